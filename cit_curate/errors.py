@@ -1,0 +1,66 @@
+"""The tree of errors raised on purpose; the exit codes are the command line's contract."""
+
+from indexes.errors import CitError, DamagedError
+
+__all__ = [
+    "BadInputError",
+    "CitError",
+    "ConfigError",
+    "DamagedError",
+    "NotFiniteError",
+    "PeerLostError",
+    "QueryError",
+    "ResourceError",
+    "ShortfallError",
+]
+
+
+class ConfigError(CitError):
+    """A flag, a config field or a path is wrong; nothing was done."""
+
+    exit_code = 2
+
+
+class QueryError(ConfigError):
+    """The SQL is not one SELECT over the run's views, or it failed."""
+
+
+class BadInputError(CitError):
+    """More bad input than the budget allows, or no usable input at all."""
+
+    exit_code = 3
+
+
+class ShortfallError(BadInputError):
+    """The pool passes that an outer step may make did not fill its budget.
+
+    Attributes:
+        best_similarity: The highest similarity seen; -1.0 when nothing was scanned.
+        suggested_threshold: The threshold at which this scan would have kept enough pairs; None
+            when the pool is too small for any threshold.
+    """
+
+    def __init__(
+        self, message: str, *, best_similarity: float, suggested_threshold: float | None
+    ) -> None:
+        super().__init__(message)
+        self.best_similarity = best_similarity
+        self.suggested_threshold = suggested_threshold
+
+
+class ResourceError(CitError):
+    """Disk, memory, a lock or a time limit ended the work."""
+
+    exit_code = 5
+
+
+class PeerLostError(CitError):
+    """The other side of a stream or of a process group is gone or too slow."""
+
+    exit_code = 6
+
+
+class NotFiniteError(CitError):
+    """A vector, a loss or a gradient is NaN or infinite."""
+
+    exit_code = 7

@@ -1,0 +1,149 @@
+"""Files that are whole or absent, and manifests that tell when they changed.
+
+Every writer of the project goes through `atomic_file` or `atomic_folder`: a temporary name in the
+same folder, fsync, rename, fsync of the folder. A kill at any moment leaves at most a file named
+`.tmp-PID-NAME`, which no reader opens and `sweep_temporary` removes.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from indexes.errors import DamagedError
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a manifest: `path` is relative to the folder of the manifest's owner."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path; what was written there becomes `path` when the block ends well."""
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder that becomes `path` when the block ends well; `path` must be absent."""
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for entry in sorted(temporary.rglob("*")):
+            _sync(entry)
+        _sync(temporary)
+        temporary.rename(path)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic_file(path) as temporary:
+        text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DamagedError: The file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DamagedError(f"{path} is missing") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DamagedError(f"{path} is damaged: {error}") from error
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def describe_file(path: Path, root: Path, *, rows: int) -> FileEntry:
+    """The manifest entry of a file that has just been written."""
+    relative = path.relative_to(root).as_posix()
+    return FileEntry(relative, rows, path.stat().st_size, file_sha256(path))
+
+
+def check_file(root: Path, entry: FileEntry, *, full: bool = True) -> Path:
+    """The path of a manifest's file, once it matches: size always, SHA-256 when `full`.
+
+    Raises:
+        DamagedError: The file is missing, or its size or hash differs from the manifest.
+    """
+    path = root / entry.path
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise DamagedError(f"the manifest names {entry.path!r}, which lies outside {root}")
+    if not path.is_file():
+        raise DamagedError(f"{path} is missing; its manifest says {entry.bytes:,} bytes")
+    size = path.stat().st_size
+    if size != entry.bytes:
+        raise DamagedError(f"{path} has {size:,} bytes; its manifest says {entry.bytes:,}")
+    if full and file_sha256(path) != entry.sha256:
+        raise DamagedError(f"{path} has changed since it was written: its SHA-256 differs")
+    return path
+
+
+def sweep_temporary(folder: Path) -> list[Path]:
+    """Remove what killed writers left below `folder`; a living writer's files stay.
+
+    Returns:
+        The paths that were removed.
+    """
+    removed = []
+    for path in sorted(folder.rglob(f"{TEMPORARY_PREFIX}*")):
+        owner = path.name.removeprefix(TEMPORARY_PREFIX).split("-", 1)[0]
+        if owner.isdigit() and _is_running(int(owner)) and int(owner) != os.getpid():
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        removed.append(path)
+    return removed
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
