@@ -29,7 +29,9 @@ def split_pair_key(key: str) -> tuple[str, str]:
     """
     image_id, separator, text_key = key.rpartition("_")
     if not separator or not TEXT_KEY.fullmatch(text_key):
-        raise ValueError(f"{key!r} is not a pair key; it reads IMAGE-ID_TEXT-KEY, as in 00001234_tag")
+        raise ValueError(
+            f"{key!r} is not a pair key; it reads IMAGE-ID_TEXT-KEY, as in 00001234_tag"
+        )
     return image_id, text_key
 
 

@@ -1,0 +1,1 @@
+"""Choose the image-caption pairs worth training on; usable without ever training."""

@@ -1,0 +1,309 @@
+"""The run folder: append-only Parquet of what each outer step kept, and what training used.
+
+An outer step is one commit. Its tables (and its checkpoint, if it trains) are written first, each
+whole or absent; then `manifests/step=NNNNNN.json`, which names every file with rows, bytes and
+SHA-256. The rename of that manifest is the commit. Readers see only what a manifest names; what a
+killed run left beyond its last commit is removed by `Run.roll_back` and made again identically.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.records import PoolCursor
+from indexes.durable import (
+    FileEntry,
+    atomic_file,
+    check_file,
+    describe_file,
+    read_json,
+    sweep_temporary,
+    write_json,
+)
+
+FORMAT_VERSION = 1
+
+LedgerTable = Literal["selections", "near_misses", "rounds", "used", "rejects"]
+LEDGER_TABLES: tuple[LedgerTable, ...] = (
+    "selections",
+    "near_misses",
+    "rounds",
+    "used",
+    "rejects",
+)
+
+_SCANNED = [
+    ("outer_step", pa.int64()),
+    ("lane", pa.int32()),
+    ("scan_position", pa.int64()),
+    ("pair_key", pa.string()),
+    ("image_id", pa.string()),
+    ("text_key", pa.string()),
+    ("similarity", pa.float32()),
+    ("metadata_id", pa.int32()),
+    ("metadata_text", pa.string()),
+]
+
+SCHEMAS: Mapping[LedgerTable, pa.Schema] = {
+    # What was kept, in arrival order. `reason`: threshold, min_ratio, everything, or a policy.
+    "selections": pa.schema([*_SCANNED, ("reason", pa.string()), ("encoder", pa.string())]),
+    # The best pairs that were not kept, per metadata entry, best first.
+    "near_misses": pa.schema([*_SCANNED, ("encoder", pa.string())]),
+    # One row: what the scan of this outer step saw. The only ledger table with clock times.
+    "rounds": pa.schema(
+        [
+            ("outer_step", pa.int64()),
+            ("lane", pa.int32()),
+            ("update", pa.int64()),
+            ("scanned", pa.int64()),
+            ("kept", pa.int64()),
+            ("selected", pa.int64()),
+            ("threshold", pa.float64()),
+            ("min_ratio", pa.float64()),
+            ("best_similarity", pa.float32()),
+            ("pool_passes", pa.float64()),
+            ("histogram", pa.list_(pa.int64())),
+            ("embed_seconds", pa.float64()),
+            ("search_seconds", pa.float64()),
+            ("read_seconds", pa.float64()),
+        ]
+    ),
+    # Which pairs the weights have seen: updates from `first_update` to `last_update`, inclusive.
+    "used": pa.schema(
+        [
+            ("outer_step", pa.int64()),
+            ("lane", pa.int32()),
+            ("pair_key", pa.string()),
+            ("times_used", pa.int64()),
+            ("first_update", pa.int64()),
+            ("last_update", pa.int64()),
+        ]
+    ),
+    # Pairs that were kept but whose image could not be opened.
+    "rejects": pa.schema(
+        [
+            ("outer_step", pa.int64()),
+            ("lane", pa.int32()),
+            ("scan_position", pa.int64()),
+            ("pair_key", pa.string()),
+            ("image_uri", pa.string()),
+            ("reason", pa.string()),
+            ("detail", pa.string()),
+        ]
+    ),
+}
+
+# `rounds.histogram`: counts of similarities in bins of 0.01 from -1 to 1.
+HISTOGRAM_BINS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """One outer step that is wholly on disk.
+
+    Attributes:
+        outer_step: Its number, from 0.
+        update: Updates the weights had seen when it was committed.
+        cursors: Where each lane's scan stands, by lane.
+        files: The ledger files of this step.
+        checkpoint: Folder of the weights, relative to the run; None when nothing was trained.
+        best: The best evaluation so far, as the trainer wrote it; None before the first.
+    """
+
+    outer_step: int
+    update: int
+    cursors: tuple[PoolCursor, ...]
+    files: tuple[FileEntry, ...]
+    checkpoint: str | None = None
+    best: Mapping[str, Any] | None = None
+
+
+class Run:
+    """A run folder: written by one curation or training, read by everybody."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        *,
+        config: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        overwrite: bool = False,
+    ) -> "Run":
+        """Start a run in a folder that is absent or empty.
+
+        Raises:
+            ConfigError: The folder has something in it, and neither resume nor overwrite was asked.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if not overwrite:
+                raise ConfigError(
+                    f"{path} is not empty; choose another --out, go on with --resume, "
+                    "or replace it with --overwrite"
+                )
+            if path.is_dir() and not (path / "config.json").is_file():
+                raise ConfigError(
+                    f"{path} is not a run folder (it has no config.json), so --overwrite leaves it "
+                    "alone; choose another --out"
+                )
+            shutil.rmtree(path)
+        (path / "manifests").mkdir(parents=True)
+        write_json(path / "environment.json", environment)
+        write_json(path / "config.json", config)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Run":
+        """Open a run folder to read it or to go on with it.
+
+        Raises:
+            ConfigError: There is no run at `path`.
+        """
+        path = Path(path)
+        if not (path / "config.json").is_file():
+            raise ConfigError(
+                f"{path} is not a run folder: it has no config.json; "
+                "make one with `cit curate` or `cit train`"
+            )
+        return cls(path)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration that the run was started with."""
+        return dict(read_json(self.path / "config.json"))
+
+    def commits(self) -> list[Commit]:
+        """The committed outer steps, in order.
+
+        Raises:
+            DamagedError: A manifest is damaged, or one before the last is missing.
+        """
+        paths = sorted((self.path / "manifests").glob("step=*.json"))
+        commits = [_commit_from_json(path, read_json(path)) for path in paths]
+        for expected, commit in enumerate(commits):
+            if commit.outer_step != expected:
+                raise DamagedError(
+                    f"{self.path}/manifests lacks outer step {expected}; "
+                    f"the next one there is {commit.outer_step}"
+                )
+        return commits
+
+    def files(self, table: LedgerTable) -> list[Path]:
+        """The committed Parquet files of one ledger table, by outer step and lane.
+
+        Raises:
+            DamagedError: One is missing or has another size than its manifest says.
+        """
+        entries = [entry for commit in self.commits() for entry in commit.files]
+        return [
+            check_file(self.path, entry, full=False)
+            for entry in entries
+            if entry.path.startswith(f"{table}/")
+        ]
+
+    def read(self, table: LedgerTable) -> pa.Table:
+        """One ledger table over all committed outer steps."""
+        parts = [pq.ParquetFile(path).read() for path in self.files(table)]
+        schema = SCHEMAS[table]
+        return pa.concat_tables(parts) if parts else schema.empty_table()
+
+    def counts(self) -> dict[str, int]:
+        """The curated dataset: how often training used each pair, by pair key.
+
+        A run that only curated has used nothing; there it is how often each pair was selected.
+        """
+        used = self.read("used")
+        if len(used):
+            grouped = used.group_by("pair_key").aggregate([("times_used", "sum")])
+            values = grouped["times_used_sum"].to_pylist()
+        else:
+            grouped = self.read("selections").group_by("pair_key").aggregate([([], "count_all")])
+            values = grouped["count_all"].to_pylist()
+        return dict(sorted(zip(grouped["pair_key"].to_pylist(), values, strict=True)))
+
+    def write_table(
+        self, table: LedgerTable, rows: pa.Table, *, outer_step: int, lane: int
+    ) -> FileEntry:
+        """Write one table of one outer step and lane; it counts once a commit names it."""
+        folder = self.path / table / step_folder(outer_step)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"lane={lane:05d}.parquet"
+        with atomic_file(path) as temporary:
+            pq.write_table(rows.cast(SCHEMAS[table]), temporary, compression="zstd")
+        return describe_file(path, self.path, rows=len(rows))
+
+    def commit(self, commit: Commit) -> None:
+        """Make an outer step part of the run: the one atomic step of a run."""
+        value = {"format_version": FORMAT_VERSION, **asdict(commit)}
+        write_json(self.path / "manifests" / f"{step_folder(commit.outer_step)}.json", value)
+
+    def roll_back(self) -> Commit | None:
+        """Remove whatever is younger than the last commit.
+
+        Returns:
+            The last commit; None when the run has none.
+        """
+        sweep_temporary(self.path)
+        commits = self.commits()
+        for table in LEDGER_TABLES:
+            for folder in (self.path / table).glob("step=*"):
+                if _step_number(folder) >= len(commits):
+                    shutil.rmtree(folder)
+        for folder in (self.path / "shards").glob("step=*"):
+            if _step_number(folder) >= len(commits):
+                shutil.rmtree(folder)
+        last = commits[-1] if commits else None
+        self._cut_metrics(last.update if last else -1)
+        return last
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl; every record has its `update`."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line cut by a kill is left out."""
+        path = self.path / "metrics.jsonl"
+        if not path.is_file():
+            return []
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1] if line]
+
+    def _cut_metrics(self, update: int) -> None:
+        path = self.path / "metrics.jsonl"
+        if path.is_file():
+            kept = [line for line in self.metrics() if line["update"] <= update]
+            with atomic_file(path) as temporary:
+                text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
+                temporary.write_text(text, encoding="utf-8")
+
+
+def step_folder(outer_step: int) -> str:
+    """The folder name of an outer step, `step=000012`."""
+    return f"step={outer_step:06d}"
+
+
+def _step_number(folder: Path) -> int:
+    return int(folder.name.removeprefix("step="))
+
+
+def _commit_from_json(path: Path, value: dict[str, Any]) -> Commit:
+    version = value.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise DamagedError(f"{path} has format version {version}; this cit reads {FORMAT_VERSION}")
+    try:
+        cursors = tuple(PoolCursor(**cursor) for cursor in value.pop("cursors"))
+        files = tuple(FileEntry(**entry) for entry in value.pop("files"))
+        return Commit(cursors=cursors, files=files, **value)
+    except (KeyError, TypeError) as error:
+        raise DamagedError(f"{path} is damaged: {error}") from error

@@ -1,0 +1,131 @@
+"""WebDataset tars: written whole or not at all, and read against their manifest.
+
+One sample is `{name}.jpg|png|webp` (the image's own bytes), `{name}.txt` (the caption) and
+`{name}.json` (pair key, similarity, metadata, reason). `name` is the escaped pair key, since
+webdataset cuts a name at its first dot. Beside each closed tar lies `{tar name}.json` with its
+count, size and SHA-256: a tar that is cut at any byte is refused, never read short.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import webdataset as wds
+
+from cit_curate.errors import DamagedError
+from indexes.durable import FileEntry, atomic_file, check_file, describe_file, read_json, write_json
+
+IMAGE_SUFFIXES = ("jpg", "png", "webp", "gif", "bmp")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One pair as it stands in a shard; `info` is its `.json` member and holds `pair_key`."""
+
+    image: bytes
+    suffix: str
+    caption: str
+    info: Mapping[str, Any]
+
+    @property
+    def pair_key(self) -> str:
+        """The real pair key, unescaped."""
+        return str(self.info["pair_key"])
+
+
+def member_name(pair_key: str) -> str:
+    """A pair key as a tar member's name without suffix: no dot, no slash, no leading `__`."""
+    name = quote(pair_key, safe="").replace(".", "%2E").replace("~", "%7E")
+    return f"%5F{name[1:]}" if name.startswith("_") else name
+
+
+class ShardWriter:
+    """Writes samples, in the order given, into `{prefix}-000000.tar`, and so on."""
+
+    def __init__(self, folder: Path, prefix: str, *, pairs_per_shard: int) -> None:
+        self.folder = folder
+        self.prefix = prefix
+        self.pairs_per_shard = pairs_per_shard
+        self.entries: list[FileEntry] = []
+        self._pending: list[Sample] = []
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, sample: Sample) -> None:
+        """Take one sample; every `pairs_per_shard` of them become a closed shard."""
+        self._pending.append(sample)
+        if len(self._pending) >= self.pairs_per_shard:
+            self._close_shard()
+
+    def close(self) -> list[FileEntry]:
+        """Close the last shard and write `{prefix}.json`, which says that the stream is complete.
+
+        Returns:
+            The manifest entries of all shards, in order.
+        """
+        if self._pending:
+            self._close_shard()
+        write_json(self.folder / f"{self.prefix}.json", [asdict(entry) for entry in self.entries])
+        return self.entries
+
+    def _close_shard(self) -> None:
+        path = self.folder / f"{self.prefix}-{len(self.entries):06d}.tar"
+        seen: Counter[str] = Counter()
+        with (
+            atomic_file(path) as temporary,
+            temporary.open("wb") as stream,
+            wds.TarWriter(stream, encoder=False, mtime=0.0, format="PAX_FORMAT") as tar,
+        ):
+            for sample in self._pending:
+                name = member_name(sample.pair_key)
+                seen[name] += 1
+                # The same pair twice in one shard would read back as one sample.
+                unique = name if seen[name] == 1 else f"{name}+{seen[name]}"
+                info = json.dumps(sample.info, ensure_ascii=False)
+                tar.write(
+                    {
+                        "__key__": unique,
+                        sample.suffix: sample.image,
+                        "txt": sample.caption.encode(),
+                        "json": info.encode(),
+                    }
+                )
+        entry = describe_file(path, self.folder, rows=len(self._pending))
+        self.entries.append(entry)
+        self._pending = []
+        write_json(path.with_suffix(".json"), asdict(entry))
+
+
+def read_shard(folder: Path, entry: FileEntry) -> Iterator[Sample]:
+    """The samples of one shard, in order.
+
+    Raises:
+        DamagedError: The tar differs from its manifest entry, or a sample lacks a member.
+    """
+    path = check_file(folder, entry)
+    count = 0
+    with path.open("rb") as stream:
+        files = wds.tariterators.tar_file_expander([{"url": str(path), "stream": stream}])
+        for fields in wds.tariterators.group_by_keys(files):
+            yield _sample(path, fields)
+            count += 1
+    if count != entry.rows:
+        raise DamagedError(f"{path} has {count} samples; its manifest says {entry.rows}")
+
+
+def shard_entry(path: Path) -> FileEntry:
+    """The manifest entry that lies beside a closed tar."""
+    return FileEntry(**read_json(path.with_suffix(".json")))
+
+
+def _sample(path: Path, fields: Mapping[str, Any]) -> Sample:
+    suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in fields), None)
+    missing = [name for name in ("txt", "json") if name not in fields]
+    if suffix is None or missing:
+        lacking = " and ".join([*missing, *([] if suffix else ["image"])])
+        raise DamagedError(f"sample {fields['__key__']!r} of {path} has no {lacking} member")
+    info = json.loads(fields["json"])
+    return Sample(fields[suffix], suffix, fields["txt"].decode(), info)

@@ -1,0 +1,1 @@
+"""Train a dual encoder on pairs that are curated while it trains."""
