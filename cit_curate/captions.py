@@ -1,0 +1,92 @@
+"""Captions: repair, cleaning and tag augmentation, all pure functions of text.
+
+Captions are kept as they are written (no Unicode normalisation): two spellings of the same accented
+letter stay two captions, and a pair key never depends on its caption.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Literal
+from urllib.parse import unquote
+
+import numpy as np
+
+Cleaning = Literal["none", "yfcc"]
+
+MAX_CAPTION_BYTES = 16 * 1024
+# Raw text is cut here before it is cleaned: URL encoding makes a letter up to 12 bytes.
+MAX_RAW_CHARS = 12 * MAX_CAPTION_BYTES
+
+TAG_DELIMITERS = (" ", ",", ";", "/", "\n")
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_TAG_PART_OF_LINE = re.compile(r"^.*>", re.MULTILINE)
+_TAG = re.compile(r"<a[^>\n]*>|</a>|</?b>|</?i>")
+_LINK = re.compile(r"http\S+|www\S+")
+
+
+def clean_text(raw: str) -> str:
+    """A title or description of YFCC as the reference cleans it (`CIT.md`, YFCC).
+
+    URL-decoded, `+` to space, then without `<a …>`, `</a>`, `<b>`, `</b>`, `<i>`, `</i>` and
+    without `http…` and `www…` up to white space. Not stripped.
+    """
+    text = unquote(raw).replace("+", " ")
+    # Tags are looked for only before the last ">" of each line, so that "<a<a<a…" stays linear.
+    text = _TAG_PART_OF_LINE.sub(lambda line: _TAG.sub("", line[0]), text)
+    return _LINK.sub("", text)
+
+
+def clean_tags(user: str, machine: str) -> str:
+    """The tag text of YFCC: user tags, a comma, machine tags, cleaned as `clean_text` does."""
+    return clean_text(f"{user},{machine}")
+
+
+def cleaner(name: Cleaning) -> Callable[[str], str]:
+    """The cleaning that `--clean NAME` stands for: `none` keeps the text, `yfcc` also strips it.
+
+    Raises:
+        ValueError: There is no such cleaning.
+    """
+    if name == "none":
+        return lambda text: text
+    if name == "yfcc":
+        return lambda text: clean_text(text[:MAX_RAW_CHARS]).strip()
+    raise ValueError(f"cleaning {name!r} is unknown; there are none and yfcc")
+
+
+def augment_tags(caption: str, rng: np.random.Generator) -> str:
+    """Tags in random order, joined by one random delimiter (`CIT.md`, outer step, rule 3).
+
+    Args:
+        caption: Tags separated by commas.
+        rng: Gives the order and one of `TAG_DELIMITERS`; keyed by the caller, so that the text that
+            was scored can be made again.
+    """
+    tags = [tag.strip() for tag in caption.split(",")]
+    order = rng.permutation(len(tags))
+    return TAG_DELIMITERS[rng.integers(len(TAG_DELIMITERS))].join(tags[place] for place in order)
+
+
+def is_blank(caption: str, text_key: str) -> bool:
+    """True when there is nothing to read: white space only, or, for the key `tag`, commas only."""
+    text = caption.replace(",", "") if text_key == "tag" else caption
+    return not text or text.isspace()
+
+
+def replace_bad_text(text: str) -> tuple[str, bool]:
+    """The text with each lone surrogate (a byte that was not UTF-8) as U+FFFD; whether any was."""
+    if text.isascii():
+        return text, False
+    fixed = _SURROGATE.sub("\ufffd", text)
+    return fixed, fixed != text
+
+
+def cut_at_bytes(text: str, max_bytes: int = MAX_CAPTION_BYTES) -> tuple[str, bool]:
+    """The longest start of the text that fits in `max_bytes` of UTF-8, and whether it was cut."""
+    if len(text) * 4 <= max_bytes:
+        return text, False
+    encoded = text.encode("utf-8")
+    if len(encoded) <= max_bytes:
+        return text, False
+    return encoded[:max_bytes].decode("utf-8", errors="ignore"), True

@@ -1,0 +1,275 @@
+"""What `cit query`, `cit export` and `cit report` do, and what they print."""
+
+import csv as csv_format
+import json as json_format
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from cit_curate.errors import ConfigError
+from cit_curate.export import COUNT_SUFFIXES, csv_text, export_counts, export_webdataset
+from cit_curate.ledger import Run
+from cit_curate.pool import Pool
+from cit_curate.query import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_SECONDS, query_run
+from cit_curate.report import build_report
+from indexes.durable import atomic_file
+
+SHOWN_ROWS = 100
+# Names that somebody means as a file; everything else is a folder.
+_OTHER_FILES = (".npy", ".tar", ".tsv", ".txt", ".jsonl", ".gz", ".zip", ".xlsx", ".html")
+
+
+def query(
+    run: tyro.conf.Positional[Path],
+    sql: tyro.conf.Positional[str],
+    *,
+    csv: bool = False,
+    json: bool = False,
+    parquet: Path | None = None,
+    pool: Path | None = None,
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+    max_rows: int = DEFAULT_MAX_ROWS,
+) -> None:
+    """Ask a run in SQL: one SELECT over selections, used, rounds, counts, near_misses, rejects, pairs.
+
+    The columns are those of the run's Parquet files (DESCRIBE selections shows them); counts has
+    pair_key, image_id, text_key, count; pairs are the pool's. A run that is still going shows its
+    committed outer steps. The SQL reaches no file, network or setting: a guard against accidents
+    and pasted SQL, not a server for strangers.
+
+    Args:
+        run: The run's folder.
+        sql: One SELECT statement.
+        csv: Print CSV instead of a table.
+        json: Print one JSON document: a list of objects.
+        parquet: Write the result to this Parquet file.
+        pool: The pool's folder; default the one the run was made from.
+        timeout_seconds: Stop the query after this long.
+        max_rows: Stop the query when it returns more rows.
+    """
+    if csv + json + (parquet is not None) > 1:
+        raise ConfigError("--csv, --json and --parquet exclude each other; choose one")
+    opened = Run.open(run)
+    table = query_run(
+        opened,
+        sql,
+        pool=run_pool(opened, pool),
+        timeout_seconds=timeout_seconds,
+        max_rows=max_rows,
+    )
+    if parquet is not None:
+        with atomic_file(parquet) as temporary:
+            pq.write_table(_unique_names(table), temporary, compression="zstd")
+        return
+    with _stdout():
+        if csv:
+            _print_csv(table)
+        elif json:
+            _print_json(_plain(_unique_names(table).to_pylist()))
+        else:
+            _print_table(table)
+
+
+def export(
+    run: tyro.conf.Positional[Path],
+    out: tyro.conf.Positional[Path],
+    *,
+    pool: Path | None = None,
+    pairs_per_shard: int = 1000,
+    json: bool = False,
+) -> None:
+    """Export what a run curated: FILE.json, FILE.parquet, FILE.csv, or a folder of WebDataset tars.
+
+    Counts say how often training used each pair; a run that only curated counts how often it
+    selected each.
+
+    Args:
+        run: The run's folder.
+        out: A file for the counts, or a folder for pairs with their images.
+        pool: The pool's folder; default the one the run was made from.
+        pairs_per_shard: Pairs of each tar.
+        json: Print one JSON document instead of a summary.
+    """
+    if pairs_per_shard < 1:
+        raise ConfigError(f"--pairs-per-shard is {pairs_per_shard}; it must be at least 1")
+    opened = Run.open(run)
+    source = run_pool(opened, pool)
+    suffix = out.suffix.lower()
+    if suffix in _OTHER_FILES:
+        raise ConfigError(
+            f"{out}: an export ends in {', '.join(COUNT_SUFFIXES)}, or is a folder for WebDataset"
+        )
+    summary: dict[str, Any]
+    if suffix in COUNT_SUFFIXES:
+        num_pairs = export_counts(opened, out, pool=source)
+        summary = {"path": str(out), "num_pairs": num_pairs}
+        lines = [f"{out}: {num_pairs:,} pairs"]
+    else:
+        if source is None:
+            raise ConfigError(
+                f"a WebDataset export needs the pool of {run}, which is not where its config.json "
+                f"says; name it with --pool POOL, or export {out}.json"
+            )
+        with _shown_progress("exporting pairs") as tell:
+            shards = export_webdataset(
+                opened, source, out, pairs_per_shard=pairs_per_shard, on_progress=tell
+            )
+        summary = {
+            "path": str(out),
+            "num_pairs": shards.num_pairs,
+            "num_shards": shards.num_shards,
+            "rejects": dict(shards.rejects),
+        }
+        lines = [f"{out}: {shards.num_pairs:,} pairs in {shards.num_shards:,} shards"]
+        lines += [f"set aside in rejects.parquet: {n:,} {why}" for why, n in shards.rejects.items()]
+    _show(summary, lines, as_json=json)
+
+
+def report(
+    run: tyro.conf.Positional[Path],
+    *,
+    out: Path | None = None,
+    pool: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Write one self-contained HTML page about a run: numbers, charts, and pictures of each class.
+
+    Args:
+        run: The run's folder, finished or not.
+        out: The page; default report.html in the run's folder.
+        pool: The pool's folder; default the one the run was made from.
+        json: Print one JSON document instead of a summary.
+    """
+    opened = Run.open(run)
+    path = build_report(opened, run_pool(opened, pool), out or run / "report.html")
+    size = path.stat().st_size
+    _show({"path": str(path), "bytes": size}, [f"{path}: {size / 1e6:,.1f} MB"], as_json=json)
+
+
+def run_pool(run: Run, path: Path | None = None) -> Pool | None:
+    """The pool at `path`, else the one that the run's configuration names.
+
+    Returns:
+        None when no path was given and the configuration names none that is still there.
+    """
+    if path is not None:
+        return Pool.open(path)
+    named = run.config.get("pool")
+    if not isinstance(named, str) or not (Path(named) / "pool.json").is_file():
+        return None
+    return Pool.open(named)
+
+
+def printable(text: str) -> str:
+    """A text for one line of a terminal: control and direction characters become U+FFFD."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+
+
+def _print_table(table: pa.Table) -> None:
+    shown = table.slice(0, SHOWN_ROWS)
+    drawn = Table(header_style="bold")
+    for field in table.schema:
+        number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        justify = "right" if number else "left"
+        drawn.add_column(Text(printable(field.name)), justify=justify, overflow="fold")  # type: ignore[arg-type]
+    columns = [column.to_pylist() for column in shown.columns]
+    for row in zip(*columns, strict=True):
+        drawn.add_row(*(Text(_cell(value)) for value in row))
+    console = Console(highlight=False)
+    console.print(drawn)
+    rest = "; --csv, --json and --parquet FILE give all" if len(table) > len(shown) else ""
+    rows = f"{len(shown):,} of {len(table):,} rows" if rest else f"{len(table):,} rows"
+    console.print(Text(f"{rows}{rest}", style="dim"))
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return printable(str(value))
+
+
+def _print_csv(table: pa.Table) -> None:
+    # What a terminal would obey stays out of it; a file or a pipe gets the text as it is.
+    clean = printable if sys.stdout.isatty() else str
+    writer = csv_format.writer(sys.stdout, lineterminator="\n")
+    writer.writerow([csv_text(clean(name)) for name in table.schema.names])
+    for batch in table.to_batches():
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            writer.writerow(
+                [csv_text(clean(value)) if isinstance(value, str) else value for value in row]
+            )
+
+
+def _print_json(value: Any) -> None:
+    text = json_format.dumps(value, ensure_ascii=True, indent=1, default=str, allow_nan=False)
+    sys.stdout.write(text + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value
+
+
+def _unique_names(table: pa.Table) -> pa.Table:
+    """SELECT 1 AS a, 2 AS a has two columns of one name; the later ones become a_1, a_2."""
+    names: list[str] = []
+    for name in table.schema.names:
+        unique, number = name, 0
+        while unique in names:
+            number += 1
+            unique = f"{name}_{number}"
+        names.append(unique)
+    return table.rename_columns(names)
+
+
+def _show(summary: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
+    with _stdout():
+        if as_json:
+            _print_json(summary)
+            return
+        console = Console(soft_wrap=True, highlight=False)
+        for line in lines:
+            console.print(Text(printable(line)))
+
+
+@contextmanager
+def _stdout() -> Iterator[None]:
+    """Let `| head` close the pipe without a traceback, now and when Python exits."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _shown_progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress line on stderr, only where a person sees it."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as shown:
+        task = shown.add_task(what, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)

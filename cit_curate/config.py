@@ -1,0 +1,113 @@
+"""What curation can be told: frozen, checked, and made of the standard library only."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cit_curate.errors import ConfigError
+
+Pooling = Literal["pooler", "mean", "cls"]
+Collection = Literal["unique", "multiset"]
+Order = Literal["shuffled", "sequential"]
+Texts = Literal["one", "every"]
+IndexKind = Literal["auto", "exact", "flat"]
+Shortfall = Literal["error", "train"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetadataConfig:
+    """What somebody cares about: the class names, and how each is put into words (CIT.md, 2)."""
+
+    metadata: str = ""
+    """File of class names: one entry a line, synonyms separated by `|`, comments with `#`;
+    or a CSV with --metadata-column."""
+    metadata_column: str = ""
+    """Column that holds the entries, when --metadata is a CSV or TSV."""
+    templates: tuple[str, ...] = ("{}",)
+    """Prompts that each entry is put through for curation; several are averaged."""
+
+    def __post_init__(self) -> None:
+        for template in self.templates:
+            if template.count("{}") != 1:
+                raise ConfigError(f"--templates: {template!r} needs {{}} once, for the class name")
+        if not self.templates:
+            raise ConfigError("--templates is empty; the plain one is {}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTowerConfig:
+    """Which text tower embeds captions and metadata, and what of it is the pooled text."""
+
+    text_encoder: str = "princeton-nlp/unsup-simcse-bert-base-uncased"
+    """Hugging Face model id or directory, or weights inside an installed package
+    (package:minilm)."""
+    pooling: Pooling = "pooler"
+    """Pooled text: the model's own pooler output, the mean over tokens, or the first token."""
+    max_text_length: int = 32
+    """Captions and prompts are cut to this many tokens."""
+
+    def __post_init__(self) -> None:
+        if not self.text_encoder:
+            raise ConfigError(
+                "--text-encoder is empty; give a model id, a directory or package:minilm"
+            )
+        if not 4 <= self.max_text_length <= 512 or self.max_text_length % 4:
+            raise ConfigError(
+                f"--max-text-length is {self.max_text_length}; it is a multiple of 4 from 4 to 512"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurateConfig:
+    """The rules of one outer step (CIT.md, "Outer step, step by step")."""
+
+    threshold: float = 0.55
+    """Captions whose best cosine over the metadata is strictly above this are kept."""
+    min_ratio: float = 0.003
+    """When a smaller share of a scanned batch passes, its best int(min_ratio * n) are kept."""
+    batch_size: int = 1024
+    """Pairs of one update and lane; captions are scanned in batches of twice this."""
+    curate_every: int = 100
+    """Updates between two outer steps; each collects curate_every x batch_size pairs a lane."""
+    collection: Collection = "unique"
+    """Whether a pair counts once per outer step (unique) or may repeat (multiset)."""
+    order: Order = "shuffled"
+    """Order of the scan: a new permutation every pass, or the pool as it stands."""
+    texts: Texts = "one"
+    """One random text of an image at each visit, or every text of it."""
+    aug_tag: bool | None = None
+    """Shuffle and re-join the words of tag captions at each visit. Left out, it follows the
+    order: on when shuffled; off when sequential, which reads the pool as it stands."""
+    skip_until: int = 0
+    """Before this update every pair passes."""
+    max_passes: int = 1
+    """Passes over the pool that one outer step may make to fill its budget."""
+    on_shortfall: Shortfall = "error"
+    """When the passes did not fill the budget: stop with exit code 3, or train on what there is."""
+    index: IndexKind = "auto"
+    """Search over the metadata: FAISS Flat, exact torch, or FAISS where it is installed."""
+    lanes: int = 1
+    """Independent curation streams; the original's number of ranks."""
+    seed: int = 0
+    """Seed of the scan order, text choice, augmentation, dropout and initialisation."""
+
+    def __post_init__(self) -> None:
+        if not -1.0 <= self.threshold <= 1.0:
+            raise ConfigError(f"--threshold is {self.threshold:g}; it is a cosine, from -1 to 1")
+        if not 0.0 <= self.min_ratio <= 1.0:
+            raise ConfigError(f"--min-ratio is {self.min_ratio:g}; it is a share, from 0 to 1")
+        for name in ("batch_size", "curate_every", "max_passes", "lanes"):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--{flag} is {getattr(self, name)}; it must be at least 1")
+        if self.seed < 0:
+            raise ConfigError(f"--seed is {self.seed}; it must not be negative")
+
+    @property
+    def augments_tags(self) -> bool:
+        """Whether tag captions are augmented in this order."""
+        return self.order == "shuffled" if self.aug_tag is None else self.aug_tag
+
+    @property
+    def budget(self) -> int:
+        """Pairs that one outer step collects in each lane."""
+        return self.curate_every * self.batch_size

@@ -1,0 +1,352 @@
+"""One outer step of one lane: read captions until the budget is full.
+
+`LaneScan` walks the lane's captions from where the last outer step ended: read a window, embed,
+search, apply the rules batch by batch. It gives kept pairs in arrival order, as many as are asked
+for; asking again continues the scan, which is how a pair whose image cannot be opened is replaced.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cit_curate.captions import augment_tags
+from cit_curate.config import CurateConfig
+from cit_curate.errors import ShortfallError
+from cit_curate.ledger import HISTOGRAM_BINS, SCHEMAS
+from cit_curate.metadata.entries import MetadataEntry
+from cit_curate.records import CaptionBatch, Float32, Int64, PoolCursor
+from cit_curate.selection import (
+    EVERYTHING,
+    best_per_entry,
+    first_of_each,
+    keep_similar,
+    suggest_threshold,
+)
+from indexes.protocol import MetadataIndex
+
+NEAR_MISSES_PER_ENTRY = 5
+# Captions that are read and embedded at once: at least this many, so that length buckets fill;
+# at most the second, which bounds memory and what is embedded in vain beyond the last batch.
+SMALLEST_WINDOW = 1_024
+LARGEST_WINDOW = 16_384
+# First words of random keys, so that no two uses of a seed draw the same numbers.
+TAG_KEY = 11
+
+
+class CaptionOrder(Protocol):
+    """Where a lane's captions come from; `cit_curate.pool.order.ScanOrder` is one."""
+
+    @property
+    def length(self) -> int:
+        """Captions of one pass."""
+
+    def batches(
+        self, cursor: PoolCursor, batch_size: int, limit: int | None
+    ) -> Iterator[CaptionBatch]:
+        """Captions from a cursor on, `limit` at most; the last batch may be short."""
+
+
+class Embedder(Protocol):
+    """What turns captions into vectors; `cit_curate.text_encoder.TextEncoder` is one."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Version of the encoder."""
+
+    def embed(self, texts: Sequence[str]) -> Float32:
+        """float32 [texts, dim], unit norm."""
+
+
+@dataclass
+class ScanTotals:
+    """What one lane's scan of one outer step has seen so far; owned and changed by its scan."""
+
+    scanned: int = 0
+    kept: int = 0
+    best_similarity: float = -1.0
+    histogram: Int64 = field(default_factory=lambda: np.zeros(HISTOGRAM_BINS, dtype=np.int64))
+    read_seconds: float = 0.0
+    embed_seconds: float = 0.0
+    search_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class ScoredBatch:
+    """One scan batch after the rules: what is kept, what misses, and where the scan stands."""
+
+    num_captions: int
+    similarity: Float32 | None
+    kept: pa.Table
+    missed: pa.Table
+    cursor: PoolCursor
+
+
+class LaneScan:
+    """The scan of one lane in one outer step."""
+
+    def __init__(
+        self,
+        config: CurateConfig,
+        *,
+        order: CaptionOrder,
+        entries: Sequence[MetadataEntry],
+        encoder: Embedder,
+        index: MetadataIndex,
+        cursor: PoolCursor,
+        outer_step: int,
+        lane: int = 0,
+        update: int = 0,
+        on_progress: Callable[[ScanTotals], None] | None = None,
+    ) -> None:
+        self.config = config
+        self.entry_names = pa.array([entry.name for entry in entries], pa.string())
+        self.encoder = encoder
+        self.index = index
+        self.cursor = cursor
+        self.outer_step = outer_step
+        self.lane = lane
+        self.update = update
+        self.totals = ScanTotals()
+        self.near_misses = _scored_schema().empty_table()
+        self._limit = config.max_passes * order.length
+        self._batches = order.batches(cursor, 2 * config.batch_size, self._limit)
+        self._pass_length = order.length
+        self._on_progress = on_progress
+        self._scored: Iterator[ScoredBatch] = iter(())
+        self._surplus = self.near_misses
+        self._seen: set[str] = set()
+        self._num_asked = 0
+
+    @property
+    def everything_passes(self) -> bool:
+        """Whether this outer step lies before `skip_until`."""
+        return self.update < self.config.skip_until
+
+    def take(self, num_pairs: int | None) -> pa.Table:
+        """The next kept pairs, in arrival order.
+
+        Args:
+            num_pairs: How many; None takes all that the passes have.
+
+        Returns:
+            Table with the pair columns, scan_position, similarity, metadata and reason.
+
+        Raises:
+            ShortfallError: The passes over the pool ended before, and on_shortfall is "error";
+                or they ended without one pair.
+        """
+        self._num_asked += num_pairs or 0
+        taken = [self._surplus]
+        num_taken = len(self._surplus)
+        while num_pairs is None or num_taken < num_pairs:
+            batch = self._next_batch(num_pairs and num_pairs - num_taken)
+            if batch is None:
+                break
+            taken.append(batch.kept)
+            num_taken += len(batch.kept)
+        rows = pa.concat_tables(taken)
+        is_short = num_pairs is not None and len(rows) < num_pairs
+        if not self.totals.kept or (is_short and self.config.on_shortfall == "error"):
+            raise self._shortfall()
+        self._surplus = rows.slice(len(rows) if num_pairs is None else num_pairs)
+        return rows.slice(0, num_pairs)
+
+    def round_row(self, *, selected: int) -> pa.Table:
+        """The `rounds` row of this scan."""
+        totals = self.totals
+        row = {
+            "outer_step": self.outer_step,
+            "lane": self.lane,
+            "update": self.update,
+            "scanned": totals.scanned,
+            "kept": totals.kept,
+            "selected": selected,
+            "threshold": self.config.threshold,
+            "min_ratio": self.config.min_ratio,
+            "best_similarity": None if self.everything_passes else totals.best_similarity,
+            "pool_passes": totals.scanned / self._pass_length,
+            "histogram": totals.histogram.tolist(),
+            "embed_seconds": totals.embed_seconds,
+            "search_seconds": totals.search_seconds,
+            "read_seconds": totals.read_seconds,
+        }
+        return pa.Table.from_pylist([row], schema=SCHEMAS["rounds"])
+
+    def ledger_rows(self, rows: pa.Table, table: str) -> pa.Table:
+        """Rows of this scan with the columns of `selections` or `near_misses`."""
+        schema = SCHEMAS["selections" if table == "selections" else "near_misses"]
+        constants = {
+            "outer_step": self.outer_step,
+            "lane": self.lane,
+            "encoder": self.encoder.fingerprint,
+        }
+        columns = [
+            pa.repeat(constants[name], len(rows)) if name in constants else rows[name]
+            for name in schema.names
+        ]
+        return pa.table(columns, names=schema.names).cast(schema)
+
+    def _next_batch(self, wanted: int | None) -> ScoredBatch | None:
+        """The next scored batch; None when the passes are over."""
+        batch = next(self._scored, None)
+        if batch is None:
+            self._scored = self._score_window(wanted)
+            batch = next(self._scored, None)
+        if batch is None:
+            return None
+        self.cursor = batch.cursor
+        self._account(batch)
+        return batch
+
+    def _score_window(self, wanted: int | None) -> Iterator[ScoredBatch]:
+        """Read, embed and search one window, then apply the rules to each batch of it."""
+        started = time.perf_counter()
+        size = LARGEST_WINDOW if wanted is None else max(wanted, SMALLEST_WINDOW)
+        window: list[CaptionBatch] = []
+        captions = 0
+        while captions < min(size, LARGEST_WINDOW):
+            batch = next(self._batches, None)
+            if batch is None:
+                break
+            window.append(batch)
+            captions += len(batch)
+        self.totals.read_seconds += time.perf_counter() - started
+        if not window:
+            return iter(())
+        if self.everything_passes:
+            return iter([self._keep_all(batch) for batch in window])
+        return self._rule(window, *self._score(window))
+
+    def _score(self, window: Sequence[CaptionBatch]) -> tuple[Float32, Int64]:
+        """Best similarity and nearest entry of each caption: float32 and int64 [window]."""
+        started = time.perf_counter()
+        vectors = self.encoder.embed([text for batch in window for text in self._texts(batch)])
+        embedded = time.perf_counter()
+        result = self.index.search(vectors)
+        self.totals.embed_seconds += embedded - started
+        self.totals.search_seconds += time.perf_counter() - embedded
+        return result.similarity[:, 0], result.ids[:, 0]
+
+    def _rule(
+        self, window: Sequence[CaptionBatch], similarity: Float32, nearest: Int64
+    ) -> Iterator[ScoredBatch]:
+        start = 0
+        for batch in window:
+            part = slice(start, start + len(batch))
+            start += len(batch)
+            mask, reason = keep_similar(
+                similarity[part],
+                threshold=self.config.threshold,
+                min_ratio=self.config.min_ratio,
+            )
+            rows = self._scored_rows(batch, similarity[part], nearest[part], reason)
+            kept = self._collect(rows.filter(mask))
+            missed = rows.filter(~mask)
+            yield ScoredBatch(len(batch), similarity[part], kept, missed, batch.cursor)
+
+    def _keep_all(self, batch: CaptionBatch) -> ScoredBatch:
+        rows = self._scored_rows(batch, None, None, EVERYTHING)
+        return ScoredBatch(len(batch), None, self._collect(rows), rows.slice(0, 0), batch.cursor)
+
+    def _collect(self, rows: pa.Table) -> pa.Table:
+        if self.config.collection == "multiset":
+            return rows
+        fresh = rows.filter(first_of_each(rows["pair_key"], self._seen))
+        self._seen.update(fresh["pair_key"].to_pylist())
+        return fresh
+
+    def _texts(self, batch: CaptionBatch) -> list[str]:
+        """The texts that are scored: captions, tags augmented anew at each visit."""
+        texts: list[str] = batch.rows["caption"].to_pylist()
+        if self.config.augments_tags:
+            for row in np.flatnonzero(pc.equal(batch.rows["text_key"], "tag").to_numpy()):
+                place = (int(batch.pass_index[row]), self.lane, int(batch.position[row]))
+                rng = np.random.default_rng((self.config.seed, TAG_KEY, *place))
+                texts[row] = augment_tags(texts[row], rng)
+        return texts
+
+    def _scored_rows(
+        self, batch: CaptionBatch, similarity: Float32 | None, nearest: Int64 | None, reason: str
+    ) -> pa.Table:
+        rows = batch.rows
+        keys = pc.binary_join_element_wise(rows["image_id"], rows["text_key"], "_")
+        ids = pa.nulls(len(rows), pa.int32()) if nearest is None else pa.array(nearest, pa.int32())
+        columns = {
+            "scan_position": pa.array(batch.scan_position),
+            "pair_key": keys,
+            "image_id": rows["image_id"],
+            "text_key": rows["text_key"],
+            "caption": rows["caption"],
+            "image_uri": rows["image_uri"],
+            "source": rows["source"],
+            "similarity": pa.nulls(len(rows), pa.float32()) if similarity is None else similarity,
+            "metadata_id": ids,
+            "metadata_text": self.entry_names.take(ids),
+            "reason": pa.repeat(reason, len(rows)),
+        }
+        return pa.table(columns).cast(_scored_schema())
+
+    def _account(self, batch: ScoredBatch) -> None:
+        totals = self.totals
+        totals.scanned += batch.num_captions
+        totals.kept += len(batch.kept)
+        if batch.similarity is not None:
+            totals.best_similarity = max(totals.best_similarity, float(batch.similarity.max()))
+            clipped = np.clip(batch.similarity, -1, 1)
+            totals.histogram += np.histogram(clipped, bins=HISTOGRAM_BINS, range=(-1, 1))[0]
+            self._remember_near_misses(batch.missed)
+        if self._on_progress is not None:
+            self._on_progress(totals)
+
+    def _remember_near_misses(self, missed: pa.Table) -> None:
+        missed = pa.concat_tables([self.near_misses, missed])
+        best = best_per_entry(
+            missed["similarity"].to_numpy(),
+            missed["metadata_id"].to_numpy().astype(np.int64),
+            missed["scan_position"].to_numpy(),
+            best=NEAR_MISSES_PER_ENTRY,
+        )
+        self.near_misses = missed.take(best)
+
+    def _shortfall(self) -> ShortfallError:
+        totals = self.totals
+        needed = max(self._num_asked, 1)
+        suggested = suggest_threshold(totals.histogram, needed)
+        if suggested is None:
+            advice = (
+                f"the pool has too few captions for {needed:,} pairs at any threshold: lower "
+                "--max-pairs or --curate-every, or raise --max-passes"
+            )
+        else:
+            advice = (
+                f"--threshold {suggested:.2f} would have kept enough; "
+                "or raise --min-ratio or --max-passes, or take --on-shortfall train"
+            )
+        message = (
+            f"outer step {self.outer_step}, lane {self.lane}: {totals.scanned:,} captions "
+            f"({self.config.max_passes} pool pass(es)) gave {totals.kept:,} of "
+            f"{needed:,} pairs at threshold {self.config.threshold:g}; "
+            f"the best similarity seen is {totals.best_similarity:.3f}; {advice}"
+        )
+        return ShortfallError(
+            message, best_similarity=totals.best_similarity, suggested_threshold=suggested
+        )
+
+
+def _scored_schema() -> pa.Schema:
+    text = ("pair_key", "image_id", "text_key", "caption", "image_uri", "source")
+    return pa.schema(
+        [
+            ("scan_position", pa.int64()),
+            *((name, pa.string()) for name in text),
+            ("similarity", pa.float32()),
+            ("metadata_id", pa.int32()),
+            ("metadata_text", pa.string()),
+            ("reason", pa.string()),
+        ]
+    )

@@ -1,0 +1,239 @@
+"""The curated dataset in the formats of other tools: JSON counts, Parquet, CSV, WebDataset.
+
+Every export is repeatable byte for byte: pairs come in the order of their keys, and no clock time
+is written. A file or folder under its final name is whole.
+"""
+
+import csv
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cit_curate.errors import BadInputError, ConfigError
+from cit_curate.ledger import Run
+from cit_curate.pool.images import ImageRejected, image_suffix, read_image
+from cit_curate.query import ImageSource, PairSource, RunDatabase
+from cit_curate.shards import Sample, ShardWriter
+from indexes.durable import atomic_file, atomic_folder
+
+COUNT_SUFFIXES = (".json", ".parquet", ".csv")
+# What a spreadsheet takes for a formula when a text cell starts with it.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+_COUNTS = "SELECT pair_key, count FROM counts ORDER BY pair_key"
+_COUNTS_PARTS = "SELECT pair_key, image_id, text_key, count FROM counts ORDER BY pair_key"
+_COUNTS_PAIRS = """
+SELECT c.pair_key, c.image_id, c.text_key, c.count, p.caption, p.image_uri
+FROM counts c LEFT JOIN pairs p ON p.image_id = c.image_id AND p.text_key = c.text_key
+ORDER BY c.pair_key
+"""
+# A pair may have been selected in several outer steps: its best similarity speaks for it.
+_SAMPLES = """
+WITH best AS (
+    SELECT pair_key, similarity, metadata_text, reason FROM selections
+    QUALIFY 1 = row_number() OVER (
+        PARTITION BY pair_key
+        ORDER BY similarity DESC NULLS LAST, outer_step, lane, scan_position)
+)
+SELECT c.pair_key, c.image_id, c.text_key, c.count, b.similarity, b.metadata_text, b.reason,
+       p.caption, p.image_uri, p.source
+FROM counts c
+LEFT JOIN best b USING (pair_key)
+LEFT JOIN pairs p ON p.image_id = c.image_id AND p.text_key = c.text_key
+ORDER BY c.pair_key
+"""
+
+REJECT_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("pair_key", "image_uri", "source", "reason", "detail")]
+)
+
+
+@dataclass(frozen=True)
+class ExportedShards:
+    """What `export_webdataset` wrote.
+
+    Attributes:
+        num_pairs: Samples over all shards.
+        num_shards: Tars `pairs-000000.tar` and on.
+        rejects: Pairs set aside in `rejects.parquet`, by reason.
+    """
+
+    num_pairs: int
+    num_shards: int
+    rejects: Mapping[str, int]
+
+
+def export_counts(run: Run, path: Path, *, pool: PairSource | None = None) -> int:
+    """Write how often each pair was used (or selected, in a run that trained nothing).
+
+    `.json` is `{pair_key: count}`. `.parquet` and `.csv` have pair_key, image_id, text_key, count
+    and, with a pool, caption and image_uri. In the CSV, a text that starts like a spreadsheet
+    formula gets a `'` in front.
+
+    Returns:
+        The number of pairs.
+
+    Raises:
+        ConfigError: The name ends in something else.
+    """
+    writers = {".json": _write_json, ".parquet": _write_parquet, ".csv": _write_csv}
+    write = writers.get(path.suffix.lower())
+    if write is None:
+        raise ConfigError(f"{path} must end in {', '.join(COUNT_SUFFIXES)}")
+    sql = _COUNTS_PARTS if pool is None else _COUNTS_PAIRS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with RunDatabase(run, pool) as database, atomic_file(path) as temporary:
+        return write(database.batches(_COUNTS if write is _write_json else sql), temporary)
+
+
+def export_webdataset(
+    run: Run,
+    pool: ImageSource,
+    folder: Path,
+    *,
+    pairs_per_shard: int = 1000,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ExportedShards:
+    """Write each distinct pair of the run once, with its image, as WebDataset tars.
+
+    A sample is the image's own bytes, the pool's caption, and `.json` with pair_key, image_id,
+    text_key, count, similarity (the best one), metadata_text and reason. A pair whose image cannot
+    be opened is set aside in `rejects.parquet`.
+
+    Args:
+        run: The run whose counts are exported.
+        pool: The pool it was curated from.
+        folder: Absent or empty; it appears whole at the end.
+        pairs_per_shard: Samples of each tar but the last.
+        on_progress: Called with the pairs done and their total.
+
+    Raises:
+        ConfigError: The folder is not empty, or the pool has no images.
+        BadInputError: No image at all could be opened.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} is not empty; export to a folder that is absent or empty")
+    rejects: Counter[str] = Counter()
+    with RunDatabase(run, pool) as database:
+        _check_images(database, pool, folder)
+        total = database.rows("SELECT count(*) AS total FROM counts")[0]["total"]
+        with atomic_folder(folder) as temporary:
+            shards = ShardWriter(temporary, "pairs", pairs_per_shard=pairs_per_shard)
+            with pq.ParquetWriter(temporary / "rejects.parquet", REJECT_SCHEMA) as writer:
+                done = 0
+                for batch in database.batches(_SAMPLES):
+                    set_aside = []
+                    for row in batch.to_pylist():
+                        try:
+                            shards.add(_sample(row, pool))
+                        except ImageRejected as error:
+                            set_aside.append(_reject_row(row, error))
+                        done += 1
+                        on_progress(done, total)
+                    rejects.update(row["reason"] for row in set_aside)
+                    writer.write_table(pa.Table.from_pylist(set_aside, schema=REJECT_SCHEMA))
+            entries = shards.close()
+            num_pairs = sum(entry.rows for entry in entries)
+            if total and not num_pairs:
+                raise BadInputError(
+                    f"none of the {total:,} images could be opened ({_most_common(rejects)}); "
+                    f"check that the sources of {pool.path} are still where pool.json says"
+                )
+    return ExportedShards(num_pairs, len(entries), dict(rejects))
+
+
+def csv_text(value: object) -> object:
+    """A CSV cell: a text that a spreadsheet would run as a formula gets a `'` in front."""
+    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
+        return f"'{value}"
+    return value
+
+
+def _write_json(batches: Iterator[pa.RecordBatch], path: Path) -> int:
+    num_pairs = 0
+    with path.open("w", encoding="utf-8") as stream:
+        stream.write("{")
+        for batch in batches:
+            for key, count in zip(
+                batch["pair_key"].to_pylist(), batch["count"].to_pylist(), strict=True
+            ):
+                stream.write(",\n" if num_pairs else "\n")
+                stream.write(f"{json.dumps(key, ensure_ascii=False)}: {count}")
+                num_pairs += 1
+        stream.write("\n}\n")
+    return num_pairs
+
+
+def _write_parquet(batches: Iterator[pa.RecordBatch], path: Path) -> int:
+    num_pairs = 0
+    writer: pq.ParquetWriter | None = None
+    try:
+        for batch in batches:
+            writer = writer or pq.ParquetWriter(path, batch.schema, compression="zstd")
+            writer.write_batch(batch)
+            num_pairs += len(batch)
+    finally:
+        if writer is not None:
+            writer.close()
+    return num_pairs
+
+
+def _write_csv(batches: Iterator[pa.RecordBatch], path: Path) -> int:
+    num_pairs = 0
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        for batch in batches:
+            if not num_pairs:
+                writer.writerow(batch.schema.names)
+            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                writer.writerow([csv_text(value) for value in row])
+            num_pairs += len(batch)
+    return num_pairs
+
+
+def _check_images(database: RunDatabase, pool: PairSource, folder: Path) -> None:
+    sql = "SELECT 1 FROM pairs WHERE image_uri <> '' AND NOT regexp_matches(image_uri, '^https?:')"
+    if not database.rows(f"{sql} LIMIT 1"):
+        raise ConfigError(
+            f"{pool.path} has no images that can be opened, so there is nothing to put in shards; "
+            f"export the pairs themselves: {folder}.json or {folder}.parquet"
+        )
+
+
+def _sample(row: Mapping[str, Any], pool: ImageSource) -> Sample:
+    if row["caption"] is None:
+        raise ImageRejected("missing_image", f"{pool.path} has no pair {row['pair_key']}")
+    data = pool.image_bytes(row["image_uri"], row["source"])
+    # Decoded once, so that nothing reaches a trainer that it cannot open.
+    read_image(data)
+    names = ("pair_key", "image_id", "text_key", "count", "metadata_text", "reason")
+    info = {name: row[name] for name in names} | {"similarity": _rounded(row["similarity"])}
+    return Sample(data, image_suffix(data), row["caption"], info)
+
+
+def _rounded(similarity: float | None) -> float | None:
+    """A float32 as the shortest decimal that reads like it; JSON has no NaN."""
+    if similarity is None or not math.isfinite(similarity):
+        return None
+    return round(similarity, 7)
+
+
+def _reject_row(row: Mapping[str, Any], error: ImageRejected) -> dict[str, str]:
+    return {
+        "pair_key": row["pair_key"],
+        "image_uri": row["image_uri"] or "",
+        "source": row["source"] or "",
+        "reason": error.reason,
+        "detail": error.detail,
+    }
+
+
+def _most_common(rejects: Counter[str]) -> str:
+    return ", ".join(f"{reason}: {count:,}" for reason, count in rejects.most_common(3))

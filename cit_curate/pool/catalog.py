@@ -1,0 +1,86 @@
+"""The catalog `pool.duckdb`: SQL over the Parquet files; it can always be rebuilt from them."""
+
+from pathlib import Path
+
+import duckdb
+
+from cit_curate.pool.format import CATALOG_NAME, PoolManifest
+from indexes.durable import atomic_file
+
+
+def rebuild_catalog(folder: Path, manifest: PoolManifest) -> Path:
+    """Write the catalog anew: tables `sources`, `shards`; views `pairs`, `images`, `rejects`.
+
+    The views name the pool's folder, so a pool that was moved needs this again (`cit pool repair`).
+
+    Returns:
+        The catalog's path.
+    """
+    path = folder / CATALOG_NAME
+    with atomic_file(path) as temporary, duckdb.connect(str(temporary)) as connection:
+        sql = connection.execute
+        sql("CREATE TABLE sources (name VARCHAR, path VARCHAR, format VARCHAR, image_root VARCHAR, "
+            "bytes BIGINT, num_records BIGINT)")  # fmt: skip
+        sql("CREATE TABLE shards (path VARCHAR, num_rows BIGINT, num_images BIGINT, bytes BIGINT, "
+            "sha256 VARCHAR)")  # fmt: skip
+        connection.executemany(
+            "INSERT INTO sources VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    entry.name,
+                    entry.path,
+                    entry.format,
+                    entry.image_root,
+                    entry.bytes,
+                    entry.num_records,
+                )
+                for entry in manifest.sources
+            ],
+        )
+        connection.executemany(
+            "INSERT INTO shards VALUES (?, ?, ?, ?, ?)",
+            [
+                (
+                    part.file.path,
+                    part.file.rows,
+                    sum(images for _, images in part.row_groups),
+                    part.file.bytes,
+                    part.file.sha256,
+                )
+                for part in manifest.parts
+            ],
+        )
+        pairs = _file_list(folder, [part.file.path for part in manifest.parts])
+        rejects = _file_list(folder, [entry.path for entry in manifest.reject_parts])
+        sql(f"CREATE VIEW pairs AS SELECT * FROM read_parquet({pairs})")  # noqa: S608
+        sql(f"CREATE VIEW rejects AS SELECT * FROM read_parquet({rejects})")  # noqa: S608
+        sql(
+            "CREATE VIEW images AS SELECT image_id, any_value(image_uri) AS image_uri, "
+            "any_value(source) AS source, count(*) AS num_pairs, list(text_key) AS text_keys "
+            "FROM pairs GROUP BY image_id"
+        )
+    return path
+
+
+def catalog_problem(folder: Path, manifest: PoolManifest) -> str | None:
+    """Why the catalog does not serve this pool, or None when it does."""
+    path = folder / CATALOG_NAME
+    if not path.is_file():
+        return f"{path} is missing"
+    try:
+        with duckdb.connect(str(path), read_only=True) as connection:
+            row = connection.execute("SELECT count(*) FROM pairs").fetchone()
+            shards = connection.execute("SELECT sha256 FROM shards").fetchall()
+    except duckdb.Error as error:
+        return f"{path} cannot be read: {error}"
+    hashes = [part.file.sha256 for part in manifest.parts]
+    if row != (manifest.num_pairs,) or [sha256 for (sha256,) in shards] != hashes:
+        return f"{path} shows another state of the pool"
+    return None
+
+
+def _file_list(folder: Path, paths: list[str]) -> str:
+    """An SQL list of files; letters that DuckDB would read as a pattern are escaped."""
+    root = "".join(f"[{x}]" if x in "*?[" else x for x in folder.absolute().as_posix())
+    listed = ", ".join("'" + f"{root}/{path}".replace("'", "''") + "'" for path in paths)
+    return f"[{listed}]"

@@ -1,0 +1,153 @@
+"""What a pool looks like on disk: Arrow schemas, sizes, and `pool.json` as dataclasses."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cit_curate.errors import ConfigError, DamagedError
+from indexes.durable import FileEntry, read_json, write_json
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "pool.json"
+CATALOG_NAME = "pool.duckdb"
+
+PART_ROWS = 65_536
+ROW_GROUP_ROWS = 4_096
+# Row groups are what lanes share out, so a small pool has smaller ones: about this many of them.
+MIN_ROW_GROUPS = 64
+
+PAIR_FIELDS = (
+    pa.field("image_id", pa.string(), nullable=False),
+    pa.field("text_key", pa.string(), nullable=False),
+    pa.field("caption", pa.string(), nullable=False),
+    pa.field("image_uri", pa.string(), nullable=False),
+    pa.field("source", pa.string(), nullable=False),
+    # BLAKE2b of the caption's UTF-8, 8-byte digest, little-endian: equal captions, any version.
+    pa.field("caption_hash", pa.uint64(), nullable=False),
+    # True where bytes that were not UTF-8 became U+FFFD, or the caption was cut at its byte cap.
+    pa.field("text_fixed", pa.bool_(), nullable=False),
+)
+
+REJECT_SCHEMA = pa.schema(
+    [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+    ]
+)
+
+
+def pair_schema(extra_types: Mapping[str, pa.DataType]) -> pa.Schema:
+    """Schema of the parts: the pool's own columns, then the carried ones."""
+    return pa.schema([*PAIR_FIELDS, *(pa.field(name, kind) for name, kind in extra_types.items())])
+
+
+def group_rows(num_pairs: int) -> int:
+    """Most rows of a row group, for a pool of so many pairs."""
+    return min(max(num_pairs // MIN_ROW_GROUPS, 1), ROW_GROUP_ROWS)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One Parquet file of pairs; `row_groups` holds (rows, images) of each row group."""
+
+    file: FileEntry
+    row_groups: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class SourceEntry:
+    """A source as it was when the pool was built.
+
+    Attributes:
+        bytes: Size of the file; 0 for a folder.
+        mtime_ns: When the file (or the folder itself) was changed last.
+        head_sha256: Hash of the file's first MiB; "" for a folder.
+        image_root: Absolute folder that image paths of this source start from.
+        num_records: Rows or images read, rejected ones included.
+    """
+
+    name: str
+    path: str
+    format: str
+    image_root: str
+    bytes: int
+    mtime_ns: int
+    head_sha256: str
+    num_records: int = 0
+
+
+@dataclass(frozen=True)
+class PoolManifest:
+    """`pool.json`: what is in the pool, from what, and how each file can be checked."""
+
+    name: str
+    fingerprint: str
+    cleaning: str
+    columns: Mapping[str, Any]
+    num_pairs: int
+    num_images: int
+    num_with_image: int
+    num_records: int
+    text_keys: Mapping[str, int]
+    rejects: Mapping[str, int]
+    sources: tuple[SourceEntry, ...]
+    parts: tuple[Part, ...]
+    reject_parts: tuple[FileEntry, ...]
+    format_version: int = field(default=FORMAT_VERSION)
+
+
+def parts_fingerprint(parts: Sequence[Part]) -> str:
+    """SHA-256 over the parts' hashes: the same pairs in the same order, the same fingerprint."""
+    text = "\n".join([f"cit pool {FORMAT_VERSION}", *(part.file.sha256 for part in parts)])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_manifest(folder: Path, manifest: PoolManifest) -> None:
+    """Write `pool.json`."""
+    write_json(folder / MANIFEST_NAME, asdict(manifest))
+
+
+def read_manifest(folder: Path) -> PoolManifest:
+    """Read `pool.json`.
+
+    Raises:
+        ConfigError: There is no pool, or a newer version made it.
+        DamagedError: The manifest is damaged, or missing beside parts.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.is_file() and not (folder / "pairs").is_dir():
+        raise ConfigError(
+            f"{folder} is no pool; make one with: cit pool build SOURCE --out {folder}"
+        )
+    value = read_json(path)
+    try:
+        version = value["format_version"]
+        if version > FORMAT_VERSION:
+            raise ConfigError(
+                f"{path} has format version {version}, this cit reads {FORMAT_VERSION}; "
+                "use a newer cit"
+            )
+        manifest = PoolManifest(
+            **{
+                **value,
+                "sources": tuple(SourceEntry(**source) for source in value["sources"]),
+                "parts": tuple(_part(part) for part in value["parts"]),
+                "reject_parts": tuple(FileEntry(**entry) for entry in value["reject_parts"]),
+            }
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DamagedError(f"{path} is damaged: {error!r}; build the pool again") from error
+    if manifest.fingerprint != parts_fingerprint(manifest.parts):
+        raise DamagedError(f"{path} has changed since it was written: its fingerprint differs")
+    return manifest
+
+
+def _part(value: Mapping[str, Any]) -> Part:
+    groups = tuple((int(rows), int(images)) for rows, images in value["row_groups"])
+    return Part(FileEntry(**value["file"]), groups)

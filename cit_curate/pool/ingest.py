@@ -1,0 +1,504 @@
+"""Building a pool: sources are read once, into a staging database on disk, then written in order.
+
+Memory does not grow with the pool: readers stream batches, DuckDB finds duplicates and groups the
+rows of each image out of core, and the part writer holds one row group.
+"""
+
+import errno
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cit_curate.captions import Cleaning, cleaner
+from cit_curate.errors import BadInputError, ConfigError, DamagedError, ResourceError
+from cit_curate.pool.catalog import rebuild_catalog
+from cit_curate.pool.format import (
+    MANIFEST_NAME,
+    PoolManifest,
+    SourceEntry,
+    group_rows,
+    pair_schema,
+    parts_fingerprint,
+    read_manifest,
+    write_manifest,
+)
+from cit_curate.pool.lock import builder_lock
+from cit_curate.pool.parts import PartsWritten, cut_groups, write_parts, write_rejects
+from cit_curate.sources.columns import Columns
+from cit_curate.sources.parquet import column_kind
+from cit_curate.sources.rows import MALFORMED, RAW_FIELDS, RawPairs, Reject, SourceReader, pairs_of
+from cit_curate.sources.source import Source, open_source
+from indexes.durable import TEMPORARY_PREFIX, atomic_folder
+
+STAGING_MEMORY = "1GB"
+STAGING_ROWS = 65_536
+MAX_IN_A_ROW = 100
+HEAD_BYTES = 1 << 20
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DISK_FULL_WORDS = ("no space left", "file too large", "quota exceeded", "max_temp_directory_size")
+
+Progress = Callable[[str, int], None]
+"""Called with what is being done and how many rows are done, now and then."""
+
+
+def build_pool(
+    sources: Sequence[Source],
+    out: Path,
+    *,
+    columns: Columns,
+    clean: Cleaning = "none",
+    name: str | None = None,
+    max_reject_ratio: float = 0.01,
+    overwrite: bool = False,
+    progress: Progress = lambda what, rows: None,
+) -> PoolManifest:
+    """Build a pool folder; it is there whole, or not at all.
+
+    Args:
+        sources: What to read, in the order that the pool will have.
+        out: The pool's folder.
+        columns: Where tables keep what; an image folder needs none of it.
+        clean: Named cleaning of every text.
+        name: The pool's name; default the folder's.
+        max_reject_ratio: Largest share of malformed records (`sources.rows.MALFORMED`).
+        overwrite: Replace a pool that is there.
+        progress: Told how far it is.
+
+    Raises:
+        ConfigError: A column is missing or has another type in another source, or `out` is in use.
+        BadInputError: Too many malformed records, or no pair at all.
+        DamagedError: A Parquet source is damaged, or a source changed while it was read.
+        ResourceError: Disk full, or another build of the same pool is running.
+    """
+    if not 0 <= max_reject_ratio <= 1:
+        raise ConfigError(f"max_reject_ratio is {max_reject_ratio}; it is a share from 0 to 1")
+    out = out.absolute()
+    _check_free(out, sources, overwrite=overwrite)
+    readers = [open_source(source, columns) for source in sources]
+    extra_types = _common_types(sources, readers)
+    entries = [_source_entry(source) for source in sources]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with builder_lock(out.with_name(f".lock-{out.name}")):
+            # Only now: the first of two builders may have just finished.
+            _check_free(out, sources, overwrite=overwrite)
+            _sweep(out)
+            if out.is_dir() and not any(out.iterdir()):
+                out.rmdir()
+            with _replaced(out), atomic_folder(out) as folder:
+                staging = _Staging(folder / "staging", extra_types)
+                counts = _stage(
+                    staging, sources, readers, cleaner(clean), max_reject_ratio, progress
+                )
+                for source, entry in zip(sources, entries, strict=True):
+                    if _source_entry(source) != entry:
+                        raise DamagedError(f"{source.path} changed while it was read; build again")
+                manifest = _write(staging, folder, progress)
+                staging.close()
+                manifest = replace(
+                    manifest,
+                    name=name or out.name,
+                    cleaning=clean,
+                    columns=asdict(columns),
+                    num_records=sum(counts),
+                    sources=tuple(
+                        replace(entry, num_records=count)
+                        for entry, count in zip(entries, counts, strict=True)
+                    ),
+                )
+                write_manifest(folder, manifest)
+                if out.exists():
+                    out.rename(_aside(out))
+            rebuild_catalog(out, manifest)
+            return manifest
+    except (OSError, duckdb.Error) as error:
+        explained = _explained(error, out, entries)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def _aside(out: Path) -> Path:
+    return out.with_name(f"{TEMPORARY_PREFIX}0-{out.name}")
+
+
+@contextmanager
+def _replaced(out: Path) -> Iterator[None]:
+    """Afterwards the pool that was put aside is gone, or back in its place if no new one came."""
+    try:
+        yield
+    finally:
+        if _aside(out).exists():
+            if out.exists():
+                shutil.rmtree(_aside(out))
+            else:
+                _aside(out).rename(out)
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """Malformed records so far, and the last run of them."""
+
+    num_malformed: int = 0
+    num_records: int = 0
+    last_record: int = -2
+    in_a_row: int = 0
+
+
+def _stage(
+    staging: "_Staging",
+    sources: Sequence[Source],
+    readers: Sequence[SourceReader],
+    clean: Callable[[str], str],
+    max_reject_ratio: float,
+    progress: Progress,
+) -> list[int]:
+    """Read every source into the staging database; gives the records of each."""
+    counts = []
+    malformed = records = 0
+    for source, reader in zip(sources, readers, strict=True):
+        counted = _Counted()
+        for rows in reader.read():
+            pairs = pairs_of(
+                rows, reader.columns, source=source.name, image_root=source.image_root, clean=clean
+            )
+            counted = _count_malformed(counted, pairs, source)
+            staging.add(source.name, pairs)
+            progress("reading", records + counted.num_records)
+        counts.append(counted.num_records)
+        malformed += counted.num_malformed
+        records += counted.num_records
+    staging.flush()
+    if staging.num_pairs == 0:
+        what = f"{records:,} rows were read" if records else "there is no row"
+        raise BadInputError(
+            f"{', '.join(str(source.path) for source in sources)}: {what} and no pair came of them"
+            f"{staging.top_reasons()}"
+        )
+    if malformed > max_reject_ratio * records:
+        raise BadInputError(
+            f"{malformed:,} of {records:,} rows are malformed, more than --max-reject-ratio "
+            f"{max_reject_ratio}{staging.top_reasons()}; mend the source or raise the limit"
+        )
+    return counts
+
+
+def _count_malformed(counted: _Counted, pairs: RawPairs, source: Source) -> _Counted:
+    num, last, in_a_row = counted.num_malformed, counted.last_record, counted.in_a_row
+    for reject in pairs.rejects:
+        if reject.reason in MALFORMED:
+            in_a_row = in_a_row + 1 if reject.record == last + 1 else 1
+            num, last = num + 1, reject.record
+            if in_a_row == MAX_IN_A_ROW:
+                raise BadInputError(
+                    f"{source.path}: {MAX_IN_A_ROW} malformed rows in a row up to row "
+                    f"{reject.row}; the last: {reject.reason}, {reject.detail}"
+                )
+    return _Counted(num, counted.num_records + pairs.num_records, last, in_a_row)
+
+
+class _Staging:
+    """The staging database: what was read, in reading order."""
+
+    def __init__(self, folder: Path, extra_types: Mapping[str, pa.DataType]) -> None:
+        folder.mkdir()
+        self._folder = folder
+        self._connection = duckdb.connect(
+            str(folder / "staging.duckdb"),
+            config={
+                "memory_limit": STAGING_MEMORY,
+                "temp_directory": str(folder / "spill"),
+                "preserve_insertion_order": True,
+                "autoinstall_known_extensions": False,
+            },
+        )
+        self.schema = pair_schema(extra_types)
+        extra_fields = (pa.field(name, kind) for name, kind in extra_types.items())
+        self._raw_schema = pa.schema([*RAW_FIELDS, *extra_fields])
+        self._waiting: list[pa.Table] = []
+        self._rejects: list[tuple[str, int, str, str]] = []
+        self._last_image: str | None = None
+        self._tables: set[str] = set()
+        self.num_pairs = 0
+        self.num_runs = 0
+        self.reasons: Counter[str] = Counter()
+
+    def add(self, source: str, pairs: RawPairs) -> None:
+        """Take over pairs and rejects."""
+        for reject in pairs.rejects:
+            self.reasons[reject.reason] += 1
+            self._rejects.append(_reject_row(source, reject))
+        if pairs.pairs.num_rows:
+            self._waiting.append(pairs.pairs.cast(self._raw_schema))
+        if len(self._rejects) + sum(table.num_rows for table in self._waiting) >= STAGING_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        if self._waiting:
+            table = pa.concat_tables(self._waiting).combine_chunks()
+            numbers = np.arange(self.num_pairs, self.num_pairs + table.num_rows)
+            table = table.append_column("seq", pa.array(numbers, pa.int64()))
+            self._insert("raw", table)
+            self._count_runs(table["image_id"])
+            self.num_pairs += table.num_rows
+            self._waiting = []
+        if self._rejects:
+            columns = list(zip(*self._rejects, strict=True))
+            names = ["source", "row", "reason", "detail"]
+            table = pa.table([pa.array(column) for column in columns], names=names)
+            self._insert("rejects", table)
+            self._rejects = []
+
+    def ordered(self) -> Iterator[pa.Table]:
+        """The pairs to keep: the first of each key, an image's together, in reading order."""
+        sql = self._connection
+        repeats = self._keep_repeats()
+        images = self._count("SELECT count(DISTINCT image_id) FROM raw")
+        names = ", ".join(f"raw.{quoted(name)}" for name in self.schema.names)
+        query = f"SELECT raw.seq AS seq, {names} FROM raw"  # noqa: S608
+        if repeats:
+            query += " ANTI JOIN repeats USING (seq)"
+        grouped = images == self.num_runs
+        if not grouped:
+            sql.execute(
+                "CREATE TABLE firsts AS "
+                "SELECT image_id, min(seq) AS first FROM raw GROUP BY image_id"
+            )
+            query += " JOIN firsts USING (image_id) ORDER BY firsts.first, raw.seq"
+        elif repeats:
+            query += " ORDER BY raw.seq"
+        last = -1
+        for batch in sql.sql(query).to_arrow_reader(STAGING_ROWS):
+            table = pa.Table.from_batches([batch])
+            if grouped and table.num_rows:
+                # DuckDB keeps the order of insertion in a plain scan; hold it to that.
+                numbers = table["seq"].to_numpy()
+                assert numbers[0] > last
+                assert (np.diff(numbers) > 0).all()
+                last = int(numbers[-1])
+            yield table.drop_columns(["seq"]).cast(self.schema)
+
+    def rejects(self) -> Iterator[pa.Table]:
+        """Every reject, in reading order, those of repeated pair keys last."""
+        for name in ("rejects", "repeats"):
+            if name in self._tables:
+                query = f'SELECT source, "row", reason, detail FROM {name} ORDER BY rowid'  # noqa: S608
+                for batch in self._connection.sql(query).to_arrow_reader(STAGING_ROWS):
+                    yield pa.Table.from_batches([batch])
+
+    def top_reasons(self) -> str:
+        """`; most often: …` with the three most frequent reasons and an example of each."""
+        if not self.reasons:
+            return ""
+        self.flush()
+        shown = []
+        for reason, count in self.reasons.most_common(3):
+            ((source, row, detail),) = self._connection.execute(
+                'SELECT source, "row", detail FROM rejects WHERE reason = ? ORDER BY rowid LIMIT 1',
+                [reason],
+            ).fetchall()
+            shown.append(f"{reason} {count:,} (first: {source} row {row}, {detail})")
+        return f"; most often: {'; '.join(shown)}"
+
+    def close(self) -> None:
+        """Remove the staging folder."""
+        self._connection.close()
+        shutil.rmtree(self._folder)
+
+    def _insert(self, name: str, table: pa.Table) -> None:
+        self._connection.register("batch", table)
+        verb = f"INSERT INTO {name}" if name in self._tables else f"CREATE TABLE {name} AS"
+        self._connection.execute(f"{verb} SELECT * FROM batch")  # noqa: S608
+        self._connection.unregister("batch")
+        self._tables.add(name)
+
+    def _count_runs(self, image_ids: pa.ChunkedArray) -> None:
+        changes = pc.not_equal(image_ids.slice(1), image_ids.slice(0, len(image_ids) - 1))
+        self.num_runs += int(pc.sum(changes).as_py() or 0)
+        self.num_runs += image_ids[0].as_py() != self._last_image
+        self._last_image = image_ids[-1].as_py()
+
+    def _keep_repeats(self) -> int:
+        """Make the table `repeats`: rows whose pair key came before; gives how many."""
+        sql = self._connection
+        sql.execute(
+            "CREATE TABLE keys AS SELECT image_id, text_key, min(seq) AS first FROM raw "
+            "GROUP BY image_id, text_key HAVING count(*) > 1"
+        )
+        sql.execute(
+            'CREATE TABLE repeats AS SELECT raw.seq, raw.source, raw."row", '
+            "'duplicate_key' AS reason, 'pair key ' || raw.image_id || '_' || raw.text_key || "
+            "' came first in ' || kept.source || ' row ' || kept.\"row\" AS detail "
+            "FROM raw JOIN keys USING (image_id, text_key) "
+            "JOIN raw AS kept ON kept.seq = keys.first WHERE raw.seq > keys.first ORDER BY raw.seq"
+        )
+        count = self._count("SELECT count(*) FROM repeats")
+        if count:
+            self.reasons["duplicate_key"] += count
+            self._tables.add("repeats")
+        return count
+
+    def _count(self, query: str) -> int:
+        ((count,),) = self._connection.execute(query).fetchall()
+        return int(count)
+
+
+def _write(staging: _Staging, folder: Path, progress: Progress) -> PoolManifest:
+    pairs = _reported(staging.ordered(), progress)
+    groups = cut_groups(pairs, group_rows(staging.num_pairs))
+    written: PartsWritten = write_parts(groups, folder, staging.schema)
+    reject_parts = write_rejects(staging.rejects(), folder)
+    return PoolManifest(
+        name="",
+        fingerprint=parts_fingerprint(written.parts),
+        cleaning="",
+        columns={},
+        num_pairs=written.num_pairs,
+        num_images=written.num_images,
+        num_with_image=written.num_with_image,
+        num_records=0,
+        text_keys=dict(sorted(written.text_keys.items())),
+        rejects=dict(sorted(staging.reasons.items())),
+        sources=(),
+        parts=tuple(written.parts),
+        reject_parts=reject_parts,
+    )
+
+
+def _reported(tables: Iterator[pa.Table], progress: Progress) -> Iterator[pa.Table]:
+    rows = 0
+    for table in tables:
+        yield table
+        rows += table.num_rows
+        progress("writing", rows)
+
+
+def changed_sources(manifest: PoolManifest) -> list[str]:
+    """What became of a pool's sources since it was built: a sentence per missing or changed one."""
+    changes = []
+    for entry in manifest.sources:
+        path = Path(entry.path)
+        if not path.exists():
+            changes.append(f"the source {path} is gone")
+            continue
+        source = Source(entry.name, path, entry.format, Path(entry.image_root))  # type: ignore[arg-type]
+        now = _source_entry(source)
+        if (now.bytes, now.head_sha256) != (entry.bytes, entry.head_sha256):
+            sizes = f"{entry.bytes:,} bytes, now {now.bytes:,}"
+            changes.append(f"the source {path} has changed ({sizes})")
+        elif now.mtime_ns != entry.mtime_ns:
+            changes.append(f"the source {path} was written again")
+    return changes
+
+
+def _check_free(out: Path, sources: Sequence[Source], *, overwrite: bool) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ConfigError(f"{out} is a file; --out names the folder of the new pool")
+    if not any(out.iterdir()):
+        return
+    if not (out / MANIFEST_NAME).exists() and not (out / "pairs").is_dir():
+        raise ConfigError(f"{out} is not empty and holds no pool; choose another --out")
+    for source in sources:
+        if source.path.is_relative_to(out.resolve()):
+            raise ConfigError(
+                f"the source {source.path} lies inside the pool {out} it would replace"
+            )
+    if not overwrite:
+        try:
+            changes = changed_sources(read_manifest(out))
+        except DamagedError as error:
+            changes = [str(error)]
+        state = "; ".join(changes) if changes else "its sources have not changed since"
+        raise ConfigError(f"{out} holds a pool already ({state}); --overwrite builds it again")
+
+
+def _sweep(out: Path) -> None:
+    """Remove what killed builders left; whoever holds the lock is the only living one."""
+    for path in out.parent.glob(f"{TEMPORARY_PREFIX}*-{glob_escaped(out.name)}"):
+        pid = path.name.removeprefix(TEMPORARY_PREFIX).removesuffix(f"-{out.name}")
+        if pid == "0" and not out.exists():
+            # Killed between the two renames of an overwrite: the old pool is still the pool.
+            path.rename(out)
+        elif pid.isdigit():
+            shutil.rmtree(path)
+
+
+def quoted(name: str) -> str:
+    """A column name as SQL writes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def glob_escaped(name: str) -> str:
+    """A name as a glob pattern that matches only itself."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def _common_types(
+    sources: Sequence[Source], readers: Sequence[SourceReader]
+) -> Mapping[str, pa.DataType]:
+    first, types = sources[0], readers[0].extra_types
+    for source, reader in zip(sources, readers, strict=True):
+        for name, kind in reader.extra_types.items():
+            if column_kind(kind) != column_kind(types[name]):
+                raise ConfigError(
+                    f"column {name!r} is {kind} in {source.path} and {types[name]} in {first.path}; "
+                    "give it one type, or build two pools"
+                )
+    return {
+        name: pa.string() if column_kind(kind) == "text" else kind for name, kind in types.items()
+    }
+
+
+def _source_entry(source: Source) -> SourceEntry:
+    state = source.path.stat()
+    is_file = source.path.is_file()
+    head = b""
+    if is_file:
+        with source.path.open("rb") as stream:
+            head = stream.read(HEAD_BYTES)
+    return SourceEntry(
+        name=source.name,
+        path=str(source.path),
+        format=source.format,
+        image_root=str(source.image_root),
+        bytes=state.st_size if is_file else 0,
+        mtime_ns=state.st_mtime_ns,
+        head_sha256=hashlib.sha256(head).hexdigest() if is_file else "",
+    )
+
+
+def _reject_row(source: str, reject: Reject) -> tuple[str, int, str, str]:
+    return source, reject.row, reject.reason, reject.detail
+
+
+def _explained(
+    error: OSError | duckdb.Error, out: Path, entries: Sequence[SourceEntry]
+) -> ResourceError | None:
+    """The error as one that a person can act on, or None when it is not about resources."""
+    text = str(error).lower()
+    full = isinstance(error, OSError) and error.errno in _DISK_FULL
+    if full or any(words in text for words in _DISK_FULL_WORDS):
+        free = shutil.disk_usage(out.parent).free
+        needed = 3 * sum(entry.bytes for entry in entries)
+        return ResourceError(
+            f"the disk of {out} is full: about {needed:,} bytes are needed while building, "
+            f"{free:,} are free ({error})"
+        )
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return ResourceError(f"building {out} ran out of its {STAGING_MEMORY} of memory: {error}")
+    if isinstance(error, PermissionError):
+        return ResourceError(f"no permission while building {out}: {error}")
+    return None

@@ -1,0 +1,141 @@
+"""Writing the parts: a stream of pairs becomes Parquet files cut at image boundaries."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cit_curate.pool.format import PART_ROWS, REJECT_SCHEMA, Part
+from cit_curate.records import Int64
+from indexes.durable import FileEntry, describe_file
+
+REJECT_PART_ROWS = 1_000_000
+
+
+@dataclass
+class PartsWritten:
+    """What `write_parts` wrote so far; it alone adds to it."""
+
+    parts: list[Part] = field(default_factory=list)
+    num_pairs: int = 0
+    num_images: int = 0
+    num_with_image: int = 0
+    text_keys: Counter[str] = field(default_factory=Counter)
+
+
+def image_starts(image_ids: pa.ChunkedArray | pa.Array) -> Int64:
+    """int64 [images]: the row at which each image's consecutive rows start."""
+    if len(image_ids) == 0:
+        return np.zeros(0, np.int64)
+    changes = pc.not_equal(image_ids.slice(1), image_ids.slice(0, len(image_ids) - 1))
+    changed = changes.to_numpy(zero_copy_only=False)
+    return np.concatenate([[0], np.flatnonzero(changed) + 1]).astype(np.int64)
+
+
+def cut_groups(tables: Iterable[pa.Table], max_rows: int) -> Iterator[pa.Table]:
+    """Cut a stream of pairs into groups of at most `max_rows`, never inside an image.
+
+    An image with more texts than that is a group of its own. Each image's rows are consecutive.
+    """
+    rest: pa.Table | None = None
+    for table in tables:
+        rest = table if rest is None else pa.concat_tables([rest, table])
+        starts = image_starts(rest["image_id"])
+        done = 0
+        # The last image may go on in the next table.
+        while rest.num_rows - done > max_rows and starts[-1] > done:
+            first = int(np.searchsorted(starts, done))
+            last = int(np.searchsorted(starts, done + max_rows, side="right")) - 1
+            cut = int(starts[max(last, first + 1)])
+            yield rest.slice(done, cut - done)
+            done = cut
+        rest = rest.slice(done)
+    if rest is not None and rest.num_rows:
+        # What is left may be one long image and the start of the next ones.
+        starts = image_starts(rest["image_id"])
+        bounds = [*starts.tolist(), rest.num_rows]
+        done = 0
+        for start, end in pairwise(bounds):
+            if end - done > max_rows and start > done:
+                yield rest.slice(done, start - done)
+                done = start
+        yield rest.slice(done)
+
+
+def write_parts(groups: Iterable[pa.Table], folder: Path, schema: pa.Schema) -> PartsWritten:
+    """Write row groups to `folder/pairs/part-000000.parquet` and on, `PART_ROWS` rows at most each.
+
+    Args:
+        groups: Tables of `schema`, each to become one row group.
+        folder: The pool's folder; entries are relative to it.
+        schema: `format.pair_schema`.
+    """
+    written = PartsWritten()
+    (folder / "pairs").mkdir()
+    writer: pq.ParquetWriter | None = None
+    path = folder
+    sizes: list[tuple[int, int]] = []
+    rows = 0
+    try:
+        for group in groups:
+            if writer is not None and rows + group.num_rows > PART_ROWS:
+                writer.close()
+                written.parts.append(Part(describe_file(path, folder, rows=rows), tuple(sizes)))
+                writer, sizes, rows = None, [], 0
+            if writer is None:
+                path = folder / "pairs" / f"part-{len(written.parts):06d}.parquet"
+                writer = pq.ParquetWriter(path, schema, compression="zstd", version="2.6")
+            # One chunk: how the stream was batched must not show in the file's bytes.
+            table = group.cast(schema).combine_chunks()
+            writer.write_table(table, row_group_size=table.num_rows)
+            images = len(image_starts(group["image_id"]))
+            sizes.append((group.num_rows, images))
+            rows += group.num_rows
+            _count(written, group, images)
+    finally:
+        if writer is not None:
+            writer.close()
+    if sizes:
+        written.parts.append(Part(describe_file(path, folder, rows=rows), tuple(sizes)))
+    return written
+
+
+def write_rejects(tables: Iterable[pa.Table], folder: Path) -> tuple[FileEntry, ...]:
+    """Write rejects to `folder/rejects/part-000000.parquet` and on; one file at least."""
+    entries: list[FileEntry] = []
+    (folder / "rejects").mkdir()
+    waiting: list[pa.Table] = [REJECT_SCHEMA.empty_table()]
+    rows = 0
+
+    def write() -> None:
+        path = folder / "rejects" / f"part-{len(entries):06d}.parquet"
+        table = pa.concat_tables(waiting)
+        pq.write_table(table, path, compression="zstd", version="2.6")
+        entries.append(describe_file(path, folder, rows=table.num_rows))
+
+    for table in tables:
+        waiting.append(table.cast(REJECT_SCHEMA))
+        rows += table.num_rows
+        if rows >= REJECT_PART_ROWS:
+            write()
+            waiting, rows = [REJECT_SCHEMA.empty_table()], 0
+    if rows or not entries:
+        write()
+    return tuple(entries)
+
+
+def _count(written: PartsWritten, group: pa.Table, images: int) -> None:
+    written.num_pairs += group.num_rows
+    written.num_images += images
+    uris = group["image_uri"]
+    far = pc.or_(pc.starts_with(uris, "http://"), pc.starts_with(uris, "https://"))
+    near = pc.and_(pc.not_equal(uris, ""), pc.invert(far))
+    written.num_with_image += int(pc.sum(near).as_py() or 0)
+    for count in pc.value_counts(group["text_key"].combine_chunks()):
+        written.text_keys[count["values"].as_py()] += count["counts"].as_py()

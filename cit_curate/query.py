@@ -1,0 +1,306 @@
+"""SQL over a run: its ledger and its pool as views of an in-memory DuckDB.
+
+The views read the Parquet files that the run's manifests name, and nothing else: the connection
+may open exactly these files, and its settings are locked before a person's SQL reaches it. A run
+that is still going shows the outer steps that were committed when the database was opened.
+"""
+
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import duckdb
+import pyarrow as pa
+
+from cit_curate.errors import DamagedError, QueryError, ResourceError
+from cit_curate.ledger import LEDGER_TABLES, SCHEMAS, Commit, LedgerTable, Run
+from cit_curate.one_select import check_select, short_message
+from indexes.durable import FileEntry, check_file
+
+DEFAULT_TIMEOUT_SECONDS = 60.0
+DEFAULT_MAX_ROWS = 1_000_000
+MEMORY_LIMIT = "2GB"
+SPILL_LIMIT = "20GB"
+MAX_THREADS = 4
+BATCH_ROWS = 10_000
+
+_SQL_TYPES = {
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    pa.float32(): "FLOAT",
+    pa.float64(): "DOUBLE",
+    pa.string(): "VARCHAR",
+    pa.list_(pa.int64()): "BIGINT[]",
+}
+
+# A text key has no `_` and is ASCII, so both halves of a pair key are found by its length.
+_COUNTS_VIEW = """
+CREATE VIEW counts AS
+SELECT pair_key,
+       left(pair_key, length(pair_key) - length(split_part(pair_key, '_', -1)) - 1) AS image_id,
+       split_part(pair_key, '_', -1) AS text_key,
+       count
+FROM (SELECT pair_key, CAST({count} AS BIGINT) AS count FROM {table} GROUP BY pair_key)
+"""
+
+
+class PairFile(Protocol):
+    """A part of a pool."""
+
+    @property
+    def file(self) -> FileEntry:
+        """Its Parquet file, relative to the pool folder."""
+
+
+class PairSource(Protocol):
+    """A pool, as far as SQL needs it: `cit_curate.pool.Pool` is one."""
+
+    @property
+    def path(self) -> Path:
+        """The pool folder."""
+
+    @property
+    def parts(self) -> Sequence[PairFile]:
+        """Its parts, in order."""
+
+
+class ImageSource(PairSource, Protocol):
+    """A pool whose images can be opened."""
+
+    def image_bytes(self, image_uri: str, source: str) -> bytes:
+        """The image's own bytes; raises ImageRejected when they cannot be had."""
+
+
+class RunDatabase:
+    """The views selections, near_misses, rounds, used, rejects, counts and, with a pool, pairs.
+
+    Attributes:
+        commits: The committed outer steps that the views show.
+        views: Their names.
+    """
+
+    def __init__(
+        self, run: Run, pool: PairSource | None = None, *, memory_limit: str = MEMORY_LIMIT
+    ) -> None:
+        self.commits: list[Commit] = run.commits()
+        self.views: tuple[str, ...] = (*LEDGER_TABLES, "counts")
+        self._spill = Path(tempfile.mkdtemp(prefix="cit-query-"))
+        self._connection = duckdb.connect(
+            ":memory:",
+            config={
+                "temp_directory": str(self._spill),
+                "max_temp_directory_size": SPILL_LIMIT,
+                "memory_limit": memory_limit,
+                "threads": min(MAX_THREADS, os.cpu_count() or 1),
+            },
+        )
+        try:
+            self._create_views(run, pool)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "RunDatabase":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the memory and the spill folder back."""
+        self._connection.close()
+        shutil.rmtree(self._spill, ignore_errors=True)
+
+    def query(
+        self,
+        sql: str,
+        *,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        max_rows: int = DEFAULT_MAX_ROWS,
+    ) -> pa.Table:
+        """The result of a person's SQL.
+
+        Raises:
+            QueryError: It is not one SELECT over the views, or DuckDB refuses it.
+            ResourceError: It takes longer than `timeout_seconds`, more memory than the limit, or
+                returns more than `max_rows` rows.
+            DamagedError: A file of the run or the pool cannot be read.
+        """
+        statement = check_select(self._connection, sql, self.views)
+        batches = []
+        num_rows = 0
+        with self._time_limit(timeout_seconds), self._named_errors():
+            reader = self._connection.sql(statement).to_arrow_reader(BATCH_ROWS)
+            for batch in reader:
+                batches.append(batch)
+                num_rows += len(batch)
+                if num_rows > max_rows:
+                    raise ResourceError(
+                        f"the query returns more than {max_rows:,} rows; add a LIMIT, aggregate, "
+                        "or allow more with --max-rows"
+                    )
+            return pa.Table.from_batches(batches, schema=reader.schema)
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """The rows of our own SQL, unchecked; for results that are small by construction."""
+        with self._named_errors():
+            table = self._connection.sql(sql, params=list(parameters)).to_arrow_table()
+        rows: list[dict[str, Any]] = table.to_pylist()
+        return rows
+
+    def batches(self, sql: str) -> Iterator[pa.RecordBatch]:
+        """The result of our own SQL, unchecked, at most `BATCH_ROWS` rows at a time."""
+        with self._named_errors():
+            # A cursor of its own, so that other queries may run while this result is read.
+            yield from self._connection.cursor().sql(sql).to_arrow_reader(BATCH_ROWS)
+
+    def _create_views(self, run: Run, pool: PairSource | None) -> None:
+        sources: dict[str, list[Path]] = {
+            table: [
+                check_file(run.path, entry, full=False)
+                for commit in self.commits
+                for entry in commit.files
+                if entry.path.startswith(f"{table}/")
+            ]
+            for table in LEDGER_TABLES
+        }
+        if pool is not None:
+            sources["pairs"] = [check_file(pool.path, part.file, full=False) for part in pool.parts]
+            self.views = (*self.views, "pairs")
+        patterns = {name: [_pattern(path) for path in paths] for name, paths in sources.items()}
+        allowed = [
+            *(pattern for paths in patterns.values() for pattern in paths),
+            *(str(path.absolute()) for paths in sources.values() for path in paths),
+        ]
+        with self._named_errors():
+            self._connection.execute(f"SET allowed_paths = {_sql_list(allowed)}")
+            for table in LEDGER_TABLES:
+                self._connection.execute(_ledger_view(table, patterns[table]))
+            self._connection.execute(self._counts_view())
+            if pool is not None:
+                self._connection.execute(_pairs_view(patterns["pairs"]))
+            for setting in (
+                "python_enable_replacements = false",
+                "allow_community_extensions = false",
+                "autoinstall_known_extensions = false",
+                "autoload_known_extensions = false",
+                "allow_persistent_secrets = false",
+                "enable_external_access = false",
+                "lock_configuration = true",
+            ):
+                self._connection.execute(f"SET {setting}")
+
+    def _counts_view(self) -> str:
+        entries = [entry for commit in self.commits for entry in commit.files]
+        was_used = any(entry.rows for entry in entries if entry.path.startswith("used/"))
+        table, count = ("used", "sum(times_used)") if was_used else ("selections", "count(*)")
+        return _COUNTS_VIEW.format(table=table, count=count)
+
+    @contextmanager
+    def _time_limit(self, seconds: float) -> Iterator[None]:
+        expired = threading.Event()
+
+        def stop() -> None:
+            expired.set()
+            self._connection.interrupt()
+
+        timer = threading.Timer(seconds, stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except (QueryError, DamagedError):
+            if not expired.is_set():
+                raise
+            raise ResourceError(
+                f"the query was stopped after {seconds:g} seconds; narrow it with WHERE or LIMIT, "
+                "or give it more time with --timeout-seconds"
+            ) from None
+        finally:
+            timer.cancel()
+            timer.join()
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except duckdb.OutOfMemoryException as error:
+            raise ResourceError(
+                f"the query needs more memory or spill space than it may use ({MEMORY_LIMIT}, "
+                f"{SPILL_LIMIT}): {short_message(error)}; narrow it with WHERE, LIMIT or GROUP BY"
+            ) from None
+        # DuckDB's stream raises what pyarrow makes of its message: OSError or ArrowException.
+        except (duckdb.Error, pa.ArrowException, OSError, RuntimeError) as error:
+            message = short_message(error)
+            if isinstance(error, duckdb.IOException) or ".parquet" in message:
+                raise DamagedError(
+                    f"a file of the run or its pool cannot be read: {message}"
+                ) from None
+            raise QueryError(f"DuckDB refuses the query: {message}") from None
+
+
+def query_run(
+    run: Run,
+    sql: str,
+    *,
+    pool: PairSource | None = None,
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+    max_rows: int = DEFAULT_MAX_ROWS,
+) -> pa.Table:
+    """The result of one SELECT over a run; see `RunDatabase` for its views and errors."""
+    with RunDatabase(run, pool) as database:
+        return database.query(sql, timeout_seconds=timeout_seconds, max_rows=max_rows)
+
+
+def _ledger_view(table: LedgerTable, patterns: Sequence[str]) -> str:
+    if patterns:
+        return f"CREATE VIEW {table} AS SELECT * FROM {_scan(patterns)}"
+    columns = ", ".join(
+        f"CAST(NULL AS {_SQL_TYPES[field.type]}) AS {_identifier(field.name)}"
+        for field in SCHEMAS[table]
+    )
+    return f"CREATE VIEW {table} AS SELECT {columns} WHERE false"  # noqa: S608
+
+
+def _pairs_view(patterns: Sequence[str]) -> str:
+    key = "concat(image_id, '_', text_key) AS pair_key"
+    if patterns:
+        return f"CREATE VIEW pairs AS SELECT {key}, * FROM {_scan(patterns)}"
+    return (
+        "CREATE VIEW pairs AS SELECT NULL::VARCHAR AS pair_key, NULL::VARCHAR AS image_id, "
+        "NULL::VARCHAR AS text_key, NULL::VARCHAR AS caption, NULL::VARCHAR AS image_uri, "
+        "NULL::VARCHAR AS source WHERE false"
+    )
+
+
+def _scan(patterns: Sequence[str]) -> str:
+    # Without the flag, the folder name `step=000001` would become a column.
+    return f"read_parquet({_sql_list(patterns)}, hive_partitioning = false)"
+
+
+def _pattern(path: Path) -> str:
+    """A path as DuckDB's glob for exactly this file: `run[1]` is a folder's name too."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(path.absolute()))
+
+
+def _sql_list(values: Sequence[str]) -> str:
+    return "[" + ", ".join(_literal(value) for value in values) + "]"
+
+
+def _literal(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,272 @@
+"""What the page says, as values: every number comes out of SQL over the run's views.
+
+Rows are picked inside DuckDB, so that a ledger of many millions costs the page no memory.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cit_curate.ledger import HISTOGRAM_BINS, Run
+from cit_curate.query import RunDatabase
+from indexes.durable import read_json
+
+MAX_CLASSES = 30
+EXAMPLES = 6
+MAX_CAPTION = 200
+MAX_VALUE = 400
+
+_STEPS = """
+SELECT outer_step, max("update") AS "update", CAST(sum(scanned) AS BIGINT) AS scanned,
+       CAST(sum(kept) AS BIGINT) AS kept, CAST(sum(selected) AS BIGINT) AS selected,
+       max(threshold) AS threshold, max(best_similarity) AS best_similarity
+FROM rounds GROUP BY outer_step ORDER BY outer_step
+"""
+_HISTOGRAM = """
+SELECT bin, CAST(sum(histogram[bin]) AS BIGINT) AS count
+FROM rounds, range(1, $1) AS bins(bin) GROUP BY bin ORDER BY bin
+"""
+_CLASSES = """
+SELECT metadata_id, any_value(metadata_text) AS name, count(DISTINCT pair_key) AS pairs
+FROM selections GROUP BY metadata_id ORDER BY pairs DESC, metadata_id
+"""
+# The best and the worst kept pairs of each class. A pair that is among the best is not shown again.
+_KEPT = """
+WITH kept AS (
+    SELECT metadata_id, pair_key, max(similarity) AS similarity
+    FROM selections WHERE metadata_id IN (SELECT unnest($1::INTEGER[]))
+    GROUP BY metadata_id, pair_key),
+ranked AS (
+    SELECT *, row_number() OVER (PARTITION BY metadata_id ORDER BY similarity DESC, pair_key) AS best,
+           row_number() OVER (PARTITION BY metadata_id ORDER BY similarity, pair_key) AS worst
+    FROM kept)
+SELECT metadata_id, pair_key, similarity, best, worst FROM ranked
+WHERE best <= $2 OR worst <= $2 ORDER BY metadata_id, best
+"""
+# A pair that another outer step did keep is no near miss.
+_MISSED = """
+WITH missed AS (
+    SELECT metadata_id, pair_key, max(similarity) AS similarity
+    FROM near_misses ANTI JOIN selections USING (pair_key)
+    WHERE metadata_id IN (SELECT unnest($1::INTEGER[]))
+    GROUP BY metadata_id, pair_key)
+SELECT metadata_id, pair_key, similarity FROM missed
+QUALIFY row_number() OVER (PARTITION BY metadata_id ORDER BY similarity DESC, pair_key) <= $2
+ORDER BY metadata_id, similarity DESC, pair_key
+"""
+_PAIRS = """
+SELECT pair_key, caption, image_uri, source FROM pairs
+WHERE image_id IN (SELECT unnest($1::VARCHAR[])) AND pair_key IN (SELECT unnest($2::VARCHAR[]))
+"""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One outer step over all its lanes."""
+
+    outer_step: int
+    update: int
+    scanned: int
+    kept: int
+    selected: int
+    threshold: float
+    best_similarity: float
+
+    @property
+    def ratio(self) -> float:
+        """Share of the scanned captions that were kept."""
+        return self.kept / self.scanned if self.scanned else 0.0
+
+
+@dataclass(frozen=True)
+class Example:
+    """One pair as the page shows it."""
+
+    pair_key: str
+    similarity: float
+    caption: str
+    image_uri: str
+    source: str
+
+
+@dataclass(frozen=True)
+class ClassFacts:
+    """One metadata entry: its distinct pairs, and examples."""
+
+    metadata_id: int
+    name: str
+    num_pairs: int
+    most_similar: tuple[Example, ...] = ()
+    borderline: tuple[Example, ...] = ()
+    near_misses: tuple[Example, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Zero-shot accuracy at one update, in percent."""
+
+    update: int
+    accuracy: float
+    mean_per_class: float
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """All of the page but its pictures.
+
+    Attributes:
+        notices: What a reader must know first: the run is empty, unfinished, or goes on.
+        histogram: Count of each of the ledger's similarity bins.
+        num_classes: Entries with at least one pair; `classes` has the largest of them.
+        losses: (update, loss).
+        rejects: (reason, pairs) of kept pairs whose image could not be opened.
+    """
+
+    name: str
+    notices: tuple[str, ...]
+    config: tuple[tuple[str, str], ...]
+    environment: tuple[tuple[str, str], ...]
+    steps: tuple[Step, ...]
+    num_distinct: int
+    histogram: tuple[int, ...]
+    num_classes: int
+    classes: tuple[ClassFacts, ...]
+    evaluations: tuple[Evaluation, ...]
+    losses: tuple[tuple[float, float], ...]
+    rejects: tuple[tuple[str, int], ...]
+
+
+def collect_facts(run: Run, database: RunDatabase) -> RunFacts:
+    """Read what the page shows of a run's committed outer steps."""
+    steps = tuple(Step(**row) for row in database.rows(_STEPS))
+    classes = database.rows(_CLASSES)
+    last_update = database.commits[-1].update if database.commits else -1
+    metrics = [record for record in run.metrics() if record.get("update", 0) <= last_update]
+    reasons = database.rows(
+        "SELECT reason, count(*) AS pairs FROM rejects GROUP BY reason ORDER BY pairs DESC, reason"
+    )
+    config = run.config
+    return RunFacts(
+        name=run.path.resolve().name,
+        notices=_notices(run, config, len(database.commits), last_update),
+        config=flattened(config),
+        environment=flattened(read_json(run.path / "environment.json")),
+        steps=steps,
+        num_distinct=database.rows("SELECT count(*) AS pairs FROM counts")[0]["pairs"],
+        histogram=_histogram(database),
+        num_classes=len(classes),
+        classes=_with_examples(database, classes[:MAX_CLASSES]),
+        evaluations=tuple(
+            Evaluation(
+                record["update"], _number(record, "accuracy"), _number(record, "mean_per_class")
+            )
+            for record in metrics
+            if record.get("kind") == "eval"
+        ),
+        losses=tuple(
+            (float(record["update"]), _number(record, "loss"))
+            for record in metrics
+            if record.get("kind") == "train"
+        ),
+        rejects=tuple((row["reason"], row["pairs"]) for row in reasons),
+    )
+
+
+def flattened(value: Mapping[str, Any], prefix: str = "") -> tuple[tuple[str, str], ...]:
+    """Nested settings as (dotted name, text) rows, in their own order."""
+    rows: list[tuple[str, str]] = []
+    for name, entry in value.items():
+        if isinstance(entry, Mapping) and entry:
+            rows.extend(flattened(entry, f"{prefix}{name}."))
+        else:
+            text = entry if isinstance(entry, str) else json.dumps(entry, ensure_ascii=False)
+            rows.append((f"{prefix}{name}", shortened(text, MAX_VALUE)))
+    return tuple(rows)
+
+
+def shortened(text: str, most: int) -> str:
+    """At most `most` characters; a cut text ends in an ellipsis."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _notices(run: Run, config: Mapping[str, Any], num_steps: int, update: int) -> tuple[str, ...]:
+    notices = []
+    if not num_steps:
+        notices.append("No outer step has been committed yet: there is nothing to show.")
+    begun = [
+        folder
+        for table in ("selections", "rounds", "shards")
+        for folder in (run.path / table).glob("step=*")
+        if int(folder.name.removeprefix("step=")) >= num_steps
+    ]
+    if begun:
+        notices.append(
+            "Another outer step has been begun and is not committed: the run is still going, or "
+            "was stopped. This page shows the committed part."
+        )
+    target = config.get("max_updates")
+    if num_steps and update and isinstance(target, int) and update < target:
+        notices.append(f"The run is at update {update:,} of {target:,}: it is not finished.")
+    return tuple(notices)
+
+
+def _histogram(database: RunDatabase) -> tuple[int, ...]:
+    counts = [0] * HISTOGRAM_BINS
+    for row in database.rows(_HISTOGRAM, [HISTOGRAM_BINS + 1]):
+        counts[row["bin"] - 1] = row["count"] or 0
+    return tuple(counts)
+
+
+def _with_examples(
+    database: RunDatabase, classes: Sequence[Mapping[str, Any]]
+) -> tuple[ClassFacts, ...]:
+    ids = [row["metadata_id"] for row in classes]
+    kept = database.rows(_KEPT, [ids, EXAMPLES])
+    missed = database.rows(_MISSED, [ids, EXAMPLES])
+    pairs = _pairs_of(database, [row["pair_key"] for row in (*kept, *missed)])
+
+    def examples(rows: Sequence[Mapping[str, Any]], metadata_id: int) -> tuple[Example, ...]:
+        return tuple(
+            _example(row, pairs.get(row["pair_key"], {}))
+            for row in rows
+            if row["metadata_id"] == metadata_id
+        )
+
+    best = [row for row in kept if row["best"] <= EXAMPLES]
+    worst = [row for row in kept if row["best"] > EXAMPLES]
+    return tuple(
+        ClassFacts(
+            metadata_id=row["metadata_id"],
+            name=shortened(row["name"] or "(no entry)", MAX_CAPTION),
+            num_pairs=row["pairs"],
+            most_similar=examples(best, row["metadata_id"]),
+            borderline=examples(worst, row["metadata_id"])[::-1],
+            near_misses=examples(missed, row["metadata_id"]),
+        )
+        for row in classes
+    )
+
+
+def _pairs_of(database: RunDatabase, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    if "pairs" not in database.views:
+        return {}
+    # The image id stands in the files themselves, so most row groups are skipped by it.
+    image_ids = [key.rpartition("_")[0] for key in keys]
+    return {row["pair_key"]: row for row in database.rows(_PAIRS, [image_ids, list(keys)])}
+
+
+def _example(row: Mapping[str, Any], pair: Mapping[str, Any]) -> Example:
+    return Example(
+        pair_key=row["pair_key"],
+        similarity=row["similarity"],
+        caption=shortened(pair.get("caption", ""), MAX_CAPTION),
+        image_uri=pair.get("image_uri", ""),
+        source=pair.get("source", ""),
+    )
+
+
+def _number(record: Mapping[str, Any], name: str) -> float:
+    value = record.get(name)
+    return float(value) if isinstance(value, int | float) else math.nan

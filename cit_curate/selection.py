@@ -1,0 +1,83 @@
+"""The rules of a selection: similarities in, which captions are kept and why out."""
+
+import numpy as np
+import pyarrow as pa
+
+from cit_curate.records import Bool, Float32, Int64
+
+THRESHOLD = "threshold"
+MIN_RATIO = "min_ratio"
+EVERYTHING = "everything"
+
+
+def keep_similar(similarity: Float32, *, threshold: float, min_ratio: float) -> tuple[Bool, str]:
+    """Mark the captions that this batch keeps (CIT.md, outer step 5 and 6).
+
+    Args:
+        similarity: float32 [batch], best cosine of each caption over the metadata.
+        threshold: Captions strictly above it are kept.
+        min_ratio: When a smaller share passes, the best `int(min_ratio * batch)` are kept
+            instead; ties go to the earlier caption.
+
+    Returns:
+        bool [batch], and the rule that decided: "threshold" or "min_ratio".
+    """
+    # The comparison is made in float32, the precision of the similarities.
+    passes = similarity > np.float32(threshold)
+    if len(similarity) == 0 or passes.sum() / len(similarity) >= min_ratio:
+        return passes, THRESHOLD
+    best = np.argsort(-similarity, kind="stable")[: int(min_ratio * len(similarity))]
+    kept = np.zeros(len(similarity), dtype=np.bool_)
+    kept[best] = True
+    return kept, MIN_RATIO
+
+
+def first_of_each(keys: pa.ChunkedArray, seen: set[str]) -> Bool:
+    """Mark the pair keys that are not in `seen` and have not come earlier among `keys`.
+
+    Returns:
+        bool [keys].
+    """
+    fresh = np.zeros(len(keys), dtype=np.bool_)
+    known = set(seen)
+    for row, key in enumerate(keys.to_pylist()):
+        if key not in known:
+            fresh[row] = True
+            known.add(key)
+    return fresh
+
+
+def best_per_entry(similarity: Float32, metadata_id: Int64, tie: Int64, *, best: int) -> Int64:
+    """Rows of the most similar captions of each metadata entry.
+
+    Args:
+        similarity: float32 [rows].
+        metadata_id: int64 [rows], the entry that each caption is nearest to.
+        tie: int64 [rows], scan position; of equal similarities the smaller comes first.
+        best: How many rows an entry keeps.
+
+    Returns:
+        int64 [at most entries * best], ordered by entry, then best first.
+    """
+    order = np.lexsort((tie, -similarity, metadata_id))
+    entries = metadata_id[order]
+    starts = np.flatnonzero(np.r_[True, entries[1:] != entries[:-1]]) if len(order) else order
+    rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+    return order[rank < best]
+
+
+def suggest_threshold(histogram: Int64, needed: int) -> float | None:
+    """The highest bin edge above which a scan had at least `needed` captions.
+
+    Args:
+        histogram: int64 [bins], counts of similarities in equal bins from -1 to 1.
+        needed: Pairs that were asked for.
+
+    Returns:
+        A threshold, or None when the scan saw fewer captions than needed.
+    """
+    above = np.cumsum(histogram[::-1])[::-1]
+    enough = np.flatnonzero(above >= needed)
+    if not len(enough):
+        return None
+    return round(-1 + 2 * int(enough[-1]) / len(histogram), 2)

@@ -1,0 +1,99 @@
+"""Which columns of a table hold what: said once, for wide and for long tables."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cit_curate.errors import ConfigError
+from cit_curate.records import PAIR_COLUMNS, text_key_of
+
+RESERVED_COLUMNS = (*PAIR_COLUMNS, "caption_hash", "text_fixed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """The columns of a table that a pool is made from.
+
+    A *wide* table has a row per image and a column per text (`text`); a *long* one has a row per
+    text (`caption`, and `text_key`, without which every row's key is the caption column's name).
+
+    Attributes:
+        image_id: Column with the image's id.
+        image: Column with the image's path or URL; None when the pool has no images.
+        text: Wide: columns with text; each that is not empty becomes a pair, keyed by its name.
+        text_key: Long: column with the text key.
+        caption: Long: column with the text.
+        extra: Further columns to carry into the pool as they are.
+
+    Raises:
+        ConfigError: Neither or both of the two forms are given, or two columns clash.
+    """
+
+    image_id: str = "image_id"
+    image: str | None = None
+    text: tuple[str, ...] = ()
+    text_key: str | None = None
+    caption: str | None = None
+    extra: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.text and (self.caption or self.text_key):
+            raise ConfigError(
+                "--text is for wide tables, --text-key and --caption for long ones: give either"
+            )
+        if self.text_key and not self.caption:
+            raise ConfigError(f"--text-key {self.text_key} needs --caption COLUMN beside it")
+        keys: dict[str, str] = {}
+        for name in self.text:
+            key = _text_key(name)
+            if key in keys:
+                both = f"{keys[key]!r} and {name!r}"
+                raise ConfigError(f"columns {both} both make the text key {key!r}")
+            keys[key] = name
+        for name in self.extra:
+            if name in RESERVED_COLUMNS:
+                raise ConfigError(f"--extra {name}: the pool has a column of that name already")
+        if len(set(self.extra)) != len(self.extra):
+            raise ConfigError(f"--extra names a column twice: {', '.join(self.extra)}")
+
+    @property
+    def texts(self) -> tuple[tuple[str, str], ...]:
+        """(text key, column) of each text column; a long table with a key column has none."""
+        if self.caption and not self.text_key:
+            return ((_text_key(self.caption), self.caption),)
+        return tuple((_text_key(name), name) for name in self.text)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every column that is read as text, each once."""
+        chosen = (self.image_id, self.image, self.text_key, self.caption, *self.text)
+        return tuple(dict.fromkeys(name for name in chosen if name))
+
+    def check(self, existing: Sequence[str], where: object) -> None:
+        """Raise unless a table has every chosen column exactly once.
+
+        Raises:
+            ConfigError: A column is missing or ambiguous, or no text column was chosen at all;
+                names the file, the column, those that exist and the nearest spelling.
+        """
+        listed = ", ".join(existing)
+        if not self.text and not self.caption:
+            raise ConfigError(
+                f"{where}: say where the texts are, with --text COLUMN,COLUMN (a row per image) or "
+                f"--text-key COLUMN --caption COLUMN (a row per text); its columns are {listed}"
+            )
+        for name in (*self.names, *self.extra):
+            count = list(existing).count(name)
+            if count > 1:
+                raise ConfigError(f"{where} has {count} columns named {name!r}; rename all but one")
+            if count == 0:
+                near = difflib.get_close_matches(name, existing, n=1, cutoff=0.5)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ConfigError(f"{where} has no column {name!r}; it has {listed}{hint}")
+
+
+def _text_key(name: str) -> str:
+    try:
+        return text_key_of(name)
+    except ValueError as error:
+        raise ConfigError(f"column {name!r} cannot name a text key: {error}") from error

@@ -1,0 +1,85 @@
+"""Reader of a folder of images with a `.txt` of the same name beside each."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from cit_curate.captions import MAX_RAW_CHARS
+from cit_curate.sources.columns import Columns
+from cit_curate.sources.rows import ROWS_PER_BATCH, Reject, SourceReader, SourceRows
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
+FOLDER_COLUMNS = Columns(image_id="image_id", image="image", text=("caption",))
+
+
+def open_folder(path: Path) -> SourceReader:
+    """Open a folder: the whole `.txt`, stripped, is the caption; its text key is `caption`.
+
+    Sub-folders are read in order of name, links to folders and hidden files are not. The image id
+    is the path below the folder without its suffix.
+    """
+    return SourceReader(columns=FOLDER_COLUMNS, extra_types={}, read=lambda: _read(path))
+
+
+def _read(root: Path) -> Iterator[SourceRows]:
+    record = 0
+    found: list[tuple[int, str, str, str]] = []
+    rejects: list[Reject] = []
+    first = 0
+    for relative, caption in _walk(root):
+        if caption is None:
+            known = Path(relative).suffix.lower() in IMAGE_SUFFIXES
+            reason = "image_without_text" if known else "text_without_image"
+            rejects.append(Reject(record + 1, reason, f"{relative!a} stands alone", record))
+        else:
+            found.append((record, os.path.splitext(relative)[0], relative, caption))  # noqa: PTH122
+        record += 1
+        if record - first == ROWS_PER_BATCH:
+            yield _rows(found, rejects, record - first)
+            found, rejects, first = [], [], record
+    if record > first:
+        yield _rows(found, rejects, record - first)
+
+
+def _rows(
+    found: list[tuple[int, str, str, str]], rejects: list[Reject], num_records: int
+) -> SourceRows:
+    return SourceRows(
+        num_records=num_records,
+        records=[record for record, _, _, _ in found],
+        lines=[record + 1 for record, _, _, _ in found],
+        values={
+            "image_id": [image_id for _, image_id, _, _ in found],
+            "image": [image for _, _, image, _ in found],
+            "caption": [caption for _, _, _, caption in found],
+        },
+        rejects=rejects,
+    )
+
+
+def _walk(root: Path) -> Iterator[tuple[str, str | None]]:
+    """(path below root, caption) of each image; caption None for what stands alone."""
+    for folder, below, names in os.walk(root):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        prefix = os.path.relpath(folder, root)
+        prefix = "" if prefix == "." else prefix + "/"
+        stems: dict[str, str] = {}
+        images = []
+        for name in sorted(name for name in names if not name.startswith(".")):
+            stem, suffix = os.path.splitext(name)  # noqa: PTH122
+            if suffix.lower() == ".txt":
+                stems[stem] = name
+            elif suffix.lower() in IMAGE_SUFFIXES:
+                images.append((stem, name))
+        for stem, name in images:
+            text = stems.get(stem)
+            yield prefix + name, None if text is None else _caption(Path(folder, text))
+        with_image = {stem for stem, _ in images}
+        for stem, name in stems.items():
+            if stem not in with_image:
+                yield prefix + name, None
+
+
+def _caption(path: Path) -> str:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as stream:
+        return stream.read(MAX_RAW_CHARS).strip()

@@ -1,0 +1,109 @@
+"""Reader of CSV and TSV files: quoted as `csv` does it, a reject for every malformed record."""
+
+import csv
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+
+from cit_curate.captions import replace_bad_text
+from cit_curate.errors import BadInputError
+from cit_curate.sources.columns import Columns
+from cit_curate.sources.rows import ROWS_PER_BATCH, Reject, SourceReader, SourceRows
+
+MAX_FIELD_CHARS = 4 * 1024 * 1024
+
+DELIMITERS: dict[Literal["csv", "tsv"], str] = {"csv": ",", "tsv": "\t"}
+
+
+def open_table(path: Path, columns: Columns, kind: Literal["csv", "tsv"]) -> SourceReader:
+    """Open a CSV or TSV file with a header line.
+
+    UTF-8 with or without a byte order mark; bytes that are not UTF-8 arrive as lone surrogates.
+
+    Raises:
+        ConfigError: A chosen column is missing.
+        BadInputError: The file is empty.
+    """
+    header = next(_records(path, kind))[2]
+    if header is None or not any(header):
+        raise BadInputError(f"{path} has no header line; its first line must name the columns")
+    columns.check([replace_bad_text(name)[0] for name in header], path)
+    return SourceReader(
+        columns=columns,
+        extra_types={name: pa.string() for name in columns.extra},
+        read=lambda: _read(path, columns, kind, header),
+    )
+
+
+def _read(
+    path: Path, columns: Columns, kind: Literal["csv", "tsv"], header: list[str]
+) -> Iterator[SourceRows]:
+    num_columns = len(header)
+    records = _records(path, kind)
+    next(records)
+    record = 0
+    while True:
+        first_record = record
+        numbers: list[int] = []
+        lines: list[int] = []
+        rows: list[list[str]] = []
+        rejects: list[Reject] = []
+        for line, problem, cells in records:
+            if cells is None:
+                rejects.append(Reject(line, "bad_row", problem, record))
+            elif len(cells) != num_columns:
+                detail = f"{len(cells)} columns where the header has {num_columns}"
+                rejects.append(Reject(line, "column_count", detail, record))
+            else:
+                numbers.append(record)
+                lines.append(line)
+                rows.append(cells)
+            record += 1
+            if record - first_record == ROWS_PER_BATCH:
+                break
+        if record == first_record:
+            return
+        by_column = list(zip(*rows, strict=True)) if rows else [()] * num_columns
+        places = {name: header.index(name) for name in chain(columns.names, columns.extra)}
+        yield SourceRows(
+            num_records=record - first_record,
+            records=numbers,
+            lines=lines,
+            values={name: list(by_column[places[name]]) for name in columns.names},
+            extra={
+                name: pa.array(map(_repaired, by_column[places[name]]), pa.string())
+                for name in columns.extra
+            },
+            rejects=rejects,
+        )
+
+
+def _repaired(cell: str) -> str:
+    return replace_bad_text(cell)[0]
+
+
+def _records(
+    path: Path, kind: Literal["csv", "tsv"]
+) -> Iterator[tuple[int, str, list[str] | None]]:
+    """(first line, problem, cells) of each record, blank lines left out; cells None: malformed."""
+    # The limit belongs to the whole process; the default of 128 KiB loses long captions.
+    csv.field_size_limit(MAX_FIELD_CHARS)
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        # Strict: without it, a quote that is never closed swallows the rest of the file in silence.
+        reader = csv.reader(stream, delimiter=DELIMITERS[kind], strict=True)
+        last_line = 0
+        while True:
+            try:
+                cells = next(reader)
+            except StopIteration:
+                break
+            except csv.Error as error:
+                problem = f"{error}; a field that starts with a quote must end with one"
+                yield last_line + 1, problem, None
+            else:
+                if cells:
+                    yield last_line + 1, "", cells
+            last_line = reader.line_num

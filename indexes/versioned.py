@@ -1,0 +1,79 @@
+"""One index, rebuilt when what it depends on has changed and reused when it has not."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from indexes.errors import DamagedError
+from indexes.exact import ExactIndex
+from indexes.protocol import Float32, MetadataIndex
+from indexes.storage import load_vectors, save_index
+
+logger = logging.getLogger(__name__)
+
+
+def build_index(vectors: Float32, kind: str = "auto") -> MetadataIndex:
+    """An index of the asked kind: `exact`, `flat`, or `auto` = FAISS where it is installed.
+
+    Raises:
+        ValueError: An unknown kind, or `flat` without FAISS.
+    """
+    if kind not in ("auto", "exact", "flat"):
+        raise ValueError(f"index kind {kind!r} is unknown; there are auto, exact and flat")
+    if kind != "exact":
+        try:
+            from indexes.faiss_index import FaissFlatIndex
+        except ImportError:
+            if kind == "flat":
+                raise ValueError(
+                    "index kind 'flat' needs FAISS: pip install 'cit[cpu]' or 'cit[gpu]'"
+                ) from None
+        else:
+            return FaissFlatIndex(vectors)
+    return ExactIndex(vectors)
+
+
+class VersionedIndex:
+    """The index of one run; its version is the fingerprint of all that its vectors depend on.
+
+    Attributes:
+        num_builds: How often the vectors were embedded and indexed anew.
+    """
+
+    def __init__(self, kind: str = "auto", folder: Path | None = None) -> None:
+        self.kind = kind
+        self.folder = folder
+        self.num_builds = 0
+        self._version: str | None = None
+        self._index: MetadataIndex | None = None
+
+    def refresh(self, version: str, embed: Callable[[], Float32]) -> MetadataIndex:
+        """The index at `version`: the one at hand, the stored one, or a new one.
+
+        Args:
+            version: Fingerprint of encoder, entries and prompts.
+            embed: Gives the vectors, float32 [entries, dim]; called only for a new index.
+
+        A damaged stored index is refused with a warning, and built anew.
+        """
+        if self._index is not None and self._version == version:
+            return self._index
+        vectors = self._stored(version)
+        is_new = vectors is None
+        index = build_index(embed() if vectors is None else vectors, self.kind)
+        if is_new:
+            self.num_builds += 1
+            if self.folder is not None:
+                save_index(index, self.folder, version=version)
+        self._version, self._index = version, index
+        return index
+
+    def _stored(self, version: str) -> Float32 | None:
+        if self.folder is None or not (self.folder / "manifest.json").is_file():
+            return None
+        try:
+            stored_version, vectors = load_vectors(self.folder)
+        except DamagedError as error:
+            logger.warning("the stored index is refused and built anew: %s", error)
+            return None
+        return vectors if stored_version == version else None

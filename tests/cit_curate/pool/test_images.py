@@ -1,0 +1,215 @@
+"""Images nobody should trust: cut, huge, disguised, in every mode."""
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from cit_curate.pool.images import ImageRejected, image_suffix, read_image, read_image_bytes
+
+
+def encoded(image, kind, **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def picture(mode="RGB", size=(24, 16)):
+    rng = np.random.default_rng(0)
+    return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8)).convert(mode)
+
+
+def reason_of(content, **options):
+    with pytest.raises(ImageRejected) as rejected:
+        read_image(content, **options)
+    return rejected.value.reason
+
+
+def big_png(side):
+    """1-bit PNG of side x side zeros: a few KB on disk."""
+
+    def chunk(kind, content):
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    packer = zlib.compressobj(9)
+    row = bytes(1 + (side + 7) // 8)
+    pixels = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_every_cut_is_rejected(kind):
+    # FAULTS: I1
+    whole = encoded(picture(size=(64, 48)), kind)
+    read_image(whole)
+    sizes = np.linspace(0, len(whole) - 1, 200).astype(int)
+    for size in sizes:
+        assert reason_of(whole[:size]) in {
+            "truncated_image",
+            "undecodable_image",
+            "format_not_allowed",
+        }
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+
+
+@pytest.mark.parametrize("side", [9000, 15200, 20000])
+def test_a_bomb_is_refused_from_its_header(side):
+    # FAULTS: I2
+    assert reason_of(big_png(side)) == "too_many_pixels"
+
+
+def test_refusing_a_bomb_takes_little_memory(tmp_path):
+    # FAULTS: I2
+    (tmp_path / "bomb.png").write_bytes(big_png(15200))
+    code = (
+        "import resource, sys, pathlib; from cit_curate.pool.images import *\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try: read_image(pathlib.Path(sys.argv[1]).read_bytes())\n"
+        "except ImageRejected as error: print(error.reason)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "bomb.png")]
+    reason, grown = subprocess.run(
+        command, check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert reason == "too_many_pixels"
+    assert int(grown) < 20_000
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"8BPS\0\1",
+        b"SIMPLE  =",
+        b"%!PS-Adobe-3.0 EPSF",
+        b"%PDF-1.7",
+        b"<svg xmlns",
+        b"II*\0",
+        b"MM\0*",
+    ],
+)
+def test_other_formats_are_refused_whatever_their_name(head):
+    # FAULTS: I3
+    assert reason_of(head + bytes(100)) == "format_not_allowed"
+
+
+def test_only_allowed_parsers_run(monkeypatch):
+    # FAULTS: I3
+    def called(*_, **__):
+        raise AssertionError("Image.open was called")
+
+    monkeypatch.setattr(Image, "open", called)
+    read_image(encoded(picture(), "PNG"))
+    assert reason_of(encoded(picture(), "TIFF")) == "format_not_allowed"
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "LA", "RGBA"])
+def test_png_modes_become_rgb(mode):
+    # FAULTS: I4
+    image = read_image(encoded(picture(mode), "PNG"))
+    assert (image.mode, image.size) == ("RGB", (24, 16))
+
+
+def test_transparency_is_put_on_white():
+    # FAULTS: I4
+    clear = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    clear.putpixel((1, 0), (0, 0, 255, 255))
+    for kind in ("PNG", "WEBP"):
+        options = {"lossless": True} if kind == "WEBP" else {}
+        image = read_image(encoded(clear, kind, **options))
+        assert [image.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (0, 0, 255)]
+    palette = Image.new("P", (2, 1), 0)
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    palette.putpixel((1, 0), 1)
+    for kind in ("PNG", "GIF"):
+        image = read_image(encoded(palette, kind, transparency=0))
+        assert [image.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (0, 0, 255)]
+
+
+def test_sixteen_bits_are_scaled_and_cmyk_is_converted():
+    # FAULTS: I4
+    deep = Image.fromarray(np.array([[0, 32768, 65535]], np.uint16))
+    image = read_image(encoded(deep, "PNG"))
+    assert [image.getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
+    assert read_image(encoded(picture("CMYK"), "JPEG")).mode == "RGB"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 20_000), (20_000, 1)])
+def test_odd_sizes_are_read(size):
+    # FAULTS: I4
+    assert read_image(encoded(Image.new("RGB", size), "PNG")).size == size
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation):
+    # FAULTS: I4
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(Image.new("RGB", (20, 10)), "JPEG", exif=exif)
+    assert read_image(content).size == ((20, 10) if orientation < 5 else (10, 20))
+
+
+def test_the_first_frame_of_an_animation_is_taken():
+    # FAULTS: I4
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    for kind, options in (("GIF", {}), ("WEBP", {"lossless": True})):
+        content = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+        assert read_image(content).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_flipped_bytes_never_escape_as_another_error():
+    rng = np.random.default_rng(1)
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
+        whole = encoded(picture(), kind)
+        for _ in range(100):
+            content = bytearray(whole)
+            for place in rng.integers(0, len(whole), 3):
+                content[place] = rng.integers(256)
+            try:
+                assert read_image(bytes(content), max_pixels=1_000_000).mode == "RGB"
+            except ImageRejected as rejected:
+                assert rejected.reason
+
+
+def test_image_suffix():
+    for kind, suffix in (("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp"), ("GIF", "gif")):
+        assert image_suffix(encoded(picture(), kind)) == suffix
+    assert image_suffix(encoded(picture(), "BMP")) == "bmp"
+
+
+def test_image_bytes_never_leave_the_image_root(tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    (root / "a.jpg").write_bytes(b"inside")
+    (root / "inner").symlink_to(root / "a.jpg")
+    (root / "outer").symlink_to(tmp_path / "secret.jpg")
+    (root / "folder").mkdir()
+    os.mkfifo(root / "pipe")
+    assert read_image_bytes(root, "a.jpg") == read_image_bytes(root, "inner") == b"inside"
+    for uri, reason in (
+        ("outer", "path_escapes"),
+        ("../secret.jpg", "path_escapes"),
+        (str(tmp_path / "secret.jpg"), "path_escapes"),
+        ("gone.jpg", "missing_image"),
+        ("folder", "missing_image"),
+        ("pipe", "missing_image"),
+        ("", "missing_image"),
+        ("https://x.org/a.jpg", "missing_image"),
+        ("a\0b", "missing_image"),
+    ):
+        with pytest.raises(ImageRejected) as rejected:
+            read_image_bytes(root, uri)
+        assert rejected.value.reason == reason, uri
+    with pytest.raises(ImageRejected, match="6 bytes, more than 5"):
+        read_image_bytes(root, "a.jpg", max_bytes=5)

@@ -1,0 +1,101 @@
+"""Parquet files and image folders as sources."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.sources.columns import Columns
+from cit_curate.sources.folder import open_folder
+from cit_curate.sources.parquet import open_parquet
+from cit_curate.sources.rows import pairs_of
+from cit_curate.sources.source import find_sources
+
+COLUMNS = Columns(text=("title",))
+
+
+def read(reader, root):
+    pairs, rejects = [], []
+    for rows in reader.read():
+        raw = pairs_of(rows, reader.columns, source="s", image_root=root, clean=lambda text: text)
+        pairs += raw.pairs.to_pylist()
+        rejects += raw.rejects
+    return pairs, rejects
+
+
+def test_parquet_numbers_become_ids_and_nulls_are_empty(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = pa.table(
+        {
+            "image_id": pa.array([7, 8, None], pa.int64()),
+            "title": pa.array(["x", None, "y"]).dictionary_encode(),
+            "score": pa.array([0.5, 1.0, 2.0], pa.float32()),
+        }
+    )
+    pq.write_table(table, path)
+    reader = open_parquet(path, Columns(text=("title",), extra=("score",)))
+    pairs, rejects = read(reader, tmp_path)
+    assert [(p["image_id"], p["row"], p["score"]) for p in pairs] == [("7", 1, 0.5)]
+    assert [(r.row, r.reason) for r in rejects] == [(2, "empty_text"), (3, "bad_image_id")]
+
+
+def test_parquet_text_that_is_not_utf8_is_replaced_and_flagged(tmp_path):
+    # FAULTS: P2
+    bad = pa.array([b"caf\xe9", b"ok"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"image_id": ["1", "2"], "title": bad}), tmp_path / "a.parquet")
+    pairs, _ = read(open_parquet(tmp_path / "a.parquet", COLUMNS), tmp_path)
+    assert [(p["caption"], p["text_fixed"]) for p in pairs] == [("caf\ufffd", True), ("ok", False)]
+
+
+def test_parquet_cut_anywhere_is_called_damaged(tmp_path):
+    # FAULTS: P3
+    whole = tmp_path / "whole.parquet"
+    pq.write_table(pa.table({"image_id": ["1"] * 50, "title": ["x"] * 50}), whole)
+    content = whole.read_bytes()
+    path = tmp_path / "cut.parquet"
+    for size in range(0, len(content), max(len(content) // 40, 1)):
+        path.write_bytes(content[:size])
+        with pytest.raises(DamagedError, match=r"cut\.parquet.*damaged or still being written"):
+            open_parquet(path, COLUMNS)
+
+
+def test_parquet_column_of_a_wrong_type_is_named(tmp_path):
+    # FAULTS: P6
+    pq.write_table(pa.table({"image_id": [1.5], "title": ["x"]}), tmp_path / "a.parquet")
+    with pytest.raises(ConfigError, match="column 'image_id' is double"):
+        open_parquet(tmp_path / "a.parquet", COLUMNS)
+
+
+def test_folder_pairs_images_with_their_text(tmp_path):
+    (tmp_path / "birds").mkdir()
+    for name in ("birds/b.jpg", "a.PNG", "alone.webp", ".hidden.jpg", "page.svg"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "birds/b.txt").write_bytes(b"\xef\xbb\xbfa blue\nbird\r\n")
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9\n")
+    (tmp_path / "README.txt").write_text("not a caption")
+    pairs, rejects = read(open_folder(tmp_path), tmp_path)
+    assert [(p["image_id"], p["text_key"], p["caption"], p["image_uri"]) for p in pairs] == [
+        ("a", "caption", "caf\ufffd", "a.PNG"),
+        ("birds/b", "caption", "a blue\nbird", "birds/b.jpg"),
+    ]
+    assert [r.reason for r in rejects] == ["image_without_text", "text_without_image"]
+
+
+def test_sources_are_found_by_suffix_and_named_once(tmp_path):
+    (tmp_path / "x").mkdir()
+    for name in ("a.csv", "x/a.csv", "x/2.parquet", "x/1.parquet"):
+        (tmp_path / name).write_bytes(b"")
+    found = find_sources([tmp_path / "a.csv", tmp_path / "x/a.csv", tmp_path / "x"])
+    assert [(s.name, s.format) for s in found] == [
+        ("a.csv", "csv"),
+        ("a.csv#2", "csv"),
+        ("x/1.parquet", "parquet"),
+        ("x/2.parquet", "parquet"),
+    ]
+    assert found[1].image_root == (tmp_path / "x").resolve()
+    for wrong in ([], [tmp_path / "none.csv"]):
+        with pytest.raises(ConfigError):
+            find_sources(wrong)
+    with pytest.raises(ConfigError, match="suffix"):
+        (tmp_path / "a.dat").write_bytes(b"")
+        find_sources([tmp_path / "a.dat"])

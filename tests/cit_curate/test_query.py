@@ -1,0 +1,292 @@
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from run_fixtures import row, scanned, small_pool, small_run, write_step
+
+from cit_curate.errors import DamagedError, QueryError, ResourceError
+from cit_curate.ledger import LEDGER_TABLES, SCHEMAS, Run
+from cit_curate.query import RunDatabase, query_run
+
+# FAULTS: Q1
+HOSTILE = [
+    "SELECT * FROM read_csv('/etc/passwd')",
+    "SELECT * FROM read_csv_auto('/etc/passwd')",
+    "SELECT * FROM read_text('/etc/passwd')",
+    "SELECT * FROM read_blob('/etc/passwd')",
+    "SELECT * FROM read_json('/etc/passwd')",
+    "SELECT * FROM read_parquet('../other.parquet')",
+    "SELECT * FROM parquet_scan('selections/../../x.parquet')",
+    "SELECT * FROM parquet_metadata('/etc/passwd')",
+    "SELECT * FROM glob('/etc/*')",
+    "SELECT * FROM sniff_csv('/etc/passwd')",
+    "SELECT * FROM '/etc/passwd'",
+    'SELECT * FROM "/etc/passwd"',
+    "FROM 'https://example.org/x.parquet'",
+    "DESCRIBE 's3://bucket/x.parquet'",
+    "SUMMARIZE 'x.csv'",
+    "WITH x AS (SELECT * FROM read_csv('/etc/passwd')) SELECT * FROM x",
+    "WITH \"/etc/passwd\" AS (SELECT 1) SELECT * FROM '/etc/passwd'",
+    "SELECT (SELECT count(*) FROM read_text('/etc/passwd'))",
+    "SELECT * FROM counts WHERE pair_key IN (SELECT content FROM read_text('/etc/passwd'))",
+    "SELECT * FROM counts, LATERAL (SELECT * FROM read_text('/etc/passwd'))",
+    "SELECT * FROM counts UNION ALL SELECT * FROM 'x.csv'",
+    "SELECT * FROM counts JOIN read_text('/etc/passwd') ON true",
+    "SELECT/**/*/**/FROM/**/read_TEXT/**/('/etc/passwd')",
+    "COPY counts TO 'evil.csv'",
+    "COPY (SELECT 1) TO 'evil.parquet'",
+    "COPY counts FROM '/etc/passwd'",
+    "EXPORT DATABASE 'evil'",
+    "IMPORT DATABASE 'evil'",
+    "ATTACH 'evil.duckdb' AS evil",
+    "DETACH memory",
+    "USE memory",
+    "INSTALL httpfs",
+    "LOAD httpfs",
+    "SET enable_external_access = true",
+    "RESET lock_configuration",
+    "PRAGMA database_list",
+    "PRAGMA enable_external_access",
+    "CALL pragma_database_size()",
+    "SET VARIABLE x = 1",
+    "CREATE TABLE x AS SELECT 1",
+    "CREATE MACRO f() AS 1",
+    "CREATE SECRET (TYPE s3)",
+    "DROP VIEW counts",
+    "INSERT INTO counts VALUES (1)",
+    "DELETE FROM counts",
+    "WITH d AS (DELETE FROM counts RETURNING *) SELECT * FROM d",
+    "EXPLAIN SELECT 1",
+    "EXPLAIN ANALYZE SELECT 1",
+    "SELECT 1; SELECT 2",
+    "SELECT 1; DROP VIEW counts",
+    "BEGIN TRANSACTION",
+    "PREPARE p AS SELECT 1",
+    "EXECUTE p",
+    "CHECKPOINT",
+    "VACUUM",
+    "SELECT * FROM frame",
+    "SELECT current_setting('memory_limit')",
+    "SELECT main.current_setting('memory_limit')",
+    "SELECT getenv('HOME')",
+    "SELECT getvariable('x')",
+    "SELECT write_log('x')",
+    "SELECT sleep_ms(10)",
+    "SELECT * FROM duckdb_settings()",
+    "SELECT * FROM duckdb_secrets()",
+    "SELECT * FROM duckdb_views",
+    "SELECT * FROM pg_catalog.pg_settings",
+    "SELECT * FROM information_schema.tables",
+    "SELECT * FROM sqlite_master",
+    "SELECT * FROM query('SELECT 1')",
+    "SELECT * FROM query_table('counts')",
+    "FROM json_execute_serialized_sql(json_serialize_sql('SELECT 1'))",
+    "SELECT * FROM python_map_function(NULL, NULL)",
+    "SHOW DATABASES",
+    "SHOW VARIABLES",
+    "",
+    "-- nothing",
+    "SELEC 1",
+    "SELECT '\udcff'",
+    "SELECT " + "(" * 5000 + "1" + ")" * 5000,
+    "SELECT '" + "x" * 200_000 + "'",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return small_run(tmp_path_factory.mktemp("query") / "run")
+
+
+@pytest.mark.parametrize("sql", HOSTILE)
+def test_a_statement_that_is_not_one_select_over_the_views_is_refused(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sql: str
+) -> None:
+    # FAULTS: Q1
+    monkeypatch.chdir(tmp_path)
+    frame = small_pool(tmp_path / "pool").parts  # noqa: F841 - a name that a scan might find
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(QueryError) as caught:
+        query_run(run, sql)
+    assert caught.value.exit_code == 2
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "COPY (SELECT 1) TO 'evil.parquet'",
+        "SELECT * FROM read_text('/etc/passwd')",
+        "SET enable_external_access = true",
+        "ATTACH 'evil.duckdb'",
+    ],
+)
+def test_the_sandbox_refuses_by_itself_what_the_check_would_refuse(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sql: str
+) -> None:
+    # FAULTS: Q1
+    monkeypatch.chdir(tmp_path)
+    with RunDatabase(run) as database, pytest.raises((QueryError, DamagedError)):
+        database.rows(sql)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM selections LIMIT 1",
+        "select count(*) from Counts;",
+        "FROM rounds",
+        "DESCRIBE selections",
+        "SHOW selections",
+        "SUMMARIZE counts",
+        "SHOW TABLES",
+        "VALUES (1), (2)",
+        "WITH best AS (SELECT max(similarity) AS s FROM selections) SELECT s FROM best",
+        "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t WHERE n < 5) SELECT * FROM t",
+        "SELECT * FROM range(3), generate_series(1, 2), unnest([1, 2])",
+        "SELECT unnest(histogram) AS n, generate_subscripts(histogram, 1) AS bin FROM rounds",
+        "PIVOT selections ON reason IN ('threshold') USING count(*) GROUP BY metadata_text",
+        "SELECT pair_key, row_number() OVER (ORDER BY similarity DESC) FROM selections QUALIFY true",
+        "SELECT * FROM selections ANTI JOIN used USING (pair_key)",
+    ],
+)
+def test_ordinary_questions_are_answered(run: Run, sql: str) -> None:
+    query_run(run, sql)
+
+
+@pytest.mark.parametrize("table", LEDGER_TABLES)
+def test_a_view_has_the_columns_of_its_files(run: Run, table: str) -> None:
+    result = query_run(run, f"FROM {table}")
+    assert result.schema.names == SCHEMAS[table].names
+    assert result.schema.types == SCHEMAS[table].types
+
+
+@pytest.mark.parametrize("table", LEDGER_TABLES)
+def test_a_view_of_a_run_without_outer_steps_is_empty(tmp_path: Path, table: str) -> None:
+    run = small_run(tmp_path / "run", steps=0)
+    result = query_run(run, f"FROM {table}")
+    assert len(result) == 0
+    assert result.schema.names == SCHEMAS[table].names
+    assert result.schema.types == SCHEMAS[table].types
+    assert len(query_run(run, "FROM counts")) == 0
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_counts_are_the_runs_counts(tmp_path: Path, used: bool) -> None:
+    run = small_run(tmp_path / "run", steps=3, used=used)
+    result = query_run(run, "SELECT pair_key, count FROM counts ORDER BY pair_key")
+    assert (
+        dict(zip(*(column.to_pylist() for column in result.columns), strict=True)) == run.counts()
+    )
+    assert run.counts()["00000000_t"] == (6 if used else 3)
+
+
+@pytest.mark.parametrize("image_id", ["a_b_c", "_", "é̲", "👩‍👩‍👧", "x" * 300, "__x"])
+def test_counts_split_a_pair_key_at_its_last_underscore(tmp_path: Path, image_id: str) -> None:
+    run = Run.create(tmp_path / "run", config={}, environment={})
+    item = scanned(1, outer_step=0, similarity=0.9, entry=0, classes=["cat"])
+    item |= {"image_id": image_id, "text_key": "tag-2", "pair_key": f"{image_id}_tag-2"}
+    write_step(run, 0, selections=[item])
+    assert query_run(run, "SELECT image_id, text_key FROM counts").to_pylist() == [
+        {"image_id": image_id, "text_key": "tag-2"}
+    ]
+
+
+def test_pairs_joins_captions_to_the_ledger_by_pair_key(run: Run, tmp_path: Path) -> None:
+    pool = small_pool(tmp_path / "pool")
+    sql = "SELECT caption, count FROM counts JOIN pairs USING (pair_key) ORDER BY pair_key LIMIT 1"
+    result = query_run(run, sql, pool=pool)
+    assert result.to_pylist() == [{"caption": row(0)["caption"], "count": 4}]
+
+
+def test_pairs_without_a_pool_says_which_flag_is_missing(run: Run) -> None:
+    with pytest.raises(QueryError, match="--pool POOL"):
+        query_run(run, "SELECT * FROM pairs")
+
+
+def test_an_unknown_name_is_answered_with_the_views_there_are(run: Run) -> None:
+    with pytest.raises(QueryError, match=r"'selection'.*selections, near_misses, rounds, used"):
+        query_run(run, "SELECT * FROM selection")
+
+
+def test_an_unknown_column_is_a_query_error(run: Run) -> None:
+    with pytest.raises(QueryError, match="similarty"):
+        query_run(run, "SELECT similarty FROM selections")
+
+
+def test_an_endless_query_stops_at_its_time_limit(run: Run) -> None:
+    # FAULTS: Q2
+    began = time.monotonic()
+    with pytest.raises(ResourceError, match="--timeout-seconds") as caught:
+        query_run(
+            run,
+            "SELECT count(*) FROM range(10000000) a, range(10000000) b WHERE a.range*b.range=7",
+            timeout_seconds=0.5,
+        )
+    assert caught.value.exit_code == 5
+    assert time.monotonic() - began < 10
+
+
+def test_a_query_with_too_many_rows_is_stopped(run: Run) -> None:
+    # FAULTS: Q2
+    with pytest.raises(ResourceError, match="more than 1,000 rows"):
+        query_run(run, "SELECT * FROM range(1000000000)", max_rows=1000)
+    assert len(query_run(run, "SELECT * FROM range(1000)", max_rows=1000)) == 1000
+
+
+def test_a_query_with_too_much_memory_is_stopped(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    # FAULTS: Q2
+    monkeypatch.setattr("cit_curate.query.SPILL_LIMIT", "1MB")
+    with RunDatabase(run, memory_limit="30MB") as database:
+        with pytest.raises(ResourceError, match="memory"):
+            database.query("SELECT md5(range::VARCHAR) AS h FROM range(9000000) ORDER BY h")
+
+
+def test_a_query_sees_the_steps_that_were_committed_when_it_began(tmp_path: Path) -> None:
+    # FAULTS: Q3
+    run = small_run(tmp_path / "run", steps=1)
+    late = [scanned(20, outer_step=1, similarity=0.9, entry=0, classes=["cat"])]
+    write_step(run, 1, selections=late, commit=False)
+    sql = "SELECT max(outer_step) AS last FROM selections"
+    assert query_run(run, sql).to_pylist() == [{"last": 0}]
+    with RunDatabase(run) as database:
+        write_step(run, 1, selections=late)
+        assert database.query(sql).to_pylist() == [{"last": 0}]
+    assert query_run(run, sql).to_pylist() == [{"last": 1}]
+
+
+@pytest.mark.parametrize("name", ["it's", "run[1]", "a*b?", "with space", "üñ", "100%"])
+def test_a_run_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / "run1").mkdir()
+    run = small_run(tmp_path / name / "run", steps=1)
+    assert len(query_run(run, "FROM selections")) == 7
+
+
+def test_a_relative_run_path_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_run(tmp_path / "run", steps=1)
+    monkeypatch.chdir(tmp_path)
+    assert len(query_run(Run.open("run"), "FROM selections")) == 7
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "run", steps=1)
+    path = run.files("selections")[0]
+    path.write_bytes(b"\0" * path.stat().st_size)
+    with pytest.raises(DamagedError, match="selections/step=000000/lane=00000.parquet"):
+        query_run(run, "FROM selections")
+    path.unlink()
+    with pytest.raises(DamagedError, match="is missing"):
+        query_run(run, "FROM selections")
+
+
+def test_the_spill_folder_is_removed(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    query_run(run, "FROM counts")
+    with pytest.raises(QueryError):
+        query_run(run, "FROM nothing")
+    assert list(tmp_path.iterdir()) == []
+    shutil.rmtree(tmp_path)

@@ -1,0 +1,134 @@
+"""The encoder's promise: a caption's vector, whatever else is embedded with it."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel
+
+from cit_curate.config import TextTowerConfig
+from cit_curate.errors import ConfigError, NotFiniteError
+from cit_curate.metadata.entries import MetadataEntry
+from cit_curate.text_encoder import TextEncoder, embed_metadata, load_text_tower
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+MINILM = TextTowerConfig(text_encoder="package:minilm")
+
+
+@pytest.fixture(scope="module")
+def encoder() -> TextEncoder:
+    return TextEncoder.load(MINILM)
+
+
+@pytest.fixture(scope="module")
+def captions() -> list[str]:
+    with (GOLDEN / "captions.csv").open(newline="", encoding="utf-8") as stream:
+        return [row["caption"] for row in csv.DictReader(stream)][:400]
+
+
+def test_a_vector_is_bit_identical_whatever_else_is_embedded(
+    encoder: TextEncoder, captions: list[str]
+) -> None:
+    whole = encoder.embed(captions)
+    order = np.random.default_rng(0).permutation(len(captions))
+    np.testing.assert_array_equal(encoder.embed([captions[row] for row in order]), whole[order])
+    np.testing.assert_array_equal(encoder.embed(captions[5:8]), whole[5:8])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        np.testing.assert_array_equal(encoder.embed(captions[:100]), whole[:100])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_vector_equals_that_of_the_caption_padded_to_32(
+    encoder: TextEncoder, captions: list[str]
+) -> None:
+    tower, tokenizer = load_text_tower(MINILM)
+    tokens = tokenizer(
+        captions, padding="max_length", truncation=True, max_length=32, return_tensors="pt"
+    )
+    with torch.inference_mode():
+        pooled = tower.eval()(**tokens).pooler_output
+    padded = torch.nn.functional.normalize(pooled, dim=-1).numpy()
+    np.testing.assert_allclose(encoder.embed(captions), padded, atol=1e-6)
+
+
+def test_vectors_have_unit_norm_and_nothing_gives_nothing(encoder: TextEncoder) -> None:
+    vectors = encoder.embed(["a cat", "", "a" * 5000])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert encoder.embed([]).shape == (0, encoder.dim)
+
+
+def test_the_fingerprint_follows_weights_pooling_and_length(encoder: TextEncoder) -> None:
+    assert TextEncoder.load(MINILM).fingerprint == encoder.fingerprint
+    shorter = TextTowerConfig(text_encoder="package:minilm", max_text_length=16)
+    mean = TextTowerConfig(text_encoder="package:minilm", pooling="mean")
+    changed, tokenizer = load_text_tower(MINILM)
+    with torch.no_grad():
+        changed.pooler.dense.bias[0] += 1e-6
+    fingerprints = {
+        encoder.fingerprint,
+        TextEncoder.load(shorter).fingerprint,
+        TextEncoder.load(mean).fingerprint,
+        TextEncoder(changed, tokenizer).fingerprint,
+    }
+    assert len(fingerprints) == 4
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_other_poolings_are_a_registered_model_that_loads_again(
+    pooling: str, captions: list[str], tmp_path: Path
+) -> None:
+    config = TextTowerConfig(text_encoder="package:minilm", pooling=pooling)  # type: ignore[arg-type]
+    tower, tokenizer = load_text_tower(config)
+    tokens = tokenizer(captions[:4], padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        plain = AutoModel.from_pretrained(tower.tower.config._name_or_path).eval()
+        hidden = plain(**tokens).last_hidden_state
+        mask = tokens["attention_mask"].unsqueeze(-1)
+        mean = (hidden * mask).sum(1) / mask.sum(1)
+        expected = hidden[:, 0] if pooling == "cls" else mean
+        torch.testing.assert_close(tower.eval()(**tokens).pooler_output, expected)
+    tower.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    again = TextEncoder.load(TextTowerConfig(text_encoder=str(tmp_path)))
+    first = TextEncoder(tower, tokenizer)
+    np.testing.assert_array_equal(again.embed(captions[:9]), first.embed(captions[:9]))
+    assert again.fingerprint == first.fingerprint
+
+
+def test_an_entry_is_the_mean_over_its_names_and_templates(encoder: TextEncoder) -> None:
+    entries = [MetadataEntry("cat", ("kitten",)), MetadataEntry("dog")]
+    vectors = embed_metadata(encoder.embed, entries, ["a {}", "the {}"])
+    texts = encoder.embed(["a cat", "the cat", "a kitten", "the kitten"])
+    expected = texts.mean(axis=0) / np.linalg.norm(texts.mean(axis=0))
+    np.testing.assert_allclose(vectors[0], expected, atol=1e-6)
+    assert vectors.shape == (2, encoder.dim)
+
+
+def test_a_class_without_a_finite_vector_is_named() -> None:
+    # FAULTS: E2
+    def embed(texts: object) -> np.ndarray:
+        return np.array([[1, 0], [np.nan, 0]], dtype=np.float32)
+
+    with pytest.raises(NotFiniteError, match="dog"):
+        embed_metadata(embed, [MetadataEntry("cat"), MetadataEntry("dog")], ["{}"])
+
+
+def test_broken_weights_are_an_error_that_names_the_caption() -> None:
+    tower, tokenizer = load_text_tower(MINILM)
+    with torch.no_grad():
+        tower.pooler.dense.bias[0] = torch.nan
+    with pytest.raises(NotFiniteError, match="a cat"):
+        TextEncoder(tower, tokenizer).embed(["a cat"])
+
+
+def test_a_missing_model_says_what_to_give_instead(tmp_path: Path) -> None:
+    # FAULTS: E8
+    with pytest.raises(ConfigError, match="package:minilm"):
+        load_text_tower(TextTowerConfig(text_encoder="nobody/has-this-model"))
+    with pytest.raises(ConfigError, match="package:minilm"):
+        load_text_tower(TextTowerConfig(text_encoder=str(tmp_path)))
