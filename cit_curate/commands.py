@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -42,12 +42,13 @@ def query(
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     max_rows: int = DEFAULT_MAX_ROWS,
 ) -> None:
-    """Ask a run in SQL: one SELECT over selections, used, rounds, counts, near_misses, rejects, pairs.
+    """Ask a run in SQL: one SELECT over its views.
 
-    The columns are those of the run's Parquet files (DESCRIBE selections shows them); counts has
-    pair_key, image_id, text_key, count; pairs are the pool's. A run that is still going shows its
-    committed outer steps. The SQL reaches no file, network or setting: a guard against accidents
-    and pasted SQL, not a server for strangers.
+    They are selections, used, rounds, near_misses, rejects, counts (pair_key, image_id, text_key,
+    count) and pairs (the pool's); DESCRIBE selections shows its columns, which are those of the
+    run's Parquet files. A run that is still going shows its committed outer steps. The SQL reaches
+    no file, network or setting: a guard against accidents and pasted SQL, not a server for
+    strangers.
 
     Args:
         run: The run's folder.
@@ -182,16 +183,19 @@ def _print_table(table: pa.Table) -> None:
     drawn = Table(header_style="bold")
     for field in table.schema:
         number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
-        justify = "right" if number else "left"
-        drawn.add_column(Text(printable(field.name)), justify=justify, overflow="fold")  # type: ignore[arg-type]
+        justify: JustifyMethod = "right" if number else "left"
+        drawn.add_column(Text(printable(field.name)), justify=justify, overflow="fold")
     columns = [column.to_pylist() for column in shown.columns]
     for row in zip(*columns, strict=True):
         drawn.add_row(*(Text(_cell(value)) for value in row))
-    console = Console(highlight=False)
-    console.print(drawn)
     rest = "; --csv, --json and --parquet FILE give all" if len(table) > len(shown) else ""
     rows = f"{len(shown):,} of {len(table):,} rows" if rest else f"{len(table):,} rows"
-    console.print(Text(f"{rows}{rest}", style="dim"))
+    console = Console(highlight=False)
+    # Captured, since rich itself would end the process with 1 when the pipe is closed.
+    with console.capture() as captured:
+        console.print(drawn)
+        console.print(Text(f"{rows}{rest}", style="dim"))
+    sys.stdout.write(captured.get())
 
 
 def _cell(value: object) -> str:
@@ -247,9 +251,7 @@ def _show(summary: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
         if as_json:
             _print_json(summary)
             return
-        console = Console(soft_wrap=True, highlight=False)
-        for line in lines:
-            console.print(Text(printable(line)))
+        sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
 
 
 @contextmanager

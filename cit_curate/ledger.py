@@ -143,7 +143,23 @@ class Run:
         """Start a run in a folder that is absent or empty.
 
         Raises:
-            ConfigError: The folder has something in it, and neither resume nor overwrite was asked.
+            ConfigError: See `check_free`.
+        """
+        cls.check_free(path, overwrite=overwrite)
+        if path.is_dir():
+            shutil.rmtree(path)
+        (path / "manifests").mkdir(parents=True)
+        write_json(path / "environment.json", environment)
+        write_json(path / "config.json", config)
+        return cls(path)
+
+    @staticmethod
+    def check_free(path: Path, *, overwrite: bool) -> None:
+        """Make sure that a run may be started in a folder.
+
+        Raises:
+            ConfigError: The folder has something in it, and overwrite was not asked; or what is
+                in it is not a run.
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             if not overwrite:
@@ -156,11 +172,6 @@ class Run:
                     f"{path} is not a run folder (it has no config.json), so --overwrite leaves it "
                     "alone; choose another --out"
                 )
-            shutil.rmtree(path)
-        (path / "manifests").mkdir(parents=True)
-        write_json(path / "environment.json", environment)
-        write_json(path / "config.json", config)
-        return cls(path)
 
     @classmethod
     def open(cls, path: Path | str) -> "Run":

@@ -160,10 +160,16 @@ class RunDatabase:
         return rows
 
     def batches(self, sql: str) -> Iterator[pa.RecordBatch]:
-        """The result of our own SQL, unchecked, at most `BATCH_ROWS` rows at a time."""
-        with self._named_errors():
-            # A cursor of its own, so that other queries may run while this result is read.
-            yield from self._connection.cursor().sql(sql).to_arrow_reader(BATCH_ROWS)
+        """The result of our own SQL, unchecked, batch by batch; at least one, maybe empty."""
+        # A cursor of its own, so that other queries may run while this result is read.
+        with self._named_errors(), self._connection.cursor() as cursor:
+            reader = cursor.sql(sql).to_arrow_reader(BATCH_ROWS)
+            num_batches = 0
+            for batch in reader:
+                yield batch
+                num_batches += 1
+            if not num_batches:
+                yield pa.RecordBatch.from_pylist([], schema=reader.schema)
 
     def _create_views(self, run: Run, pool: PairSource | None) -> None:
         sources: dict[str, list[Path]] = {
@@ -243,6 +249,10 @@ class RunDatabase:
         # DuckDB's stream raises what pyarrow makes of its message: OSError or ArrowException.
         except (duckdb.Error, pa.ArrowException, OSError, RuntimeError) as error:
             message = short_message(error)
+            if "No space left" in message:
+                raise ResourceError(
+                    f"the disk is full: {message}; free space in {self._spill}"
+                ) from None
             if isinstance(error, duckdb.IOException) or ".parquet" in message:
                 raise DamagedError(
                     f"a file of the run or its pool cannot be read: {message}"
@@ -265,18 +275,18 @@ def query_run(
 
 def _ledger_view(table: LedgerTable, patterns: Sequence[str]) -> str:
     if patterns:
-        return f"CREATE VIEW {table} AS SELECT * FROM {_scan(patterns)}"
+        return f"CREATE VIEW {table} AS FROM {_scan(patterns)}"
     columns = ", ".join(
         f"CAST(NULL AS {_SQL_TYPES[field.type]}) AS {_identifier(field.name)}"
         for field in SCHEMAS[table]
     )
-    return f"CREATE VIEW {table} AS SELECT {columns} WHERE false"  # noqa: S608
+    return f"CREATE VIEW {table} AS SELECT {columns} WHERE false"
 
 
 def _pairs_view(patterns: Sequence[str]) -> str:
     key = "concat(image_id, '_', text_key) AS pair_key"
     if patterns:
-        return f"CREATE VIEW pairs AS SELECT {key}, * FROM {_scan(patterns)}"
+        return f"CREATE VIEW pairs AS FROM {_scan(patterns)} SELECT {key}, *"
     return (
         "CREATE VIEW pairs AS SELECT NULL::VARCHAR AS pair_key, NULL::VARCHAR AS image_id, "
         "NULL::VARCHAR AS text_key, NULL::VARCHAR AS caption, NULL::VARCHAR AS image_uri, "

@@ -72,10 +72,7 @@ class TextEncoder:
         tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
         tokenizer |= {"truncation": None, "padding": None}
         digest.update(json.dumps(tokenizer, sort_keys=True).encode())
-        for name, weight in sorted(self.tower.state_dict().items()):
-            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-            flat = weight.detach().contiguous().cpu().reshape(-1)
-            digest.update(memoryview(flat.view(torch.uint8).numpy()))
+        digest.update(weights_sha256(self.tower).encode())
         return digest.hexdigest()
 
     def embed(self, texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> Float32:
@@ -168,6 +165,16 @@ def embed_metadata(
         if not np.isfinite(norm) or norm == 0:
             raise NotFiniteError(f"the vector of metadata entry {entry.name!r} has norm {norm}")
     return np.asarray(means / norms, dtype=np.float32)
+
+
+def weights_sha256(tower: PreTrainedModel) -> str:
+    """Hex SHA-256 of a model's weights and buffers, by name."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(tower.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        flat = weight.detach().contiguous().cpu().reshape(-1)
+        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+    return digest.hexdigest()
 
 
 def load_text_tower(config: TextTowerConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -157,10 +157,11 @@ def read_image_bytes(root: Path, image_uri: str, *, max_bytes: int = MAX_IMAGE_B
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     except (OSError, ValueError, RuntimeError) as error:
         raise ImageRejected("missing_image", f"{root / image_uri}: {error}") from error
-    with open(descriptor, "rb") as stream:  # noqa: PTH123
-        state = os.fstat(descriptor)
-        if not stat.S_ISREG(state.st_mode):
-            raise ImageRejected("missing_image", f"{path} is not a plain file")
+    state = os.fstat(descriptor)
+    if not stat.S_ISREG(state.st_mode):
+        os.close(descriptor)
+        raise ImageRejected("missing_image", f"{path} is not a plain file")
+    with os.fdopen(descriptor, "rb") as stream:
         data = stream.read(max_bytes + 1) if state.st_size <= max_bytes else b""
     if state.st_size > max_bytes or len(data) > max_bytes:
         raise ImageRejected(

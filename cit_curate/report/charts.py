@@ -7,6 +7,7 @@ serves the light and the dark page. Every text is escaped.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup, escape
 
@@ -262,7 +263,7 @@ def _thinned(points: Sequence[Point]) -> list[Point]:
     if len(points) <= MAX_POINTS:
         return list(points)
     edges = [round(index * len(points) / MAX_POINTS) for index in range(MAX_POINTS + 1)]
-    buckets = [points[first:last] for first, last in zip(edges[:-1], edges[1:], strict=True)]
+    buckets = [points[first:last] for first, last in pairwise(edges)]
     return [
         (sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part))
         for part in buckets

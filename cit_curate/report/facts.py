@@ -39,8 +39,8 @@ WITH kept AS (
     FROM selections WHERE metadata_id IN (SELECT unnest($1::INTEGER[]))
     GROUP BY metadata_id, pair_key),
 ranked AS (
-    SELECT *, row_number() OVER (PARTITION BY metadata_id ORDER BY similarity DESC, pair_key) AS best,
-           row_number() OVER (PARTITION BY metadata_id ORDER BY similarity, pair_key) AS worst
+    SELECT *, row_number() OVER (PARTITION BY metadata_id ORDER BY similarity DESC, pair_key) best,
+              row_number() OVER (PARTITION BY metadata_id ORDER BY similarity, pair_key) worst
     FROM kept)
 SELECT metadata_id, pair_key, similarity, best, worst FROM ranked
 WHERE best <= $2 OR worst <= $2 ORDER BY metadata_id, best
@@ -260,7 +260,7 @@ def _pairs_of(database: RunDatabase, keys: Sequence[str]) -> dict[str, dict[str,
 def _example(row: Mapping[str, Any], pair: Mapping[str, Any]) -> Example:
     return Example(
         pair_key=row["pair_key"],
-        similarity=row["similarity"],
+        similarity=math.nan if row["similarity"] is None else row["similarity"],
         caption=shortened(pair.get("caption", ""), MAX_CAPTION),
         image_uri=pair.get("image_uri", ""),
         source=pair.get("source", ""),

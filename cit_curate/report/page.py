@@ -103,6 +103,15 @@ def _charts(facts: RunFacts) -> dict[str, str]:
             threshold=threshold,
             label="Best similarity of the scanned captions",
         ),
+        "captions": charts.line_chart(
+            [
+                charts.Series("scanned", [(s.outer_step, s.scanned) for s in steps]),
+                charts.Series("kept", [(s.outer_step, s.kept) for s in steps], "b"),
+            ],
+            label="Captions scanned and kept per outer step",
+            x_label="outer step",
+            from_zero=True,
+        ),
         "accuracy": charts.line_chart(
             [
                 charts.Series("accuracy", [(e.update, e.accuracy) for e in evaluations]),

@@ -101,7 +101,9 @@ class RawPairs:
     rejects: list[Reject]
 
 
-class _RejectRowError(Exception):
+class RejectRowError(Exception):
+    """A row that makes no pair; caught by `pairs_of`."""
+
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
@@ -163,8 +165,8 @@ def pairs_of(
                 fixed.append(was_bad or was_cut)
             if len(taken) == count:
                 what = ", ".join(key for key, _ in texts)
-                raise _RejectRowError("empty_text", f"image {image_id}: no text in {what}")
-        except _RejectRowError as reject:
+                raise RejectRowError("empty_text", f"image {image_id}: no text in {what}")
+        except RejectRowError as reject:
             rejects.append(Reject(line, reject.reason, reject.detail, rows.records[place]))
     table = pa.table(
         [
@@ -189,14 +191,14 @@ def pairs_of(
 def checked_image_id(value: str | None) -> str:
     """The id itself, when it can be part of a pair key."""
     if not value:
-        raise _RejectRowError("bad_image_id", "the image id is empty")
+        raise RejectRowError("bad_image_id", "the image id is empty")
     if not (value.isascii() and value.isprintable()) and _CONTROL.search(value):
         shown = _shown(value)
         detail = f"image id {shown} has control characters or is not UTF-8"
-        raise _RejectRowError("bad_image_id", detail)
+        raise RejectRowError("bad_image_id", detail)
     if len(value) * 4 > MAX_IMAGE_ID_BYTES and len(value.encode()) > MAX_IMAGE_ID_BYTES:
         detail = f"image id {_shown(value)} is longer than {MAX_IMAGE_ID_BYTES} bytes"
-        raise _RejectRowError("bad_image_id", detail)
+        raise RejectRowError("bad_image_id", detail)
     return value
 
 
@@ -206,18 +208,18 @@ def checked_image_uri(value: str | None, image_root: Path) -> str:
         return ""
     if _CONTROL.search(value):
         detail = f"image {_shown(value)} has control characters or is not UTF-8"
-        raise _RejectRowError("bad_image_path", detail)
+        raise RejectRowError("bad_image_path", detail)
     if _SCHEME.match(value):
         if value.startswith(("http://", "https://")):
             return value
         detail = f"image {_shown(value)} is neither a path nor http(s)"
-        raise _RejectRowError("bad_image_path", detail)
+        raise RejectRowError("bad_image_path", detail)
     if value.startswith("/"):
         value = posixpath.relpath(posixpath.normpath(value), image_root.as_posix())
     elif "//" in value or "./" in value or value.endswith((".", "/")):
         value = posixpath.normpath(value)
     if value == ".." or value.startswith("../"):
-        raise _RejectRowError("path_escapes", f"image {_shown(value)} lies outside {image_root}")
+        raise RejectRowError("path_escapes", f"image {_shown(value)} lies outside {image_root}")
     return value
 
 
@@ -233,7 +235,7 @@ def _checked_text_key(value: str | None) -> str:
     key = _text_key(value) if value else None
     if key is None or len(key) > MAX_IMAGE_ID_BYTES:
         detail = f"text key {_shown(value or '')} has no letter or digit, or too many"
-        raise _RejectRowError("bad_text_key", detail)
+        raise RejectRowError("bad_text_key", detail)
     return key
 
 

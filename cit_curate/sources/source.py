@@ -1,5 +1,6 @@
 """From what a person names on the command line to sources that can be read."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,8 @@ def open_source(source: Source, columns: Columns) -> SourceReader:
 def _format_of(path: Path, format: Format) -> Literal["csv", "tsv", "parquet", "folder"]:
     if not path.exists():
         raise ConfigError(f"the source {path} does not exist")
+    if not os.access(path, os.R_OK):
+        raise ConfigError(f"the source {path} may not be read by this user")
     if format == "auto":
         if path.is_dir():
             return "parquet" if any(path.glob("*.parquet")) else "folder"

@@ -27,7 +27,8 @@ def open_table(path: Path, columns: Columns, kind: Literal["csv", "tsv"]) -> Sou
         ConfigError: A chosen column is missing.
         BadInputError: The file is empty.
     """
-    header = next(_records(path, kind))[2]
+    first = next(_records(path, kind), None)
+    header = first[2] if first else None
     if header is None or not any(header):
         raise BadInputError(f"{path} has no header line; its first line must name the columns")
     columns.check([replace_bad_text(name)[0] for name in header], path)

@@ -96,6 +96,6 @@ def test_sources_are_found_by_suffix_and_named_once(tmp_path):
     for wrong in ([], [tmp_path / "none.csv"]):
         with pytest.raises(ConfigError):
             find_sources(wrong)
+    (tmp_path / "a.dat").write_bytes(b"")
     with pytest.raises(ConfigError, match="suffix"):
-        (tmp_path / "a.dat").write_bytes(b"")
         find_sources([tmp_path / "a.dat"])

@@ -1,0 +1,182 @@
+"""Curation without training: one outer step, or a whole pass, into a run folder."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
+from cit_curate.curator import Embedder, LaneScan, ScanTotals
+from cit_curate.environment import describe_environment
+from cit_curate.ledger import Commit, Run
+from cit_curate.metadata.entries import MetadataEntry, load_metadata
+from cit_curate.pool.order import ScanOrder
+from cit_curate.pool.pool import Pool
+from cit_curate.records import Float32, PoolCursor
+from cit_curate.text_encoder import TextEncoder, embed_metadata
+from cit_curate.threshold import SimilaritySample, sample_similarity
+from indexes.durable import FileEntry
+from indexes.protocol import MetadataIndex
+from indexes.versioned import VersionedIndex
+
+ScanProgress = Callable[[int, ScanTotals], None]
+
+
+@dataclass(frozen=True)
+class LaneSelection:
+    """What one lane's scan gave: the pairs that were asked for, and the scan, to ask it further."""
+
+    scan: LaneScan
+    rows: pa.Table
+
+
+class Curator:
+    """The outer loop's side of a run: metadata, their index, and each lane's scan of the pool."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        metadata: MetadataConfig,
+        config: CurateConfig,
+        *,
+        index_folder: Path | None = None,
+    ) -> None:
+        self.pool = pool
+        self.config = config
+        self.templates = metadata.templates
+        self.entries: Sequence[MetadataEntry] = load_metadata(metadata)
+        self.index = VersionedIndex(config.index, index_folder)
+        self.orders = tuple(
+            ScanOrder(
+                pool,
+                seed=config.seed,
+                lane=lane,
+                num_lanes=config.lanes,
+                order=config.order,
+                texts=config.texts,
+            )
+            for lane in range(config.lanes)
+        )
+
+    def refresh(self, encoder: Embedder) -> MetadataIndex:
+        """The index of the metadata under an encoder; rebuilt only if the encoder changed."""
+
+        def embed() -> Float32:
+            return embed_metadata(encoder.embed, self.entries, self.templates)
+
+        entries = [asdict(entry) for entry in self.entries]
+        version = hashlib.sha256(
+            json.dumps([encoder.fingerprint, entries, self.templates]).encode()
+        )
+        return self.index.refresh(version.hexdigest(), embed)
+
+    def run(
+        self,
+        encoder: Embedder,
+        index: MetadataIndex,
+        cursors: Sequence[PoolCursor],
+        *,
+        outer_step: int,
+        update: int,
+        num_pairs: int | None,
+        on_progress: ScanProgress | None = None,
+    ) -> list[LaneSelection]:
+        """One outer step: the next kept pairs of every lane, by caption alone.
+
+        Args:
+            encoder: The text encoder as it is now.
+            index: The metadata under that encoder.
+            cursors: Where each lane's scan stands.
+            outer_step: Its number.
+            update: Updates made so far.
+            num_pairs: Pairs of each lane; None = all that `max_passes` passes have.
+            on_progress: Called with lane and totals after each scanned batch.
+
+        Raises:
+            ShortfallError: See `LaneScan.take`.
+        """
+        selections = []
+        for lane, (order, cursor) in enumerate(zip(self.orders, cursors, strict=True)):
+            scan = LaneScan(
+                self.config,
+                order=order,
+                entries=self.entries,
+                encoder=encoder,
+                index=index,
+                cursor=cursor,
+                outer_step=outer_step,
+                lane=lane,
+                update=update,
+                on_progress=_for_lane(on_progress, lane),
+            )
+            selections.append(LaneSelection(scan, scan.take(num_pairs)))
+        return selections
+
+    def sample(self, encoder: Embedder) -> SimilaritySample:
+        """Similarities of the first captions of lane 0's scan."""
+        return sample_similarity(self.orders[0], encoder, self.refresh(encoder), self.entries)
+
+
+def write_scan(run: Run, scan: LaneScan, rows: pa.Table) -> list[FileEntry]:
+    """Write the ledger tables that a scan alone determines; `rows` are its selection."""
+    place = {"outer_step": scan.outer_step, "lane": scan.lane}
+    selected = scan.ledger_rows(rows, "selections")
+    missed = scan.ledger_rows(scan.near_misses, "near_misses")
+    return [
+        run.write_table("selections", selected, **place),
+        run.write_table("near_misses", missed, **place),
+        run.write_table("rounds", scan.round_row(selected=len(rows)), **place),
+    ]
+
+
+def curate(
+    pool: Pool,
+    metadata: MetadataConfig,
+    text: TextTowerConfig,
+    config: CurateConfig,
+    out: Path,
+    *,
+    num_pairs: int | None,
+    overwrite: bool = False,
+    on_progress: ScanProgress | None = None,
+) -> Run:
+    """One outer step without training, committed to a new run folder.
+
+    Raises:
+        ConfigError: The folder is not empty, or the encoder or metadata are not to be had.
+        ShortfallError: See `LaneScan.take`.
+    """
+    Run.check_free(out, overwrite=overwrite)
+    encoder = TextEncoder.load(text)
+    curator = Curator(pool, metadata, config)
+    settings = {
+        "pool": str(pool.path.resolve()),
+        "pool_fingerprint": pool.fingerprint,
+        **asdict(metadata),
+        **asdict(text),
+        **asdict(config),
+        "max_pairs": num_pairs,
+    }
+    selections = curator.run(
+        encoder,
+        curator.refresh(encoder),
+        [PoolCursor()] * config.lanes,
+        outer_step=0,
+        update=0,
+        num_pairs=num_pairs,
+        on_progress=on_progress,
+    )
+    run = Run.create(out, config=settings, environment=describe_environment(), overwrite=overwrite)
+    files = [entry for each in selections for entry in write_scan(run, each.scan, each.rows)]
+    cursors = tuple(each.scan.cursor for each in selections)
+    run.commit(Commit(outer_step=0, update=0, cursors=cursors, files=tuple(files)))
+    return run
+
+
+def _for_lane(on_progress: ScanProgress | None, lane: int) -> Callable[[ScanTotals], None] | None:
+    if on_progress is None:
+        return None
+    return lambda totals: on_progress(lane, totals)

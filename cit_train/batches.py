@@ -1,0 +1,201 @@
+"""Shards to the batches of one update and lane, in training order.
+
+`BatchStream` follows the shard folders of a run from one outer step to the next: it waits for a
+shard that is still being written, and never for one that follows it. Workers of a DataLoader
+share the batches out by number, so that the order is that of one process.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from cit_curate.captions import augment_tags
+from cit_curate.errors import PeerLostError
+from cit_curate.ledger import step_folder
+from cit_curate.pool.images import read_image
+from cit_curate.records import split_pair_key
+from cit_curate.shards import Sample, read_shard, shard_entry
+from cit_train.stream import lane_prefix
+from cit_train.transforms import train_view
+
+# First words of the random keys of training.
+CROP_KEY = 31
+TAG_KEY = 32
+_POLL_SECONDS = 0.02
+_TELL_AFTER_SECONDS = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LaneBatch:
+    """What one lane brings to one update.
+
+    Attributes:
+        outer_step: The outer step it belongs to.
+        lane: The lane.
+        start: Place of its first pair in the lane's training order of this outer step.
+        captions: The texts that are trained on; tags augmented anew.
+        pair_keys: Their pairs.
+        images: The images' own bytes.
+        views: uint8 [batch, 3, side, side], a random crop each; None with cached features.
+    """
+
+    outer_step: int
+    lane: int
+    start: int
+    captions: list[str]
+    pair_keys: list[str]
+    images: list[bytes]
+    views: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """What a stream of batches depends on."""
+
+    folder: Path
+    batch_size: int
+    lanes: int
+    seed: int
+    augments_tags: bool
+    side: int
+    max_pixels: int
+    with_views: bool
+    wait_seconds: float
+
+
+class BatchStream(IterableDataset[LaneBatch]):
+    """The batches of every outer step from `outer_step` on, lanes in turn; it does not end."""
+
+    def __init__(self, config: StreamConfig, outer_step: int) -> None:
+        self.config = config
+        self.outer_step = outer_step
+
+    def __iter__(self) -> Iterator[LaneBatch]:
+        """Batches of this worker: every `num_workers`-th one."""
+        worker = get_worker_info()
+        number, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        index = 0
+        outer_step = self.outer_step
+        while True:
+            lanes = [self._samples(outer_step, lane) for lane in range(self.config.lanes)]
+            start = 0
+            while groups := [_next_samples(lane, self.config.batch_size) for lane in lanes]:
+                if any(len(group) < self.config.batch_size for group in groups):
+                    break
+                for lane, samples in enumerate(groups):
+                    if index % num_workers == number:
+                        yield self._batch(outer_step, lane, start, samples)
+                    index += 1
+                start += self.config.batch_size
+            outer_step += 1
+
+    def _samples(self, outer_step: int, lane: int) -> Iterator[Sample]:
+        """A lane's samples of one outer step, shard by shard as they are closed."""
+        folder = self.config.folder / step_folder(outer_step)
+        number = 0
+        while self._wait_for_shard(folder, lane, number):
+            path = folder / f"{lane_prefix(lane)}-{number:06d}.tar"
+            yield from read_shard(folder, shard_entry(path))
+            number += 1
+
+    def _wait_for_shard(self, folder: Path, lane: int, number: int) -> bool:
+        """Wait until a shard is closed (true) or the lane is complete without it (false)."""
+        prefix = lane_prefix(lane)
+        entry = folder / f"{prefix}-{number:06d}.json"
+        started = time.monotonic()
+        told = False
+        while not entry.exists():
+            if (folder / f"{prefix}.json").exists():
+                return entry.exists()
+            if (folder / f"{prefix}.failed").exists():
+                raise PeerLostError(f"writing the shards of {folder} failed")
+            if not folder.exists():  # its outer step is still being curated
+                started = time.monotonic()
+            waited = time.monotonic() - started
+            if waited > _TELL_AFTER_SECONDS and not told:
+                logger.warning("training waits for %s", entry.with_suffix(".tar"))
+                told = True
+            if waited > self.config.wait_seconds:
+                raise PeerLostError(
+                    f"no shard {entry.with_suffix('.tar')} after {waited:.0f} s; "
+                    "raise --stream-seconds if the images are slow to read, and go on with --resume"
+                )
+            time.sleep(_POLL_SECONDS)
+        return True
+
+    def _batch(self, outer_step: int, lane: int, start: int, samples: list[Sample]) -> LaneBatch:
+        config = self.config
+        captions = []
+        views = []
+        for place, sample in enumerate(samples, start):
+            key = (outer_step, lane, place)
+            captions.append(self._caption(sample, key))
+            if config.with_views:
+                image = read_image(sample.image, max_pixels=config.max_pixels)
+                rng = np.random.default_rng((config.seed, CROP_KEY, *key))
+                views.append(train_view(image, rng, side=config.side))
+        return LaneBatch(
+            outer_step,
+            lane,
+            start,
+            captions,
+            [sample.pair_key for sample in samples],
+            [sample.image for sample in samples],
+            torch.stack(views) if views else None,
+        )
+
+    def _caption(self, sample: Sample, key: tuple[int, ...]) -> str:
+        is_tag = split_pair_key(sample.pair_key)[1] == "tag"
+        if not (is_tag and self.config.augments_tags):
+            return sample.caption
+        return augment_tags(
+            sample.caption, np.random.default_rng((self.config.seed, TAG_KEY, *key))
+        )
+
+
+def open_batches(stream: BatchStream, *, num_workers: int) -> Iterator[LaneBatch]:
+    """The stream's batches, made by worker processes when there are any; spawned, never forked."""
+    loader: DataLoader[Any] = DataLoader(
+        stream,
+        batch_size=None,
+        num_workers=num_workers,
+        multiprocessing_context="spawn" if num_workers else None,
+        persistent_workers=bool(num_workers),
+    )
+    return iter(loader)
+
+
+def _next_samples(samples: Iterator[Sample], batch_size: int) -> list[Sample]:
+    return [sample for _, sample in zip(range(batch_size), samples, strict=False)]
+
+
+def count_uses(batches: list[LaneBatch], first_update: int, lanes: int) -> list[dict[str, Any]]:
+    """Times used, first and last update of each pair; `batches` hold every lane of each update."""
+    uses: dict[tuple[int, str], dict[str, Any]] = {}
+    for number, batch in enumerate(batches):
+        update = first_update + number // lanes
+        for key in batch.pair_keys:
+            row = uses.setdefault(
+                (batch.lane, key),
+                {
+                    "outer_step": batch.outer_step,
+                    "lane": batch.lane,
+                    "pair_key": key,
+                    "times_used": 0,
+                    "first_update": update,
+                    "last_update": update,
+                },
+            )
+            row["times_used"] += 1
+            row["last_update"] = update
+    return list(uses.values())

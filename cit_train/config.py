@@ -1,0 +1,156 @@
+"""What a training run can be told; a run is a recipe with some fields replaced."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
+from cit_curate.errors import ConfigError
+
+Loss = Literal["cit", "clip"]
+VisionFeatures = Literal["live", "cached"]
+Precision = Literal["auto", "float32", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The dual encoder besides its text tower (CIT.md, "Inner loop")."""
+
+    vision_encoder: str = "package:efficientnet-lite0"
+    """Vision tower, frozen: Hugging Face or timm model id or directory, or packaged weights."""
+    projection_dim: int = 512
+    """Dimensions of the space that images and captions share."""
+
+    def __post_init__(self) -> None:
+        if self.projection_dim < 1:
+            raise ConfigError(f"--projection-dim is {self.projection_dim}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The inner loop (CIT.md, "Inner loop")."""
+
+    max_updates: int = 5_000
+    """Updates of the whole run."""
+    loss: Loss = "cit"
+    """Image to text only (cit), or the mean of both directions (clip)."""
+    lr: float = 5e-4
+    """Peak learning rate."""
+    min_lr: float = 1e-5
+    """Learning rate at the end of the cosine."""
+    text_lr: float | None = None
+    """Peak learning rate of the text tower; --lr when left out."""
+    projection_lr: float | None = None
+    """Peak learning rate of the two projections and the logit scale; --lr when left out."""
+    weight_decay: float = 0.2
+    """AdamW's weight decay; 1-dimensional parameters have none."""
+    projection_weight_decay: float = 1.0
+    """Weight decay of the two projections."""
+    vision_features: VisionFeatures = "live"
+    """Run the frozen vision tower on a fresh crop at every update (live), or once on a fixed set
+    of crops per image (cached), which makes a CPU enough."""
+    cached_views: int = 4
+    """Crops per image with cached vision features."""
+    feature_cache: str = ""
+    """Folder of the cached vision features, shared by runs; RUN/features when left out."""
+    precision: Precision = "auto"
+    """float16 = mixed precision with a gradient scaler, float32, or auto = float16 on a GPU."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    num_workers: int = 0
+    """Processes that read shards and decode images; 0 = within the training process."""
+    pairs_per_shard: int = 512
+    """Pairs of one WebDataset tar; the first closed one is what training waits for."""
+    keep_shards: str = "2"
+    """Outer steps whose shards are kept: a number, all or none; others can be made again."""
+    max_pixels: int = 64_000_000
+    """Images with more pixels are refused by their header."""
+    stream_seconds: float = 600.0
+    """How long training waits for the next shard before it gives up."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_updates", "cached_views", "pairs_per_shard", "max_pixels"):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--{flag} is {getattr(self, name)}; it must be at least 1")
+        for name in ("lr", "text_lr", "projection_lr"):
+            rate = getattr(self, name)
+            if rate is not None and not 0 < rate < 10:
+                raise ConfigError(f"--{name.replace('_', '-')} is {rate}; it is a rate above 0")
+        if self.keep_shards not in ("all", "none") and not self.keep_shards.isdigit():
+            raise ConfigError(f"--keep-shards is {self.keep_shards!r}; give a number, all or none")
+
+    @property
+    def warmup_updates(self) -> int:
+        """Updates of the linear warm-up: a 25th of all."""
+        return self.max_updates // 25
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Zero-shot evaluation while training (CIT.md, "Evaluation")."""
+
+    eval_data: str = ""
+    """Image folder with one sub-folder a class; left out, nothing is evaluated."""
+    eval_classes: str = ""
+    """File with the names of the classes, when the sub-folders' names are not."""
+    eval_every: int = 500
+    """Updates between two evaluations; the last update is always evaluated."""
+    prompts: tuple[str, ...] = ("a photo of a {}",)
+    """Templates of the class names; several are averaged."""
+    best_metric: Literal["accuracy", "mean_per_class"] = "accuracy"
+    """What `checkpoints/best` is chosen by."""
+
+    def __post_init__(self) -> None:
+        if self.eval_every < 1:
+            raise ConfigError(f"--eval-every is {self.eval_every}; it must be at least 1")
+        for prompt in self.prompts:
+            if prompt.count("{}") != 1:
+                raise ConfigError(f"--prompts: {prompt!r} needs {{}} once, for the class name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A whole run: every field of every part is a flag of `cit train`."""
+
+    pool: str = ""
+    """Folder made by `cit pool build`."""
+    metadata: MetadataConfig = field(default_factory=MetadataConfig)
+    text: TextTowerConfig = field(default_factory=TextTowerConfig)
+    curate: CurateConfig = field(default_factory=CurateConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+def flat(config: RunConfig) -> dict[str, Any]:
+    """The fields of all parts under their own names, as `config.json` holds them."""
+    values: dict[str, Any] = {}
+    for field_ in dataclasses.fields(config):
+        value = getattr(config, field_.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            values |= dataclasses.asdict(value)
+        else:
+            values[field_.name] = value
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+
+def replace_fields(config: RunConfig, **changes: Any) -> RunConfig:
+    """The config with fields of any part replaced by name.
+
+    Raises:
+        ConfigError: No part has such a field, or a value is out of range.
+    """
+    left = dict(changes)
+    parts: dict[str, Any] = {}
+    for field_ in dataclasses.fields(config):
+        value = getattr(config, field_.name)
+        if not dataclasses.is_dataclass(value) or isinstance(value, type):
+            if field_.name in left:
+                parts[field_.name] = left.pop(field_.name)
+            continue
+        names = {inner.name for inner in dataclasses.fields(value)} & left.keys()
+        parts[field_.name] = dataclasses.replace(value, **{name: left.pop(name) for name in names})
+    if left:
+        raise ConfigError(f"a run has no field {', '.join(sorted(left))}")
+    return dataclasses.replace(config, **parts)

@@ -1,0 +1,49 @@
+"""The contrastive losses of the inner loop (CIT.md, "Inner loop")."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["Loss", "contrastive_loss"]
+
+Loss = Literal["cit", "clip"]
+
+
+def contrastive_loss(image: Tensor, text: Tensor, logit_scale: Tensor, *, loss: Loss) -> Tensor:
+    """Cross-entropy of the scaled cosines; row i of one side belongs to row i of the other.
+
+    Both sides are L2-normalised here, so that projections may come as they are, and everything is
+    computed in float32, also under autocast.
+
+    Args:
+        image: float [batch, dim], projected image features of any norm.
+        text: float [batch, dim], projected text features of any norm.
+        logit_scale: float [], logarithm of the factor on the cosines.
+        loss: `cit` finds the text of each image (image→text only); `clip` is the mean of both
+            directions.
+
+    Returns:
+        float32 [], in nats.
+
+    Raises:
+        ValueError: The sides differ in shape, or the loss has another name.
+    """
+    if image.ndim != 2 or image.shape != text.shape:
+        raise ValueError(
+            f"image features are {tuple(image.shape)} and text features {tuple(text.shape)}; "
+            "both must be [batch, dim], one text for each image"
+        )
+    with torch.autocast(image.device.type, enabled=False):
+        image = functional.normalize(image.float(), dim=-1)
+        text = functional.normalize(text.float(), dim=-1)
+        # logits: float32 [batch images, batch texts]
+        logits = logit_scale.float().exp() * image @ text.T
+        own = torch.arange(len(logits), device=logits.device)
+        image_to_text = functional.cross_entropy(logits, own)
+        if loss == "cit":
+            return image_to_text
+        if loss == "clip":
+            return (image_to_text + functional.cross_entropy(logits.T, own)) / 2
+    raise ValueError(f"loss is {loss!r}; it is cit or clip")

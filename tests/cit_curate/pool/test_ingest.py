@@ -1,0 +1,400 @@
+"""Building pools: whole or absent, the same bytes every time, every dropped row accounted for."""
+
+import csv
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cit_curate.errors import BadInputError, ConfigError, DamagedError, ResourceError
+from cit_curate.pool import format as pool_format
+from cit_curate.pool import parts as pool_parts
+from cit_curate.pool.lock import builder_lock
+from cit_curate.pool.parts import cut_groups, image_starts
+from cit_curate.pool.pool import Pool, verify_pool
+from cit_curate.sources.columns import Columns
+
+LONG = Columns(text_key="key", caption="caption")
+WIDE = Columns(text=("title", "tag"), image="image")
+
+
+def write_long(path, rows):
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([("image_id", "key", "caption"), *rows])
+    return path
+
+
+def pairs_in(pool):
+    table = pa.concat_tables([pq.read_table(pool.path / p.file.path) for p in pool.parts])
+    return [(r["image_id"], r["text_key"], r["caption"]) for r in table.to_pylist()]
+
+
+def rejects_in(pool):
+    return [
+        (r["source"], r["row"], r["reason"])
+        for entry in pool.manifest.reject_parts
+        for r in pq.read_table(pool.path / entry.path).to_pylist()
+    ]
+
+
+def bytes_of(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*.parquet"))
+    }
+
+
+def test_rows_of_an_image_are_together_in_order_of_first_appearance(tmp_path):
+    rows = [("b", "t", "1"), ("a", "t", "2"), ("b", "d", "3"), ("c", "t", "4"), ("a", "d", "5")]
+    pool = Pool.build([write_long(tmp_path / "a.csv", rows)], tmp_path / "pool", columns=LONG)
+    expected = [("b", "t", "1"), ("b", "d", "3"), ("a", "t", "2"), ("a", "d", "5"), ("c", "t", "4")]
+    assert pairs_in(pool) == expected
+    assert (pool.num_pairs, pool.num_images, pool.has_images, pool.name) == (5, 3, False, "pool")
+    assert pool.manifest.text_keys == {"d": 2, "t": 3}
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_the_first_of_a_repeated_pair_key_wins(tmp_path):
+    # FAULTS: P4
+    first = write_long(tmp_path / "a.csv", [("1", "t", "x"), ("1", "t", "y"), ("2", "t", "z")])
+    second = write_long(tmp_path / "b.csv", [("3", "t", "w"), ("2", "T", "again")])
+    pool = Pool.build([first, second], tmp_path / "pool", columns=LONG)
+    assert pairs_in(pool) == [("1", "t", "x"), ("2", "t", "z"), ("3", "t", "w")]
+    assert rejects_in(pool) == [("a.csv", 3, "duplicate_key"), ("b.csv", 3, "duplicate_key")]
+    detail = pq.read_table(pool.path / "rejects/part-000000.parquet")["detail"].to_pylist()
+    assert detail[1] == "pair key 2_t came first in a.csv row 4"
+
+
+ids = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            ids,
+            st.sampled_from(["t", "tag", "D_x"]),
+            st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=8),
+        ),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_every_row_is_a_pair_or_a_reject(tmp_path_factory, rows):
+    # FAULTS: P1, P2, P5
+    folder = tmp_path_factory.mktemp("rows")
+    source = write_long(folder / "a.csv", [*rows, ("last", "t", "so that the pool is not empty")])
+    pool = Pool.build([source], folder / "pool", columns=LONG)
+    assert pool.num_pairs + sum(pool.manifest.rejects.values()) == len(rows) + 1
+    assert len(rejects_in(pool)) == sum(pool.manifest.rejects.values())
+    found = pairs_in(pool)
+    wanted = {(image, key.lower().replace("_", "-"), text) for image, key, text in rows}
+    assert set(found) - {("last", "t", "so that the pool is not empty")} <= wanted
+    assert len({(image, key) for image, key, _ in found}) == len(found)
+
+
+def test_the_same_sources_give_the_same_bytes(tmp_path):
+    rng = random.Random(0)
+    rows = [(str(rng.randrange(400)), rng.choice("abc"), f"text {n}") for n in range(3000)]
+    source = write_long(tmp_path / "a.csv", rows)
+    one = Pool.build([source], tmp_path / "one", columns=LONG)
+    two = Pool.build([source], tmp_path / "two", columns=LONG)
+    assert bytes_of(one.path) == bytes_of(two.path)
+    assert one.fingerprint == two.fingerprint
+    assert verify_pool(one.path) == []
+
+
+def test_parts_and_row_groups_are_cut_at_image_boundaries(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool_format, "ROW_GROUP_ROWS", 10)
+    monkeypatch.setattr(pool_parts, "PART_ROWS", 40)
+    rng = random.Random(0)
+    rows = [
+        (f"{image:04d}", f"k{text}", f"{image} {text}")
+        for image in range(300)
+        for text in range(rng.choice([1, 2, 3, 25 if image % 100 == 7 else 4]))
+    ]
+    pool = Pool.build([write_long(tmp_path / "a.csv", rows)], tmp_path / "pool", columns=LONG)
+    assert pairs_in(pool) == rows
+    seen = set()
+    for number, group in enumerate(pool.row_groups):
+        table = pool.read_row_groups([number])
+        images = set(table["image_id"].to_pylist())
+        assert (table.num_rows, len(images)) == (group.rows, group.images)
+        assert group.rows <= 10 or group.images == 1
+        assert not images & seen
+        seen |= images
+    assert len(seen) == pool.num_images == 300
+    assert all(part.file.rows <= 40 for part in pool.parts)
+    assert len(pool.parts) > 10
+    assert verify_pool(pool.path) == []
+
+
+@given(st.lists(st.integers(1, 9), max_size=30), st.integers(1, 6), st.lists(st.integers(1, 20)))
+def test_cut_groups_keeps_every_row_and_no_image_in_two_groups(counts, max_rows, batches):
+    ids = [str(image) for image, count in enumerate(counts) for _ in range(count)]
+    table = pa.table({"image_id": pa.array(ids, pa.string())})
+    pieces, done = [], 0
+    for size in [*batches, len(ids)]:
+        pieces.append(table.slice(done, size))
+        done += size
+    groups = [group["image_id"].to_pylist() for group in cut_groups(pieces, max_rows)]
+    assert [image for group in groups for image in group] == ids
+    assert all(len(group) <= max_rows or len(set(group)) == 1 for group in groups)
+    assert sum(len(set(group)) for group in groups) == len(counts)
+    assert len(image_starts(table["image_id"])) == len(counts)
+
+
+def test_extra_columns_are_carried_and_drift_between_sources_is_refused(tmp_path):
+    # FAULTS: P6
+    for name, scores in (("1", pa.array([0.5, 1.5])), ("2", pa.array([3, 4]))):
+        table = pa.table({"image_id": [name + "a", name + "b"], "title": ["x", "y"], "s": scores})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    columns = Columns(text=("title",), extra=("s",))
+    pool = Pool.build([tmp_path / "1.parquet"], tmp_path / "pool", columns=columns)
+    assert pq.read_table(pool.path / "pairs/part-000000.parquet")["s"].to_pylist() == [0.5, 1.5]
+    with pytest.raises(ConfigError, match=r"column 's' is int64 in .*2\.parquet and double in"):
+        Pool.build(
+            [tmp_path / "1.parquet", tmp_path / "2.parquet"], tmp_path / "p", columns=columns
+        )
+    assert not (tmp_path / "p").exists()
+
+
+def test_malformed_rows_over_the_budget_stop_the_build(tmp_path):
+    # FAULTS: P1
+    rows = [(str(number), "t", "x") for number in range(198)]
+    source = write_long(tmp_path / "a.csv", [*rows, ("short",), ("short", "too")])
+    Pool.build([source], tmp_path / "at", columns=LONG)
+    source = write_long(tmp_path / "b.csv", [*rows, ("short",), ("short", "too"), ("", "t", "x")])
+    with pytest.raises(BadInputError, match=r"3 of 201 rows are malformed.*column_count 2"):
+        Pool.build([source], tmp_path / "over", columns=LONG)
+    assert not (tmp_path / "over").exists()
+    Pool.build([source], tmp_path / "over", columns=LONG, max_reject_ratio=0.1)
+
+
+def test_a_hundred_malformed_rows_in_a_row_stop_the_build(tmp_path):
+    # FAULTS: P1
+    rows = [(str(number), "t", "x") for number in range(20_000)]
+    for count in (99, 100):
+        broken = [*rows[:8150], *[("short",)] * count, *rows[8150:]]
+        source = write_long(tmp_path / f"{count}.csv", broken)
+        if count < 100:
+            Pool.build([source], tmp_path / "pool", columns=LONG)
+        else:
+            with pytest.raises(BadInputError, match="100 malformed rows in a row up to row 8251"):
+                Pool.build([source], tmp_path / "none", columns=LONG)
+
+
+def test_duplicates_and_empty_texts_never_count_against_the_budget(tmp_path):
+    rows = [("1", "t", "x"), *[("1", "t", "y")] * 300, *[("2", "t", " ")] * 300]
+    pool = Pool.build([write_long(tmp_path / "a.csv", rows)], tmp_path / "pool", columns=LONG)
+    assert pool.manifest.rejects == {"duplicate_key": 300, "empty_text": 300}
+
+
+def test_no_rows_or_only_rejects_is_an_error_with_the_top_reasons(tmp_path):
+    # FAULTS: P11
+    with pytest.raises(BadInputError, match="there is no row"):
+        Pool.build([write_long(tmp_path / "a.csv", [])], tmp_path / "pool", columns=LONG)
+    rows = [("1", "t", ""), ("2", "t", " "), ("", "t", "x"), ("3", "!", "x"), ("4",)]
+    with pytest.raises(
+        BadInputError, match=r"5 rows .* most often: empty_text 2 \(first: b.csv row 2"
+    ):
+        Pool.build([write_long(tmp_path / "b.csv", rows)], tmp_path / "pool", columns=LONG)
+    assert list(tmp_path.glob(".*")) == []
+    assert not (tmp_path / "pool").exists()
+
+
+def test_a_folder_in_use_is_refused_and_a_pool_is_replaced_only_when_asked(tmp_path):
+    # FAULTS: P10, G2c
+    source = write_long(tmp_path / "a.csv", [("1", "t", "x")])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/thesis.txt").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match="holds no pool"):
+            Pool.build([source], tmp_path / "other", columns=LONG, overwrite=overwrite)
+    pool = Pool.build([source], tmp_path / "pool", columns=LONG)
+    with pytest.raises(ConfigError, match="its sources have not changed since"):
+        Pool.build([source], tmp_path / "pool", columns=LONG)
+    write_long(source, [("1", "t", "x"), ("2", "t", "y")])
+    assert "has changed" in verify_pool(pool.path)[0]
+    with pytest.raises(ConfigError, match=r"a\.csv has changed"):
+        Pool.build([source], tmp_path / "pool", columns=LONG)
+    assert Pool.build([source], tmp_path / "pool", columns=LONG, overwrite=True).num_pairs == 2
+    write_long(source, [])
+    with pytest.raises(BadInputError):
+        Pool.build([source], tmp_path / "pool", columns=LONG, overwrite=True)
+    assert Pool.open(tmp_path / "pool").num_pairs == 2
+
+
+def test_a_second_builder_is_refused_and_a_dead_one_leaves_no_lock(tmp_path):
+    # FAULTS: P9
+    source = write_long(tmp_path / "a.csv", [("1", "t", "x")])
+    lock = tmp_path / ".lock-pool"
+    code = (
+        "import sys, time, pathlib; from cit_curate.pool.lock import builder_lock\n"
+        "with builder_lock(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "held\n"
+        with pytest.raises(ResourceError, match=f"process {owner.pid} on {os.uname().nodename}"):
+            Pool.build([source], tmp_path / "pool", columns=LONG)
+        owner.kill()
+    assert lock.exists()
+    assert Pool.build([source], tmp_path / "pool", columns=LONG).num_pairs == 1
+    assert not lock.exists()
+    with builder_lock(lock), pytest.raises(ResourceError), builder_lock(lock):
+        pass
+
+
+BUILD = (
+    "import sys; from cit_curate.pool.pool import Pool; "
+    "from cit_curate.sources.columns import Columns\n"
+    "Pool.build([sys.argv[1]], sys.argv[2], overwrite='x' in sys.argv,"
+    " columns=Columns(text_key='key', caption='caption'))\n"
+)
+
+
+def test_a_killed_build_leaves_nothing_and_the_next_one_is_equal(tmp_path):
+    # FAULTS: P7
+    rows = [(str(number % 20_000), f"k{number % 7}", f"text {number}") for number in range(60_000)]
+    source = write_long(tmp_path / "a.csv", rows)
+    whole = Pool.build([source], tmp_path / "whole", columns=LONG)
+    rng = random.Random(5)
+    for _ in range(4):
+        with subprocess.Popen(
+            [sys.executable, "-c", BUILD, str(source), str(tmp_path / "pool")]
+        ) as b:
+            time.sleep(0.35 + rng.random() * 0.9)
+            b.send_signal(signal.SIGKILL)
+        if (tmp_path / "pool").exists():
+            assert bytes_of(tmp_path / "pool") == bytes_of(whole.path)
+            break
+    overwrite = (tmp_path / "pool").exists()
+    pool = Pool.build([source], tmp_path / "pool", columns=LONG, overwrite=overwrite)
+    assert bytes_of(pool.path) == bytes_of(whole.path)
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_a_kill_between_the_renames_of_an_overwrite_keeps_the_old_pool(tmp_path):
+    # FAULTS: P7
+    source = write_long(tmp_path / "a.csv", [("1", "t", "x")])
+    pool = Pool.build([source], tmp_path / "pool", columns=LONG)
+    pool.path.rename(tmp_path / ".tmp-0-pool")
+    (tmp_path / ".tmp-99999999-pool").mkdir()
+    with pytest.raises(ConfigError, match=r"no text column|has no column"):
+        Pool.build([source], tmp_path / "pool", columns=Columns(caption="nothing"))
+    write_long(source, [])
+    with pytest.raises(BadInputError):
+        Pool.build([source], tmp_path / "pool", columns=LONG, overwrite=True)
+    assert Pool.open(tmp_path / "pool").num_pairs == 1
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_a_full_disk_is_a_resource_error_and_leaves_nothing(tmp_path):
+    # FAULTS: P8
+    rng = random.Random(0)
+    rows = [(str(n), "t", "".join(rng.choices("abcdefghijklmnop", k=60))) for n in range(20_000)]
+    source = write_long(tmp_path / "a.csv", rows)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))
+    try:
+        with pytest.raises(
+            ResourceError, match=r"bytes are needed while building, [\d,]+ are free"
+        ):
+            Pool.build([source], tmp_path / "pool", columns=LONG)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv"]
+
+
+def test_damage_is_found_by_open_or_by_verify(tmp_path):
+    # FAULTS: P3
+    source = write_long(tmp_path / "a.csv", [(str(n), "t", f"x{n}") for n in range(500)])
+    pool = Pool.build([source], tmp_path / "pool", columns=LONG)
+    part = pool.path / "pairs/part-000000.parquet"
+    content = part.read_bytes()
+    part.write_bytes(content[:-1])
+    with pytest.raises(DamagedError, match="part-000000"):
+        Pool.open(pool.path)
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1
+    part.write_bytes(flipped)
+    Pool.open(pool.path)
+    with pytest.raises(DamagedError, match=r"part-000000.*SHA-256"):
+        verify_pool(pool.path)
+    part.write_bytes(content)
+    (pool.path / "pairs/part-000009.parquet").write_bytes(b"")
+    with pytest.raises(DamagedError, match="belongs to no manifest"):
+        verify_pool(pool.path)
+    (pool.path / "pairs/part-000009.parquet").unlink()
+    manifest = (pool.path / "pool.json").read_text()
+    for wrong in ("{", "[]", "{}", manifest.replace('"fingerprint": "', '"fingerprint": "0')):
+        (pool.path / "pool.json").write_text(wrong)
+        with pytest.raises(DamagedError, match=r"pool\.json"):
+            Pool.open(pool.path)
+    (pool.path / "pool.json").unlink()
+    with pytest.raises(DamagedError):
+        Pool.open(pool.path)
+    with pytest.raises(ConfigError, match="cit pool build"):
+        Pool.open(tmp_path / "nowhere")
+
+
+def test_the_catalog_answers_sql_and_is_rebuilt_after_a_move(tmp_path):
+    rows = [("1", "t", "x"), ("1", "d", "y"), ("2", "t", "z"), ("2", "t", "again")]
+    source = write_long(tmp_path / "a.csv", rows)
+    pool = Pool.build([source], tmp_path / "a [1] 'pool'", columns=LONG)
+    with duckdb.connect(str(pool.path / "pool.duckdb"), read_only=True) as sql:
+        assert sql.execute("SELECT count(*) FROM pairs").fetchall() == [(3,)]
+        assert sql.execute("SELECT image_id, num_pairs FROM images ORDER BY 1").fetchall() == [
+            ("1", 2),
+            ("2", 1),
+        ]
+        assert sql.execute("SELECT source, reason FROM rejects").fetchall() == [
+            ("a.csv", "duplicate_key")
+        ]
+        assert sql.execute("SELECT num_rows, num_images FROM shards").fetchall() == [(3, 2)]
+        assert sql.execute("SELECT name, num_records FROM sources").fetchall() == [("a.csv", 4)]
+    moved = pool.path.rename(tmp_path / "moved")
+    assert "cit pool repair" in verify_pool(moved)[0]
+    Pool.open(moved).rebuild_catalog()
+    assert verify_pool(moved) == []
+    (moved / "pool.duckdb").write_bytes(b"nonsense")
+    assert "cannot be read" in verify_pool(moved)[0]
+    Pool.open(moved).rebuild_catalog()
+    assert verify_pool(moved) == []
+
+
+def test_images_stay_where_they_are_and_are_read_by_source(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").write_bytes(name.encode())
+        (tmp_path / name / "t.csv").write_text(f"image_id,title,tag,image\n{name},x,,a.jpg\n")
+    sources = [tmp_path / "one/t.csv", tmp_path / "two/t.csv"]
+    pool = Pool.build(sources, tmp_path / "pool", columns=WIDE)
+    table = pool.read_row_groups(range(len(pool.row_groups)))
+    read = [pool.image_bytes(row["image_uri"], row["source"]).decode() for row in table.to_pylist()]
+    assert read == ["one", "two"] == table["image_id"].to_pylist()
+    assert pool.has_images
+    with pytest.raises(ConfigError, match="no source 'x'"):
+        pool.image_bytes("a.jpg", "x")
+
+
+def test_cleaning_is_by_name(tmp_path):
+    source = write_long(tmp_path / "a.csv", [("1", "title", "My+cat"), ("2", "tag", "%2C+,")])
+    pool = Pool.build([source], tmp_path / "pool", columns=LONG, clean="yfcc")
+    assert pairs_in(pool) == [("1", "title", "My cat")]
+    assert pool.manifest.cleaning == "yfcc"
+    assert Path(pool.sources[0].path) == source

@@ -1,0 +1,264 @@
+import csv
+import gc
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import webdataset as wds
+from hypothesis import given
+from hypothesis import strategies as st
+from run_fixtures import (
+    MemoryPool,
+    image_bytes,
+    row,
+    scanned,
+    small_pool,
+    small_run,
+    write_step,
+)
+
+from cit_curate.errors import BadInputError, ConfigError
+from cit_curate.export import csv_text, export_counts, export_webdataset
+from cit_curate.ledger import Run
+from cit_curate.pool import Pool
+from cit_curate.shards import read_shard, shard_entry
+from cit_curate.sources.columns import Columns
+
+
+def read_plainly(folder: Path, shards: str) -> list[dict[str, object]]:
+    """What webdataset alone makes of a folder of ours."""
+    dataset = wds.WebDataset(f"{folder}/{shards}", shardshuffle=False, empty_check=False)
+    with warnings.catch_warnings():
+        # webdataset leaves the tars to the garbage collector.
+        warnings.simplefilter("ignore", ResourceWarning)
+        samples = list(dataset.decode("pil"))
+        del dataset
+        gc.collect()
+    return samples
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_json_counts_are_the_runs_counts_by_sorted_pair_key(tmp_path: Path, used: bool) -> None:
+    # FAULTS: Q4
+    run = small_run(tmp_path / "run", used=used)
+    assert export_counts(run, tmp_path / "counts.json") == 8
+    counts = json.loads((tmp_path / "counts.json").read_text())
+    assert counts == run.counts()
+    assert list(counts) == sorted(counts)
+    rows = run.read("used")["times_used"].to_pylist() if used else run.read("selections")
+    assert sum(counts.values()) == (sum(rows) if used else len(rows))
+
+
+@pytest.mark.parametrize("name", ["counts.json", "counts.parquet", "counts.csv"])
+def test_an_export_is_the_same_bytes_again(tmp_path: Path, name: str) -> None:
+    # FAULTS: Q4
+    run = small_run(tmp_path / "run")
+    pool = small_pool(tmp_path / "pool")
+    export_counts(run, tmp_path / name, pool=pool)
+    first = (tmp_path / name).read_bytes()
+    export_counts(run, tmp_path / name, pool=pool)
+    assert (tmp_path / name).read_bytes() == first
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_parquet_and_csv_carry_the_pools_caption_and_uri(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "run", steps=1)
+    pool = small_pool(tmp_path / "pool")
+    export_counts(run, tmp_path / "c.parquet", pool=pool)
+    first = pq.read_table(tmp_path / "c.parquet").to_pylist()[0]
+    assert first == {
+        "pair_key": "00000000_t",
+        "image_id": "00000000",
+        "text_key": "t",
+        "count": 2,
+        "caption": "a picture of thing 0",
+        "image_uri": "memory:0.png",
+    }
+    export_counts(run, tmp_path / "c.csv", pool=pool)
+    rows = list(csv.DictReader((tmp_path / "c.csv").read_text().splitlines()))
+    assert len(rows) == 7
+    assert rows[0] == {name: str(value) for name, value in first.items()}
+
+
+@pytest.mark.parametrize("name", ["c.json", "c.parquet", "c.csv"])
+def test_a_run_without_outer_steps_exports_no_pairs(tmp_path: Path, name: str) -> None:
+    run = small_run(tmp_path / "run", steps=0)
+    assert export_counts(run, tmp_path / name) == 0
+    assert (tmp_path / name).is_file()
+    if name == "c.json":
+        assert json.loads((tmp_path / name).read_text()) == {}
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\.json, \.parquet, \.csv"):
+        export_counts(small_run(tmp_path / "run"), tmp_path / "counts.xlsx")
+
+
+# FAULTS: C3
+NASTY = ['=cmd|"/c calc"!A1', "+1", "-1", "@SUM(A1)", "\t=1", 'a "quoted", cell', "two\nlines"]
+
+
+def nasty_run(path: Path, captions: Sequence[str]) -> tuple[Run, MemoryPool]:
+    pool = MemoryPool(
+        path / "pool",
+        [row(index, caption=caption) for index, caption in enumerate(captions)],
+        {f"memory:{index}.png": image_bytes() for index in range(len(captions))},
+    )
+    run = Run.create(path / "run", config={}, environment={})
+    items = [
+        scanned(index, outer_step=0, similarity=0.9, entry=0, classes=["=cat"])
+        for index in range(len(captions))
+    ]
+    write_step(run, 0, selections=items)
+    return run, pool
+
+
+def test_a_csv_cell_is_never_a_formula(tmp_path: Path) -> None:
+    run, pool = nasty_run(tmp_path, NASTY)
+    export_counts(run, tmp_path / "c.csv", pool=pool)
+    with (tmp_path / "c.csv").open(newline="") as stream:
+        captions = [line["caption"] for line in csv.DictReader(stream)]
+    assert captions == [f"'{text}" if text[0] in "=+-@\t" else text for text in NASTY]
+    assert csv_text(-1) == -1
+
+
+@given(st.text())
+def test_csv_text_changes_only_what_starts_like_a_formula(text: str) -> None:
+    cell = str(csv_text(text))
+    assert cell in (text, f"'{text}")
+    assert not cell.startswith(("=", "+", "-", "@"))
+
+
+def test_a_folder_reads_with_webdataset_alone(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "run")
+    pool = small_pool(tmp_path / "pool")
+    seen: list[tuple[int, int]] = []
+    result = export_webdataset(
+        run,
+        pool,
+        tmp_path / "out",
+        pairs_per_shard=5,
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    assert (result.num_pairs, result.num_shards, result.rejects) == (8, 2, {})
+    assert seen == [(done, 8) for done in range(1, 9)]
+    samples = read_plainly(tmp_path / "out", "pairs-{000000..000001}.tar")
+    assert [sample["json"]["pair_key"] for sample in samples] == sorted(run.counts())  # type: ignore[index]
+    assert samples[1]["json"] == {
+        "pair_key": "00000001_t",
+        "image_id": "00000001",
+        "text_key": "t",
+        "count": 4,
+        "metadata_text": "dog",
+        "reason": "threshold",
+        "similarity": 0.85,
+    }
+    assert samples[1]["txt"] == "a picture of thing 1"
+    assert samples[1]["png"].size == (8, 6)  # type: ignore[attr-defined]
+
+
+def test_a_folder_is_the_same_bytes_again_and_keeps_image_bytes(tmp_path: Path) -> None:
+    # FAULTS: Q4
+    run = small_run(tmp_path / "run")
+    pool = small_pool(tmp_path / "pool")
+    for name in ("a", "b"):
+        export_webdataset(run, pool, tmp_path / name)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == ["pairs-000000.json", "pairs-000000.tar", "pairs.json", "rejects.parquet"]
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    entry = shard_entry(tmp_path / "a" / "pairs-000000.tar")
+    samples = list(read_shard(tmp_path / "a", entry))
+    assert samples[0].image == pool.images["memory:0.png"]
+
+
+def test_an_image_that_cannot_be_opened_is_set_aside_with_its_reason(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "run")
+    pool = small_pool(tmp_path / "pool", num_rows=7)
+    pool.images["memory:1.png"] = b"not an image"
+    pool.images["memory:2.png"] = image_bytes(size=(40, 40))[:-20]
+    del pool.images["memory:3.png"]
+    result = export_webdataset(run, pool, tmp_path / "out")
+    # Pair 7 is in the ledger and no longer in the pool.
+    assert result.num_pairs == 4
+    rejects = pq.read_table(tmp_path / "out" / "rejects.parquet").to_pylist()
+    assert [(reject["pair_key"], reject["reason"]) for reject in rejects] == [
+        ("00000001_t", "format_not_allowed"),
+        ("00000002_t", "truncated_image"),
+        ("00000003_t", "missing_image"),
+        ("00000007_t", "missing_image"),
+    ]
+    assert result.rejects == {"format_not_allowed": 1, "truncated_image": 1, "missing_image": 2}
+    assert "has no pair 00000007_t" in rejects[-1]["detail"]
+
+
+def test_no_readable_image_at_all_is_bad_input_and_leaves_nothing(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "run")
+    pool = small_pool(tmp_path / "pool")
+    pool.images.clear()
+    with pytest.raises(BadInputError, match="missing_image: 8"):
+        export_webdataset(run, pool, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pool", "run"]
+
+
+def test_a_pool_without_images_is_told_of_the_other_formats(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "run")
+    pool = small_pool(tmp_path / "pool", with_images=False)
+    with pytest.raises(ConfigError, match=r"out\.json"):
+        export_webdataset(run, pool, tmp_path / "out")
+
+
+def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "run")
+    pool = small_pool(tmp_path / "pool")
+    (tmp_path / "out").mkdir()
+    export_webdataset(run, pool, tmp_path / "out")
+    with pytest.raises(ConfigError, match="not empty"):
+        export_webdataset(run, pool, tmp_path / "out")
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_the_best_similarity_of_several_outer_steps_is_exported(tmp_path: Path, used: bool) -> None:
+    run = Run.create(tmp_path / "run", config={}, environment={})
+    for step, (similarity, entry) in enumerate([(0.6, 0), (0.8, 1), (0.7, 2)]):
+        item = scanned(1, outer_step=step, similarity=similarity, entry=entry, classes="abc")
+        write_step(run, step, selections=[item], used=used)
+    export_webdataset(run, small_pool(tmp_path / "pool"), tmp_path / "out")
+    [sample] = read_plainly(tmp_path / "out", "pairs-000000.tar")
+    info = sample["json"]
+    assert (info["similarity"], info["metadata_text"]) == (0.8, "b")  # type: ignore[index]
+    assert info["count"] == (6 if used else 3)  # type: ignore[index]
+
+
+def test_a_pool_of_files_exports_as_it_was_built(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    lines = ["image_id,image,t"]
+    for index in range(8):
+        (folder / f"{index}.png").write_bytes(image_bytes())
+        lines.append(f"{index:08d},{index}.png,caption {index}")
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    columns = Columns(image="image", text=("t",))
+    pool = Pool.build([folder / "table.csv"], tmp_path / "pool", columns=columns)
+    result = export_webdataset(small_run(tmp_path / "run"), pool, tmp_path / "out")
+    assert (result.num_pairs, result.rejects) == (8, {})
+    samples = read_plainly(tmp_path / "out", "pairs-000000.tar")
+    assert [sample["txt"] for sample in samples] == [f"caption {index}" for index in range(8)]
+
+
+@pytest.mark.parametrize("before", [1, 4, 8])
+def test_an_interrupted_export_leaves_nothing(tmp_path: Path, before: int) -> None:
+    # FAULTS: Q4
+    run = small_run(tmp_path / "run")
+    pool = small_pool(tmp_path / "pool")
+
+    def stop(done: int, total: int) -> None:
+        if done == before:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_webdataset(run, pool, tmp_path / "out", pairs_per_shard=2, on_progress=stop)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pool", "run"]
