@@ -117,6 +117,10 @@ class FeatureCache:
         chosen = [self._known[key][view] for key, view in zip(keys, views, strict=True)]
         return torch.from_numpy(np.stack(chosen).astype(np.float32))
 
+    def knows(self, image: bytes) -> bool:
+        """Whether an image has been through the tower, and so decodes."""
+        return image_key(image) in self._known
+
     def flush(self) -> None:
         """Write the features computed since the last flush."""
         if not self._fresh:

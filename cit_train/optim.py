@@ -37,8 +37,9 @@ def learning_rate(
         raise ValueError(f"update is {update}; this training has the updates 0 to {max_updates}")
     if update < warmup_updates:
         return lr * update / warmup_updates
-    progress = (update - warmup_updates) / (max_updates - warmup_updates)
-    return min_lr + (lr - min_lr) * 0.5 * (1.0 + math.cos(math.pi * progress))
+    # The reference's order of operations, to its last bit.
+    angle = math.pi * (update - warmup_updates) / (max_updates - warmup_updates)
+    return min_lr + (lr - min_lr) * 0.5 * (1.0 + math.cos(angle))
 
 
 def parameter_groups(

@@ -139,7 +139,7 @@ def _streams(
     session: Session, state: TrainState, selections: Sequence[LaneSelection]
 ) -> Iterator[Streams]:
     """Start writing the shards of an outer step; stop it when training ends early."""
-    train = session.config.train
+    train, cache = session.config.train, session.trainer.cache
     num_pairs = _planned_updates(session, state, selections) * session.config.curate.batch_size
     lanes = [
         ShardStream(
@@ -150,6 +150,7 @@ def _streams(
             num_pairs=num_pairs,
             pairs_per_shard=train.pairs_per_shard,
             max_pixels=train.max_pixels,
+            is_decoded=cache.knows if cache is not None else _never,
         )
         for each in selections
     ]
@@ -161,6 +162,10 @@ def _streams(
         for stream in lanes:
             stream.stop()
             stream.join()
+
+
+def _never(image: bytes) -> bool:
+    return False
 
 
 def _planned_updates(

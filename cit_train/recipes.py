@@ -25,6 +25,7 @@ def laptop() -> RunConfig:
         vision_encoder="package:efficientnet-lite0",
         vision_features="cached",
         cached_views=2,
+        pairs_per_shard=128,
         threshold=0.45,
         min_ratio=0.05,
         batch_size=64,

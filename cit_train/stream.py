@@ -6,7 +6,7 @@ pair whose image cannot be opened is set aside, and the scan's next kept pair ta
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ from indexes.durable import FileEntry, write_json
 
 # First word of the random key of the training order.
 ORDER_KEY = 21
-# An outer step fails when this many images in a row cannot be opened, or a larger share than this.
+# An outer step fails when this many images in a row cannot be opened, or a larger share than
+# this; the share counts from as many rejects on, since it means nothing in a small selection.
 MAX_REJECTS_IN_A_ROW = 100
 MAX_REJECT_RATIO = 0.01
-_SMALLEST_STREAM = 1_000
 
 
 def lane_prefix(lane: int) -> str:
@@ -58,6 +58,7 @@ class ShardStream(threading.Thread):
         num_pairs: int,
         pairs_per_shard: int,
         max_pixels: int,
+        is_decoded: Callable[[bytes], bool] = lambda image: False,
     ) -> None:
         super().__init__(name=f"shards-lane{scan.lane}", daemon=True)
         self.error: BaseException | None = None
@@ -66,6 +67,7 @@ class ShardStream(threading.Thread):
         self._pool = pool
         self.scan = scan
         self._max_pixels = max_pixels
+        self._is_decoded = is_decoded
         self._rejects: list[dict[str, Any]] = []
         self._in_a_row = 0
         key = (scan.config.seed, ORDER_KEY, scan.outer_step, scan.lane)
@@ -139,7 +141,8 @@ class ShardStream(threading.Thread):
         fields = row.to_pylist()[0]
         try:
             image = self._pool.image_bytes(fields["image_uri"], fields["source"])
-            read_image(image, max_pixels=self._max_pixels)
+            if not self._is_decoded(image):
+                read_image(image, max_pixels=self._max_pixels)
         except ImageRejected as error:
             self._reject(fields, error)
             return None
@@ -158,7 +161,7 @@ class ShardStream(threading.Thread):
             }
         )
         self._in_a_row += 1
-        allowed = max(MAX_REJECT_RATIO * max(len(self._planned), _SMALLEST_STREAM), 10)
+        allowed = max(MAX_REJECT_RATIO * len(self._planned), MAX_REJECTS_IN_A_ROW)
         if self._in_a_row >= MAX_REJECTS_IN_A_ROW or len(self._rejects) > allowed:
             raise BadInputError(
                 f"outer step {self.scan.outer_step}: {len(self._rejects)} of the selected images "

@@ -130,7 +130,7 @@ class Trainer:
                 f"the loss is {loss.item()} at update {state.update}; its pairs begin with "
                 f"{', '.join(keys[:3])}. Lower --lr, and go on from the last commit with --resume"
             )
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scale_before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -1,0 +1,162 @@
+"""What `cit curate` does: a selection, or what a threshold would select, without training."""
+
+import json as json_format
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from cit_curate.commands import printable
+from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
+from cit_curate.curation import Curator
+from cit_curate.curation import curate as curate_pool
+from cit_curate.curator import ScanTotals
+from cit_curate.errors import ConfigError
+from cit_curate.ledger import Run
+from cit_curate.pool import Pool
+from cit_curate.text_encoder import TextEncoder
+from cit_curate.threshold import THRESHOLDS, SimilaritySample
+
+
+def curate(
+    pool: tyro.conf.Positional[Path],
+    metadata: tyro.conf.OmitArgPrefixes[MetadataConfig] = MetadataConfig(),  # noqa: B008 - frozen
+    text: tyro.conf.OmitArgPrefixes[TextTowerConfig] = TextTowerConfig(),  # noqa: B008
+    config: tyro.conf.OmitArgPrefixes[CurateConfig] = CurateConfig(),  # noqa: B008
+    *,
+    out: Path | None = None,
+    max_pairs: int | Literal["all"] | None = None,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    json: bool = False,
+) -> None:
+    """Keep the pairs of a pool whose caption is close to class names, without training.
+
+    Choose a threshold first, on a sample of the pool:
+    cit curate POOL --metadata classes.txt --text-encoder package:minilm --pooling mean --dry-run
+
+    Then curate one whole pass, and look at it:
+    cit curate POOL --metadata classes.txt --text-encoder package:minilm --pooling mean
+    --threshold 0.5 --max-pairs all --out RUN
+
+    Args:
+        pool: Folder made by `cit pool build`.
+        metadata: The class names.
+        text: The text tower.
+        config: The rules.
+        out: Folder of the new run: its ledger, for cit query, export and report.
+        max_pairs: Pairs to keep in each lane; all = whole passes without a limit. Left out, it is
+            curate_every x batch_size, as in training.
+        dry_run: Embed a sample of 5,000 captions and show what each threshold would keep.
+        overwrite: Replace the run that is at --out.
+        json: Print one JSON document instead of a summary.
+    """
+    if max_pairs is not None and max_pairs != "all" and max_pairs < 1:
+        raise ConfigError(f"--max-pairs is {max_pairs}; it is at least 1, or all")
+    opened = Pool.open(pool)
+    if dry_run:
+        encoder = TextEncoder.load(text)
+        curator = Curator(opened, metadata, config)
+        _show_sample(curator.sample(encoder), config, as_json=json)
+        return
+    if out is None:
+        raise ConfigError("--out is missing: give a folder for the run, or --dry-run")
+    wanted = config.budget if max_pairs is None else max_pairs
+    num_pairs = None if wanted == "all" else wanted
+    total = opened.num_images * config.max_passes if num_pairs is None else None
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[numbers]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("curating", total=total or num_pairs, numbers="")
+
+        def tell(lane: int, totals: ScanTotals) -> None:
+            done = totals.scanned if num_pairs is None else totals.kept
+            seconds = totals.embed_seconds + totals.search_seconds + totals.read_seconds
+            rate = totals.scanned / max(seconds, 1e-9)
+            numbers = f"{totals.kept:,} kept of {totals.scanned:,} captions, {rate:,.0f} captions/s"
+            progress.update(bar, completed=done, numbers=numbers)
+
+        run = curate_pool(
+            opened,
+            metadata,
+            text,
+            config,
+            out,
+            num_pairs=num_pairs,
+            overwrite=overwrite,
+            on_progress=tell,
+        )
+    _show_run(run, as_json=json)
+
+
+def _show_run(run: Run, *, as_json: bool) -> None:
+    rounds = run.read("rounds").to_pylist()
+    scanned = sum(row["scanned"] for row in rounds)
+    kept = sum(row["kept"] for row in rounds)
+    summary: dict[str, Any] = {
+        "path": str(run.path),
+        "scanned": scanned,
+        "kept": kept,
+        "selected": sum(row["selected"] for row in rounds),
+        "kept_ratio": kept / scanned if scanned else 0.0,
+        "best_similarity": max(
+            (row["best_similarity"] for row in rounds if row["best_similarity"] is not None),
+            default=None,
+        ),
+    }
+    if as_json:
+        sys.stdout.write(json_format.dumps(summary) + "\n")
+        return
+    console = Console(stderr=True)
+    console.print(
+        f"{summary['selected']:,} pairs selected; {kept:,} of {scanned:,} captions were kept "
+        f"({summary['kept_ratio']:.1%})",
+        highlight=False,
+    )
+    console.print(Text(f"the run is in {run.path}; look at it with: cit report {run.path}"))
+
+
+def _show_sample(sample: SimilaritySample, config: CurateConfig, *, as_json: bool) -> None:
+    if as_json:
+        value = {
+            "captions": len(sample.similarity),
+            "quantiles": {f"{at:g}": value for at, value in sample.quantiles().items()},
+            "pass_ratio": {f"{at:.2f}": sample.pass_ratio(at) for at in THRESHOLDS},
+            "never_nearest": list(sample.never_nearest),
+            "threshold": config.threshold,
+            "captions_needed": sample.captions_needed(config),
+            "minutes_needed": sample.minutes_needed(config),
+        }
+        sys.stdout.write(json_format.dumps(value) + "\n")
+        return
+    console = Console()
+    quantiles = Table(title="best similarity of a caption to the metadata", title_justify="left")
+    for at in sample.quantiles():
+        quantiles.add_column(f"{at:.0%}", justify="right")
+    quantiles.add_row(*(f"{value:.3f}" for value in sample.quantiles().values()))
+    console.print(quantiles)
+    shares = Table(title="captions that pass", title_justify="left")
+    shares.add_column("threshold", justify="right")
+    shares.add_column("share", justify="right")
+    shares.add_column("captions", justify="right")
+    for threshold in THRESHOLDS:
+        ratio = sample.pass_ratio(threshold)
+        count = round(ratio * len(sample.similarity))
+        shares.add_row(f"{threshold:.2f}", f"{ratio:.2%}", f"{count:,}")
+    console.print(shares)
+    if sample.never_nearest:
+        names = ", ".join(printable(name) for name in sample.never_nearest[:20])
+        more = len(sample.never_nearest) - 20
+        rest = f" and {more} more" if more > 0 else ""
+        console.print(Text(f"never the nearest entry of a sampled caption: {names}{rest}"))
+    console.print(Text(sample.line(config)))

@@ -1,0 +1,160 @@
+"""The `cit` command: finds the verb, runs it, and turns what goes wrong into an exit code."""
+
+import difflib
+import errno
+import importlib
+import logging
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from cit_curate.errors import CitError, ConfigError
+
+# Verb -> what it does in a line, and the function; imported only when it is asked for.
+VERBS = {
+    "demo": ("the whole thing on real packaged data, on a CPU", "cit_train.demo.command:demo"),
+    "pool build": (
+        "captions and image paths from tables or a folder",
+        "cit_curate.pool.commands:build",
+    ),
+    "pool info": ("what is in a pool", "cit_curate.pool.commands:info"),
+    "pool verify": ("check every byte of a pool", "cit_curate.pool.commands:verify"),
+    "pool repair": ("rebuild a pool's catalog", "cit_curate.pool.commands:repair"),
+    "curate": (
+        "select pairs for class names, without training",
+        "cit_curate.curate_command:curate",
+    ),
+    "train": ("train on pairs that are curated while training", "cit_train.train_command:main"),
+    "eval": ("zero-shot accuracy on an image folder", "cit_train.evaluation.command:evaluate"),
+    "query": ("SQL over a run", "cit_curate.commands:query"),
+    "export": ("counts, or pairs with images, from a run", "cit_curate.commands:export"),
+    "report": ("one HTML page that shows what was picked", "cit_curate.commands:report"),
+}
+# Verbs that read their own arguments, because what comes first decides the flags.
+_OWN_ARGUMENTS = ("train",)
+
+_OUT_OF_RESOURCES = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_NOT_ALLOWED = (errno.EACCES, errno.EROFS, errno.EPERM)
+
+
+def main() -> None:
+    """Run the command line and exit with its code (see the contract in docs/formats.md)."""
+    args = sys.argv[1:]
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.captureWarnings(True)
+    # The runs of a user are their own business: nothing is asked of a hub unless a name needs it.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        code = run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of a pipe has left (`| head`): not an error, and nothing more to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except KeyboardInterrupt:
+        code = 130
+    except Exception as error:  # noqa: BLE001 - the one place where every error ends
+        if debug:
+            traceback.print_exc()
+        code = _report(error, debug=debug)
+    sys.exit(code)
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command.
+
+    Raises:
+        CitError: What went wrong; `main` turns it into a message and an exit code.
+        SystemExit: The arguments are wrong (2), or help was asked for (0).
+    """
+    if not args or args[0] in ("-h", "--help", "help"):
+        sys.stdout.write(overview())
+        return 0 if args else 2
+    if args[0] == "--version":
+        from importlib import metadata
+
+        sys.stdout.write(f"cit {metadata.version('cit')}\n")
+        return 0
+    verb = find_verb(args)
+    rest = list(args[len(verb.split()) :])
+    module, name = VERBS[verb][1].split(":")
+    function = getattr(importlib.import_module(module), name)
+    if verb in _OWN_ARGUMENTS:
+        function(rest)
+    else:
+        import tyro
+
+        tyro.cli(function, prog=f"cit {verb}", args=rest)
+    return 0
+
+
+def find_verb(args: Sequence[str]) -> str:
+    """The verb that the arguments begin with, of one word or two.
+
+    Raises:
+        ConfigError: There is none; the message has the nearest spelling.
+    """
+    for words in (2, 1):
+        verb = " ".join(args[:words])
+        if verb in VERBS:
+            return verb
+    group = [verb for verb in VERBS if verb.split()[0] == args[0]]
+    if group:
+        raise ConfigError(f"`cit {args[0]}` needs one of: {', '.join(group)}")
+    asked = " ".join(args[:2] if args[0] in {verb.split()[0] for verb in VERBS} else args[:1])
+    close = difflib.get_close_matches(asked, [*VERBS, *(v.split()[0] for v in VERBS)], n=1)
+    hint = f"; did you mean `cit {close[0]}`?" if close else ""
+    raise ConfigError(f"there is no command `cit {asked}`{hint}; `cit --help` lists them")
+
+
+def overview() -> str:
+    """The text of `cit --help`."""
+    lines = [
+        "usage: cit COMMAND ...",
+        "",
+        "Curation in training: pick the image-caption pairs worth training on, while training.",
+        "",
+    ]
+    lines += [f"  cit {verb:<12} {what}" for verb, (what, _) in VERBS.items()]
+    lines += [
+        "",
+        "examples:",
+        "  cit demo",
+        "  cit pool build captions.csv --image-id id --image path --text title,desc --out POOL",
+        "  cit curate POOL --metadata classes.txt --text-encoder package:minilm --pooling mean"
+        " --dry-run",
+        "  cit train laptop --pool POOL --metadata classes.txt --out RUN",
+        "  cit report RUN",
+        "",
+        "`cit COMMAND --help` shows a command's flags; --debug adds a traceback to errors.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _report(error: Exception, *, debug: bool) -> int:
+    """Say what went wrong on stderr, and give the exit code."""
+    if isinstance(error, CitError):
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES + _NOT_ALLOWED:
+        advice = (
+            "free some space or raise the limit"
+            if error.errno in _OUT_OF_RESOURCES
+            else "choose a place that you may write to"
+        )
+        sys.stderr.write(f"error: {error}; {advice}, and run the command again\n")
+        return 5
+    if isinstance(error, MemoryError):
+        sys.stderr.write("error: out of memory; lower --batch-size\n")
+        return 5
+    log = Path(tempfile.gettempdir()) / f"cit-error-{os.getpid()}.log"
+    log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    what = f"{type(error).__name__}: {error}".splitlines()[0]
+    sys.stderr.write(f"error: this is a bug in cit: {what}; the traceback is in {log}\n")
+    return 1

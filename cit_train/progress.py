@@ -1,0 +1,93 @@
+"""What a person sees of a training run: a bar with rate and time left, one line per outer step."""
+
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from cit_curate.curation import LaneSelection
+from cit_curate.curator import ScanTotals
+from cit_curate.threshold import SimilaritySample
+from cit_train.config import RunConfig
+from cit_train.evaluation.zero_shot import Evaluation
+from cit_train.trainer import TrainState, UpdateReport
+
+
+class TerminalWatcher:
+    """Shows a run on stderr; on a stream that is no terminal, only the lines."""
+
+    def __init__(self, max_updates: int, *, label: str = "updates") -> None:
+        self._label = label
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._bar = self._progress.add_task(label, total=max_updates, numbers="")
+
+    def __enter__(self) -> "TerminalWatcher":
+        """Start to show."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave the terminal as it was."""
+        self._progress.stop()
+
+    def sampled(self, sample: SimilaritySample, config: RunConfig) -> None:
+        """What the threshold means on this pool."""
+        self._line(sample.line(config.curate))
+
+    def curating(self, outer_step: int, lane: int, totals: ScanTotals) -> None:
+        """The scan so far."""
+        numbers = f"{totals.kept:,} of {totals.scanned:,} captions kept"
+        where = f"curating, outer step {outer_step}" + (f", lane {lane}" if lane else "")
+        self._progress.update(self._bar, description=where, numbers=numbers)
+
+    def trained(self, state: TrainState, report: UpdateReport) -> None:
+        """One update further."""
+        self._progress.update(
+            self._bar,
+            completed=state.update,
+            description=self._label,
+            numbers=f"loss {report.loss:.3f}",
+        )
+
+    def evaluated(self, state: TrainState, evaluation: Evaluation) -> None:
+        """A line with the accuracy."""
+        self._line(
+            f"update {state.update}: accuracy {evaluation.accuracy:.1f} %, "
+            f"mean per class {evaluation.mean_per_class:.1f} % "
+            f"({evaluation.num_images:,} pictures, chance {evaluation.chance:.1f} %)"
+        )
+
+    def committed(self, state: TrainState, selections: Sequence[LaneSelection]) -> None:
+        """A line with what was kept."""
+        scanned = sum(each.scan.totals.scanned for each in selections)
+        kept = sum(each.scan.totals.kept for each in selections)
+        self._line(
+            f"outer step {state.outer_step - 1} committed at update {state.update}: "
+            f"kept {kept:,} of {scanned:,} captions ({kept / scanned:.1%})"
+        )
+
+    def _line(self, text: str) -> None:
+        self._progress.console.print(Text(text))

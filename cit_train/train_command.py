@@ -1,0 +1,105 @@
+"""What `cit train` does: a recipe, its fields as flags, a run."""
+
+import difflib
+import json as json_format
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.text import Text
+
+from cit_curate.errors import CitError, ConfigError
+from cit_train.config import RunConfig, flat
+from cit_train.recipes import RECIPES
+
+
+class InterruptedRunError(CitError):
+    """Ctrl-C: the run stands at its last commit and can be taken up again."""
+
+    exit_code = 75
+
+
+def main(args: Sequence[str]) -> None:
+    """`cit train RECIPE …`: the recipe is looked up first, its fields are the flags' defaults.
+
+    Raises:
+        ConfigError: No such recipe, with the nearest spelling.
+    """
+    if not args or args[0] in ("-h", "--help"):
+        sys.stdout.write(_overview())
+        return
+    name = args[0]
+    if name not in RECIPES:
+        close = difflib.get_close_matches(name, RECIPES, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}{hint}")
+    recipe = RECIPES[name]()
+
+    def train(
+        config: tyro.conf.OmitArgPrefixes[RunConfig] = recipe,
+        *,
+        out: Path | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+        print_config: bool = False,
+        json: bool = False,
+    ) -> None:
+        """Train a dual encoder on pairs curated from a pool while it trains.
+
+        Args:
+            config: The run.
+            out: Folder of the run; runs/RECIPE when left out.
+            resume: Go on from the last commit, with the same flags as before.
+            overwrite: Replace the run that is at --out.
+            print_config: Show the resolved fields and do nothing else.
+            json: Print one JSON document at the end instead of a summary.
+        """
+        if print_config:
+            sys.stdout.write(json_format.dumps(flat(config), indent=1) + "\n")
+            return
+        _train(config, out or Path("runs") / name, resume, overwrite, as_json=json)
+
+    tyro.cli(train, prog=f"cit train {name}", args=list(args[1:]))
+
+
+def _train(config: RunConfig, out: Path, resume: bool, overwrite: bool, *, as_json: bool) -> None:
+    from cit_train.outer_loop import train
+    from cit_train.progress import TerminalWatcher
+
+    if resume and overwrite:
+        raise ConfigError("--resume and --overwrite exclude each other")
+    try:
+        with TerminalWatcher(config.train.max_updates) as watcher:
+            run = train(config, out, resume=resume, overwrite=overwrite, watcher=watcher)
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            f"stopped; {out} stands at its last committed outer step: go on with the same "
+            "command and --resume"
+        ) from None
+    last = run.commits()[-1]
+    summary: dict[str, Any] = {
+        "path": str(run.path),
+        "updates": last.update,
+        "outer_steps": last.outer_step + 1,
+        "model": str(run.path / "checkpoints" / ("best" if last.best else "last")),
+        "best": dict(last.best) if last.best else None,
+    }
+    if as_json:
+        sys.stdout.write(json_format.dumps(summary) + "\n")
+        return
+    console = Console(stderr=True)
+    console.print(Text(f"finished: {last.update:,} updates; the model is in {summary['model']}"))
+    console.print(Text(f"what was picked: cit report {run.path}"))
+
+
+def _overview() -> str:
+    lines = ["usage: cit train RECIPE [--FIELD VALUE ...] [--out RUN] [--resume]", "", "recipes:"]
+    for name, recipe in RECIPES.items():
+        first, _, rest = (recipe.__doc__ or "").strip().partition("\n")
+        command = next((line.strip() for line in rest.splitlines() if "cit train" in line), "")
+        lines += [f"  {name:<14} {first}", f"  {'':<14} {command}"]
+    lines += ["", "The fields of a recipe, with their defaults: cit train RECIPE --help", ""]
+    return "\n".join(lines)
