@@ -1,0 +1,272 @@
+"""What `cit demo` does: the whole of cit on real data that ships inside packages, on a CPU."""
+
+import json as json_format
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cit_curate.errors import ConfigError
+from cit_train.config import RunConfig, replace_fields
+from cit_train.demo.assets import DEBIAN_ASSETS, cache_folder, fetch_deb
+from cit_train.demo.clipart import write_clipart_table
+from cit_train.demo.tuxpaint import CLASSES, link_evaluation_pictures
+from cit_train.recipes import clipart_demo
+from indexes.durable import atomic_file, read_json, write_json
+
+# How many times as many updates the last arm has.
+LONGER = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmResult:
+    """One line of the table; accuracies in percent, after the last update.
+
+    Attributes:
+        arm: What was trained on.
+        seed: Seed of the run.
+        updates: Updates of 64 pairs.
+        scanned: Captions that the outer steps read.
+        kept_ratio: Share of them that was kept.
+        accuracy: Zero-shot accuracy over all pictures.
+        mean_per_class: Zero-shot accuracy, mean over the classes.
+        chance: Accuracy of guessing.
+        seconds: Wall-clock time of the arm; features computed by an earlier arm are reused.
+    """
+
+    arm: str
+    seed: int
+    updates: int
+    scanned: int
+    kept_ratio: float
+    accuracy: float
+    mean_per_class: float
+    chance: float
+    seconds: float
+
+
+def demo(
+    *,
+    out: Path = Path("cit-demo"),
+    seeds: str = "0",
+    compare: bool = True,
+    updates: int = 50,
+    fetch_only: bool = False,
+    json: bool = False,
+) -> None:
+    """Curate clip art for 22 classes while training, and compare with training on any pairs.
+
+    Fetches about 320 MB of Debian packages into $CIT_CACHE (default ~/.cache/cit) the first time.
+    A stopped demo goes on where it was when the same command is given again.
+
+    cit demo
+    cit demo --seeds 0,1,2
+
+    Args:
+        out: Folder for everything that is made.
+        seeds: Seeds, separated by commas; the table has a line for each and their mean.
+        compare: Also train on uncurated pairs, for as many and for four times as many updates.
+        updates: Updates of the curated run.
+        fetch_only: Download and check the packages, and stop.
+        json: Print one JSON document instead of the table.
+    """
+    chosen = _seeds(seeds)
+    if updates < 1:
+        raise ConfigError(f"--updates is {updates}; it must be at least 1")
+    console = Console(stderr=True)
+
+    def say(text: str) -> None:
+        console.print(Text(text))
+
+    started = time.monotonic()
+    config = replace_fields(prepare(out, say), max_updates=updates)
+    if fetch_only:
+        return
+    results: list[ArmResult] = []
+    for seed in chosen:
+        for arm, arm_config in arms(config, seed, compare=compare):
+            results.append(_run_arm(arm, arm_config, out, say))
+    paths = _export(out / f"curated-seed{chosen[0]}", out, say)
+    write_json(out / "demo.json", [asdict(result) for result in results])
+    seconds = time.monotonic() - started
+    if json:
+        value = {
+            "results": [asdict(result) for result in results],
+            "paths": {name: str(path) for name, path in paths.items()},
+            "seconds": seconds,
+        }
+        sys.stdout.write(json_format.dumps(value) + "\n")
+        return
+    Console().print(result_table(results))
+    say(f"{seconds:.0f} s in all. Made:")
+    for name, path in paths.items():
+        say(f"  {name:<18} {path}")
+
+
+def prepare(out: Path, say: Callable[[str], None]) -> RunConfig:
+    """Fetch the packages, build the pool and the evaluation folder; what is there is reused.
+
+    Returns:
+        The recipe, with its pool, classes and pictures.
+    """
+    from cit_curate.pool import Pool
+    from cit_curate.sources.columns import Columns
+
+    cache = cache_folder()
+    folders = {name: fetch_deb(name, cache, say) for name in DEBIAN_ASSETS}
+    out.mkdir(parents=True, exist_ok=True)
+    table, pool, pictures = out / "clipart.csv", out / "pool", out / "pictures"
+    if not pool.exists():
+        num_images = write_clipart_table(
+            folders["openclipart-png"], folders["openclipart-svg"], table
+        )
+        columns = Columns(image_id="image_id", image="image", text=("title", "desc", "tag"))
+        built = Pool.build([table], pool, columns=columns, image_root=folders["openclipart-png"])
+        say(f"pool of {built.num_pairs:,} pairs of {num_images:,} clip-art images: {pool}")
+    if not pictures.exists():
+        num_pictures = link_evaluation_pictures(folders["tuxpaint-stamps-default"], pictures)
+        say(f"{num_pictures} pictures of {len(CLASSES)} classes to evaluate on: {pictures}")
+    classes = out / "classes.txt"
+    if not classes.exists():
+        with atomic_file(classes) as temporary:
+            temporary.write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
+    return replace_fields(
+        clipart_demo(),
+        pool=str(pool),
+        metadata=str(classes),
+        eval_data=str(pictures),
+        feature_cache=str(out / "features"),
+    )
+
+
+def arms(config: RunConfig, seed: int, *, compare: bool) -> list[tuple[str, RunConfig]]:
+    """The runs of one seed: curated, and uncurated at equal and at four times as many updates."""
+    updates = config.train.max_updates
+    curated = replace_fields(config, seed=seed, eval_every=updates)
+    if not compare:
+        return [("curated", curated)]
+    # Before `skip_until` everything passes: the same loop, stream and trainer, without the rules.
+    uncurated = replace_fields(curated, skip_until=LONGER * updates)
+    longer = replace_fields(uncurated, max_updates=LONGER * updates, eval_every=LONGER * updates)
+    return [("curated", curated), ("uncurated", uncurated), ("uncurated, 4 x", longer)]
+
+
+def result_table(results: Sequence[ArmResult]) -> Table:
+    """The table at the end: a line for each run, and the mean over several seeds."""
+    table = Table(title="zero-shot on Tux Paint's pictures", title_justify="left")
+    table.add_column("arm")
+    for name in ("seed", "updates", "captions scanned", "kept", "accuracy %"):
+        table.add_column(name, justify="right")
+    for name in ("mean per class %", "chance %", "seconds"):
+        table.add_column(name, justify="right")
+    for arm in dict.fromkeys(result.arm for result in results):
+        lines = [result for result in results if result.arm == arm]
+        for line in lines:
+            table.add_row(*_cells(line))
+        if len(lines) > 1:
+            table.add_row(*_summary(lines), style="bold")
+            table.add_section()
+    return table
+
+
+def _cells(result: ArmResult) -> tuple[str, ...]:
+    return (
+        result.arm,
+        str(result.seed),
+        f"{result.updates:,}",
+        f"{result.scanned:,}",
+        f"{result.kept_ratio:.1%}",
+        f"{result.accuracy:.1f}",
+        f"{result.mean_per_class:.1f}",
+        f"{result.chance:.1f}",
+        f"{result.seconds:.0f}",
+    )
+
+
+def _summary(lines: Sequence[ArmResult]) -> tuple[str, ...]:
+    def spread(values: list[float]) -> str:
+        return f"{mean(values):.1f} ± {stdev(values):.1f}"
+
+    cells = list(_cells(lines[0]))
+    cells[1] = f"mean of {len(lines)}"
+    cells[3] = f"{mean(line.scanned for line in lines):,.0f}"
+    cells[4] = f"{mean(line.kept_ratio for line in lines):.1%}"
+    cells[5] = spread([line.accuracy for line in lines])
+    cells[6] = spread([line.mean_per_class for line in lines])
+    cells[8] = f"{mean(line.seconds for line in lines):.0f}"
+    return tuple(cells)
+
+
+def _run_arm(arm: str, config: RunConfig, out: Path, say: Callable[[str], None]) -> ArmResult:
+    """Train one arm, or take it up where it stopped."""
+    from cit_train.outer_loop import train
+    from cit_train.progress import TerminalWatcher
+
+    seed, updates = config.curate.seed, config.train.max_updates
+    name = arm.replace(", 4 x", "-longer")
+    folder = out / f"{name}-seed{seed}"
+    say(f"{arm}, seed {seed}, {updates} updates: {folder}")
+    started = time.monotonic()
+    with TerminalWatcher(updates, label=arm) as watcher:
+        run = train(config, folder, resume=True, watcher=watcher)
+    seconds = time.monotonic() - started
+    timed = folder / "seconds.json"
+    if timed.exists():  # finished by an earlier call
+        seconds = float(read_json(timed)["seconds"])
+    else:
+        write_json(timed, {"seconds": seconds})
+    rounds = run.read("rounds").to_pylist()
+    scanned = sum(row["scanned"] for row in rounds)
+    last = [record for record in run.metrics() if record["kind"] == "eval"][-1]
+    return ArmResult(
+        arm=arm,
+        seed=seed,
+        updates=updates,
+        scanned=scanned,
+        kept_ratio=sum(row["kept"] for row in rounds) / scanned,
+        accuracy=last["accuracy"],
+        mean_per_class=last["mean_per_class"],
+        chance=100 / len(CLASSES),
+        seconds=seconds,
+    )
+
+
+def _export(run_folder: Path, out: Path, say: Callable[[str], None]) -> dict[str, Path]:
+    """Counts, shards and report of the curated run.
+
+    Returns:
+        What there is to look at, by name.
+    """
+    from cit_curate.export import export_counts, export_webdataset
+    from cit_curate.ledger import Run
+    from cit_curate.pool import Pool
+    from cit_curate.report import build_report
+
+    run, pool = Run.open(run_folder), Pool.open(out / "pool")
+    counts, shards = out / "counts.json", out / "curated-pairs"
+    num_pairs = export_counts(run, counts, pool=pool)
+    say(f"{num_pairs:,} different pairs were trained on")
+    if not shards.exists():
+        export_webdataset(run, pool, shards, on_progress=lambda done, total: None)
+    report = build_report(run, pool, run_folder / "report.html")
+    return {
+        "report": report,
+        "model": run_folder / "checkpoints" / "last",
+        "curated dataset": counts,
+        "WebDataset shards": shards,
+        "ledger": run_folder / "selections",
+        "results": out / "demo.json",
+    }
+
+
+def _seeds(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdigit() for part in parts):
+        raise ConfigError(f"--seeds is {text!r}; give whole numbers separated by commas: 0,1,2")
+    return list(dict.fromkeys(int(part) for part in parts))
