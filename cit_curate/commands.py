@@ -50,6 +50,8 @@ def query(
     no file, network or setting: a guard against accidents and pasted SQL, not a server for
     strangers.
 
+        cit query RUN "SELECT metadata_text, count(*) FROM selections GROUP BY 1 ORDER BY 2 DESC"
+
     Args:
         run: The run's folder.
         sql: One SELECT statement.
@@ -95,6 +97,9 @@ def export(
 
     Counts say how often training used each pair; a run that only curated counts how often it
     selected each.
+
+        cit export RUN counts.json
+        cit export RUN SHARDS
 
     Args:
         run: The run's folder.
@@ -146,6 +151,8 @@ def report(
     json: bool = False,
 ) -> None:
     """Write one self-contained HTML page about a run: numbers, charts, and pictures of each class.
+
+        cit report RUN
 
     Args:
         run: The run's folder, finished or not.

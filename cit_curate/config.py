@@ -18,8 +18,7 @@ class MetadataConfig:
     """What somebody cares about: the class names, and how each is put into words (CIT.md, 2)."""
 
     metadata: str = ""
-    """File of class names: one entry a line, synonyms separated by `|`, comments with `#`;
-    or a CSV with --metadata-column."""
+    """File of class names: one a line, synonyms separated by `|`; or a CSV, --metadata-column."""
     metadata_column: str = ""
     """Column that holds the entries, when --metadata is a CSV or TSV."""
     templates: tuple[str, ...] = ("{}",)
@@ -75,8 +74,8 @@ class CurateConfig:
     texts: Texts = "one"
     """One random text of an image at each visit, or every text of it."""
     aug_tag: bool | None = None
-    """Shuffle and re-join the words of tag captions at each visit. Left out, it follows the
-    order: on when shuffled; off when sequential, which reads the pool as it stands."""
+    """Shuffle and re-join the words of tag captions at each visit.
+    Left out, it follows the order: on when shuffled; off when sequential, the pool as it stands."""
     skip_until: int = 0
     """Before this update every pair passes."""
     max_passes: int = 1

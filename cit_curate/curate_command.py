@@ -1,6 +1,7 @@
 """What `cit curate` does: a selection, or what a threshold would select, without training."""
 
 import json as json_format
+import math
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -35,14 +36,15 @@ def curate(
     overwrite: bool = False,
     json: bool = False,
 ) -> None:
-    """Keep the pairs of a pool whose caption is close to class names, without training.
+    r"""Keep the pairs of a pool whose caption is close to class names, without training.
 
-    Choose a threshold first, on a sample of the pool:
-    cit curate POOL --metadata classes.txt --text-encoder package:minilm --pooling mean --dry-run
+    Choose a threshold first, on a sample of the pool. Then curate one whole pass, and look at it.
 
-    Then curate one whole pass, and look at it:
-    cit curate POOL --metadata classes.txt --text-encoder package:minilm --pooling mean
-    --threshold 0.5 --max-pairs all --out RUN
+        cit curate POOL --metadata classes.txt --text-encoder package:minilm --pooling mean \
+          --dry-run
+        cit curate POOL --metadata classes.txt --text-encoder package:minilm --pooling mean \
+          --threshold 0.5 --max-pairs all --out RUN
+        cit report RUN
 
     Args:
         pool: Folder made by `cit pool build`.
@@ -50,8 +52,8 @@ def curate(
         text: The text tower.
         config: The rules.
         out: Folder of the new run: its ledger, for cit query, export and report.
-        max_pairs: Pairs to keep in each lane; all = whole passes without a limit. Left out, it is
-            curate_every x batch_size, as in training.
+        max_pairs: Pairs to keep in each lane; all = whole passes without a limit.
+            Left out, it is curate_every x batch_size, as in training.
         dry_run: Embed a sample of 5,000 captions and show what each threshold would keep.
         overwrite: Replace the run that is at --out.
         json: Print one JSON document instead of a summary.
@@ -76,7 +78,9 @@ def curate(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
         bar = progress.add_task("curating", total=total or num_pairs, numbers="")
 
         def tell(lane: int, totals: ScanTotals) -> None:
@@ -122,20 +126,24 @@ def _show_run(run: Run, *, as_json: bool) -> None:
         f"{summary['selected']:,} pairs selected; {kept:,} of {scanned:,} captions were kept "
         f"({summary['kept_ratio']:.1%})",
         highlight=False,
+        soft_wrap=True,
     )
-    console.print(Text(f"the run is in {run.path}; look at it with: cit report {run.path}"))
+    where = f"the run is in {run.path}; look at it with: cit report {run.path}"
+    console.print(Text(where), soft_wrap=True)
 
 
 def _show_sample(sample: SimilaritySample, config: CurateConfig, *, as_json: bool) -> None:
     if as_json:
+        # Nothing passes: the budget is never full, and JSON has no infinity.
+        fills = math.isfinite(sample.captions_needed(config))
         value = {
             "captions": len(sample.similarity),
             "quantiles": {f"{at:g}": value for at, value in sample.quantiles().items()},
             "pass_ratio": {f"{at:.2f}": sample.pass_ratio(at) for at in THRESHOLDS},
             "never_nearest": list(sample.never_nearest),
             "threshold": config.threshold,
-            "captions_needed": sample.captions_needed(config),
-            "minutes_needed": sample.minutes_needed(config),
+            "captions_needed": sample.captions_needed(config) if fills else None,
+            "minutes_needed": sample.minutes_needed(config) if fills else None,
         }
         sys.stdout.write(json_format.dumps(value) + "\n")
         return
@@ -159,4 +167,4 @@ def _show_sample(sample: SimilaritySample, config: CurateConfig, *, as_json: boo
         more = len(sample.never_nearest) - 20
         rest = f" and {more} more" if more > 0 else ""
         console.print(Text(f"never the nearest entry of a sampled caption: {names}{rest}"))
-    console.print(Text(sample.line(config)))
+    console.print(Text(sample.line(config)), soft_wrap=True)

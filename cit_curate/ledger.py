@@ -292,10 +292,12 @@ class Run:
 
     def _cut_metrics(self, update: int) -> None:
         path = self.path / "metrics.jsonl"
-        if path.is_file():
-            kept = [line for line in self.metrics() if line["update"] <= update]
+        if not path.is_file():
+            return
+        kept = [line for line in self.metrics() if line["update"] <= update]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
+        if text != path.read_text(encoding="utf-8"):
             with atomic_file(path) as temporary:
-                text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
                 temporary.write_text(text, encoding="utf-8")
 
 

@@ -3,6 +3,7 @@
 import difflib
 import errno
 import importlib
+import io
 import logging
 import os
 import sys
@@ -45,13 +46,15 @@ def main() -> None:
     args = sys.argv[1:]
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
+    _open_streams()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.captureWarnings(True)
+    # It has a handler of its own; its retries would be shown twice.
+    logging.getLogger("huggingface_hub").propagate = False
     # The runs of a user are their own business: nothing is asked of a hub unless a name needs it.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
-        code = run(args)
-        sys.stdout.flush()
+        code = _run_to_the_end(args)
     except BrokenPipeError:
         # The reader of a pipe has left (`| head`): not an error, and nothing more to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -63,6 +66,28 @@ def main() -> None:
             traceback.print_exc()
         code = _report(error, debug=debug)
     sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Make stdout and stderr writable, whatever the shell and the locale left of them."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell: `cit ... >&-`
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123 - for the process
+    # A caption or path that the terminal's encoding lacks is escaped, as stderr does by itself.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _run_to_the_end(args: Sequence[str]) -> int:
+    """Run one command and flush, so that a closed pipe shows here and not when Python exits."""
+    try:
+        code = run(args)
+    except SystemExit as end:  # tyro has shown help (0) or what is wrong with a flag (2)
+        if isinstance(end.__context__, BrokenPipeError):  # rich would end with 1
+            raise end.__context__ from None
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    sys.stdout.flush()
+    return code
 
 
 def run(args: Sequence[str]) -> int:
@@ -89,7 +114,12 @@ def run(args: Sequence[str]) -> int:
     else:
         import tyro
 
-        tyro.cli(function, prog=f"cit {verb}", args=rest)
+        style = (
+            tyro.conf.FlagCreatePairsOff,
+            tyro.conf.DisallowNone,
+            tyro.conf.PositionalMetavarFromFieldName,
+        )
+        tyro.cli(function, prog=f"cit {verb}", args=rest, config=style)
     return 0
 
 
@@ -104,11 +134,11 @@ def find_verb(args: Sequence[str]) -> str:
         if verb in VERBS:
             return verb
     group = [verb for verb in VERBS if verb.split()[0] == args[0]]
-    if group:
-        raise ConfigError(f"`cit {args[0]}` needs one of: {', '.join(group)}")
-    asked = " ".join(args[:2] if args[0] in {verb.split()[0] for verb in VERBS} else args[:1])
-    close = difflib.get_close_matches(asked, [*VERBS, *(v.split()[0] for v in VERBS)], n=1)
+    asked = " ".join(args[: 2 if group else 1])
+    close = difflib.get_close_matches(asked, group or [*VERBS, *(v.split()[0] for v in VERBS)], n=1)
     hint = f"; did you mean `cit {close[0]}`?" if close else ""
+    if group:
+        raise ConfigError(f"`cit {args[0]}` needs one of: {', '.join(group)}{hint}")
     raise ConfigError(f"there is no command `cit {asked}`{hint}; `cit --help` lists them")
 
 
@@ -158,3 +188,7 @@ def _report(error: Exception, *, debug: bool) -> int:
     what = f"{type(error).__name__}: {error}".splitlines()[0]
     sys.stderr.write(f"error: this is a bug in cit: {what}; the traceback is in {log}\n")
     return 1
+
+
+if __name__ == "__main__":
+    main()

@@ -47,8 +47,8 @@ class TrainConfig:
     projection_weight_decay: float = 1.0
     """Weight decay of the two projections."""
     vision_features: VisionFeatures = "live"
-    """Run the frozen vision tower on a fresh crop at every update (live), or once on a fixed set
-    of crops per image (cached), which makes a CPU enough."""
+    """Run the frozen vision tower on a fresh crop at every update (live), or once (cached).
+    Cached are the features of a fixed set of crops per image, which makes a CPU enough."""
     cached_views: int = 4
     """Crops per image with cached vision features."""
     feature_cache: str = ""

@@ -49,7 +49,7 @@ class PooledVision:
         self._tower = tower
         self._normalizer = normalizer
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, views: Tensor) -> Tensor:
         """Pooled features of crops.
 

@@ -27,6 +27,7 @@ class TerminalWatcher:
 
     def __init__(self, max_updates: int, *, label: str = "updates") -> None:
         self._label = label
+        console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -34,8 +35,9 @@ class TerminalWatcher:
             TextColumn("{task.fields[numbers]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._bar = self._progress.add_task(label, total=max_updates, numbers="")
 
@@ -90,4 +92,4 @@ class TerminalWatcher:
         )
 
     def _line(self, text: str) -> None:
-        self._progress.console.print(Text(text))
+        self._progress.console.print(Text(text), soft_wrap=True)

@@ -49,6 +49,11 @@ def main(args: Sequence[str]) -> None:
     ) -> None:
         """Train a dual encoder on pairs curated from a pool while it trains.
 
+        Every field of the recipe is a flag; --print-config shows what they come to.
+
+            cit train RECIPE --pool POOL --metadata classes.txt --out RUN
+            cit train RECIPE --pool POOL --metadata classes.txt --out RUN --resume
+
         Args:
             config: The run.
             out: Folder of the run; runs/RECIPE when left out.
@@ -62,7 +67,8 @@ def main(args: Sequence[str]) -> None:
             return
         _train(config, out or Path("runs") / name, resume, overwrite, as_json=json)
 
-    tyro.cli(train, prog=f"cit train {name}", args=list(args[1:]))
+    config = (tyro.conf.FlagCreatePairsOff,)
+    tyro.cli(train, prog=f"cit train {name}", args=list(args[1:]), config=config)
 
 
 def _train(config: RunConfig, out: Path, resume: bool, overwrite: bool, *, as_json: bool) -> None:
@@ -91,15 +97,17 @@ def _train(config: RunConfig, out: Path, resume: bool, overwrite: bool, *, as_js
         sys.stdout.write(json_format.dumps(summary) + "\n")
         return
     console = Console(stderr=True)
-    console.print(Text(f"finished: {last.update:,} updates; the model is in {summary['model']}"))
-    console.print(Text(f"what was picked: cit report {run.path}"))
+    model = f"the model is in {summary['model']}"
+    console.print(Text(f"finished: {last.update:,} updates; {model}"), soft_wrap=True)
+    console.print(Text(f"what was picked: cit report {run.path}"), soft_wrap=True)
 
 
 def _overview() -> str:
     lines = ["usage: cit train RECIPE [--FIELD VALUE ...] [--out RUN] [--resume]", "", "recipes:"]
     for name, recipe in RECIPES.items():
         first, _, rest = (recipe.__doc__ or "").strip().partition("\n")
-        command = next((line.strip() for line in rest.splitlines() if "cit train" in line), "")
+        lines_of_doc = (line.strip() for line in rest.splitlines())
+        command = next((line for line in lines_of_doc if line.startswith("cit ")), "")
         lines += [f"  {name:<14} {first}", f"  {'':<14} {command}"]
     lines += ["", "The fields of a recipe, with their defaults: cit train RECIPE --help", ""]
     return "\n".join(lines)

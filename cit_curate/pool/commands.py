@@ -42,6 +42,9 @@ def build(
     A wide table has a row per image: --text title,desc,tag. A long one has a row per text:
     --text-key KIND --caption TEXT. Images stay where they are.
 
+        cit pool build captions.csv --image-id id --image path --text title,desc --out POOL
+        cit pool build PICTURES --out POOL
+
     Args:
         sources: Files or folders, in the order that the pool will have.
         out: Folder of the new pool.
@@ -86,6 +89,8 @@ def build(
 def info(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:
     """Show what is in a pool: pairs, images, text keys, sources, rejects.
 
+        cit pool info POOL
+
     Args:
         pool: The pool's folder.
         json: Print one JSON document.
@@ -95,6 +100,8 @@ def info(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:
 
 def verify(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:
     """Check every byte of a pool: hashes, footers, counts.
+
+        cit pool verify POOL
 
     Args:
         pool: The pool's folder.
@@ -112,6 +119,8 @@ def verify(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:
 
 def repair(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:
     """Write a pool's catalog (pool.duckdb) anew from its Parquet files, as after moving it.
+
+        cit pool repair POOL
 
     Args:
         pool: The pool's folder.

@@ -194,8 +194,7 @@ def _download(
     name: str, asset: DebianAsset, debs: Path, apt: _Apt, on_progress: Callable[[str], None]
 ) -> Path:
     by_hand = (
-        f"or get the package's .deb file elsewhere and put it into "
-        f"{debs}, which is $CIT_CACHE/debs"
+        f"or get the package's .deb file elsewhere and put it into {debs}, which is $CIT_CACHE/debs"
     )
     if shutil.which("apt-get") is None:
         raise ConfigError(

@@ -65,13 +65,14 @@ def demo(
     Fetches about 320 MB of Debian packages into $CIT_CACHE (default ~/.cache/cit) the first time.
     A stopped demo goes on where it was when the same command is given again.
 
-    cit demo
-    cit demo --seeds 0,1,2
+        cit demo
+        cit demo --seeds 0,1,2
 
     Args:
         out: Folder for everything that is made.
         seeds: Seeds, separated by commas; the table has a line for each and their mean.
-        compare: Also train on uncurated pairs, for as many and for four times as many updates.
+        compare: Train on uncurated pairs too, for as many and four times as many updates.
+            Left out with --no-compare.
         updates: Updates of the curated run.
         fetch_only: Download and check the packages, and stop.
         json: Print one JSON document instead of the table.
@@ -82,7 +83,7 @@ def demo(
     console = Console(stderr=True)
 
     def say(text: str) -> None:
-        console.print(Text(text))
+        console.print(Text(text), soft_wrap=True)
 
     started = time.monotonic()
     config = replace_fields(prepare(out, say), max_updates=updates)

@@ -23,13 +23,13 @@ def evaluate(
 ) -> None:
     """Classify the pictures of a folder by the names of its classes.
 
-    cit eval RUN/checkpoints/best --data pictures --prompts "a photo of a {}" "a drawing of a {}"
+        cit eval RUN --data pictures --prompts "a photo of a {}" "a drawing of a {}"
 
     Args:
         model: A checkpoint's folder, or a run (its best checkpoint, else its last).
         data: Folder with one sub-folder of pictures for each class.
-        classes: The classes' names, when the sub-folders' names are not: a file with one a line,
-            in the order of the sorted sub-folders, or a CSV with columns folder and class.
+        classes: File of the classes' names, when the sub-folders' names are not.
+            One a line, in the order of the sorted sub-folders; or a CSV with columns folder, class.
         prompts: Templates of the class names; several are averaged.
         max_text_length: Prompts are cut to this many tokens.
         json: Print one JSON document instead of a table.

@@ -1,0 +1,54 @@
+# make demo    the whole thing on real packaged data, on a CPU
+# make test    every test, fast and slow
+# make check   format, lint, types, import arrows
+#
+# Each makes .venv when it is missing and reuses it when not. PIP_ARGS is passed on to pip.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FAISS := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+SEEDS ?= 0
+
+.PHONY: demo test test-fast test-slow check format venv clean
+
+demo: $(VENV)/.demo-ready
+	$(BIN)/cit demo --seeds $(SEEDS)
+
+test: test-fast test-slow
+
+test-fast: $(VENV)/.dev-ready
+	$(BIN)/pytest -m "not slow and not gpu"
+
+test-slow: $(VENV)/.dev-ready
+	$(BIN)/cit demo --fetch-only
+	$(BIN)/pytest -m slow
+
+check: $(VENV)/.dev-ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/test_import_arrows.py
+
+format: $(VENV)/.dev-ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+venv: $(VENV)/.dev-ready
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "cit needs Python 3.11 or newer; say which with: make PYTHON=python3.12 ..."; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "python's venv module is missing; on Debian: apt-get install python3-venv"; exit 2; }
+
+$(VENV)/.demo-ready: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e ".[$(FAISS),demo]"
+	@touch $@
+
+$(VENV)/.dev-ready: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e ".[$(FAISS),demo,dev]"
+	@touch $@ $(VENV)/.demo-ready
+
+clean:
+	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

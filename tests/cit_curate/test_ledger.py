@@ -1,0 +1,102 @@
+"""The run folder: what counts is what a manifest names."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.ledger import SCHEMAS, Commit, Run
+from cit_curate.records import PoolCursor
+
+
+def used(keys: list[str], step: int) -> pa.Table:
+    rows = [
+        {"outer_step": step, "lane": 0, "pair_key": key, "times_used": 2, "first_update": 1}
+        | {"last_update": 2}
+        for key in keys
+    ]
+    return pa.Table.from_pylist(rows, schema=SCHEMAS["used"])
+
+
+def new_run(folder: Path) -> Run:
+    return Run.create(folder, config={"threshold": 0.5}, environment={})
+
+
+def commit(run: Run, step: int, keys: list[str]) -> None:
+    entry = run.write_table("used", used(keys, step), outer_step=step, lane=0)
+    run.commit(
+        Commit(outer_step=step, update=step + 1, cursors=(PoolCursor(0, 9),), files=(entry,))
+    )
+
+
+def test_counts_add_up_over_outer_steps(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    commit(run, 0, ["a_title", "b_title"])
+    commit(run, 1, ["b_title"])
+    assert Run.open(tmp_path / "run").counts() == {"a_title": 2, "b_title": 4}
+
+
+def test_what_is_written_but_not_committed_is_not_read_and_is_rolled_back(tmp_path: Path) -> None:
+    # FAULTS: L4 K7
+    run = new_run(tmp_path / "run")
+    commit(run, 0, ["a_title"])
+    run.write_table("used", used(["late_title"], 1), outer_step=1, lane=0)
+    (run.path / "shards" / "step=000001").mkdir(parents=True)
+    run.log({"update": 1, "kind": "train"})
+    run.log({"update": 2, "kind": "train"})
+    assert run.counts() == {"a_title": 2}
+    last = run.roll_back()
+    assert last is not None
+    assert last.outer_step == 0
+    assert not (run.path / "used" / "step=000001").exists()
+    assert not (run.path / "shards" / "step=000001").exists()
+    assert [record["update"] for record in run.metrics()] == [1]
+
+
+def test_a_commit_comes_back_as_it_was(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    commit(run, 0, ["a_title"])
+    (back,) = run.commits()
+    assert back.cursors == (PoolCursor(0, 9),)
+    assert back.files[0].path == "used/step=000000/lane=00000.parquet"
+
+
+def test_a_missing_manifest_in_between_is_damage(tmp_path: Path) -> None:
+    # FAULTS: L5
+    run = new_run(tmp_path / "run")
+    commit(run, 0, ["a_title"])
+    commit(run, 1, ["b_title"])
+    (run.path / "manifests" / "step=000000.json").unlink()
+    with pytest.raises(DamagedError, match="lacks outer step 0"):
+        run.commits()
+
+
+def test_a_deleted_segment_is_named(tmp_path: Path) -> None:
+    # FAULTS: L5
+    run = new_run(tmp_path / "run")
+    commit(run, 0, ["a_title"])
+    next((run.path / "used").rglob("*.parquet")).unlink()
+    with pytest.raises(DamagedError, match=r"lane=00000\.parquet is missing"):
+        run.counts()
+
+
+def test_overwrite_replaces_a_run_and_nothing_else(tmp_path: Path) -> None:
+    # FAULTS: G2c
+    new_run(tmp_path / "run")
+    with pytest.raises(ConfigError, match="not empty"):
+        new_run(tmp_path / "run")
+    Run.create(tmp_path / "run", config={}, environment={}, overwrite=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(ConfigError, match="not a run folder"):
+        Run.create(tmp_path / "mine", config={}, environment={}, overwrite=True)
+    assert (tmp_path / "mine" / "letter.txt").exists()
+
+
+def test_a_metrics_line_cut_by_a_kill_is_left_out(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    run.log({"update": 1})
+    with (run.path / "metrics.jsonl").open("a") as stream:
+        stream.write('{"update": 2, "lo')
+    assert run.metrics() == [{"update": 1}]

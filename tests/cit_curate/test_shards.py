@@ -1,0 +1,104 @@
+"""Shards: any key comes back, a webdataset pipeline reads them, a cut one is never read short."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+import webdataset as wds
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cit_curate.errors import DamagedError
+from cit_curate.shards import Sample, ShardWriter, member_name, read_shard, shard_entry
+from indexes.durable import describe_file
+
+
+def sample(key: str, caption: str = "a cat") -> Sample:
+    return Sample(b"\x89PNG...", "png", caption, {"pair_key": key, "similarity": 0.5})
+
+
+def write(folder: Path, samples: list[Sample], pairs_per_shard: int = 100) -> list[Path]:
+    writer = ShardWriter(folder, "lane00000", pairs_per_shard=pairs_per_shard)
+    for each in samples:
+        writer.add(each)
+    return [folder / entry.path for entry in writer.close()]
+
+
+# FAULTS: P5
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.text(min_size=1, max_size=300), min_size=1, max_size=6))
+def test_any_keys_and_captions_come_back_in_order(
+    tmp_path_factory: pytest.TempPathFactory, keys: list[str]
+) -> None:
+    keys = [key.encode("utf-8", "replace").decode() for key in keys]
+    folder = tmp_path_factory.mktemp("shards")
+    paths = write(folder, [sample(key, key) for key in keys], pairs_per_shard=4)
+    back = [each for path in paths for each in read_shard(folder, shard_entry(path))]
+    assert [each.pair_key for each in back] == keys
+    assert [each.caption for each in back] == keys
+
+
+@given(st.text(max_size=80))
+def test_a_member_name_is_one_safe_path_component(key: str) -> None:
+    name = member_name(key.encode("utf-8", "replace").decode())
+    assert not set(name) & set("./\\+~")
+    assert not name.startswith("__")
+
+
+def test_the_same_pair_twice_in_one_shard_stays_two_samples(tmp_path: Path) -> None:
+    (path,) = write(tmp_path, [sample("1_title"), sample("1_title"), sample("1_title")])
+    assert len(list(read_shard(tmp_path, shard_entry(path)))) == 3
+
+
+def test_a_plain_webdataset_pipeline_reads_a_shard(tmp_path: Path) -> None:
+    (path,) = write(tmp_path, [sample("1_title", "one"), sample("2.5/x_tag", "two")])
+    with path.open("rb") as stream:
+        files = wds.tariterators.tar_file_expander([{"url": str(path), "stream": stream}])
+        back = list(wds.decode()(wds.tariterators.group_by_keys(files)))
+    assert [each["txt"] for each in back] == ["one", "two"]
+    assert [each["json"]["pair_key"] for each in back] == ["1_title", "2.5/x_tag"]
+
+
+def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
+    samples = [sample(f"{number}_title") for number in range(5)]
+    (one,) = write(tmp_path / "a", samples)
+    (other,) = write(tmp_path / "b", samples)
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_shard_cut_or_changed_at_any_byte_is_refused(tmp_path: Path) -> None:
+    # FAULTS: S1
+    (path,) = write(tmp_path, [sample(f"{number}_title") for number in range(3)])
+    entry, whole = shard_entry(path), path.read_bytes()
+    for offset in range(0, len(whole), max(len(whole) // 300, 1)):
+        for damaged in (
+            whole[:offset],
+            whole[:offset] + bytes([whole[offset] ^ 1]) + whole[offset + 1 :],
+        ):
+            path.write_bytes(damaged)
+            with pytest.raises(DamagedError):
+                list(read_shard(tmp_path, entry))
+
+
+def test_a_deleted_shard_is_named(tmp_path: Path) -> None:
+    # FAULTS: S3
+    (path,) = write(tmp_path, [sample("1_title")])
+    entry = shard_entry(path)
+    path.unlink()
+    with pytest.raises(DamagedError, match=r"lane00000-000000\.tar is missing"):
+        list(read_shard(tmp_path, entry))
+
+
+def test_a_sample_without_its_text_or_image_names_shard_and_key(tmp_path: Path) -> None:
+    # FAULTS: S2
+    path = tmp_path / "foreign.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, data in (("7_title.json", json.dumps({}).encode()), ("7_title.png", b"x")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    entry = describe_file(path, tmp_path, rows=1)
+    with pytest.raises(DamagedError, match=r"'7_title' of .*foreign\.tar has no txt"):
+        list(read_shard(tmp_path, entry))

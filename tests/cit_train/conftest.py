@@ -1,0 +1,18 @@
+"""Makes `from tiny import ...` work in this folder, and one tiny world for a session."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny towers, a pool and pictures; read only."""
+    from tiny import make_config
+
+    folder = tmp_path_factory.mktemp("world")
+    make_config(folder)
+    return folder

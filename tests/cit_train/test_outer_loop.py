@@ -1,0 +1,334 @@
+"""The whole loop on tiny real models: what is in a run, twice the same, killed and resumed."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import make_config
+
+from cit_curate.errors import BadInputError, ConfigError, NotFiniteError, ShortfallError
+from cit_curate.ledger import Run
+from cit_train.outer_loop import Silent, train
+from cit_train.trainer import TrainState, UpdateReport
+
+HERE = Path(__file__).parent
+# The ledger proper: `rounds` holds clock times beside its counts.
+LEDGER = ("selections", "near_misses", "used", "rejects")
+
+
+def ledger_hashes(run: Path) -> dict[str, str]:
+    """SHA-256 of every ledger file, by its path in the run."""
+    return {
+        path.relative_to(run).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for table in LEDGER
+        for path in sorted((run / table).rglob("*.parquet"))
+    }
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """The model of the last checkpoint."""
+    return load_file(run / "checkpoints" / "last" / "model.safetensors")
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Ledger bytes and weights are equal."""
+    assert ledger_hashes(one)
+    assert ledger_hashes(one) == ledger_hashes(other)
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def start_training(
+    world: Path, out: Path, *, hash_seed: str = "0", **fields: object
+) -> subprocess.Popen[bytes]:
+    """`train` in a process of its own, which resumes what is there."""
+    command = [sys.executable, str(HERE / "train_tiny.py"), str(world), str(out)]
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen([*command, json.dumps(fields)], env=environment)
+
+
+@pytest.fixture(scope="module")
+def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody interrupted."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    train(make_config(world), out)
+    return out
+
+
+def test_a_run_adds_up(finished: Path) -> None:
+    run = Run.open(finished)
+    assert [commit.update for commit in run.commits()] == [2, 4, 6]
+    assert sum(run.counts().values()) == 6 * 8
+    used = run.read("used")
+    assert pc.min(used["first_update"]).as_py() == 1
+    assert pc.max(used["last_update"]).as_py() == 6
+    rounds = run.read("rounds").to_pylist()
+    assert [row["selected"] for row in rounds] == [16, 16, 16]
+    assert [row["update"] for row in rounds] == [0, 2, 4]
+    encoders = run.read("selections")["encoder"].unique().to_pylist()
+    assert len(encoders) == 3, "every outer step must see another version of the encoder"
+
+
+def test_used_pairs_are_the_selected_ones_and_no_rejected_one_is_among_them(
+    finished: Path,
+) -> None:
+    # FAULTS: I1
+    run = Run.open(finished)
+    selected = run.read("selections")
+    rejects = run.read("rejects")
+    for step in range(3):
+        chosen = selected.filter(pc.equal(selected["outer_step"], step))
+        used = run.read("used")
+        of_step = used.filter(pc.equal(used["outer_step"], step))
+        assert sorted(chosen["pair_key"].to_pylist()) == sorted(of_step["pair_key"].to_pylist())
+        assert chosen["scan_position"].to_pylist() == sorted(chosen["scan_position"].to_pylist())
+        bad = rejects.filter(pc.equal(rejects["outer_step"], step))["scan_position"].to_pylist()
+        assert not set(bad) & set(chosen["scan_position"].to_pylist())
+    assert set(rejects["reason"].to_pylist()) == {"truncated_image"}
+
+
+def test_the_same_command_gives_the_same_ledger_and_weights_under_another_hash_seed(
+    world: Path, finished: Path, tmp_path: Path
+) -> None:
+    # FAULTS: L8
+    assert start_training(world, tmp_path / "again", hash_seed="77").wait() == 0
+    assert_same_run(finished, tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "manifests/step=000000.json",
+        "shards/step=000001/lane00000-000000.tar",
+        "checkpoints/.tmp-*-update-000004",
+        "used/step=000002/lane=00000.parquet",
+    ],
+)
+def test_killed_at_any_moment_and_resumed_it_is_the_run_that_was_never_stopped(
+    world: Path, finished: Path, tmp_path: Path, moment: str
+) -> None:
+    # FAULTS: K1 K3 L4 K7
+    out = tmp_path / "killed"
+    process = start_training(world, out)
+    deadline = time.monotonic() + 120
+    while not list(out.glob(moment)):
+        assert process.poll() is None, "the run ended before the moment came"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    committed = len(Run.open(out).commits())
+    assert committed < 3
+    assert start_training(world, out).wait() == 0
+    assert_same_run(finished, out)
+    assert len(Run.open(out).commits()) == 3
+    assert not list(out.rglob(".tmp-*"))
+    updates = [row["update"] for row in Run.open(out).metrics() if row["kind"] == "train"]
+    assert updates == [1, 2, 3, 4, 5, 6]
+
+
+def test_resuming_a_finished_run_changes_nothing(world: Path, finished: Path) -> None:
+    # FAULTS: K8
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    train(make_config(world), finished, resume=True)
+    after = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_resuming_with_other_settings_names_them(world: Path, finished: Path) -> None:
+    # FAULTS: K5
+    with pytest.raises(ConfigError, match=r"threshold: 0\.5 then, 0\.6 now"):
+        train(make_config(world, threshold=0.6), finished, resume=True)
+
+
+def test_a_folder_with_something_in_it_is_refused(world: Path, finished: Path) -> None:
+    # FAULTS: G2c
+    with pytest.raises(ConfigError, match="not empty"):
+        train(make_config(world), finished)
+
+
+def test_the_checkpoint_loads_without_us_and_gives_the_similarities_of_our_evaluation(
+    world: Path, finished: Path
+) -> None:
+    # A Hugging Face tower and pooler pooling: nothing of ours is imported.
+    code = (
+        "import sys, torch; from pathlib import Path; from PIL import Image\n"
+        "from transformers import AutoModel, VisionTextDualEncoderProcessor\n"
+        "folder, pictures = sys.argv[1:]\n"
+        "model = AutoModel.from_pretrained(folder).eval()\n"
+        "processor = VisionTextDualEncoderProcessor.from_pretrained(folder)\n"
+        "paths = sorted(Path(pictures).rglob('*.png'))\n"
+        "names = sorted({path.parent.name for path in paths})\n"
+        "images = [Image.open(path).convert('RGB') for path in paths]\n"
+        "texts = [f'a photo of a {name}' for name in names]\n"
+        "inputs = processor(text=texts, images=images, return_tensors='pt', padding=True)\n"
+        "inputs.pop('token_type_ids', None)\n"
+        "with torch.no_grad(): output = model(**inputs)\n"
+        "right = output.logits_per_image.argmax(1)\n"
+        "target = torch.tensor([names.index(path.parent.name) for path in paths])\n"
+        "print(100 * (right == target).float().mean().item())\n"
+        "print(float((output.logits_per_image / model.logit_scale.exp())[0, 0]))\n"
+        "assert not any(name.startswith('cit_') for name in sys.modules)\n"
+    )
+    folder = finished / "checkpoints" / "last"
+    command = [sys.executable, "-c", code, str(folder), str(world / "pictures")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False)
+    assert result.returncode == 0, result.stderr
+    accuracy, similarity = (float(line) for line in result.stdout.split())
+    ours = [row for row in Run.open(finished).metrics() if row["kind"] == "eval"][-1]
+    assert accuracy == pytest.approx(ours["accuracy"])
+    assert similarity == pytest.approx(first_similarity(folder, world / "pictures"), abs=1e-5)
+
+
+def first_similarity(folder: Path, pictures: Path) -> float:
+    """Cosine of the first picture and the first class, by our evaluation's own functions."""
+    from cit_train.evaluation.image_folder import ImageFolder
+    from cit_train.evaluation.zero_shot import class_features, pooled_images, project
+    from cit_train.models.load import load_dual_encoder
+
+    model, tokenizer = load_dual_encoder(folder)
+    images = ImageFolder.open(pictures)
+    classes = class_features(model, tokenizer, images.classes, ("a photo of a {}",))
+    return float(project(model, pooled_images(model, images.paths))[0] @ classes[0])
+
+
+def test_a_registered_type_loads_after_its_import_and_only_then(
+    world: Path, tmp_path: Path
+) -> None:
+    train(make_config(world, pooling="mean", max_updates=2), tmp_path / "mean")
+    folder = tmp_path / "mean" / "checkpoints" / "last"
+    load = f"from transformers import AutoModel; AutoModel.from_pretrained({str(folder)!r})"
+    fresh = subprocess.run([sys.executable, "-c", load], capture_output=True, check=False)
+    assert fresh.returncode != 0
+    assert b"pooled-text" in fresh.stderr
+    code = f"import cit_train.models; {load}"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert first_similarity(folder, world / "pictures") <= 1
+
+
+def test_cached_features_do_not_depend_on_what_the_cache_held(world: Path, tmp_path: Path) -> None:
+    cache = {"vision_features": "cached", "cached_views": 2, "max_updates": 4}
+    config = make_config(world, **cache, feature_cache=str(tmp_path / "cache"))
+    train(config, tmp_path / "cold")
+    assert list((tmp_path / "cache").rglob("part-*.npy"))
+    train(config, tmp_path / "warm")
+    assert_same_run(tmp_path / "cold", tmp_path / "warm")
+
+
+def test_two_lanes_train_on_both_and_keep_their_own_ledger(world: Path, tmp_path: Path) -> None:
+    run = train(make_config(world, lanes=2, max_updates=4), tmp_path / "lanes")
+    assert sum(run.counts().values()) == 2 * 4 * 8
+    used = run.read("used")
+    for lane in (0, 1):
+        of_lane = used.filter(pc.equal(used["lane"], lane))
+        assert pc.sum(of_lane["times_used"]).as_py() == 4 * 8
+    ids = [
+        set(pc.unique(table["image_id"]).to_pylist())
+        for table in (
+            run.read("selections").filter(pc.equal(run.read("selections")["lane"], lane))
+            for lane in (0, 1)
+        )
+    ]
+    assert not ids[0] & ids[1]
+
+
+@pytest.mark.slow
+def test_worker_processes_change_nothing(world: Path, finished: Path, tmp_path: Path) -> None:
+    config = make_config(world, num_workers=2)
+    train(config, tmp_path / "workers")
+    assert_same_run(finished, tmp_path / "workers")
+
+
+def test_a_threshold_that_nothing_passes_ends_the_run_with_a_suggestion(
+    world: Path, tmp_path: Path
+) -> None:
+    # FAULTS: L1
+    with pytest.raises(ShortfallError, match="best similarity") as caught:
+        train(make_config(world, threshold=1.0, min_ratio=0.0), tmp_path / "none")
+    assert caught.value.suggested_threshold is not None
+
+
+def test_the_policy_train_makes_shorter_outer_steps(world: Path, tmp_path: Path) -> None:
+    # FAULTS: L3
+    config = make_config(
+        world, curate_every=50, max_passes=1, on_shortfall="train", max_updates=5, threshold=0.99
+    )
+    run = train(config, tmp_path / "short")
+    assert run.commits()[-1].update == 5
+    assert len(run.commits()) > 1
+
+
+def test_a_pool_whose_images_are_gone_stops_and_says_where_to_look(
+    world: Path, tmp_path: Path
+) -> None:
+    from tiny import make_pool
+
+    pool = make_pool(tmp_path / "data", num_images=200)
+    for path in (tmp_path / "data" / "images").iterdir():
+        path.unlink()
+    config = make_config(world, pool=str(pool), threshold=-1.0, curate_every=20)
+    with pytest.raises(BadInputError, match="cit pool info"):
+        train(config, tmp_path / "gone")
+
+
+def test_a_loss_that_is_not_finite_names_the_update_and_the_pairs(
+    world: Path, tmp_path: Path
+) -> None:
+    class Breaker(Silent):
+        def trained(self, state: TrainState, report: UpdateReport) -> None:
+            for frame_trainer in trainers:
+                with torch.no_grad():
+                    frame_trainer.model.logit_scale.fill_(float("nan"))
+
+    from cit_train import session as session_module
+
+    trainers: list[object] = []
+    original = session_module.Trainer
+
+    class Recorded(original):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args)
+            trainers.append(self)
+
+    session_module.Trainer = Recorded  # type: ignore[misc]
+    try:
+        with pytest.raises(NotFiniteError, match="update 1; its pairs begin with"):
+            train(make_config(world), tmp_path / "nan", watcher=Breaker())
+    finally:
+        session_module.Trainer = original  # type: ignore[misc]
+
+
+def test_only_recent_shards_and_checkpoints_stay(finished: Path) -> None:
+    kept = sorted(path.name for path in (finished / "shards").iterdir())
+    assert kept == ["step=000001", "step=000002"]
+    best = (finished / "checkpoints" / "best").resolve().name
+    names = {path.name for path in (finished / "checkpoints").glob("update-*")}
+    assert names == {"update-000004", "update-000006", best}
+
+
+def test_training_order_is_a_permutation_of_the_selection(finished: Path) -> None:
+    from cit_curate.shards import read_shard, shard_entry
+
+    folder = finished / "shards" / "step=000002"
+    keys = [
+        sample.pair_key
+        for path in sorted(folder.glob("*.tar"))
+        for sample in read_shard(folder, shard_entry(path))
+    ]
+    selections = Run.open(finished).read("selections")
+    chosen = selections.filter(pc.equal(selections["outer_step"], 2))["pair_key"].to_pylist()
+    assert sorted(keys) == sorted(chosen)
+    assert keys != chosen
+    assert np.unique(keys).size == len(keys)

@@ -1,0 +1,51 @@
+"""The golden selections by command, as a person would type it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+CIT = [sys.executable, "-m", "cit_train.cli"]
+
+
+def run(*words: str, cwd: Path) -> str:
+    result = subprocess.run([*CIT, *words], capture_output=True, text=True, cwd=cwd, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the golden captions and labels, and their pool P."""
+    folder = tmp_path_factory.mktemp("golden")
+    for name in ("captions.csv", "labels.txt"):
+        shutil.copy(GOLDEN / name, folder)
+    columns = ["--image-id", "image_id", "--text-key", "text_key", "--caption", "caption"]
+    run("pool", "build", "captions.csv", *columns, "--out", "P", cwd=folder)
+    return folder
+
+
+@pytest.mark.parametrize("case", ["case_a", "case_b", "case_c"])
+def test_a_golden_selection_by_command(folder: Path, case: str) -> None:
+    golden = json.loads((GOLDEN / f"{case}.json").read_text())
+    run(
+        *["curate", "P", "--metadata", "labels.txt", "--text-encoder", "package:minilm"],
+        *["--threshold", str(golden["threshold"]), "--min-ratio", str(golden["min_ratio"])],
+        *["--batch-size", str(golden["batch_size"])],
+        *["--curate-every", str(golden["curate_every"])],
+        *["--collection", "multiset", "--order", "sequential", "--out", case],
+        cwd=folder,
+    )
+    sql = "select pair_key from selections order by scan_position"
+    header, *keys = run("query", case, sql, "--csv", cwd=folder).split()
+    assert header == "pair_key"
+    ties = {key: tied[0] for tied in golden["tied_at_the_cut"] for key in tied}
+    assert sorted(ties.get(key, key) for key in keys) == sorted(
+        ties.get(key, key) for key in golden["expected"]
+    )
+    (rounds,) = json.loads(run("query", case, "select scanned from rounds", "--json", cwd=folder))
+    assert rounds["scanned"] == golden["num_scanned"]

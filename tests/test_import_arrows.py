@@ -1,0 +1,61 @@
+"""indexes <- cit_curate <- cit_train, never back; and what `--help` may not import."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Package -> the ones of ours that it may import.
+ALLOWED = {
+    "indexes": {"indexes"},
+    "cit_curate": {"indexes", "cit_curate"},
+    "cit_train": {"indexes", "cit_curate", "cit_train"},
+}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} has a relative import"
+            names.add(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_no_import_points_back(package: str) -> None:
+    paths = sorted((ROOT / package).rglob("*.py"))
+    assert paths
+    for path in paths:
+        ours = {name.split(".")[0] for name in imported_modules(path)} & ALLOWED.keys()
+        assert ours <= ALLOWED[package], f"{path} imports {sorted(ours - ALLOWED[package])}"
+
+
+def test_only_one_file_imports_faiss() -> None:
+    importers = [
+        path.relative_to(ROOT).as_posix()
+        for package in ALLOWED
+        for path in (ROOT / package).rglob("*.py")
+        if "faiss" in {name.split(".")[0] for name in imported_modules(path)}
+    ]
+    assert importers == ["indexes/faiss_index.py"]
+
+
+def test_configs_import_the_standard_library_only() -> None:
+    for path in (ROOT / "cit_curate" / "config.py", ROOT / "cit_train" / "config.py"):
+        others = {name.split(".")[0] for name in imported_modules(path)} - ALLOWED.keys()
+        assert others <= set(sys.stdlib_module_names), path
+
+
+def test_the_overview_loads_neither_torch_nor_transformers() -> None:
+    code = (
+        "import sys; import cit_train.cli as cli; cli.run(['--help']);"
+        "sys.exit(bool({'torch', 'transformers', 'faiss', 'duckdb'} & sys.modules.keys()))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
