@@ -1,6 +1,7 @@
 # make demo    the whole thing on real packaged data, on a CPU
 # make test    every test, fast and slow
 # make check   format, lint, types, import arrows
+# make bench   tables of rates, against a plain loop and the machine's limit
 #
 # Each makes .venv when it is missing and reuses it when not. PIP_ARGS is passed on to pip.
 
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 FAISS := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 SEEDS ?= 0
 
-.PHONY: demo test test-fast test-slow check format venv clean
+.PHONY: demo test test-fast test-slow bench check format venv clean
 
 demo: $(VENV)/.demo-ready
 	$(BIN)/cit demo --seeds $(SEEDS)
@@ -29,6 +30,9 @@ check: $(VENV)/.dev-ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest tests/test_import_arrows.py
+
+bench: $(VENV)/.dev-ready
+	$(BIN)/python scripts/bench/text_encoder.py tests/golden/captions.csv
 
 format: $(VENV)/.dev-ready
 	$(BIN)/ruff format .

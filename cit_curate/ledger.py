@@ -164,8 +164,8 @@ class Run:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             if not overwrite:
                 raise ConfigError(
-                    f"{path} is not empty; choose another --out, go on with --resume, "
-                    "or replace it with --overwrite"
+                    f"{path} is not empty; choose another --out, or replace what is there with "
+                    "--overwrite (a training run that was stopped goes on with --resume)"
                 )
             if path.is_dir() and not (path / "config.json").is_file():
                 raise ConfigError(

@@ -214,11 +214,19 @@ def load_text_tower(config: TextTowerConfig) -> tuple[PreTrainedModel, PreTraine
 
 
 def resolve_model_name(name: str) -> str:
-    """A directory for `package:NAME`, expanded local paths, and hub ids as they are."""
+    """A directory for `package:NAME`, expanded local paths, and hub ids as they are.
+
+    Raises:
+        ConfigError: The package is not installed, or a path leads nowhere.
+    """
     if name.startswith(PACKAGE_PREFIX):
         return str(packaged_folder(name.removeprefix(PACKAGE_PREFIX)))
     expanded = Path(name).expanduser()
-    return str(expanded) if expanded.is_dir() else name
+    if expanded.is_dir():
+        return str(expanded)
+    if name.startswith((".", "/", "~")):  # a path, which no hub needs to be asked for
+        raise ConfigError(f"there is no model directory {name}")
+    return name
 
 
 def tokenize(

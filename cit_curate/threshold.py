@@ -55,11 +55,16 @@ class SimilaritySample:
             f"{threshold:.2f}: {self.pass_ratio(threshold):.1%}"
             for threshold in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
         )
+        needed = self.captions_needed(config)
+        need = (
+            f"{config.budget:,} pairs need about {needed:,.0f} captions, "
+            f"{self.minutes_needed(config):.1f} min"
+            if needed < float("inf")
+            else f"none of them, so {config.budget:,} pairs may never be found: lower --threshold"
+        )
         return (
             f"of {len(self.similarity):,} sampled captions {self.pass_ratio(config.threshold):.1%} "
-            f"pass the threshold {config.threshold:g} (at {shares}); {config.budget:,} pairs need "
-            f"about {self.captions_needed(config):,.0f} captions, "
-            f"{self.minutes_needed(config):.1f} min"
+            f"pass the threshold {config.threshold:g} (at {shares}); {need}"
         )
 
 

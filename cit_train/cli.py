@@ -60,6 +60,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
         code = 130
     except Exception as error:  # noqa: BLE001 - the one place where every error ends
         if debug:

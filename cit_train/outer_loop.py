@@ -196,6 +196,12 @@ def _updates(
         streams.finish()
         batch_size = session.config.curate.batch_size
         planned = min(planned, *(len(stream.rows) // batch_size for stream in streams.lanes))
+        if not planned:
+            raise BadInputError(
+                f"outer step {state.outer_step} has too few images that can be opened for one "
+                f'batch of {batch_size}; `cit query {session.run.path} "select reason, count(*) '
+                'from rejects group by 1"` says why, and a lower --threshold finds more'
+            )
     for _ in range(planned):
         try:
             batch = list(islice(batches, session.config.curate.lanes))

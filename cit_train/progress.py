@@ -88,7 +88,8 @@ class TerminalWatcher:
         kept = sum(each.scan.totals.kept for each in selections)
         self._line(
             f"outer step {state.outer_step - 1} committed at update {state.update}: "
-            f"kept {kept:,} of {scanned:,} captions ({kept / scanned:.1%})"
+            f"{kept:,} of {scanned:,} captions passed ({kept / scanned:.1%}), "
+            f"{sum(len(each.rows) for each in selections):,} selected"
         )
 
     def _line(self, text: str) -> None:

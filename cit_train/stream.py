@@ -73,8 +73,9 @@ class ShardStream(threading.Thread):
         key = (scan.config.seed, ORDER_KEY, scan.outer_step, scan.lane)
         order = np.random.default_rng(key).permutation(len(selection))
         self._selection = selection
-        self._planned = selection.take(order).slice(0, num_pairs)
-        self._unused = selection.take(order).slice(num_pairs)
+        self._planned = selection.take(order)
+        self._num_pairs = num_pairs
+        self._unused = self._planned.slice(num_pairs)
         self._writer = ShardWriter(
             self.folder, lane_prefix(scan.lane), pairs_per_shard=pairs_per_shard
         )
@@ -118,10 +119,12 @@ class ShardStream(threading.Thread):
 
     def _write(self) -> None:
         written: list[pa.Table] = []
-        for place in range(len(self._planned)):
+        place = 0
+        while place < len(self._planned) and len(written) < self._num_pairs:
             if self._stopping.is_set():
                 raise BadInputError("the stream was asked to stop")
             row = self._planned.slice(place, 1)
+            place += 1
             image = self._image_or_none(row)
             while image is None:
                 row = self.scan.take(1)
@@ -134,6 +137,7 @@ class ShardStream(threading.Thread):
             self._writer.add(Sample(image, image_suffix(image), fields["caption"], _info(fields)))
             written.append(row)
         self._writer.close()
+        self._unused = self._planned.slice(place)
         self.rows = pa.concat_tables([self.rows, *written])
 
     def _image_or_none(self, row: pa.Table) -> bytes | None:
@@ -161,7 +165,7 @@ class ShardStream(threading.Thread):
             }
         )
         self._in_a_row += 1
-        allowed = max(MAX_REJECT_RATIO * len(self._planned), MAX_REJECTS_IN_A_ROW)
+        allowed = max(MAX_REJECT_RATIO * self._num_pairs, MAX_REJECTS_IN_A_ROW)
         if self._in_a_row >= MAX_REJECTS_IN_A_ROW or len(self._rejects) > allowed:
             raise BadInputError(
                 f"outer step {self.scan.outer_step}: {len(self._rejects)} of the selected images "

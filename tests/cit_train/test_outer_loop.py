@@ -18,6 +18,7 @@ from tiny import make_config
 
 from cit_curate.errors import BadInputError, ConfigError, NotFiniteError, ShortfallError
 from cit_curate.ledger import Run
+from cit_train.config import replace_fields
 from cit_train.outer_loop import Silent, train
 from cit_train.trainer import TrainState, UpdateReport
 
@@ -267,7 +268,21 @@ def test_the_policy_train_makes_shorter_outer_steps(world: Path, tmp_path: Path)
     )
     run = train(config, tmp_path / "short")
     assert run.commits()[-1].update == 5
-    assert len(run.commits()) > 1
+    assert sum(run.counts().values()) == 5 * 8
+    many = train(replace_fields(config, max_updates=20), tmp_path / "many")
+    assert [row["update"] for row in many.metrics() if row["kind"] == "train"] == [*range(1, 21)]
+    assert len(many.commits()) > 1
+
+
+def test_too_few_images_for_one_batch_is_an_error_and_not_an_endless_run(
+    world: Path, tmp_path: Path
+) -> None:
+    from tiny import make_pool
+
+    pool = make_pool(tmp_path / "data", num_images=12, broken=tuple(range(8)))
+    config = make_config(world, pool=str(pool), threshold=-1.0, on_shortfall="train", max_passes=1)
+    with pytest.raises(BadInputError, match="too few images"):
+        train(config, tmp_path / "few")
 
 
 def test_a_pool_whose_images_are_gone_stops_and_says_where_to_look(

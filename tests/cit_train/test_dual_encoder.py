@@ -1,0 +1,115 @@
+"""How the model starts, what of it trains, and which towers it takes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from tiny import make_config, picture
+from transformers import AutoModel, BertModel, TimmWrapperConfig, TimmWrapperModel
+
+from cit_curate.errors import ConfigError
+from cit_train.features import ROWS, FeatureCache, PooledVision
+from cit_train.models.dual_encoder import build_dual_encoder, set_train_mode
+from cit_train.models.towers import load_vision_tower, with_width
+from cit_train.session import open_session
+from cit_train.transforms import Normalizer
+
+
+def towers(world: Path) -> tuple[torch.nn.Module, torch.nn.Module]:
+    return load_vision_tower(str(world / "vision")), BertModel.from_pretrained(world / "text")
+
+
+def test_projections_start_uniform_and_the_logit_scale_at_its_value(world: Path) -> None:
+    model = build_dual_encoder(*towers(world), projection_dim=512, seed=0)
+    for projection in (model.visual_projection, model.text_projection):
+        bound = 1 / np.sqrt(32)
+        weight = projection.weight.detach()
+        assert projection.bias is None
+        assert weight.abs().max() <= bound
+        # A uniform variable on (-b, b) has the deviation b / sqrt(3); N(0, 0.02) would not.
+        assert weight.std() == pytest.approx(bound / np.sqrt(3), rel=0.02)
+    assert model.logit_scale.item() == pytest.approx(2.6592)
+    again = build_dual_encoder(*towers(world), projection_dim=512, seed=0)
+    assert torch.equal(again.text_projection.weight, model.text_projection.weight)
+
+
+def test_the_vision_tower_is_frozen_and_stays_in_eval_mode(world: Path) -> None:
+    model = build_dual_encoder(*towers(world), projection_dim=8, seed=0)
+    set_train_mode(model)
+    assert not any(module.training for module in model.vision_model.modules())
+    assert all(module.training for module in model.text_model.modules())
+    trainable = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert trainable == {"text_model", "visual_projection", "text_projection", "logit_scale"}
+
+
+def test_any_timm_model_is_a_vision_tower(world: Path, tmp_path: Path) -> None:
+    config = TimmWrapperConfig(
+        architecture="mobilenetv3_small_050",
+        num_labels=0,
+        pretrained_cfg=timm.get_pretrained_cfg("mobilenetv3_small_050").to_dict(),
+    )
+    TimmWrapperModel(config).save_pretrained(tmp_path / "timm")
+    tower = load_vision_tower(str(tmp_path / "timm"))
+    assert tower.config.hidden_size == 1024
+    model = build_dual_encoder(tower, towers(world)[1], projection_dim=8, seed=0).eval()
+    model.save_pretrained(tmp_path / "dual")
+    again = AutoModel.from_pretrained(tmp_path / "dual").eval()
+    pixels = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        one, other = (m.get_image_features(pixels).pooler_output for m in (model, again))
+    assert torch.equal(one, other)
+
+
+def test_a_tower_that_is_not_there_says_what_to_give(tmp_path: Path) -> None:
+    # FAULTS: E8
+    with pytest.raises(ConfigError, match="package:efficientnet-lite0"):
+        load_vision_tower(str(tmp_path))
+    with pytest.raises(ConfigError, match="there is no model directory"):
+        load_vision_tower("/no/such/folder")
+
+
+def test_a_model_without_a_pooled_output_is_refused() -> None:
+    from transformers import ViTConfig, ViTModel
+
+    config = ViTConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+    )
+    with pytest.raises(ConfigError, match="no pooled output"):
+        with_width(ViTModel(config, add_pooling_layer=False))
+
+
+def test_a_cached_feature_is_that_of_the_crop_and_comes_back_from_disk(
+    world: Path, tmp_path: Path
+) -> None:
+    vision = PooledVision(
+        load_vision_tower(str(world / "vision")),
+        Normalizer((0.5,) * 3, (0.5,) * 3),
+        torch.device("cpu"),
+    )
+    settings = {"fingerprint": "f" * 64, "num_views": 3, "side": 32, "max_pixels": 10**6}
+    images = [picture("red", "noise", number) for number in range(ROWS + 3)]
+    cache = FeatureCache(tmp_path, vision, **settings)
+    first = cache.features(images, [number % 3 for number in range(len(images))])
+    assert cache.num_computed == len(images)
+    cache.flush()
+    again = FeatureCache(tmp_path, vision, **settings)
+    assert again.knows(images[0])
+    backwards = again.features(images[::-1], [n % 3 for n in range(len(images))][::-1])
+    assert torch.equal(backwards.flip(0), first)
+    assert again.num_computed == 0
+    alone = FeatureCache(tmp_path / "other", vision, **settings).features(images[4:5], [1])
+    assert torch.equal(alone[0], first[4])
+
+
+def test_training_needs_a_pool_with_images(world: Path, tmp_path: Path) -> None:
+    from cit_curate.pool import Pool
+    from cit_curate.sources.columns import Columns
+
+    table = tmp_path / "captions.csv"
+    table.write_text("id,caption\n1,a red disc\n")
+    columns = Columns(image_id="id", text=("caption",))
+    Pool.build([table], tmp_path / "pool", columns=columns)
+    with pytest.raises(ConfigError, match="names no images"):
+        open_session(make_config(world, pool=str(tmp_path / "pool")), tmp_path / "run")
