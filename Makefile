@@ -19,7 +19,7 @@ demo: $(VENV)/.demo-ready
 test: test-fast test-slow
 
 test-fast: $(VENV)/.dev-ready
-	$(BIN)/pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 -m "not slow and not gpu"
 
 test-slow: $(VENV)/.dev-ready
 	$(BIN)/cit demo --fetch-only

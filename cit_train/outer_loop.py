@@ -199,8 +199,8 @@ def _updates(
         if not planned:
             raise BadInputError(
                 f"outer step {state.outer_step} has too few images that can be opened for one "
-                f'batch of {batch_size}; `cit query {session.run.path} "select reason, count(*) '
-                'from rejects group by 1"` says why, and a lower --threshold finds more'
+                f"batch of {batch_size}; lower --threshold or --batch-size, and check the pool's "
+                f"image root with: cit pool info {session.pool.path}"
             )
     for _ in range(planned):
         try:

@@ -29,7 +29,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("case", ["case_a", "case_b", "case_c"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "case_a",
+        pytest.param("case_b", marks=pytest.mark.slow),
+        pytest.param("case_c", marks=pytest.mark.slow),
+    ],
+)
 def test_a_golden_selection_by_command(folder: Path, case: str) -> None:
     golden = json.loads((GOLDEN / f"{case}.json").read_text())
     run(

@@ -111,10 +111,10 @@ def test_the_same_command_gives_the_same_ledger_and_weights_under_another_hash_s
 @pytest.mark.parametrize(
     "moment",
     [
-        "manifests/step=000000.json",
+        pytest.param("manifests/step=000000.json", marks=pytest.mark.slow),
         "shards/step=000001/lane00000-000000.tar",
         "checkpoints/.tmp-*-update-000004",
-        "used/step=000002/lane=00000.parquet",
+        pytest.param("used/step=000002/lane=00000.parquet", marks=pytest.mark.slow),
     ],
 )
 def test_killed_at_any_moment_and_resumed_it_is_the_run_that_was_never_stopped(
