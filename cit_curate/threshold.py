@@ -58,7 +58,7 @@ class SimilaritySample:
         needed = self.captions_needed(config)
         need = (
             f"{config.budget:,} pairs need about {needed:,.0f} captions, "
-            f"{self.minutes_needed(config):.1f} min"
+            f"{_duration(self.minutes_needed(config))}"
             if needed < float("inf")
             else f"none of them, so {config.budget:,} pairs may never be found: lower --threshold"
         )
@@ -66,6 +66,10 @@ class SimilaritySample:
             f"of {len(self.similarity):,} sampled captions {self.pass_ratio(config.threshold):.1%} "
             f"pass the threshold {config.threshold:g} (at {shares}); {need}"
         )
+
+
+def _duration(minutes: float) -> str:
+    return f"{minutes:.1f} min" if minutes >= 1 else f"{60 * minutes:.0f} s"
 
 
 def sample_similarity(

@@ -43,7 +43,7 @@ def clipart_demo() -> RunConfig:
 
     cit demo
     """
-    return replace_fields(laptop(), max_updates=50, eval_every=50, prompts=("{}",))
+    return replace_fields(laptop(), max_updates=50, eval_every=10, prompts=("{}",))
 
 
 RECIPES: Mapping[str, Callable[[], RunConfig]] = {

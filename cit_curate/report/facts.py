@@ -117,6 +117,7 @@ class RunFacts:
     """All of the page but its pictures.
 
     Attributes:
+        updates: Updates that the weights had seen at the last commit.
         notices: What a reader must know first: the run is empty, unfinished, or goes on.
         histogram: Count of each of the ledger's similarity bins.
         num_classes: Entries with at least one pair; `classes` has the largest of them.
@@ -125,6 +126,7 @@ class RunFacts:
     """
 
     name: str
+    updates: int
     notices: tuple[str, ...]
     config: tuple[tuple[str, str], ...]
     environment: tuple[tuple[str, str], ...]
@@ -150,6 +152,7 @@ def collect_facts(run: Run, database: RunDatabase) -> RunFacts:
     config = run.config
     return RunFacts(
         name=run.path.resolve().name,
+        updates=max(last_update, 0),
         notices=_notices(run, config, len(database.commits), last_update),
         config=flattened(config),
         environment=flattened(read_json(run.path / "environment.json")),

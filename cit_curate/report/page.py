@@ -65,7 +65,7 @@ def _key_numbers(facts: RunFacts) -> list[tuple[str, str]]:
     accuracies = [entry.accuracy for entry in facts.evaluations if entry.accuracy == entry.accuracy]
     return [
         ("outer steps", f"{len(facts.steps):,}"),
-        ("updates", f"{max((step.update for step in facts.steps), default=0):,}"),
+        ("updates", f"{facts.updates:,}"),
         ("captions scanned", f"{scanned:,}"),
         ("pairs kept", f"{kept:,}"),
         ("kept ratio", _percent(100 * kept / scanned) if scanned else "–"),

@@ -149,12 +149,12 @@ def prepare(out: Path, say: Callable[[str], None]) -> RunConfig:
 def arms(config: RunConfig, seed: int, *, compare: bool) -> list[tuple[str, RunConfig]]:
     """The runs of one seed: curated, and uncurated at equal and at four times as many updates."""
     updates = config.train.max_updates
-    curated = replace_fields(config, seed=seed, eval_every=updates)
+    curated = replace_fields(config, seed=seed)
     if not compare:
         return [("curated", curated)]
     # Before `skip_until` everything passes: the same loop, stream and trainer, without the rules.
     uncurated = replace_fields(curated, skip_until=LONGER * updates)
-    longer = replace_fields(uncurated, max_updates=LONGER * updates, eval_every=LONGER * updates)
+    longer = replace_fields(uncurated, max_updates=LONGER * updates)
     return [("curated", curated), ("uncurated", uncurated), ("uncurated, 4 x", longer)]
 
 

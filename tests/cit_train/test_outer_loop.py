@@ -19,8 +19,9 @@ from tiny import make_config
 from cit_curate.errors import BadInputError, ConfigError, NotFiniteError, ShortfallError
 from cit_curate.ledger import Run
 from cit_train.config import replace_fields
-from cit_train.outer_loop import Silent, train
+from cit_train.outer_loop import train
 from cit_train.trainer import TrainState, UpdateReport
+from cit_train.watcher import Silent
 
 HERE = Path(__file__).parent
 # The ledger proper: `rounds` holds clock times beside its counts.
