@@ -32,6 +32,7 @@ def curate(
     *,
     out: Path | None = None,
     max_pairs: int | Literal["all"] | None = None,
+    device: str = "auto",
     dry_run: bool = False,
     overwrite: bool = False,
     json: bool = False,
@@ -54,6 +55,7 @@ def curate(
         out: Folder of the new run: its ledger, for cit query, export and report.
         max_pairs: Pairs to keep in each lane; all = whole passes without a limit.
             Left out, it is curate_every x batch_size, as in training.
+        device: auto = the first GPU, else the CPU; cpu, cuda or cuda:N.
         dry_run: Embed a sample of 5,000 captions and show what each threshold would keep.
         overwrite: Replace the run that is at --out.
         json: Print one JSON document instead of a summary.
@@ -62,7 +64,7 @@ def curate(
         raise ConfigError(f"--max-pairs is {max_pairs}; it is at least 1, or all")
     opened = Pool.open(pool)
     if dry_run:
-        encoder = TextEncoder.load(text)
+        encoder = TextEncoder.load(text, device=device)
         curator = Curator(opened, metadata, config)
         _show_sample(curator.sample(encoder), config, as_json=json)
         return
@@ -97,6 +99,7 @@ def curate(
             config,
             out,
             num_pairs=num_pairs,
+            device=device,
             overwrite=overwrite,
             on_progress=tell,
         )

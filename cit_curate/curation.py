@@ -18,7 +18,7 @@ from cit_curate.pool.pool import Pool
 from cit_curate.records import Float32, PoolCursor
 from cit_curate.text_encoder import TextEncoder, embed_metadata
 from cit_curate.threshold import SimilaritySample, sample_similarity
-from indexes.durable import FileEntry
+from indexes.durable import FileEntry, write_json
 from indexes.protocol import MetadataIndex
 from indexes.versioned import VersionedIndex
 
@@ -61,16 +61,19 @@ class Curator:
             for lane in range(config.lanes)
         )
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the entries and templates."""
+        described = json.dumps([[asdict(entry) for entry in self.entries], self.templates])
+        return hashlib.sha256(described.encode()).hexdigest()
+
     def refresh(self, encoder: Embedder) -> MetadataIndex:
         """The index of the metadata under an encoder; rebuilt only if the encoder changed."""
 
         def embed() -> Float32:
             return embed_metadata(encoder.embed, self.entries, self.templates)
 
-        entries = [asdict(entry) for entry in self.entries]
-        version = hashlib.sha256(
-            json.dumps([encoder.fingerprint, entries, self.templates]).encode()
-        )
+        version = hashlib.sha256(f"{encoder.fingerprint} {self.fingerprint}".encode())
         return self.index.refresh(version.hexdigest(), embed)
 
     def run(
@@ -115,13 +118,18 @@ class Curator:
             selections.append(LaneSelection(scan, scan.take(num_pairs)))
         return selections
 
+    def write_entries(self, run: Run) -> None:
+        """Write `metadata.json`: the entries; `metadata_id` in the ledger counts them from 0."""
+        write_json(run.path / "metadata.json", [asdict(entry) for entry in self.entries])
+
     def sample(self, encoder: Embedder) -> SimilaritySample:
         """Similarities of the first captions of lane 0's scan."""
         return sample_similarity(self.orders[0], encoder, self.refresh(encoder), self.entries)
 
 
 def write_scan(run: Run, scan: LaneScan, rows: pa.Table) -> list[FileEntry]:
-    """Write the ledger tables that a scan alone determines; `rows` are its selection."""
+    """Write the ledger tables and the log line of a scan; `rows` are its selection."""
+    run.log(scan.metrics_record())
     place = {"outer_step": scan.outer_step, "lane": scan.lane}
     selected = scan.ledger_rows(rows, "selections")
     missed = scan.ledger_rows(scan.near_misses, "near_misses")
@@ -140,6 +148,7 @@ def curate(
     out: Path,
     *,
     num_pairs: int | None,
+    device: str = "auto",
     overwrite: bool = False,
     on_progress: ScanProgress | None = None,
 ) -> Run:
@@ -150,11 +159,12 @@ def curate(
         ShortfallError: See `LaneScan.take`.
     """
     Run.check_free(out, overwrite=overwrite)
-    encoder = TextEncoder.load(text)
+    encoder = TextEncoder.load(text, device=device)
     curator = Curator(pool, metadata, config)
     settings = {
         "pool": str(pool.path.resolve()),
         "pool_fingerprint": pool.fingerprint,
+        "metadata_fingerprint": curator.fingerprint,
         **asdict(metadata),
         **asdict(text),
         **asdict(config),
@@ -170,6 +180,7 @@ def curate(
         on_progress=on_progress,
     )
     run = Run.create(out, config=settings, environment=describe_environment(), overwrite=overwrite)
+    curator.write_entries(run)
     files = [entry for each in selections for entry in write_scan(run, each.scan, each.rows)]
     cursors = tuple(each.scan.cursor for each in selections)
     run.commit(Commit(outer_step=0, update=0, cursors=cursors, files=tuple(files)))

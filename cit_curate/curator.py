@@ -5,10 +5,11 @@ search, apply the rules batch by batch. It gives kept pairs in arrival order, as
 for; asking again continues the scan, which is how a pair whose image cannot be opened is replaced.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +35,8 @@ NEAR_MISSES_PER_ENTRY = 5
 # at most the second, which bounds memory and what is embedded in vain beyond the last batch.
 SMALLEST_WINDOW = 1_024
 LARGEST_WINDOW = 16_384
+# Lanes that look for replacements at the same time share one encoder and one index.
+_ENCODING = threading.Lock()
 # First words of random keys, so that no two uses of a seed draw the same numbers.
 TAG_KEY = 11
 
@@ -171,11 +174,25 @@ class LaneScan:
             "best_similarity": None if self.everything_passes else totals.best_similarity,
             "pool_passes": totals.scanned / self._pass_length,
             "histogram": totals.histogram.tolist(),
-            "embed_seconds": totals.embed_seconds,
-            "search_seconds": totals.search_seconds,
-            "read_seconds": totals.read_seconds,
         }
         return pa.Table.from_pylist([row], schema=SCHEMAS["rounds"])
+
+    def metrics_record(self) -> dict[str, Any]:
+        """The line of this scan in metrics.jsonl: its counts, and seconds by stage."""
+        totals = self.totals
+        return {
+            "kind": "outer_step",
+            "update": self.update,
+            "outer_step": self.outer_step,
+            "lane": self.lane,
+            "scanned": totals.scanned,
+            "kept": totals.kept,
+            "kept_ratio": totals.kept / max(totals.scanned, 1),
+            "threshold": self.config.threshold,
+            "read_seconds": totals.read_seconds,
+            "embed_seconds": totals.embed_seconds,
+            "search_seconds": totals.search_seconds,
+        }
 
     def ledger_rows(self, rows: pa.Table, table: str) -> pa.Table:
         """Rows of this scan with the columns of `selections` or `near_misses`."""
@@ -225,9 +242,11 @@ class LaneScan:
     def _score(self, window: Sequence[CaptionBatch]) -> tuple[Float32, Int64]:
         """Best similarity and nearest entry of each caption: float32 and int64 [window]."""
         started = time.perf_counter()
-        vectors = self.encoder.embed([text for batch in window for text in self._texts(batch)])
-        embedded = time.perf_counter()
-        result = self.index.search(vectors)
+        texts = [text for batch in window for text in self._texts(batch)]
+        with _ENCODING:
+            vectors = self.encoder.embed(texts)
+            embedded = time.perf_counter()
+            result = self.index.search(vectors)
         self.totals.embed_seconds += embedded - started
         self.totals.search_seconds += time.perf_counter() - embedded
         return result.similarity[:, 0], result.ids[:, 0]

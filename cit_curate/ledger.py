@@ -7,6 +7,7 @@ killed run left beyond its last commit is removed by `Run.roll_back` and made ag
 """
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,8 +20,10 @@ import pyarrow.parquet as pq
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.records import PoolCursor
 from indexes.durable import (
+    TEMPORARY_PREFIX,
     FileEntry,
     atomic_file,
+    atomic_folder,
     check_file,
     describe_file,
     read_json,
@@ -56,7 +59,8 @@ SCHEMAS: Mapping[LedgerTable, pa.Schema] = {
     "selections": pa.schema([*_SCANNED, ("reason", pa.string()), ("encoder", pa.string())]),
     # The best pairs that were not kept, per metadata entry, best first.
     "near_misses": pa.schema([*_SCANNED, ("encoder", pa.string())]),
-    # One row: what the scan of this outer step saw. The only ledger table with clock times.
+    # One row: what the scan of this outer step saw. Its seconds are in metrics.jsonl, so that
+    # the ledger of the same run is the same bytes.
     "rounds": pa.schema(
         [
             ("outer_step", pa.int64()),
@@ -70,9 +74,6 @@ SCHEMAS: Mapping[LedgerTable, pa.Schema] = {
             ("best_similarity", pa.float32()),
             ("pool_passes", pa.float64()),
             ("histogram", pa.list_(pa.int64())),
-            ("embed_seconds", pa.float64()),
-            ("search_seconds", pa.float64()),
-            ("read_seconds", pa.float64()),
         ]
     ),
     # Which pairs the weights have seen: updates from `first_update` to `last_update`, inclusive.
@@ -146,11 +147,17 @@ class Run:
             ConfigError: See `check_free`.
         """
         cls.check_free(path, overwrite=overwrite)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep_temporary(path.parent)
         if path.is_dir():
-            shutil.rmtree(path)
-        (path / "manifests").mkdir(parents=True)
-        write_json(path / "environment.json", environment)
-        write_json(path / "config.json", config)
+            # Aside first: a kill in between leaves the old run gone or whole, never half.
+            aside = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-old-{path.name}")
+            path.rename(aside)
+            shutil.rmtree(aside)
+        with atomic_folder(path) as temporary:
+            (temporary / "manifests").mkdir()
+            write_json(temporary / "environment.json", environment)
+            write_json(temporary / "config.json", config)
         return cls(path)
 
     @staticmethod
@@ -274,7 +281,7 @@ class Run:
             if _step_number(folder) >= len(commits):
                 shutil.rmtree(folder)
         last = commits[-1] if commits else None
-        self._cut_metrics(last.update if last else -1)
+        self._cut_metrics(last)
         return last
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -290,11 +297,16 @@ class Run:
         lines = path.read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines[:-1] if line]
 
-    def _cut_metrics(self, update: int) -> None:
+    def _cut_metrics(self, last: Commit | None) -> None:
         path = self.path / "metrics.jsonl"
         if not path.is_file():
             return
-        kept = [line for line in self.metrics() if line["update"] <= update]
+        update, step = (last.update, last.outer_step) if last else (-1, -1)
+        kept = [
+            line
+            for line in self.metrics()
+            if line["update"] <= update and line.get("outer_step", -1) <= step
+        ]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
         if text != path.read_text(encoding="utf-8"):
             with atomic_file(path) as temporary:

@@ -39,11 +39,11 @@ def first_of_each(keys: pa.ChunkedArray, seen: set[str]) -> Bool:
         bool [keys].
     """
     fresh = np.zeros(len(keys), dtype=np.bool_)
-    known = set(seen)
+    here: set[str] = set()
     for row, key in enumerate(keys.to_pylist()):
-        if key not in known:
+        if key not in seen and key not in here:
             fresh[row] = True
-            known.add(key)
+            here.add(key)
     return fresh
 
 

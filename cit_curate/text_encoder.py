@@ -51,9 +51,10 @@ class TextEncoder:
 
     @classmethod
     def load(cls, config: TextTowerConfig, *, device: str = "cpu") -> "TextEncoder":
-        """The encoder that a config names; see `load_text_tower`."""
+        """The encoder that a config names; see `load_text_tower` and `choose_device`."""
+        chosen = choose_device(device)
         tower, tokenizer = load_text_tower(config)
-        return cls(tower, tokenizer, max_text_length=config.max_text_length, device=device)
+        return cls(tower, tokenizer, max_text_length=config.max_text_length, device=chosen)
 
     @property
     def precision(self) -> str:
@@ -165,6 +166,23 @@ def embed_metadata(
         if not np.isfinite(norm) or norm == 0:
             raise NotFiniteError(f"the vector of metadata entry {entry.name!r} has norm {norm}")
     return np.asarray(means / norms, dtype=np.float32)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that was asked for; `auto` is the first GPU, else the CPU.
+
+    Raises:
+        ConfigError: The name is not a device, or there is no such GPU here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {name} is not a device: auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"--device {name}: PyTorch sees no GPU here; use --device cpu")
+    return device
 
 
 def weights_sha256(tower: PreTrainedModel) -> str:

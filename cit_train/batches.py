@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from cit_curate.captions import augment_tags
-from cit_curate.errors import PeerLostError
+from cit_curate.errors import DamagedError, PeerLostError
 from cit_curate.ledger import step_folder
-from cit_curate.pool.images import read_image
+from cit_curate.pool.images import ImageRejected, read_image
 from cit_curate.records import split_pair_key
 from cit_curate.shards import Sample, read_shard, shard_entry
 from cit_train.stream import lane_prefix
@@ -121,6 +122,8 @@ class BatchStream(IterableDataset[LaneBatch]):
                 raise PeerLostError(f"writing the shards of {folder} failed")
             if not folder.exists():  # its outer step is still being curated
                 started = time.monotonic()
+                if any(path.name > folder.name for path in folder.parent.glob("step=*")):
+                    raise DamagedError(f"{folder} was removed before it was read")
             waited = time.monotonic() - started
             if waited > _TELL_AFTER_SECONDS and not told:
                 logger.warning("training waits for %s", entry.with_suffix(".tar"))
@@ -141,7 +144,7 @@ class BatchStream(IterableDataset[LaneBatch]):
             key = (outer_step, lane, place)
             captions.append(self._caption(sample, key))
             if config.with_views:
-                image = read_image(sample.image, max_pixels=config.max_pixels)
+                image = read_written_image(sample.image, config.max_pixels)
                 rng = np.random.default_rng((config.seed, CROP_KEY, *key))
                 views.append(train_view(image, rng, side=config.side))
         return LaneBatch(
@@ -161,6 +164,18 @@ class BatchStream(IterableDataset[LaneBatch]):
         return augment_tags(
             sample.caption, np.random.default_rng((self.config.seed, TAG_KEY, *key))
         )
+
+
+def read_written_image(image: bytes, max_pixels: int) -> Image.Image:
+    """The picture of a sample that was checked when it was written: RGB.
+
+    Raises:
+        DamagedError: It no longer decodes.
+    """
+    try:
+        return read_image(image, max_pixels=max_pixels)
+    except ImageRejected as error:
+        raise DamagedError(f"an image of a shard no longer decodes: {error}") from error
 
 
 def open_batches(stream: BatchStream, *, num_workers: int) -> Iterator[LaneBatch]:

@@ -91,7 +91,7 @@ def point_to(run_folder: Path, label: str, checkpoint: str) -> None:
     temporary.replace(link)
 
 
-def kept_only(run_folder: Path, keep: Iterable[str]) -> list[Path]:
+def checkpoints_except(run_folder: Path, keep: Iterable[str]) -> list[Path]:
     """The checkpoints of a run that are not in `keep`."""
     kept = {Path(name).name for name in keep}
     found = sorted((run_folder / "checkpoints").glob("update-*"))

@@ -73,6 +73,12 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--{flag} is {getattr(self, name)}; it must be at least 1")
+        for name in ("min_lr", "weight_decay", "projection_weight_decay", "num_workers"):
+            if getattr(self, name) < 0:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--{flag} is {getattr(self, name)}; it must not be negative")
+        if not self.stream_seconds > 0:
+            raise ConfigError(f"--stream-seconds is {self.stream_seconds}; it must be above 0")
         for name in ("lr", "text_lr", "projection_lr"):
             rate = getattr(self, name)
             if rate is not None and not 0 < rate < 10:
@@ -81,9 +87,9 @@ class TrainConfig:
             raise ConfigError(f"--keep-shards is {self.keep_shards!r}; give a number, all or none")
 
     @property
-    def warmup_updates(self) -> int:
+    def warmup_updates(self) -> float:
         """Updates of the linear warm-up: a 25th of all."""
-        return self.max_updates // 25
+        return self.max_updates / 25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +110,8 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.eval_every < 1:
             raise ConfigError(f"--eval-every is {self.eval_every}; it must be at least 1")
+        if not self.prompts:
+            raise ConfigError("--prompts is empty; the plain one is {}")
         for prompt in self.prompts:
             if prompt.count("{}") != 1:
                 raise ConfigError(f"--prompts: {prompt!r} needs {{}} once, for the class name")
@@ -121,6 +129,17 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        # A worker reads on when it is asked for its next batch; until then its shards must stay.
+        keep, workers = self.train.keep_shards, self.train.num_workers
+        kept = 0 if keep == "none" else int(keep) if keep != "all" else workers
+        kept_batches = kept * self.curate.curate_every * self.curate.lanes
+        if keep != "all" and workers and kept_batches < 3 * workers:
+            raise ConfigError(
+                f"--num-workers {workers} may fall behind the {kept_batches} batches of the shards "
+                f"that are kept; raise --keep-shards, or take --keep-shards all"
+            )
 
 
 def flat(config: RunConfig) -> dict[str, Any]:

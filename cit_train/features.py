@@ -18,16 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from cit_curate.errors import DamagedError
-from cit_curate.pool.images import read_image
-from cit_train.transforms import Normalizer, train_view
+from cit_train.batches import read_written_image
+from cit_train.pooled_vision import PooledVision
+from cit_train.transforms import train_view
 from indexes.durable import atomic_file
 
-# Rows of a forward pass. EfficientNet-lite0, channels last, 2 cores: 8 rows give 110 crops/s, 4
-# give 82, 32 give 64.
-ROWS = 8
 KEY_BYTES = 16
 VIEW_KEY = 41
 
@@ -37,38 +34,6 @@ Float16 = npt.NDArray[np.float16]
 def image_key(image: bytes) -> bytes:
     """What an image is cached under: the first 16 bytes of its SHA-256."""
     return hashlib.sha256(image).digest()[:KEY_BYTES]
-
-
-class PooledVision:
-    """The frozen tower as a function: uint8 crops to pooled features, in blocks of fixed rows."""
-
-    def __init__(
-        self, tower: PreTrainedModel, normalizer: Normalizer, device: torch.device
-    ) -> None:
-        self.device = device
-        self._tower = tower
-        self._normalizer = normalizer
-
-    @torch.no_grad()
-    def __call__(self, views: Tensor) -> Tensor:
-        """Pooled features of crops.
-
-        Args:
-            views: uint8 [views, 3, side, side].
-
-        Returns:
-            float32 [views, dim], on the CPU.
-        """
-        pooled = []
-        for start in range(0, len(views), ROWS):
-            block = views[start : start + ROWS]
-            filled = torch.zeros((ROWS, *block.shape[1:]), dtype=torch.uint8)
-            filled[: len(block)] = block
-            pixels = self._normalizer(filled.to(self.device))
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
-            output = self._tower(pixel_values=pixels).pooler_output
-            pooled.append(output[: len(block)].float().cpu())
-        return torch.cat(pooled)
 
 
 class FeatureCache:
@@ -90,7 +55,9 @@ class FeatureCache:
         self._vision = vision
         self._side = side
         self._max_pixels = max_pixels
-        self._folder = folder / f"{fingerprint[:16]}-views{num_views}-side{side}"
+        # All that a feature, or whether an image is accepted, depends on besides its bytes.
+        name = f"{fingerprint[:16]}-{vision.device.type}-views{num_views}-side{side}-{max_pixels}"
+        self._folder = folder / name
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
         self._known: dict[bytes, Float16] = {}
         self._fresh: dict[bytes, Float16] = {}
@@ -128,17 +95,25 @@ class FeatureCache:
         self._folder.mkdir(parents=True, exist_ok=True)
         keys = np.frombuffer(b"".join(self._fresh), dtype=np.uint8).reshape(-1, KEY_BYTES)
         values = np.stack(list(self._fresh.values()))
-        name = hashlib.sha256(keys.tobytes() + values.tobytes()).hexdigest()[:16]
-        for path, array in ((f"part-{name}.npy", values), (f"part-{name}.keys.npy", keys)):
+        keys_name = _part_name(keys, values)
+        # The keys are written last: a part counts once they are there.
+        for path, array in ((keys_name.replace(".keys", ""), values), (keys_name, keys)):
             with atomic_file(self._folder / path) as temporary, temporary.open("wb") as stream:
                 np.save(stream, array, allow_pickle=False)
         self._fresh = {}
 
     def _load(self) -> None:
         for path in sorted(self._folder.glob("part-*.keys.npy")):
-            keys = np.load(path, allow_pickle=False)
             values_path = path.with_name(path.name.replace(".keys.npy", ".npy"))
-            values = np.load(values_path, mmap_mode="r", allow_pickle=False)
+            try:
+                keys = np.load(path, allow_pickle=False)
+                values = np.load(values_path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise DamagedError(
+                    f"{values_path} is damaged: {error}; remove the part, it is made again"
+                ) from error
+            if _part_name(keys, values) != path.name:
+                raise DamagedError(f"{values_path} has changed since it was written; remove it")
             if len(keys) != len(values) or values.shape[1] != self.num_views:
                 raise DamagedError(
                     f"{values_path} does not fit {path.name}; remove both, they are made again"
@@ -148,10 +123,10 @@ class FeatureCache:
 
     def _compute(self, missing: dict[bytes, bytes]) -> None:
         # Groups of images that fill forward passes, so that crops never pile up in memory.
-        items = list(missing.items())
-        group = max(ROWS // self.num_views, 1) * 8
-        for start in range(0, len(items), group):
-            part = items[start : start + group]
+        images = list(missing.items())
+        group = max(self._vision.rows // self.num_views, 1) * 8
+        for start in range(0, len(images), group):
+            part = images[start : start + group]
             crops = torch.cat(list(self._threads.map(self._crops, part)))
             pooled = self._vision(crops).to(torch.float16).numpy()
             shaped = pooled.reshape(len(part), self.num_views, -1)
@@ -160,10 +135,10 @@ class FeatureCache:
                 self._fresh[key] = value
             self.num_computed += len(part)
 
-    def _crops(self, item: tuple[bytes, bytes]) -> Tensor:
+    def _crops(self, keyed: tuple[bytes, bytes]) -> Tensor:
         """The fixed crops of an image: uint8 [views, 3, side, side]."""
-        key, data = item
-        image = read_image(data, max_pixels=self._max_pixels)
+        key, data = keyed
+        image = read_written_image(data, self._max_pixels)
         seed = int.from_bytes(key[:8], "little")
         return torch.stack(
             [
@@ -171,3 +146,10 @@ class FeatureCache:
                 for view in range(self.num_views)
             ]
         )
+
+
+def _part_name(keys: npt.NDArray[np.uint8], values: Float16) -> str:
+    """The name of a part's keys file: it holds the hash of what is in the part."""
+    digest = hashlib.sha256(keys.tobytes())
+    digest.update(np.ascontiguousarray(values).data)
+    return f"part-{digest.hexdigest()[:16]}.keys.npy"

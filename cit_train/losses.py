@@ -1,14 +1,10 @@
 """The contrastive losses of the inner loop (CIT.md, "Inner loop")."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Loss", "contrastive_loss"]
-
-Loss = Literal["cit", "clip"]
+from cit_train.config import Loss
 
 
 def contrastive_loss(image: Tensor, text: Tensor, logit_scale: Tensor, *, loss: Loss) -> Tensor:

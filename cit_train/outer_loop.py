@@ -14,13 +14,14 @@ import pyarrow as pa
 from cit_curate.curation import LaneSelection, write_scan
 from cit_curate.errors import BadInputError, PeerLostError
 from cit_curate.ledger import SCHEMAS, Commit, Run, step_folder
+from cit_curate.lock import owner_lock
 from cit_train.batches import LaneBatch, count_uses, open_batches
-from cit_train.checkpoint import checkpoint_name, kept_only, point_to, save_checkpoint
+from cit_train.checkpoint import checkpoint_name, checkpoints_except, point_to, save_checkpoint
 from cit_train.config import RunConfig
 from cit_train.session import Session, open_session
 from cit_train.stream import ShardStream
 from cit_train.trainer import TrainState, UpdateReport
-from cit_train.watcher import Silent, Watcher
+from cit_train.watcher import Watcher
 
 
 def train(
@@ -46,8 +47,16 @@ def train(
     Raises:
         CitError: See `cit_curate.errors`; the run can be resumed from its last commit.
     """
-    watcher = watcher or Silent()
-    session = open_session(config, Path(out), resume=resume, overwrite=overwrite)
+    watcher, out = watcher or Watcher(), Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with owner_lock(out.with_name(f".{out.name}.lock")):
+        session = open_session(config, out, resume=resume, overwrite=overwrite)
+        return train_session(session, watcher)
+
+
+def train_session(session: Session, watcher: Watcher) -> Run:
+    """The two loops, from where the session stands."""
+    config = session.config
     state, best, curator, trainer = session.state, session.best, session.curator, session.trainer
     if state.update == 0 and config.curate.skip_until < config.train.max_updates:
         watcher.sampled(curator.sample(trainer.text_encoder()), config)
@@ -61,7 +70,7 @@ def train(
             state.cursors,
             outer_step=state.outer_step,
             update=state.update,
-            num_pairs=config.curate.budget,
+            num_pairs=config.curate.budget,  # also in a shorter last outer step, as in the paper
             on_progress=partial(watcher.curating, state.outer_step),
         )
         used: list[LaneBatch] = []
@@ -252,7 +261,7 @@ def _tidy(session: Session, state: TrainState, best: dict[str, Any] | None) -> N
     run, keep = session.run, session.config.train.keep_shards
     commits = run.commits()
     needed = [commit.checkpoint for commit in commits[-2:] if commit.checkpoint]
-    for path in kept_only(run.path, [*needed, *([best["checkpoint"]] if best else [])]):
+    for path in checkpoints_except(run.path, [*needed, *([best["checkpoint"]] if best else [])]):
         shutil.rmtree(path)
     if keep != "all":
         num_kept = 0 if keep == "none" else int(keep)

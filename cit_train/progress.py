@@ -20,9 +20,10 @@ from cit_curate.threshold import SimilaritySample
 from cit_train.config import RunConfig
 from cit_train.evaluation.zero_shot import Evaluation
 from cit_train.trainer import TrainState, UpdateReport
+from cit_train.watcher import Watcher
 
 
-class TerminalWatcher:
+class TerminalWatcher(Watcher):
     """Shows a run on stderr; on a stream that is no terminal, only the lines."""
 
     def __init__(self, max_updates: int, *, label: str = "updates") -> None:

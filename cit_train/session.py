@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import ProcessorMixin
+from transformers import (
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    VisionTextDualEncoderModel,
+)
 
 from cit_curate.curation import Curator
 from cit_curate.environment import describe_environment
@@ -15,15 +19,16 @@ from cit_curate.errors import ConfigError
 from cit_curate.ledger import Run
 from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor
-from cit_curate.text_encoder import load_text_tower, weights_sha256
+from cit_curate.text_encoder import choose_device, load_text_tower, weights_sha256
 from cit_train.batches import BatchStream, StreamConfig
-from cit_train.checkpoint import kept_only, load_checkpoint, point_to
+from cit_train.checkpoint import checkpoints_except, load_checkpoint, point_to
 from cit_train.config import RunConfig, flat
 from cit_train.evaluation.evaluator import Evaluator
-from cit_train.features import FeatureCache, PooledVision
+from cit_train.features import FeatureCache
 from cit_train.models.dual_encoder import build_dual_encoder, make_processor
 from cit_train.models.towers import load_vision_tower
-from cit_train.trainer import Trainer, TrainState, choose_device
+from cit_train.pooled_vision import PooledVision
+from cit_train.trainer import Trainer, TrainState
 from cit_train.transforms import Normalizer, image_statistics
 
 
@@ -64,16 +69,51 @@ def open_session(
         )
     curator = Curator(pool, config.metadata, config.curate, index_folder=out / "index")
     evaluator = Evaluator.open(config.evaluation, config.text.max_text_length)
+    model, tokenizer, fingerprints = _build_model(config)
     device = choose_device(config.train.device)
-    trainer, processor, side = _build_trainer(config, out, device)
-    settings = {**flat(config), "pool": str(pool.path.resolve())}
-    settings["pool_fingerprint"] = pool.fingerprint
-    if resume and out.exists():
+    mixed = config.train.precision == "float16" or (
+        config.train.precision == "auto" and device.type == "cuda"
+    )
+    settings = {
+        **flat(config),
+        "pool": str(pool.path.resolve()),
+        "pool_fingerprint": pool.fingerprint,
+        "metadata_fingerprint": curator.fingerprint,
+        "precision": "float16" if mixed else "float32",
+        **fingerprints,
+    }
+    if resume and (out / "config.json").is_file():
         run = Run.open(out)
         _check_same(run, settings)
     else:
         environment = describe_environment()
         run = Run.create(out, config=settings, environment=environment, overwrite=overwrite)
+        curator.write_entries(run)
+    statistics = image_statistics(model.config.vision_config)
+    normalizer = Normalizer(statistics.mean, statistics.std)
+    model.to(device).vision_model.to(memory_format=torch.channels_last)
+    is_cached = config.train.vision_features == "cached"
+    vision = PooledVision(model.vision_model, normalizer, device, mixed=mixed and not is_cached)
+    cache = None
+    if is_cached:
+        folder = config.train.feature_cache
+        cache = FeatureCache(
+            Path(folder) if folder else out / "features",
+            vision,
+            fingerprint=fingerprints["vision_fingerprint"],
+            num_views=config.train.cached_views,
+            side=statistics.side,
+            max_pixels=config.train.max_pixels,
+            num_threads=os.cpu_count() or 1,
+        )
+    trainer = Trainer(config, model, tokenizer, vision, cache, mixed=mixed)
+    processor = make_processor(
+        tokenizer,
+        mean=statistics.mean,
+        std=statistics.std,
+        side=statistics.side,
+        max_text_length=config.text.max_text_length,
+    )
     state, best = _go_on(run, config, trainer)
     stream = StreamConfig(
         folder=run.path / "shards",
@@ -81,7 +121,7 @@ def open_session(
         lanes=config.curate.lanes,
         seed=config.curate.seed,
         augments_tags=config.curate.augments_tags,
-        side=side,
+        side=statistics.side,
         max_pixels=config.train.max_pixels,
         with_views=config.train.vision_features == "live",
         wait_seconds=config.train.stream_seconds,
@@ -90,34 +130,20 @@ def open_session(
     return Session(config, run, pool, curator, trainer, processor, evaluator, batches, state, best)
 
 
-def _build_trainer(
-    config: RunConfig, out: Path, device: torch.device
-) -> tuple[Trainer, ProcessorMixin, int]:
+def _build_model(
+    config: RunConfig,
+) -> tuple[VisionTextDualEncoderModel, PreTrainedTokenizerBase, dict[str, str]]:
+    """The dual encoder before training, its tokenizer, and the fingerprints of its towers."""
     text, tokenizer = load_text_tower(config.text)
     vision = load_vision_tower(config.model.vision_encoder)
-    statistics = image_statistics(vision.config)
+    fingerprints = {
+        "text_fingerprint": weights_sha256(text),
+        "vision_fingerprint": weights_sha256(vision),
+    }
     model = build_dual_encoder(
         vision, text, projection_dim=config.model.projection_dim, seed=config.curate.seed
-    ).to(device)
-    model.vision_model.to(memory_format=torch.channels_last)
-    normalizer = Normalizer(statistics.mean, statistics.std)
-    pooled = PooledVision(model.vision_model, normalizer, device)
-    cache = None
-    if config.train.vision_features == "cached":
-        folder = config.train.feature_cache
-        cache = FeatureCache(
-            Path(folder) if folder else out / "features",
-            pooled,
-            fingerprint=weights_sha256(vision),
-            num_views=config.train.cached_views,
-            side=statistics.side,
-            max_pixels=config.train.max_pixels,
-            num_threads=os.cpu_count() or 1,
-        )
-    processor = make_processor(
-        tokenizer, mean=statistics.mean, std=statistics.std, side=statistics.side
     )
-    return Trainer(config, model, tokenizer, pooled, cache), processor, statistics.side
+    return model, tokenizer, fingerprints
 
 
 def _go_on(
@@ -129,7 +155,7 @@ def _go_on(
         shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
         return TrainState(0, 0, (PoolCursor(),) * config.curate.lanes), None
     load_checkpoint(run.path / last.checkpoint, trainer)
-    for path in kept_only(run.path, []):
+    for path in checkpoints_except(run.path, []):
         if int(path.name.removeprefix("update-")) > last.update:
             shutil.rmtree(path)
     point_to(run.path, "last", last.checkpoint)

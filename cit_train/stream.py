@@ -5,6 +5,7 @@ written in that order, so reading needs no shuffle and a place in an outer step 
 pair whose image cannot be opened is set aside, and the scan's next kept pair takes its place.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from cit_curate.ledger import SCHEMAS, Run, step_folder
 from cit_curate.pool.images import ImageRejected, image_suffix, read_image
 from cit_curate.pool.pool import Pool
 from cit_curate.shards import Sample, ShardWriter
-from indexes.durable import FileEntry, write_json
+from indexes.durable import FileEntry
 
 # First word of the random key of the training order.
 ORDER_KEY = 21
@@ -70,6 +71,7 @@ class ShardStream(threading.Thread):
         self._is_decoded = is_decoded
         self._rejects: list[dict[str, Any]] = []
         self._in_a_row = 0
+        self._num_unreadable = 0
         key = (scan.config.seed, ORDER_KEY, scan.outer_step, scan.lane)
         order = np.random.default_rng(key).permutation(len(selection))
         self._selection = selection
@@ -87,8 +89,9 @@ class ShardStream(threading.Thread):
             self._write()
         except BaseException as error:  # noqa: BLE001 - handed to the main thread by `finish`
             self.error = error
-            marker = self.folder / f"{lane_prefix(self.scan.lane)}.failed"
-            write_json(marker, {"error": str(error)})
+            # Empty, since the disk may be full; a reader in this process asks `error` instead.
+            with contextlib.suppress(OSError):
+                (self.folder / f"{lane_prefix(self.scan.lane)}.failed").touch()
 
     def stop(self) -> None:
         """Ask the thread to end after the pair it is at."""
@@ -164,11 +167,14 @@ class ShardStream(threading.Thread):
                 "detail": error.detail,
             }
         )
+        if error.reason == "no_image":  # the pool says so itself: nothing is wrong with it
+            return
         self._in_a_row += 1
+        self._num_unreadable += 1
         allowed = max(MAX_REJECT_RATIO * self._num_pairs, MAX_REJECTS_IN_A_ROW)
-        if self._in_a_row >= MAX_REJECTS_IN_A_ROW or len(self._rejects) > allowed:
+        if self._in_a_row >= MAX_REJECTS_IN_A_ROW or self._num_unreadable > allowed:
             raise BadInputError(
-                f"outer step {self.scan.outer_step}: {len(self._rejects)} of the selected images "
+                f"outer step {self.scan.outer_step}: {self._num_unreadable} of the selected images "
                 f"cannot be opened ({self._in_a_row} in a row); the last one is "
                 f"{fields['image_uri']} of source {fields['source']}: {error.reason}, "
                 f"{error.detail}. Check the image root of the pool with: cit pool info "

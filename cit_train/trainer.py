@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, VisionTextDualEncoderModel
 
-from cit_curate.errors import ConfigError, NotFiniteError
+from cit_curate.errors import NotFiniteError
 from cit_curate.records import PoolCursor
 from cit_curate.text_encoder import TextEncoder, tokenize
 from cit_train.batches import LaneBatch
 from cit_train.config import RunConfig
-from cit_train.features import FeatureCache, PooledVision
+from cit_train.features import FeatureCache
 from cit_train.losses import contrastive_loss
 from cit_train.models.dual_encoder import set_train_mode
 from cit_train.optim import learning_rate, parameter_groups, set_learning_rates
+from cit_train.pooled_vision import PooledVision
 
 # First words of the random keys of an update.
 DROPOUT_KEY = 51
@@ -58,6 +59,8 @@ class Trainer:
         tokenizer: PreTrainedTokenizerBase,
         vision: PooledVision,
         cache: FeatureCache | None,
+        *,
+        mixed: bool = False,
     ) -> None:
         train = config.train
         self.config = config
@@ -78,16 +81,16 @@ class Trainer:
             lr=train.lr,
             eps=1e-8,
         )
-        self.mixed = train.precision == "float16" or (
-            train.precision == "auto" and self.device.type == "cuda"
-        )
+        self.mixed = mixed
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.mixed)
 
     def text_encoder(self) -> TextEncoder:
         """The text tower as it is now: a copy that training does not move."""
         return TextEncoder(
             copy.deepcopy(self.model.text_model),
-            self.tokenizer,
+            # Its own tokenizer too: a call sets padding and truncation inside it, and the thread
+            # that writes shards embeds while this one trains.
+            copy.deepcopy(self.tokenizer),
             max_text_length=self.config.text.max_text_length,
             device=self.device,
         )
@@ -162,20 +165,3 @@ class Trainer:
         rng = np.random.default_rng(key)
         views = rng.integers(self.cache.num_views, size=len(batch.images)).tolist()
         return self.cache.features(batch.images, views)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device a run asked for; `auto` is the first GPU, else the CPU.
-
-    Raises:
-        ConfigError: The name is not a device, or there is no such GPU here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"--device {name} is not a device: auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"--device {name}: PyTorch sees no GPU here; use --device cpu")
-    return device

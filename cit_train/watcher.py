@@ -1,7 +1,6 @@
 """Who is told what a run is doing, as it happens."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from cit_curate.curation import LaneSelection
 from cit_curate.curator import ScanTotals
@@ -11,8 +10,8 @@ from cit_train.evaluation.zero_shot import Evaluation
 from cit_train.trainer import TrainState, UpdateReport
 
 
-class Watcher(Protocol):
-    """Told what a run is doing, as it happens."""
+class Watcher:
+    """Told what a run is doing; shows nothing, until a subclass says what."""
 
     def sampled(self, sample: SimilaritySample, config: RunConfig) -> None:
         """Before the first outer step: what the threshold means on this pool."""
@@ -28,22 +27,3 @@ class Watcher(Protocol):
 
     def committed(self, state: TrainState, selections: Sequence[LaneSelection]) -> None:
         """After each outer step."""
-
-
-class Silent:
-    """A watcher that does nothing; the others need to say only what they show."""
-
-    def sampled(self, sample: SimilaritySample, config: RunConfig) -> None:
-        """Nothing."""
-
-    def curating(self, outer_step: int, lane: int, totals: ScanTotals) -> None:
-        """Nothing."""
-
-    def trained(self, state: TrainState, report: UpdateReport) -> None:
-        """Nothing."""
-
-    def evaluated(self, state: TrainState, evaluation: Evaluation) -> None:
-        """Nothing."""
-
-    def committed(self, state: TrainState, selections: Sequence[LaneSelection]) -> None:
-        """Nothing."""

@@ -123,7 +123,7 @@ def sweep_temporary(folder: Path) -> list[Path]:
         owner = path.name.removeprefix(TEMPORARY_PREFIX).split("-", 1)[0]
         if owner.isdigit() and _is_running(int(owner)) and int(owner) != os.getpid():
             continue
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import io
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ def load_metadata(config: MetadataConfig) -> list[MetadataEntry]:
     if config.metadata_column or path.suffix in (".csv", ".tsv"):
         lines = _column(path, config.metadata_column)
     else:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_utf8(path).splitlines()
     entries = parse_entries(lines)
     if not entries:
         raise ConfigError(f"{path} holds no class name; write one a line")
@@ -67,8 +68,20 @@ def parse_entries(lines: Iterable[str]) -> list[MetadataEntry]:
     return list(entries.values())
 
 
+def read_utf8(path: Path) -> str:
+    """The text of a file, without a byte order mark.
+
+    Raises:
+        ConfigError: It is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}; save it as UTF-8") from error
+
+
 def _column(path: Path, column: str) -> list[str]:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
+    with io.StringIO(read_utf8(path), newline="") as stream:
         reader = csv.DictReader(stream, delimiter="\t" if path.suffix == ".tsv" else ",")
         names = list(reader.fieldnames or [])
         if not column and len(names) == 1:

@@ -27,6 +27,7 @@ Reason = Literal[
     "too_many_pixels",
     "format_not_allowed",
     "missing_image",
+    "no_image",
     "too_many_bytes",
     "path_escapes",
 ]
@@ -146,9 +147,9 @@ def read_image_bytes(root: Path, image_uri: str, *, max_bytes: int = MAX_IMAGE_B
         ImageRejected: It is missing, no plain file, outside, a web address, or too large.
     """
     if image_uri.startswith(("http://", "https://")):
-        raise ImageRejected("missing_image", f"{image_uri} is on the web; that is never fetched")
+        raise ImageRejected("no_image", f"{image_uri} is on the web; that is never fetched")
     if not image_uri:
-        raise ImageRejected("missing_image", "the pair has no image")
+        raise ImageRejected("no_image", "the pair has no image")
     try:
         path = (root / image_uri).resolve()
         if not path.is_relative_to(root.resolve()):

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from cit_curate.captions import Cleaning, cleaner
 from cit_curate.errors import BadInputError, ConfigError, DamagedError, ResourceError
+from cit_curate.lock import owner_lock
 from cit_curate.pool.catalog import rebuild_catalog
 from cit_curate.pool.format import (
     MANIFEST_NAME,
@@ -27,7 +28,6 @@ from cit_curate.pool.format import (
     read_manifest,
     write_manifest,
 )
-from cit_curate.pool.lock import builder_lock
 from cit_curate.pool.parts import PartsWritten, cut_groups, write_parts, write_rejects
 from cit_curate.pool.staging import STAGING_MEMORY, Staging
 from cit_curate.sources.columns import Columns
@@ -84,7 +84,7 @@ def build_pool(
     entries = [_source_entry(source) for source in sources]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with builder_lock(out.with_name(f".lock-{out.name}")):
+        with owner_lock(out.with_name(f".lock-{out.name}")):
             # Only now: the first of two builders may have just finished.
             _check_free(out, sources, overwrite=overwrite)
             _sweep(out)

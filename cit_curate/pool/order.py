@@ -8,18 +8,15 @@ within them (a stated deviation from one uniform permutation, for bounded memory
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
+from cit_curate.config import Order, Texts
 from cit_curate.errors import ConfigError
 from cit_curate.pool.parts import image_starts
 from cit_curate.pool.pool import Pool
 from cit_curate.records import CaptionBatch, Int64, PoolCursor
-
-Order = Literal["shuffled", "sequential"]
-Texts = Literal["one", "every"]
 
 EXACT_POOL_ROWS = 1_000_000
 WINDOW_PARTS = 16

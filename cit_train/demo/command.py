@@ -3,11 +3,12 @@
 import json as json_format
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -86,9 +87,10 @@ def demo(
         console.print(Text(text), soft_wrap=True)
 
     started = time.monotonic()
-    config = replace_fields(prepare(out, say), max_updates=updates)
+    folders = {name: fetch_deb(name, cache_folder(), say) for name in DEBIAN_ASSETS}
     if fetch_only:
         return
+    config = replace_fields(prepare(out, folders, say), max_updates=updates)
     results: list[ArmResult] = []
     for seed in chosen:
         for arm, arm_config in arms(config, seed, compare=compare):
@@ -110,8 +112,8 @@ def demo(
         say(f"  {name:<18} {path}")
 
 
-def prepare(out: Path, say: Callable[[str], None]) -> RunConfig:
-    """Fetch the packages, build the pool and the evaluation folder; what is there is reused.
+def prepare(out: Path, folders: Mapping[str, Path], say: Callable[[str], None]) -> RunConfig:
+    """Build the pool and the evaluation folder from the packages; what is there is reused.
 
     Returns:
         The recipe, with its pool, classes and pictures.
@@ -119,8 +121,6 @@ def prepare(out: Path, say: Callable[[str], None]) -> RunConfig:
     from cit_curate.pool import Pool
     from cit_curate.sources.columns import Columns
 
-    cache = cache_folder()
-    folders = {name: fetch_deb(name, cache, say) for name in DEBIAN_ASSETS}
     out.mkdir(parents=True, exist_ok=True)
     table, pool, pictures = out / "clipart.csv", out / "pool", out / "pictures"
     if not pool.exists():
@@ -155,17 +155,23 @@ def arms(config: RunConfig, seed: int, *, compare: bool) -> list[tuple[str, RunC
     # Before `skip_until` everything passes: the same loop, stream and trainer, without the rules.
     uncurated = replace_fields(curated, skip_until=LONGER * updates)
     longer = replace_fields(uncurated, max_updates=LONGER * updates)
-    return [("curated", curated), ("uncurated", uncurated), ("uncurated, 4 x", longer)]
+    return [("curated", curated), ("uncurated", uncurated), (f"uncurated {LONGER}x", longer)]
 
 
 def result_table(results: Sequence[ArmResult]) -> Table:
     """The table at the end: a line for each run, and the mean over several seeds."""
-    table = Table(title="zero-shot on Tux Paint's pictures", title_justify="left")
-    table.add_column("arm")
-    for name in ("seed", "updates", "captions scanned", "kept", "accuracy %"):
-        table.add_column(name, justify="right")
-    for name in ("mean per class %", "chance %", "seconds"):
-        table.add_column(name, justify="right")
+    # Narrow enough for 80 columns.
+    table = Table(
+        title="zero-shot on Tux Paint's pictures",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("arm", no_wrap=True)
+    for name in ("seed", "updates", "captions\nscanned", "kept\nratio", "accuracy\n%"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("mean per\nclass %", "chance\n%", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
     for arm in dict.fromkeys(result.arm for result in results):
         lines = [result for result in results if result.arm == arm]
         for line in lines:
@@ -195,7 +201,7 @@ def _summary(lines: Sequence[ArmResult]) -> tuple[str, ...]:
         return f"{mean(values):.1f} ± {stdev(values):.1f}"
 
     cells = list(_cells(lines[0]))
-    cells[1] = f"mean of {len(lines)}"
+    cells[1] = "mean"
     cells[3] = f"{mean(line.scanned for line in lines):,.0f}"
     cells[4] = f"{mean(line.kept_ratio for line in lines):.1%}"
     cells[5] = spread([line.accuracy for line in lines])
@@ -210,7 +216,7 @@ def _run_arm(arm: str, config: RunConfig, out: Path, say: Callable[[str], None])
     from cit_train.progress import TerminalWatcher
 
     seed, updates = config.curate.seed, config.train.max_updates
-    name = arm.replace(", 4 x", "-longer")
+    name = arm.replace(" ", "-")
     folder = out / f"{name}-seed{seed}"
     say(f"{arm}, seed {seed}, {updates} updates: {folder}")
     started = time.monotonic()

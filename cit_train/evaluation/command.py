@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cit_curate.errors import ConfigError
+from cit_curate.ledger import Run
 
 
 def evaluate(
@@ -17,8 +18,9 @@ def evaluate(
     *,
     data: Path,
     classes: Path | None = None,
-    prompts: tuple[str, ...] = ("a photo of a {}",),
-    max_text_length: int = 32,
+    prompts: tuple[str, ...] = (),
+    max_text_length: int | None = None,
+    device: str = "auto",
     json: bool = False,
 ) -> None:
     """Classify the pictures of a folder by the names of its classes.
@@ -30,23 +32,30 @@ def evaluate(
         data: Folder with one sub-folder of pictures for each class.
         classes: File of the classes' names, when the sub-folders' names are not.
             One a line, in the order of the sorted sub-folders; or a CSV with columns folder, class.
-        prompts: Templates of the class names; several are averaged.
-        max_text_length: Prompts are cut to this many tokens.
+        prompts: Templates of the class names; several are averaged. Left out, those of the run,
+            or "a photo of a {}".
+        max_text_length: Prompts are cut to this many tokens; left out, as in the run, or 32.
+        device: auto = the first GPU, else the CPU; cpu, cuda or cuda:N.
         json: Print one JSON document instead of a table.
     """
+    from cit_curate.text_encoder import choose_device
     from cit_train.evaluation.image_folder import ImageFolder
     from cit_train.evaluation.zero_shot import evaluate as evaluate_folder
     from cit_train.evaluation.zero_shot import pooled_images
     from cit_train.models.load import load_dual_encoder
 
+    is_run = (model / "manifests").is_dir()
+    settings = Run.open(model).config if is_run else {}
+    prompts = prompts or tuple(settings.get("prompts", ("a photo of a {}",)))
+    tokens = max_text_length or int(settings.get("max_text_length", 32))
     for prompt in prompts:
         if prompt.count("{}") != 1:
             raise ConfigError(f"--prompts: {prompt!r} needs {{}} once, for the class name")
     folder = ImageFolder.open(data, classes)
-    encoder, tokenizer = load_dual_encoder(model)
+    encoder, tokenizer = load_dual_encoder(model, device=str(choose_device(device)))
     pooled = pooled_images(encoder, folder.paths)
     result = evaluate_folder(
-        encoder, tokenizer, pooled, folder, prompts=prompts, max_text_length=max_text_length
+        encoder, tokenizer, pooled, folder, prompts=prompts, max_text_length=tokens
     )
     if json:
         value = {

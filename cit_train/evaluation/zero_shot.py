@@ -25,11 +25,11 @@ from cit_curate.pool.images import ImageRejected, read_image, read_image_bytes
 from cit_curate.text_encoder import tokenize
 from cit_train.evaluation.image_folder import ImageFolder
 from cit_train.evaluation.metrics import accuracy, mean_per_class
+from cit_train.pooled_vision import PooledVision
 from cit_train.transforms import Normalizer, eval_view, image_statistics
 
 __all__ = [
     "NAME_ONLY",
-    "SIMPLE_PROMPTS",
     "ClassAccuracy",
     "Evaluation",
     "PooledImages",
@@ -42,14 +42,10 @@ __all__ = [
 
 # `use_template` off: the class name as it is.
 NAME_ONLY = ("{}",)
-SIMPLE_PROMPTS = ("{}", "a photo of a {}", "a picture of a {}")
 
 MAX_REJECTED_RATIO = 0.01
 
 IMAGES_PER_BATCH = 64
-# Rows of a forward pass on a CPU. EfficientNet-Lite0, channels last, 2 busy cores: 8 rows give 75
-# images/s and 64 give 42; with the channels first it is 10 to 26 (2026-11-23).
-CPU_IMAGES_PER_PASS = 8
 TEXTS_PER_PASS = 256
 # Batches that are being decoded while the tower encodes another.
 BATCHES_AHEAD = 2
@@ -195,6 +191,7 @@ def pooled_images(
         raise ValueError("there are no pictures to encode; give at least one path")
     statistics = image_statistics(model.config.vision_config)
     normalizer = Normalizer(statistics.mean, statistics.std)
+    vision = PooledVision(model.vision_model, normalizer, model.logit_scale.device)
     vectors: list[Tensor] = []
     rows: list[int] = []
     rejected: list[RejectedImage] = []
@@ -205,7 +202,7 @@ def pooled_images(
             rows += [seen + at for at, view in enumerate(batch) if isinstance(view, Tensor)]
             rejected += [view for view in batch if isinstance(view, RejectedImage)]
             if views:
-                vectors += _encode(model, normalizer, torch.stack(views))
+                vectors.append(vision(torch.stack(views)))
             seen += len(batch)
             if on_batch is not None:
                 on_batch(seen)
@@ -299,20 +296,6 @@ def _encoding(model: VisionTextDualEncoderModel) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
-
-
-def _encode(
-    model: VisionTextDualEncoderModel, normalizer: Normalizer, views: Tensor
-) -> list[Tensor]:
-    """Pooled output float32 [rows, vision dim] of each pass, of uint8 [batch, 3, side, side]."""
-    device = model.logit_scale.device
-    rows = CPU_IMAGES_PER_PASS if device.type == "cpu" else IMAGES_PER_BATCH
-    pooled = []
-    for start in range(0, len(views), rows):
-        part = views[start : start + rows]
-        pixels = normalizer(part.to(device).contiguous(memory_format=torch.channels_last))
-        pooled.append(model.vision_model(pixel_values=pixels).pooler_output.flatten(1))
-    return [vectors.float().cpu() for vectors in pooled]
 
 
 def _decoded(

@@ -1,5 +1,6 @@
 """The model that is trained: two towers, two projections, one logit scale."""
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -45,9 +46,19 @@ def set_train_mode(model: VisionTextDualEncoderModel) -> None:
 
 
 def make_processor(
-    tokenizer: PreTrainedTokenizerBase, *, mean: Sequence[float], std: Sequence[float], side: int
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    side: int,
+    max_text_length: int,
 ) -> VisionTextDualEncoderProcessor:
     """What turns a user's pictures and captions into inputs exactly as our evaluation does."""
+    # A copy, and without what the last call left in it: the saved files depend on neither.
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length = max_text_length
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
     image_processor = CLIPImageProcessor(
         do_resize=True,
         size={"shortest_edge": round(side * EVAL_RESIZE_RATIO)},

@@ -122,9 +122,6 @@ def write_step(
                 ),
                 "pool_passes": 0.5,
                 "histogram": histogram,
-                "embed_seconds": 1.0,
-                "search_seconds": 0.1,
-                "read_seconds": 0.2,
             }
         ],
     }

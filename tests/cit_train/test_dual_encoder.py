@@ -10,9 +10,10 @@ from tiny import make_config, picture
 from transformers import AutoModel, BertModel, TimmWrapperConfig, TimmWrapperModel
 
 from cit_curate.errors import ConfigError
-from cit_train.features import ROWS, FeatureCache, PooledVision
+from cit_train.features import FeatureCache
 from cit_train.models.dual_encoder import build_dual_encoder, set_train_mode
 from cit_train.models.towers import load_vision_tower, with_width
+from cit_train.pooled_vision import CPU_ROWS, PooledVision
 from cit_train.session import open_session
 from cit_train.transforms import Normalizer
 
@@ -89,7 +90,7 @@ def test_a_cached_feature_is_that_of_the_crop_and_comes_back_from_disk(
         torch.device("cpu"),
     )
     settings = {"fingerprint": "f" * 64, "num_views": 3, "side": 32, "max_pixels": 10**6}
-    images = [picture("red", "noise", number) for number in range(ROWS + 3)]
+    images = [picture("red", "noise", number) for number in range(CPU_ROWS + 3)]
     cache = FeatureCache(tmp_path, vision, **settings)
     first = cache.features(images, [number % 3 for number in range(len(images))])
     assert cache.num_computed == len(images)

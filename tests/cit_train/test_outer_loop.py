@@ -1,5 +1,6 @@
 """The whole loop on tiny real models: what is in a run, twice the same, killed and resumed."""
 
+import errno
 import hashlib
 import json
 import os
@@ -16,16 +17,26 @@ import torch
 from safetensors.torch import load_file
 from tiny import make_config
 
-from cit_curate.errors import BadInputError, ConfigError, NotFiniteError, ShortfallError
+from cit_curate.errors import (
+    BadInputError,
+    ConfigError,
+    NotFiniteError,
+    ResourceError,
+    ShortfallError,
+)
 from cit_curate.ledger import Run
+from cit_curate.lock import owner_lock
+from cit_curate.pool import Pool
+from cit_curate.shards import ShardWriter
+from cit_curate.sources.columns import Columns
 from cit_train.config import replace_fields
-from cit_train.outer_loop import train
+from cit_train.outer_loop import train, train_session
+from cit_train.session import open_session
 from cit_train.trainer import TrainState, UpdateReport
-from cit_train.watcher import Silent
+from cit_train.watcher import Watcher
 
 HERE = Path(__file__).parent
-# The ledger proper: `rounds` holds clock times beside its counts.
-LEDGER = ("selections", "near_misses", "used", "rejects")
+LEDGER = ("selections", "near_misses", "rounds", "used", "rejects", "manifests")
 
 
 def ledger_hashes(run: Path) -> dict[str, str]:
@@ -33,7 +44,8 @@ def ledger_hashes(run: Path) -> dict[str, str]:
     return {
         path.relative_to(run).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for table in LEDGER
-        for path in sorted((run / table).rglob("*.parquet"))
+        for path in sorted((run / table).rglob("*.*"))
+        if path.is_file()
     }
 
 
@@ -302,28 +314,78 @@ def test_a_pool_whose_images_are_gone_stops_and_says_where_to_look(
 def test_a_loss_that_is_not_finite_names_the_update_and_the_pairs(
     world: Path, tmp_path: Path
 ) -> None:
-    class Breaker(Silent):
+    session = open_session(make_config(world), tmp_path / "nan")
+
+    class Breaker(Watcher):
         def trained(self, state: TrainState, report: UpdateReport) -> None:
-            for frame_trainer in trainers:
-                with torch.no_grad():
-                    frame_trainer.model.logit_scale.fill_(float("nan"))
+            with torch.no_grad():
+                session.trainer.model.logit_scale.fill_(float("nan"))
 
-    from cit_train import session as session_module
+    with pytest.raises(NotFiniteError, match="update 1; its pairs begin with"):
+        train_session(session, Breaker())
 
-    trainers: list[object] = []
-    original = session_module.Trainer
 
-    class Recorded(original):  # type: ignore[misc, valid-type]
-        def __init__(self, *args: object) -> None:
-            super().__init__(*args)
-            trainers.append(self)
+def test_changed_class_names_are_noticed_on_resume(world: Path, tmp_path: Path) -> None:
+    # FAULTS: K5
+    classes = tmp_path / "classes.txt"
+    classes.write_text("red disc\nblue square\n")
+    config = make_config(world, metadata=str(classes), max_updates=2)
+    train(config, tmp_path / "run")
+    classes.write_text("red disc\ngreen stripe\n")
+    with pytest.raises(ConfigError, match="metadata_fingerprint"):
+        train(config, tmp_path / "run", resume=True)
 
-    session_module.Trainer = Recorded  # type: ignore[misc]
-    try:
-        with pytest.raises(NotFiniteError, match="update 1; its pairs begin with"):
-            train(make_config(world), tmp_path / "nan", watcher=Breaker())
-    finally:
-        session_module.Trainer = original  # type: ignore[misc]
+
+def test_two_trainings_into_one_run_exclude_each_other(world: Path, tmp_path: Path) -> None:
+    # FAULTS: P9
+    with owner_lock(tmp_path / ".run.lock"), pytest.raises(ResourceError, match="is held by"):
+        train(make_config(world), tmp_path / "run")
+
+
+def test_resume_starts_a_run_where_none_is_or_where_starting_was_cut_short(
+    world: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    run = train(make_config(world, max_updates=2), tmp_path / "empty", resume=True)
+    assert run.commits()[-1].update == 2
+
+
+def test_pairs_without_an_image_are_passed_over_and_do_not_count_as_bad(
+    world: Path, tmp_path: Path
+) -> None:
+    from tiny import make_pool
+
+    make_pool(tmp_path / "data", num_images=40)
+    table = (tmp_path / "data" / "pairs.csv").read_text().splitlines()
+    bare = [f"x{number:04d},,a big red disc,red" for number in range(300)]
+    (tmp_path / "data" / "more.csv").write_text("\n".join([*table, *bare]) + "\n")
+    columns = Columns(image_id="image_id", image="image", text=("title", "tag"))
+    Pool.build([tmp_path / "data" / "more.csv"], tmp_path / "pool", columns=columns)
+    config = make_config(world, pool=str(tmp_path / "pool"), threshold=-1.0, max_passes=9)
+    run = train(config, tmp_path / "run")
+    assert sum(run.counts().values()) == 6 * 8
+    assert set(run.read("rejects")["reason"].to_pylist()) == {"no_image"}
+
+
+def test_a_full_disk_while_writing_shards_is_not_a_wait_for_ever(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # FAULTS: S7
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ShardWriter, "add", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(make_config(world), tmp_path / "full")
+
+
+def test_the_saved_processor_cuts_captions_as_training_did(finished: Path) -> None:
+    from transformers import VisionTextDualEncoderProcessor
+
+    folder = finished / "checkpoints" / "last"
+    processor = VisionTextDualEncoderProcessor.from_pretrained(folder)
+    tokens = processor(text=["red " * 90], truncation=True, return_tensors="pt")
+    assert tokens["input_ids"].shape[1] == 32
 
 
 def test_only_recent_shards_and_checkpoints_stay(finished: Path) -> None:

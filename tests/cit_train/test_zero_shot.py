@@ -21,7 +21,6 @@ from cit_train.evaluation import zero_shot
 from cit_train.evaluation.image_folder import ImageFolder
 from cit_train.evaluation.zero_shot import (
     NAME_ONLY,
-    SIMPLE_PROMPTS,
     ClassAccuracy,
     class_features,
     evaluate,
@@ -38,6 +37,7 @@ TINY = {
     "intermediate_size": 32,
     "initializer_range": 0.5,
 }
+SIMPLE_PROMPTS = ("{}", "a photo of a {}", "a picture of a {}")
 CLASSES = (
     MetadataEntry("red", ("crimson", "dark red")),
     MetadataEntry("green"),

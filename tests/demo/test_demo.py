@@ -27,9 +27,9 @@ def test_the_demo_makes_everything_and_goes_on_where_it_was(tmp_path: Path) -> N
     out = tmp_path / "demo"
     first, _ = run_demo(out, "--updates", "20")
     arms = {result["arm"]: result for result in first["results"]}
-    assert list(arms) == ["curated", "uncurated", "uncurated, 4 x"]
+    assert list(arms) == ["curated", "uncurated", "uncurated 4x"]
     assert arms["curated"]["updates"] == arms["uncurated"]["updates"] == 20
-    assert arms["uncurated, 4 x"]["updates"] == 80
+    assert arms["uncurated 4x"]["updates"] == 80
     assert arms["curated"]["kept_ratio"] < 0.3
     assert arms["uncurated"]["kept_ratio"] == 1.0
     # Curation is ahead at equal updates already at this scale, and far above guessing.

@@ -53,9 +53,12 @@ def test_leftovers_of_a_dead_process_are_swept_and_those_of_a_living_one_stay(
     dead.wait()
     (tmp_path / f".tmp-{dead.pid}-x.parquet").write_text("half")
     (tmp_path / f".tmp-{dead.pid}-folder").mkdir()
+    # A link that was about to become `checkpoints/last`, to a folder and to nothing.
+    (tmp_path / f".tmp-{dead.pid}-last").symlink_to(tmp_path)
+    (tmp_path / f".tmp-{dead.pid}-best").symlink_to(tmp_path / "gone")
     living = tmp_path / f".tmp-{os.getppid()}-y.parquet"
     living.write_text("being written")
-    assert len(sweep_temporary(tmp_path)) == 2
+    assert len(sweep_temporary(tmp_path)) == 4
     assert list(tmp_path.iterdir()) == [living]
 
 

@@ -204,8 +204,8 @@ def test_image_bytes_never_leave_the_image_root(tmp_path):
         ("gone.jpg", "missing_image"),
         ("folder", "missing_image"),
         ("pipe", "missing_image"),
-        ("", "missing_image"),
-        ("https://x.org/a.jpg", "missing_image"),
+        ("", "no_image"),
+        ("https://x.org/a.jpg", "no_image"),
         ("a\0b", "missing_image"),
     ):
         with pytest.raises(ImageRejected) as rejected:

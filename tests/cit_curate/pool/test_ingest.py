@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cit_curate.errors import BadInputError, ConfigError, DamagedError, ResourceError
+from cit_curate.lock import owner_lock
 from cit_curate.pool import format as pool_format
 from cit_curate.pool import parts as pool_parts
-from cit_curate.pool.lock import builder_lock
 from cit_curate.pool.parts import cut_groups, image_starts
 from cit_curate.pool.pool import Pool, verify_pool
 from cit_curate.sources.columns import Columns
@@ -241,8 +241,8 @@ def test_a_second_builder_is_refused_and_a_dead_one_leaves_no_lock(tmp_path):
     source = write_long(tmp_path / "a.csv", [("1", "t", "x")])
     lock = tmp_path / ".lock-pool"
     code = (
-        "import sys, time, pathlib; from cit_curate.pool.lock import builder_lock\n"
-        "with builder_lock(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)\n"
+        "import sys, time, pathlib; from cit_curate.lock import owner_lock\n"
+        "with owner_lock(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, text=True
@@ -255,7 +255,7 @@ def test_a_second_builder_is_refused_and_a_dead_one_leaves_no_lock(tmp_path):
     assert lock.exists()
     assert Pool.build([source], tmp_path / "pool", columns=LONG).num_pairs == 1
     assert not lock.exists()
-    with builder_lock(lock), pytest.raises(ResourceError), builder_lock(lock):
+    with owner_lock(lock), pytest.raises(ResourceError), owner_lock(lock):
         pass
 
 

@@ -1,4 +1,4 @@
-"""One builder at a time: a lock that dies with its owner."""
+"""One writer of a pool or run at a time: a lock that dies with its owner."""
 
 import fcntl
 import json
@@ -12,7 +12,7 @@ from cit_curate.errors import ResourceError
 
 
 @contextmanager
-def builder_lock(path: Path) -> Iterator[None]:
+def owner_lock(path: Path) -> Iterator[None]:
     """Hold `path` as a lock while the block runs.
 
     The kernel lets go of it when the owner dies, however it dies, so no lock is ever stale.

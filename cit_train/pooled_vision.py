@@ -1,0 +1,56 @@
+"""The frozen vision tower as a function: pixels to pooled features."""
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from cit_train.transforms import Normalizer
+
+# Rows of a forward pass on a CPU. EfficientNet-lite0, channels last, 2 cores: 8 rows give 110
+# crops/s, 4 give 82, 32 give 64.
+CPU_ROWS = 8
+GPU_ROWS = 256
+
+
+class PooledVision:
+    """A vision tower in eval mode, without gradient, in passes of a fixed number of rows.
+
+    With fixed rows, the last pass filled up, a picture's feature does not depend on the pictures
+    beside it.
+    """
+
+    def __init__(
+        self,
+        tower: PreTrainedModel,
+        normalizer: Normalizer,
+        device: torch.device,
+        *,
+        mixed: bool = False,
+    ) -> None:
+        self.device = device
+        self.rows = CPU_ROWS if device.type == "cpu" else GPU_ROWS
+        self._tower = tower
+        self._normalizer = normalizer
+        self._mixed = mixed
+
+    @torch.no_grad()
+    def __call__(self, views: Tensor) -> Tensor:
+        """Pooled features of crops.
+
+        Args:
+            views: uint8 [views, 3, side, side].
+
+        Returns:
+            float32 [views, dim], on the CPU.
+        """
+        pooled = []
+        for start in range(0, len(views), self.rows):
+            block = views[start : start + self.rows]
+            filled = torch.zeros((self.rows, *block.shape[1:]), dtype=torch.uint8)
+            filled[: len(block)] = block
+            pixels = self._normalizer(filled.to(self.device))
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(self.device.type, torch.float16, enabled=self._mixed):
+                output = self._tower(pixel_values=pixels).pooler_output.flatten(1)
+            pooled.append(output[: len(block)].float().cpu())
+        return torch.cat(pooled)
