@@ -41,7 +41,8 @@ def laptop() -> RunConfig:
 def clipart_demo() -> RunConfig:
     """Clip art for 22 classes, evaluated on Tux Paint's pictures; `cit demo` fetches both.
 
-    cit demo
+    cit demo --seeds 0,1,2
+    Zero-shot mean per class 49.0 ± 1.9 % (uncurated 27.2 ± 1.4, chance 4.5), 2026-11-24, 2 cores.
     """
     return replace_fields(laptop(), max_updates=50, eval_every=10, prompts=("{}",))
 

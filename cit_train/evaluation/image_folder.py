@@ -1,6 +1,7 @@
 """An evaluation task of one's own: a folder with one sub-folder of images for each class."""
 
 import csv
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cit_curate.errors import BadInputError, ConfigError
-from cit_curate.metadata.entries import MetadataEntry, parse_entries
+from cit_curate.metadata.entries import MetadataEntry, parse_entries, read_utf8
 from cit_curate.records import Int64
 from cit_curate.sources.folder import IMAGE_SUFFIXES
 
@@ -90,7 +91,7 @@ def _class_entries(
     if classes.suffix.lower() == ".csv":
         return _entries_by_folder(root, folders, classes)
     # Line by line: two classes may have one name (ImageNet's cranes), which must not be merged.
-    lines = classes.read_text(encoding="utf-8-sig").splitlines()
+    lines = read_utf8(classes).splitlines()
     entries = tuple(entry for line in lines for entry in parse_entries([line]))
     if not entries:
         raise ConfigError(f"--classes: {classes} holds no class name; write one a line")
@@ -107,7 +108,7 @@ def _entries_by_folder(
     root: Path, folders: tuple[str, ...], classes: Path
 ) -> tuple[MetadataEntry, ...]:
     named: dict[str, MetadataEntry] = {}
-    with classes.open(encoding="utf-8-sig", newline="") as stream:
+    with io.StringIO(read_utf8(classes), newline="") as stream:
         reader = csv.DictReader(stream)
         columns = reader.fieldnames or []
         if not set(_CLASS_COLUMNS) <= set(columns):
