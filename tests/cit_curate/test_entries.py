@@ -64,7 +64,7 @@ def test_a_missing_file_and_one_that_is_no_utf8_are_named(tmp_path: Path) -> Non
 
 def test_a_template_without_a_place_for_the_name_is_refused() -> None:
     # FAULTS: E3
-    with pytest.raises(ConfigError, match="needs {} once"):
+    with pytest.raises(ConfigError, match=r"needs \{\} once"):
         MetadataConfig(metadata="x", templates=("a photo",))
     with pytest.raises(ConfigError, match="is empty"):
         MetadataConfig(metadata="x", templates=())
