@@ -260,7 +260,7 @@ def test_two_lanes_train_on_both_and_keep_their_own_ledger(world: Path, tmp_path
 
 @pytest.mark.slow
 def test_worker_processes_change_nothing(world: Path, finished: Path, tmp_path: Path) -> None:
-    config = make_config(world, num_workers=2)
+    config = make_config(world, num_workers=2, keep_shards="all")
     train(config, tmp_path / "workers")
     assert_same_run(finished, tmp_path / "workers")
 
