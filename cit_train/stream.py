@@ -20,7 +20,6 @@ from cit_curate.ledger import SCHEMAS, Run, step_folder
 from cit_curate.pool.images import ImageRejected, image_suffix, read_image
 from cit_curate.pool.pool import Pool
 from cit_curate.shards import Sample, ShardWriter
-from indexes.durable import FileEntry
 
 # First word of the random key of the training order.
 ORDER_KEY = 21
@@ -74,7 +73,6 @@ class ShardStream(threading.Thread):
         self._num_unreadable = 0
         key = (scan.config.seed, ORDER_KEY, scan.outer_step, scan.lane)
         order = np.random.default_rng(key).permutation(len(selection))
-        self._selection = selection
         self._planned = selection.take(order)
         self._num_pairs = num_pairs
         self._unused = self._planned.slice(num_pairs)
@@ -89,7 +87,7 @@ class ShardStream(threading.Thread):
             self._write()
         except BaseException as error:  # noqa: BLE001 - handed to the main thread by `finish`
             self.error = error
-            # Empty, since the disk may be full; a reader in this process asks `error` instead.
+            # Empty: a disk without room for data usually still takes a name.
             with contextlib.suppress(OSError):
                 (self.folder / f"{lane_prefix(self.scan.lane)}.failed").touch()
 
@@ -97,11 +95,8 @@ class ShardStream(threading.Thread):
         """Ask the thread to end after the pair it is at."""
         self._stopping.set()
 
-    def finish(self) -> list[FileEntry]:
+    def finish(self) -> None:
         """Wait for the end.
-
-        Returns:
-            The manifest entries of the shards.
 
         Raises:
             BaseException: What the thread raised.
@@ -109,7 +104,6 @@ class ShardStream(threading.Thread):
         self.join()
         if self.error is not None:
             raise self.error
-        return self._writer.entries
 
     def selected_rows(self) -> pa.Table:
         """The selection as it came out, in arrival order: replaced pairs are not in it."""
@@ -141,7 +135,7 @@ class ShardStream(threading.Thread):
             written.append(row)
         self._writer.close()
         self._unused = self._planned.slice(place)
-        self.rows = pa.concat_tables([self.rows, *written])
+        self.rows = pa.concat_tables([self.rows, *written]).combine_chunks()
 
     def _image_or_none(self, row: pa.Table) -> bytes | None:
         """The image's bytes, once it decodes; a rejected image is written down."""

@@ -502,9 +502,9 @@ def test_a_reader_that_leaves_is_no_error(tiny: Path, run_folder: Path, verb: st
 
 def test_closed_streams_are_no_error() -> None:
     command = f"{sys.executable} -m cit_train.cli pool nothing >&- 2>&-"
-    assert subprocess.run(command, shell=True).returncode == 2
+    assert subprocess.run(["sh", "-c", command]).returncode == 2
     command = f"{sys.executable} -m cit_train.cli --help >&- 2>&-"
-    assert subprocess.run(command, shell=True).returncode == 0
+    assert subprocess.run(["sh", "-c", command]).returncode == 0
 
 
 def test_a_terminal_of_20_columns_shows_progress_and_no_traceback(
