@@ -335,7 +335,9 @@ class LaneScan:
     def _shortfall(self) -> ShortfallError:
         totals = self.totals
         needed = max(self._num_asked, 1)
-        suggested = suggest_threshold(totals.histogram, needed)
+        # In `unique` mode a caption counts once, however many passes have seen it.
+        passes = totals.scanned / self._pass_length if self.config.collection == "unique" else 1.0
+        suggested = suggest_threshold(totals.histogram, round(needed * max(passes, 1.0)))
         if suggested is None:
             advice = (
                 f"the pool has too few captions for {needed:,} pairs at any threshold: lower "

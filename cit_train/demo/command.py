@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -164,8 +163,9 @@ def result_table(results: Sequence[ArmResult]) -> Table:
     table = Table(
         title="zero-shot on Tux Paint's pictures",
         title_justify="left",
-        box=box.SIMPLE_HEAD,
+        box=None,
         padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     table.add_column("arm", no_wrap=True)
     for name in ("seed", "updates", "captions\nscanned", "kept\nratio", "accuracy\n%"):
@@ -188,7 +188,7 @@ def _cells(result: ArmResult) -> tuple[str, ...]:
         str(result.seed),
         f"{result.updates:,}",
         f"{result.scanned:,}",
-        f"{result.kept_ratio:.1%}",
+        f"{result.kept_ratio:.0%}",
         f"{result.accuracy:.1f}",
         f"{result.mean_per_class:.1f}",
         f"{result.chance:.1f}",
@@ -203,7 +203,7 @@ def _summary(lines: Sequence[ArmResult]) -> tuple[str, ...]:
     cells = list(_cells(lines[0]))
     cells[1] = "mean"
     cells[3] = f"{mean(line.scanned for line in lines):,.0f}"
-    cells[4] = f"{mean(line.kept_ratio for line in lines):.1%}"
+    cells[4] = f"{mean(line.kept_ratio for line in lines):.0%}"
     cells[5] = spread([line.accuracy for line in lines])
     cells[6] = spread([line.mean_per_class for line in lines])
     cells[8] = f"{mean(line.seconds for line in lines):.0f}"
