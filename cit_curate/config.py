@@ -11,6 +11,7 @@ Order = Literal["shuffled", "sequential"]
 Texts = Literal["one", "every"]
 IndexKind = Literal["auto", "exact", "flat"]
 Shortfall = Literal["error", "train"]
+Curation = Literal["exact", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ class TextTowerConfig:
     """Pooled text: the model's own pooler output, the mean over tokens, or the first token."""
     max_text_length: int = 32
     """Captions and prompts are cut to this many tokens."""
+    project_embeddings: bool = False
+    """Compare captions and metadata after the text projection; left out, before it."""
 
     def __post_init__(self) -> None:
         if not self.text_encoder:
@@ -59,6 +62,8 @@ class TextTowerConfig:
 class CurateConfig:
     """The rules of one outer step (CIT.md, "Outer step, step by step")."""
 
+    curation: Curation = "exact"
+    """Score every scanned caption (exact), or take all pairs in the order of the scan (none)."""
     threshold: float = 0.55
     """Captions whose best cosine over the metadata is strictly above this are kept."""
     min_ratio: float = 0.003

@@ -117,7 +117,11 @@ class LaneScan:
         self.totals = ScanTotals()
         self.near_misses = _scored_schema().empty_table()
         self._limit = config.max_passes * order.length
-        self._batches = order.batches(cursor, 2 * config.batch_size, self._limit)
+        # Without curation the budget is always met, so the scan goes round as often as it takes.
+        endless = config.curation == "none"
+        self._batches = order.batches(
+            cursor, 2 * config.batch_size, None if endless else self._limit
+        )
         self._pass_length = order.length
         self._on_progress = on_progress
         self._scored: Iterator[ScoredBatch] = iter(())
@@ -127,8 +131,8 @@ class LaneScan:
 
     @property
     def everything_passes(self) -> bool:
-        """Whether this outer step lies before `skip_until`."""
-        return self.update < self.config.skip_until
+        """Whether nothing is scored: without curation, and before `skip_until`."""
+        return self.config.curation == "none" or self.update < self.config.skip_until
 
     def take(self, num_pairs: int | None) -> pa.Table:
         """The next kept pairs, in arrival order.
@@ -143,6 +147,8 @@ class LaneScan:
             ShortfallError: The passes over the pool ended before, and on_shortfall is "error";
                 or they ended without one pair.
         """
+        if num_pairs is None and self.config.curation == "none":
+            num_pairs = self._limit
         self._num_asked += num_pairs or 0
         taken = [self._surplus]
         num_taken = len(self._surplus)
@@ -273,7 +279,7 @@ class LaneScan:
         return ScoredBatch(len(batch), None, self._collect(rows), rows.slice(0, 0), batch.cursor)
 
     def _collect(self, rows: pa.Table) -> pa.Table:
-        if self.config.collection == "multiset":
+        if self.config.collection == "multiset" or self.config.curation == "none":
             return rows
         fresh = rows.filter(first_of_each(rows["pair_key"], self._seen))
         self._seen.update(fresh["pair_key"].to_pylist())

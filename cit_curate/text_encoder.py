@@ -19,6 +19,11 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 from transformers.utils import logging as transformers_logging
 
 from cit_curate.config import TextTowerConfig
+from cit_curate.dual_encoder_text import (
+    dual_encoder_folder,
+    load_text_projection,
+    load_text_side,
+)
 from cit_curate.errors import ConfigError, NotFiniteError
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.packaged import packaged_folder
@@ -41,20 +46,40 @@ class TextEncoder:
         tokenizer: PreTrainedTokenizerBase,
         *,
         max_text_length: int = 32,
+        projection: torch.nn.Linear | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
+        """Take over a text tower, which is moved, frozen and put into eval mode.
+
+        Args:
+            tower: Gives `pooler_output`, float [batch, width].
+            tokenizer: A fast one.
+            max_text_length: Tokens that a text is cut to.
+            projection: The dual encoder's text projection, when texts are compared after it.
+            device: Where the tower runs.
+        """
         self.tower = tower.to(device).eval().requires_grad_(False)
+        self.projection = projection and projection.to(device).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.max_text_length = max_text_length
         self.device = torch.device(device)
-        self.dim = int(tower.config.hidden_size)
+        width = tower.config.hidden_size if projection is None else projection.out_features
+        self.dim = int(width)
 
     @classmethod
     def load(cls, config: TextTowerConfig, *, device: str = "cpu") -> "TextEncoder":
         """The encoder that a config names; see `load_text_tower` and `choose_device`."""
         chosen = choose_device(device)
         tower, tokenizer = load_text_tower(config)
-        return cls(tower, tokenizer, max_text_length=config.max_text_length, device=chosen)
+        return cls(
+            tower,
+            tokenizer,
+            max_text_length=config.max_text_length,
+            projection=load_text_projection(config.text_encoder)
+            if config.project_embeddings
+            else None,
+            device=chosen,
+        )
 
     @property
     def precision(self) -> str:
@@ -74,6 +99,8 @@ class TextEncoder:
         tokenizer |= {"truncation": None, "padding": None}
         digest.update(json.dumps(tokenizer, sort_keys=True).encode())
         digest.update(weights_sha256(self.tower).encode())
+        if self.projection is not None:
+            digest.update(weights_sha256(self.projection).encode())
         return digest.hexdigest()
 
     def embed(self, texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> Float32:
@@ -135,7 +162,10 @@ class TextEncoder:
             output = self.tower(
                 input_ids=input_ids.to(self.device), attention_mask=attention_mask.to(self.device)
             )
-        vectors = torch.nn.functional.normalize(output.pooler_output.float(), dim=-1)
+            pooled = output.pooler_output
+            if self.projection is not None:
+                pooled = self.projection(pooled)
+        vectors = torch.nn.functional.normalize(pooled.float(), dim=-1)
         return np.asarray(vectors[: len(tokens)].cpu().numpy())
 
 
@@ -185,7 +215,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def weights_sha256(tower: PreTrainedModel) -> str:
+def weights_sha256(tower: torch.nn.Module) -> str:
     """Hex SHA-256 of a model's weights and buffers, by name."""
     digest = hashlib.sha256()
     for name, weight in sorted(tower.state_dict().items()):
@@ -198,17 +228,24 @@ def weights_sha256(tower: PreTrainedModel) -> str:
 def load_text_tower(config: TextTowerConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A text tower whose pooler output is what the config asks for, and its tokenizer.
 
+    The text tower of a dual encoder is taken from a run, or from a checkpoint's folder.
+
     Raises:
         ConfigError: The model or its tokenizer is not to be had, or has no pooler output.
     """
     name = config.text_encoder
-    folder = resolve_model_name(name)
+    resolved = resolve_model_name(name)
+    dual = dual_encoder_folder(Path(resolved))
+    folder = str(dual or resolved)
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        tower = AutoModel.from_pretrained(
-            folder, trust_remote_code=False, dtype=torch.float32, attn_implementation="sdpa"
-        )
+        if dual is not None:
+            tower, _ = load_text_side(dual)
+        else:
+            tower = AutoModel.from_pretrained(
+                folder, trust_remote_code=False, dtype=torch.float32, attn_implementation="sdpa"
+            )
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"--text-encoder {name} cannot be loaded: {str(error).splitlines()[0]} "

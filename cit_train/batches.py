@@ -194,11 +194,13 @@ def _next_samples(samples: Iterator[Sample], batch_size: int) -> list[Sample]:
     return [sample for _, sample in zip(range(batch_size), samples, strict=False)]
 
 
-def count_uses(batches: list[LaneBatch], first_update: int, lanes: int) -> list[dict[str, Any]]:
-    """Times used, first and last update of each pair; `batches` hold every lane of each update."""
+def count_uses(
+    batches: list[LaneBatch], first_update: int, batches_per_update: int
+) -> list[dict[str, Any]]:
+    """Times used, first and last update of each pair; `batches` hold all of each update."""
     uses: dict[tuple[int, str], dict[str, Any]] = {}
     for number, batch in enumerate(batches):
-        update = first_update + number // lanes
+        update = first_update + number // batches_per_update
         for key in batch.pair_keys:
             row = uses.setdefault(
                 (batch.lane, key),

@@ -9,6 +9,8 @@ from cit_curate.errors import ConfigError
 
 Loss = Literal["cit", "clip"]
 VisionFeatures = Literal["live", "cached"]
+TrainVision = Literal["none", "head", "all"]
+TrainText = Literal["pool", "all"]
 Precision = Literal["auto", "float32", "float16"]
 
 
@@ -17,9 +19,16 @@ class ModelConfig:
     """The dual encoder besides its text tower (CIT.md, "Inner loop")."""
 
     vision_encoder: str = "package:efficientnet-lite0"
-    """Vision tower, frozen: Hugging Face or timm model id or directory, or packaged weights."""
+    """Vision tower: Hugging Face or timm model id or directory, or packaged weights."""
     projection_dim: int = 512
     """Dimensions of the space that images and captions share."""
+    train_vision: TrainVision = "head"
+    """What of the vision tower is trained: its head where it has one (MoCo), nothing, or all."""
+    train_text: TrainText = "all"
+    """What of the text tower is trained: all of it, or its pooler alone."""
+    init_from: str = ""
+    """Dual encoder to start from, towers and projections: a run, a checkpoint's folder or a
+    released checkpoint. Left out, fresh projections on the towers that are named."""
 
     def __post_init__(self) -> None:
         if self.projection_dim < 1:
@@ -46,6 +55,12 @@ class TrainConfig:
     """AdamW's weight decay; 1-dimensional parameters have none."""
     projection_weight_decay: float = 1.0
     """Weight decay of the two projections."""
+    warmup_div: float = 25.0
+    """The linear warm-up takes max_updates / warmup_div updates."""
+    clip_grad: float | None = None
+    """Largest norm of the gradient over all parameters; no limit when left out."""
+    accumulate: int = 1
+    """Batches of each lane that make one update, each with its own loss; their mean counts."""
     vision_features: VisionFeatures = "live"
     """Run the frozen vision tower on a fresh crop at every update (live), or once (cached).
     Cached are the features of a fixed set of crops per image, which makes a CPU enough."""
@@ -69,7 +84,7 @@ class TrainConfig:
     """How long training waits for the next shard before it gives up."""
 
     def __post_init__(self) -> None:
-        for name in ("max_updates", "cached_views", "pairs_per_shard", "max_pixels"):
+        for name in ("max_updates", "cached_views", "pairs_per_shard", "max_pixels", "accumulate"):
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--{flag} is {getattr(self, name)}; it must be at least 1")
@@ -77,6 +92,10 @@ class TrainConfig:
             if getattr(self, name) < 0:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--{flag} is {getattr(self, name)}; it must not be negative")
+        if self.clip_grad is not None and not self.clip_grad > 0:
+            raise ConfigError(f"--clip-grad is {self.clip_grad}; it is a norm above 0")
+        if not self.warmup_div > 1:
+            raise ConfigError(f"--warmup-div is {self.warmup_div}; it must be above 1")
         if not self.stream_seconds > 0:
             raise ConfigError(f"--stream-seconds is {self.stream_seconds}; it must be above 0")
         for name in ("lr", "text_lr", "projection_lr"):
@@ -88,8 +107,8 @@ class TrainConfig:
 
     @property
     def warmup_updates(self) -> float:
-        """Updates of the linear warm-up: a 25th of all."""
-        return self.max_updates / 25
+        """Updates of the linear warm-up: a 25th of all, unless `warmup_div` says otherwise."""
+        return self.max_updates / self.warmup_div
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +142,11 @@ class RunConfig:
 
     pool: str = ""
     """Folder made by `cit pool build`."""
+    selection: str = ""
+    """Run whose selected pairs are trained on, all of them in turn, instead of curating anew: of
+    `cit curate`, `cit train` or `cit import-counts`, made from the same pool."""
+    max_sample: int | None = None
+    """Only the first so many images of the pool; all when left out."""
     metadata: MetadataConfig = field(default_factory=MetadataConfig)
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     curate: CurateConfig = field(default_factory=CurateConfig)
@@ -131,15 +155,39 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
+        if self.max_sample is not None and self.max_sample < 1:
+            raise ConfigError(f"--max-sample is {self.max_sample}; it must be at least 1")
+        if self.model.train_vision == "all" and self.train.vision_features == "cached":
+            raise ConfigError(
+                "--train-vision all changes the vision tower, so its features cannot be cached; "
+                "take --vision-features live, or --train-vision none"
+            )
         # A worker reads on when it is asked for its next batch; until then its shards must stay.
         keep, workers = self.train.keep_shards, self.train.num_workers
         kept = 0 if keep == "none" else int(keep) if keep != "all" else workers
-        kept_batches = kept * self.curate.curate_every * self.curate.lanes
+        kept_batches = kept * self.batches_per_step * self.curate.lanes
         if keep != "all" and workers and kept_batches < 3 * workers:
             raise ConfigError(
                 f"--num-workers {workers} may fall behind the {kept_batches} batches of the shards "
                 f"that are kept; raise --keep-shards, or take --keep-shards all"
             )
+
+    @property
+    def batches_per_step(self) -> int:
+        """Batches that each lane trains on in a full outer step."""
+        return self.curate.curate_every * self.train.accumulate
+
+    @property
+    def budget(self) -> int:
+        """Pairs that each lane collects in one outer step."""
+        return self.batches_per_step * self.curate.batch_size
+
+    @property
+    def curate_as(self) -> CurateConfig:
+        """The rules that hold: with a selection, each of its pairs in turn, without curation."""
+        if not self.selection:
+            return self.curate
+        return dataclasses.replace(self.curate, curation="none", texts="every")
 
 
 def flat(config: RunConfig) -> dict[str, Any]:

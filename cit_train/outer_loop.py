@@ -58,7 +58,8 @@ def train_session(session: Session, watcher: Watcher) -> Run:
     """The two loops, from where the session stands."""
     config = session.config
     state, best, curator, trainer = session.state, session.best, session.curator, session.trainer
-    if state.update == 0 and config.curate.skip_until < config.train.max_updates:
+    scores = curator.config.curation != "none"
+    if scores and state.update == 0 and config.curate.skip_until < config.train.max_updates:
         watcher.sampled(curator.sample(trainer.text_encoder()), config)
     batches = open_batches(session.batches, num_workers=config.train.num_workers)
     while state.update < config.train.max_updates:
@@ -70,7 +71,7 @@ def train_session(session: Session, watcher: Watcher) -> Run:
             state.cursors,
             outer_step=state.outer_step,
             update=state.update,
-            num_pairs=config.curate.budget,  # also in a shorter last outer step, as in the paper
+            num_pairs=config.budget,  # also in a shorter last outer step, as in the paper
             on_progress=partial(watcher.curating, state.outer_step),
         )
         used: list[LaneBatch] = []
@@ -109,7 +110,8 @@ def _streams(
 ) -> Iterator[Streams]:
     """Start writing the shards of an outer step; stop it when training ends early."""
     train, cache = session.config.train, session.trainer.cache
-    num_pairs = _planned_updates(session, state, selections) * session.config.curate.batch_size
+    num_batches = _planned_updates(session, state, selections) * train.accumulate
+    num_pairs = num_batches * session.config.curate.batch_size
     lanes = [
         ShardStream(
             session.run,
@@ -142,13 +144,14 @@ def _planned_updates(
 ) -> int:
     """Updates of this outer step: as many as its pairs and the run have left."""
     config = session.config
-    batches = min(len(each.rows) // config.curate.batch_size for each in selections)
-    if not batches:
+    pairs_per_update = config.curate.batch_size * config.train.accumulate
+    updates = min(len(each.rows) // pairs_per_update for each in selections)
+    if not updates:
         raise BadInputError(
-            f"outer step {state.outer_step} found fewer pairs than one batch of "
-            f"{config.curate.batch_size}; lower --threshold or --batch-size"
+            f"outer step {state.outer_step} found fewer pairs than the {pairs_per_update} of one "
+            "update; lower --threshold or --batch-size"
         )
-    return min(batches, config.curate.curate_every, config.train.max_updates - state.update)
+    return min(updates, config.curate.curate_every, config.train.max_updates - state.update)
 
 
 def _updates(
@@ -159,25 +162,31 @@ def _updates(
     selections: Sequence[LaneSelection],
 ) -> Iterator[list[LaneBatch]]:
     """The batches of each update of this outer step: one of every lane."""
+    lanes, accumulate = session.config.curate.lanes, session.config.train.accumulate
     planned = _planned_updates(session, state, selections)
+    surplus = 0
     if session.config.curate.on_shortfall == "train":
         # Rejected images may leave fewer pairs than planned; then the step is shorter.
         streams.finish()
         batch_size = session.config.curate.batch_size
-        planned = min(planned, *(len(stream.rows) // batch_size for stream in streams.lanes))
+        num_batches = min(len(stream.rows) // batch_size for stream in streams.lanes)
+        planned = min(planned, num_batches // accumulate)
+        surplus = num_batches - planned * accumulate
         if not planned:
             raise BadInputError(
                 f"outer step {state.outer_step} has too few images that can be opened for one "
-                f"batch of {batch_size}; lower --threshold or --batch-size, and check the pool's "
-                f"image root with: cit pool info {session.pool.path}"
+                f"update of {batch_size * accumulate} pairs; lower --threshold or --batch-size, "
+                f"and check the pool's image root with: cit pool info {session.pool.path}"
             )
     for _ in range(planned):
         try:
-            batch = list(islice(batches, session.config.curate.lanes))
+            batch = list(islice(batches, lanes * accumulate))
         except PeerLostError:
             streams.raise_first_error()
             raise
         yield batch
+    for _ in islice(batches, surplus * lanes):  # too few for an update; the next step is next
+        pass
 
 
 def _after_update(
@@ -225,8 +234,9 @@ def _commit(
     """Weights, cursors, ledger and counts of an outer step become part of the run, all at once."""
     run, lanes = session.run, session.config.curate.lanes
     files = []
-    first_update = state.update - len(used) // lanes + 1
-    uses = count_uses(used, first_update, lanes)
+    batches_per_update = lanes * session.config.train.accumulate
+    first_update = state.update - len(used) // batches_per_update + 1
+    uses = count_uses(used, first_update, batches_per_update)
     for stream in streams.lanes:
         place = {"outer_step": state.outer_step, "lane": stream.scan.lane}
         files += write_scan(run, stream.scan, stream.selected_rows())

@@ -1,9 +1,10 @@
-"""The frozen vision tower as a function: pixels to pooled features."""
+"""The frozen part of a vision tower as a function: pixels to features."""
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cit_train.models.freeze import frozen_features
 from cit_train.transforms import Normalizer
 
 # Rows of a forward pass on a CPU. EfficientNet-lite0, channels last, 2 cores: 8 rows give 110
@@ -13,7 +14,7 @@ GPU_ROWS = 256
 
 
 class PooledVision:
-    """A vision tower in eval mode, without gradient, in passes of a fixed number of rows.
+    """A vision tower below its head, without gradient, in passes of a fixed number of rows.
 
     With fixed rows, the last pass filled up, a picture's feature does not depend on the pictures
     beside it.
@@ -35,7 +36,7 @@ class PooledVision:
 
     @torch.no_grad()
     def __call__(self, views: Tensor) -> Tensor:
-        """Pooled features of crops.
+        """Features of crops: the tower's pooled output, or what its trainable head takes.
 
         Args:
             views: uint8 [views, 3, side, side].
@@ -48,9 +49,13 @@ class PooledVision:
             block = views[start : start + self.rows]
             filled = torch.zeros((self.rows, *block.shape[1:]), dtype=torch.uint8)
             filled[: len(block)] = block
-            pixels = self._normalizer(filled.to(self.device))
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
+            pixels = self.pixels(filled)
             with torch.autocast(self.device.type, torch.float16, enabled=self._mixed):
-                output = self._tower(pixel_values=pixels).pooler_output.flatten(1)
+                output = frozen_features(self._tower, pixels)
             pooled.append(output[: len(block)].float().cpu())
         return torch.cat(pooled)
+
+    def pixels(self, views: Tensor) -> Tensor:
+        """What the tower takes: float32 [views, 3, side, side], normalised, channels last."""
+        pixels: Tensor = self._normalizer(views.to(self.device))
+        return pixels.contiguous(memory_format=torch.channels_last)

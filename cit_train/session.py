@@ -26,6 +26,7 @@ from cit_train.config import RunConfig, flat
 from cit_train.evaluation.evaluator import Evaluator
 from cit_train.features import FeatureCache
 from cit_train.models.dual_encoder import build_dual_encoder, make_processor
+from cit_train.models.freeze import freeze
 from cit_train.models.towers import load_vision_tower
 from cit_train.pooled_vision import PooledVision
 from cit_train.trainer import Trainer, TrainState
@@ -67,9 +68,10 @@ def open_session(
             f"{config.pool} names no images, and training needs them; "
             "curate without training with `cit curate`, or build the pool with --image COLUMN"
         )
-    curator = Curator(pool, config.metadata, config.curate, index_folder=out / "index")
+    curator = Curator(pool, config.metadata, config.curate_as, index_folder=out / "index")
     evaluator = Evaluator.open(config.evaluation, config.text.max_text_length)
     model, tokenizer, fingerprints = _build_model(config)
+    freeze(model, config.model)
     device = choose_device(config.train.device)
     mixed = config.train.precision == "float16" or (
         config.train.precision == "auto" and device.type == "cuda"

@@ -20,7 +20,7 @@ from cit_train.transforms import EVAL_RESIZE_RATIO
 def build_dual_encoder(
     vision: PreTrainedModel, text: PreTrainedModel, *, projection_dim: int, seed: int
 ) -> VisionTextDualEncoderModel:
-    """A dual encoder with a frozen vision tower and fresh projections (CIT.md, "Inner loop").
+    """A dual encoder with fresh projections (CIT.md, "Inner loop"); `freeze` says what is trained.
 
     The projections start as U(-1/sqrt(in), 1/sqrt(in)), as `nn.Linear` did in the transformers of
     the paper; today's would start them as N(0, 0.02). The logit scale starts at 2.6592.
@@ -35,14 +35,7 @@ def build_dual_encoder(
             bound = 1 / math.sqrt(projection.in_features)
             drawn = torch.rand(projection.weight.shape, generator=generator)
             projection.weight.copy_((2 * drawn - 1) * bound)
-    model.vision_model.requires_grad_(False)
     return model
-
-
-def set_train_mode(model: VisionTextDualEncoderModel) -> None:
-    """The text side trains with its own dropout; the frozen vision tower stays in eval mode."""
-    model.train()
-    model.vision_model.eval()
 
 
 def make_processor(

@@ -202,3 +202,21 @@ def test_the_ledger_rows_have_their_schema_and_the_round_adds_up() -> None:
     round_row = scan.round_row(selected=2).to_pylist()[0]
     assert (round_row["scanned"], round_row["kept"], round_row["selected"]) == (4, 3, 2)
     assert sum(round_row["histogram"]) == 4
+
+
+def test_without_curation_everything_is_taken_in_the_order_of_the_scan_as_often_as_it_takes() -> (
+    None
+):
+    config = CurateConfig(curation="none", batch_size=2, threshold=1.0)
+    scan = scan_angles(["0", "90", "45"], config)
+    rows = scan.take(7)
+    assert rows["image_id"].to_pylist() == [f"{row % 3:08d}" for row in range(7)]
+    assert set(rows["reason"].to_pylist()) == {"everything"}
+    assert rows["similarity"].null_count == 7
+    assert len(scan.take(5)) == 5, "there is always more"
+
+
+def test_without_curation_all_pairs_are_those_of_the_passes() -> None:
+    config = CurateConfig(curation="none", batch_size=2, max_passes=2)
+    rows = scan_angles(["0", "90", "45"], config).take(None)
+    assert rows["scan_position"].to_pylist() == list(range(6))

@@ -11,7 +11,7 @@ from transformers import AutoModel, BertModel, TimmWrapperConfig, TimmWrapperMod
 
 from cit_curate.errors import ConfigError
 from cit_train.features import FeatureCache
-from cit_train.models.dual_encoder import build_dual_encoder, set_train_mode
+from cit_train.models.dual_encoder import build_dual_encoder
 from cit_train.models.towers import load_vision_tower, with_width
 from cit_train.pooled_vision import CPU_ROWS, PooledVision
 from cit_train.session import open_session
@@ -36,15 +36,6 @@ def test_projections_start_uniform_and_the_logit_scale_at_its_value(world: Path)
     assert torch.equal(again.text_projection.weight, model.text_projection.weight)
 
 
-def test_the_vision_tower_is_frozen_and_stays_in_eval_mode(world: Path) -> None:
-    model = build_dual_encoder(*towers(world), projection_dim=8, seed=0)
-    set_train_mode(model)
-    assert not any(module.training for module in model.vision_model.modules())
-    assert all(module.training for module in model.text_model.modules())
-    trainable = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
-    assert trainable == {"text_model", "visual_projection", "text_projection", "logit_scale"}
-
-
 def test_any_timm_model_is_a_vision_tower(world: Path, tmp_path: Path) -> None:
     config = TimmWrapperConfig(
         architecture="mobilenetv3_small_050",
@@ -60,7 +51,11 @@ def test_any_timm_model_is_a_vision_tower(world: Path, tmp_path: Path) -> None:
     pixels = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
         one, other = (m.get_image_features(pixels).pooler_output for m in (model, again))
-    assert torch.equal(one, other)
+    stored = again.state_dict()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, stored[name]), name
+    # Convolutions of some machines round by where the weights lie in memory.
+    assert torch.allclose(one, other, rtol=1e-3, atol=0)
 
 
 def test_a_tower_that_is_not_there_says_what_to_give(tmp_path: Path) -> None:

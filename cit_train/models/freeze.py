@@ -1,0 +1,115 @@
+"""Which parameters are trained, and in which mode each part runs (CIT.md, "Inner loop").
+
+The vision tower has a frozen part and, in MoCo's case, a head that is trained on top of it. What
+is frozen stays in eval mode; what is trained is in train mode, its BatchNorm with the statistics of
+one lane, its running statistics those of lane 0.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, VisionTextDualEncoderModel
+
+from cit_curate.errors import ConfigError
+from cit_train.config import ModelConfig
+
+_BatchNorm = nn.modules.batchnorm._BatchNorm
+
+
+def freeze(model: VisionTextDualEncoderModel, config: ModelConfig) -> None:
+    """Let gradients reach what the config trains, the projections and the logit scale.
+
+    Raises:
+        ConfigError: The text tower has no pooler to train.
+    """
+    model.requires_grad_(True)
+    vision, text = model.vision_model, model.text_model
+    head = vision_head(vision)
+    if config.train_vision != "all":
+        vision.requires_grad_(False)
+    if config.train_vision == "head" and head is not None:
+        head.requires_grad_(True)
+    for name, parameter in vision.named_parameters():
+        # A classifier that no forward pass reads, and a table of positions that is not learned.
+        if name in getattr(vision, "untrained", ()):
+            parameter.requires_grad_(False)
+    if config.train_text == "pool":
+        pooler = getattr(text, "pooler", None)
+        if not isinstance(pooler, nn.Module):
+            raise ConfigError(
+                f"--train-text pool: a {text.config.model_type} text tower has no pooler; "
+                "take --train-text all, or a tower with --pooling pooler"
+            )
+        text.requires_grad_(False)
+        pooler.requires_grad_(True)
+
+
+def set_train_mode(model: VisionTextDualEncoderModel) -> None:
+    """The trained parts in train mode, the text tower with its dropout; the rest in eval mode."""
+    model.train()
+    vision, head = model.vision_model, vision_head(model.vision_model)
+    vision.train(trains_vision_tower(model))
+    if head is not None:
+        head.train(any(parameter.requires_grad for parameter in head.parameters()))
+
+
+def trains_vision_tower(model: VisionTextDualEncoderModel) -> bool:
+    """Whether more of the vision tower than its head is trained."""
+    head = vision_head(model.vision_model)
+    in_head = {id(parameter) for parameter in head.parameters()} if head is not None else set()
+    return any(
+        parameter.requires_grad and id(parameter) not in in_head
+        for parameter in model.vision_model.parameters()
+    )
+
+
+def vision_head(vision: PreTrainedModel) -> nn.Module | None:
+    """The head on the tower's frozen part; None in towers without one."""
+    head = getattr(vision, "trainable_head", None)
+    return head if isinstance(head, nn.Module) else None
+
+
+def frozen_features(vision: PreTrainedModel, pixel_values: Tensor) -> Tensor:
+    """The output of the tower below its head: float [batch, width].
+
+    Args:
+        vision: A vision tower.
+        pixel_values: float [batch, 3, height, width], normalised.
+    """
+    if vision_head(vision) is not None:
+        features: Tensor = vision.frozen_features(pixel_values)
+        return features
+    pooled: Tensor = vision(pixel_values=pixel_values).pooler_output
+    return pooled.flatten(1)
+
+
+def with_head(vision: PreTrainedModel, features: Tensor) -> Tensor:
+    """The tower's pooled output from `frozen_features`: float [batch, pooled width]."""
+    head = vision_head(vision)
+    if head is None:
+        return features
+    pooled: Tensor = head(features)
+    return pooled
+
+
+@contextmanager
+def running_statistics(module: nn.Module, *, update: bool) -> Iterator[None]:
+    """Within it, BatchNorm in train mode moves its running statistics only if `update` is set."""
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+    tracking = [layer.track_running_stats for layer in layers]
+    try:
+        for layer in layers:
+            # In eval mode BatchNorm needs its statistics; there nothing would move anyway.
+            if layer.training:
+                layer.track_running_stats = layer.track_running_stats and update
+        yield
+    finally:
+        for layer, tracks in zip(layers, tracking, strict=True):
+            layer.track_running_stats = tracks
+
+
+def trainable_parameters(model: nn.Module) -> list[torch.nn.Parameter]:
+    """The parameters that gradients reach, in the order of the model."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -1,0 +1,121 @@
+"""One update: accumulation, clipping, a trained vision tower, projected embeddings."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import COLOURS, SHAPES, make_config, picture
+
+from cit_curate.pool.images import read_image
+from cit_train.batches import LaneBatch
+from cit_train.losses import contrastive_loss
+from cit_train.session import Session, open_session
+from cit_train.trainer import Trainer
+from cit_train.transforms import eval_view
+
+
+def lane_batch(lane: int, start: int, size: int = 8) -> LaneBatch:
+    """Pictures and captions without chance in them."""
+    rng = np.random.default_rng((lane, start))
+    images, captions = [], []
+    for number in range(size):
+        colour, shape = str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES))
+        images.append(picture(colour, shape, number))
+        captions.append(f"a {colour} {shape}")
+    views = torch.stack([eval_view(read_image(image), side=32) for image in images])
+    keys = [f"{lane}-{start + number}_title" for number in range(size)]
+    return LaneBatch(0, lane, start, captions, keys, images, views)
+
+
+def session(world: Path, out: Path, **fields: object) -> Session:
+    return open_session(make_config(world, **fields), out)
+
+
+def without_dropout(trainer: Trainer) -> None:
+    for module in trainer.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+
+def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
+    named = trainer.model.named_parameters()
+    return {name: p.grad.clone() for name, p in named if p.grad is not None}
+
+
+def test_accumulated_batches_give_the_mean_of_their_gradients(world: Path, tmp_path: Path) -> None:
+    one = session(world, tmp_path / "one", accumulate=2)
+    without_dropout(one.trainer)
+    state = replace(one.state, update=3)
+    parts = [lane_batch(0, 0), lane_batch(0, 8)]
+    _, report = one.trainer.step(parts, state)
+    together = gradients(one.trainer)
+    separate, losses = [], []
+    for number, part in enumerate(parts):
+        other = session(world, tmp_path / str(number))
+        without_dropout(other.trainer)
+        _, alone = other.trainer.step([part], state)
+        separate.append(gradients(other.trainer))
+        losses.append(alone.loss)
+    assert report.loss == pytest.approx(sum(losses) / 2)
+    for name, gradient in together.items():
+        mean = (separate[0][name] + separate[1][name]) / 2
+        assert torch.allclose(gradient, mean, atol=1e-6), name
+
+
+def test_lanes_make_one_loss_over_all_their_pairs(world: Path, tmp_path: Path) -> None:
+    opened = session(world, tmp_path / "run", lanes=2)
+    without_dropout(opened.trainer)
+    lanes = [lane_batch(0, 0), lane_batch(1, 0)]
+    images, texts = [], []
+    for lane in lanes:
+        with torch.no_grad():
+            image, text = opened.trainer._embed(lane, 3, 0)
+        images.append(image)
+        texts.append(text)
+    expected = contrastive_loss(
+        torch.cat(images), torch.cat(texts), opened.trainer.model.logit_scale, loss="cit"
+    )
+    _, report = opened.trainer.step(lanes, replace(opened.state, update=3))
+    assert report.loss == pytest.approx(float(expected.detach()), abs=1e-6)
+
+
+def test_clipping_bounds_the_norm_of_the_whole_gradient(world: Path, tmp_path: Path) -> None:
+    free = session(world, tmp_path / "free")
+    clipped = session(world, tmp_path / "clipped", clip_grad=0.01)
+    norms = []
+    for opened in (free, clipped):
+        opened.trainer.step([lane_batch(0, 0)], replace(opened.state, update=3))
+        values = gradients(opened.trainer).values()
+        norms.append(float(torch.cat([value.flatten() for value in values]).norm()))
+    assert norms[0] > 0.02
+    assert norms[1] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_vision_tower_that_is_trained_moves_and_a_frozen_one_does_not(
+    world: Path, tmp_path: Path
+) -> None:
+    for mode, moves in (("all", True), ("head", False)):
+        opened = session(world, tmp_path / mode, train_vision=mode)
+        before = {
+            name: value.clone()
+            for name, value in opened.trainer.model.vision_model.state_dict().items()
+        }
+        opened.trainer.step([lane_batch(0, 0)], replace(opened.state, update=3))
+        after = opened.trainer.model.vision_model.state_dict()
+        changed = [name for name, value in before.items() if not torch.equal(value, after[name])]
+        assert bool(changed) == moves
+
+
+def test_projected_embeddings_are_those_of_the_text_projection(world: Path, tmp_path: Path) -> None:
+    plain = session(world, tmp_path / "plain").trainer.text_encoder()
+    opened = session(world, tmp_path / "projected", project_embeddings=True)
+    projected = opened.trainer.text_encoder()
+    texts = ["a red disc", "blue"]
+    weight = opened.trainer.model.text_projection.weight.detach().numpy()
+    expected = plain.embed(texts) @ weight.T
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert projected.dim == 16
+    assert np.allclose(projected.embed(texts), expected, atol=1e-6)
+    assert projected.fingerprint != plain.fingerprint
