@@ -19,11 +19,14 @@ class MetadataConfig:
     """What somebody cares about: the class names, and how each is put into words (CIT.md, 2)."""
 
     metadata: str = ""
-    """File of class names: one a line, synonyms separated by `|`; or a CSV, --metadata-column."""
+    """Class names: a built-in list (`cit metadata list`: imagenet, mt, imagenet21k, …); or a file of
+    them, one a line, synonyms separated by `|`; or a CSV, with --metadata-column."""
     metadata_column: str = ""
     """Column that holds the entries, when --metadata is a CSV or TSV."""
     templates: tuple[str, ...] = ("{}",)
     """Prompts that each entry is put through for curation; several are averaged."""
+    template_metadata: bool = False
+    """Put each entry through the prompts of its task instead of --templates."""
 
     def __post_init__(self) -> None:
         for template in self.templates:
@@ -31,6 +34,10 @@ class MetadataConfig:
                 raise ConfigError(f"--templates: {template!r} needs {{}} once, for the class name")
         if not self.templates:
             raise ConfigError("--templates is empty; the plain one is {}")
+        if self.template_metadata and self.templates != ("{}",):
+            raise ConfigError(
+                "--template-metadata uses the prompts of the task; it cannot go with --templates"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

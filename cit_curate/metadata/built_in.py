@@ -1,0 +1,83 @@
+"""The built-in lists by name: each task, their union `mt`, and `imagenet21k`."""
+
+import difflib
+
+from cit_curate.errors import ConfigError
+from cit_curate.metadata.libraries import imagenet21k_lemmas
+from cit_curate.metadata.lines import MetadataEntry, merge_entries
+from cit_curate.metadata.tasks import TASK_NAMES, load_classes, load_prompts
+
+__all__ = ["BUILT_IN_NAMES", "built_in_entries", "imagenet21k", "multi_task", "nearest_built_in"]
+
+BUILT_IN_NAMES = (*TASK_NAMES, "mt", "imagenet21k")
+
+
+def built_in_entries(name: str, *, with_prompts: bool = False) -> list[MetadataEntry]:
+    """The entries of a built-in list; classes of equal name are one entry.
+
+    Args:
+        name: One of `BUILT_IN_NAMES`.
+        with_prompts: Give each entry the prompts of its task, or tasks.
+
+    Raises:
+        ConfigError: The library with the names is missing, or a list without prompts was asked for
+            them.
+    """
+    if name == "mt":
+        return multi_task(with_prompts=with_prompts)
+    if name == "imagenet21k":
+        if with_prompts:
+            raise ConfigError(
+                "--template-metadata: imagenet21k is no task and has no prompts; give them with "
+                "--templates"
+            )
+        return imagenet21k()
+    return merge_entries(_with_prompts(name, with_prompts=with_prompts))
+
+
+def multi_task(*, with_prompts: bool = False) -> list[MetadataEntry]:
+    """The metadata `mt`: every name and synonym of every task, each an entry of its own.
+
+    In the order of the tasks and their classes; a string that comes again is one entry, at its
+    first place (CIT.md, "Evaluation").
+
+    Args:
+        with_prompts: Give each entry the prompts of all tasks that have it, in their order.
+
+    Raises:
+        ConfigError: The library with the names is missing.
+    """
+    return merge_entries(
+        MetadataEntry(each, prompts=entry.prompts)
+        for task in TASK_NAMES
+        for entry in _with_prompts(task, with_prompts=with_prompts)
+        for each in entry.names
+    )
+
+
+def imagenet21k() -> list[MetadataEntry]:
+    """The metadata `imagenet21k`: the lemmas of its 21,841 WordNet synsets, by synset id.
+
+    A synset's first lemma is the entry's name, its others are synonyms. Synsets of equal first
+    lemma (crane the bird and crane the machine) are one entry with the synonyms of both: the text
+    is the same for either, and no caption could be told to be nearer to one of them by it.
+
+    Raises:
+        ConfigError: timm lacks the lists.
+    """
+    return merge_entries(
+        MetadataEntry(lemmas[0], tuple(dict.fromkeys(lemmas[1:])))
+        for lemmas in imagenet21k_lemmas()
+    )
+
+
+def nearest_built_in(name: str) -> str:
+    """The end of an error message: that no built-in list has the name, and which is nearest."""
+    close = difflib.get_close_matches(name.lower(), BUILT_IN_NAMES, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f", nor a built-in list of that name{hint} (`cit metadata list`)"
+
+
+def _with_prompts(task: str, *, with_prompts: bool) -> list[MetadataEntry]:
+    prompts = load_prompts(task) if with_prompts else ()
+    return [MetadataEntry(each.name, each.synonyms, prompts) for each in load_classes(task)]

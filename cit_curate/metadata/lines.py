@@ -1,0 +1,146 @@
+"""The metadata file: one entry a line, synonyms after `|`, comments after `#`."""
+
+import csv
+import difflib
+import io
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cit_curate.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MetadataEntry:
+    """One thing somebody cares about: a name, and further names for the same thing.
+
+    Attributes:
+        name: What it is called in the ledger and the report.
+        synonyms: Further names; every name's vectors are averaged to the entry's.
+        prompts: Texts with `{}` for the name that take the place of the run's templates; empty: the
+            templates.
+    """
+
+    name: str
+    synonyms: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name and its synonyms."""
+        return (self.name, *self.synonyms)
+
+    def texts(self, templates: Sequence[str]) -> list[str]:
+        """Every name in every template, or in every prompt of its own; they are averaged."""
+        prompts = self.prompts or templates
+        return [prompt.replace("{}", name) for name in self.names for prompt in prompts]
+
+
+def read_entries(path: Path, column: str = "") -> list[MetadataEntry]:
+    """The entries of a metadata file, or of a column of a CSV or TSV.
+
+    A cell is a line of a metadata file, but never a comment: `#1 fan` is an entry.
+
+    Raises:
+        ConfigError: It is not readable text, has no such column, or holds no entry.
+    """
+    is_table = bool(column) or path.suffix in (".csv", ".tsv")
+    lines = _column(path, column) if is_table else read_utf8(path).splitlines()
+    entries = parse_entries(lines, comments=not is_table)
+    if not entries:
+        raise ConfigError(f"{path} holds no class name; write one a line")
+    return entries
+
+
+def parse_entries(lines: Iterable[str], *, comments: bool = True) -> list[MetadataEntry]:
+    """Entries of `name | synonym | …` lines, but for blank ones and `#` comments.
+
+    White space inside a name counts as one space. An entry that comes again is merged with the
+    first, with a warning.
+    """
+    entries = []
+    for line in lines:
+        if comments and line.lstrip().startswith("#"):
+            continue
+        names = [" ".join(name.split()) for name in line.split("|")]
+        names = list(dict.fromkeys(name for name in names if name))
+        if names:
+            entries.append(MetadataEntry(names[0], tuple(names[1:])))
+    return merge_entries(entries, on_merged=_warn_of_merged)
+
+
+def format_entry(entry: MetadataEntry) -> str:
+    """The line that `parse_entries` reads as this entry, without its prompts."""
+    line = " | ".join(entry.names)
+    # An empty name in front keeps `#1 fan` from being a comment.
+    return f"| {line}" if line.startswith("#") else line
+
+
+def merge_entries(
+    entries: Iterable[MetadataEntry], *, on_merged: Callable[[list[str]], None] | None = None
+) -> list[MetadataEntry]:
+    """One entry a name, in the order of the first: with all synonyms and prompts of that name.
+
+    Two identical texts have one vector, of which a search can only ever find the first; and the
+    name is what an entry is called in ledger and report.
+
+    Args:
+        entries: In any number.
+        on_merged: Told the names that came more than once, if any did.
+    """
+    merged: dict[str, MetadataEntry] = {}
+    repeated = []
+    for entry in entries:
+        known = merged.get(entry.name)
+        if known is not None:
+            repeated.append(entry.name)
+            names = dict.fromkeys((*known.names, *entry.synonyms))
+            prompts = dict.fromkeys((*known.prompts, *entry.prompts))
+            entry = replace(known, synonyms=tuple(names)[1:], prompts=tuple(prompts))
+        merged[entry.name] = entry
+    if repeated and on_merged is not None:
+        on_merged(list(dict.fromkeys(repeated)))
+    return list(merged.values())
+
+
+def read_utf8(path: Path) -> str:
+    """The text of a file, without a byte order mark.
+
+    Raises:
+        ConfigError: It is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}; save it as UTF-8") from error
+
+
+def _warn_of_merged(names: list[str]) -> None:
+    if len(names) == 1:
+        logger.warning("metadata entry %r comes twice; the two are merged", names[0])
+        return
+    shown = ", ".join(map(repr, names[:5]))
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    logger.warning("metadata entries come more than once and are merged: %s%s", shown, more)
+
+
+def _column(path: Path, column: str) -> list[str]:
+    with io.StringIO(read_utf8(path), newline="") as stream:
+        reader = csv.DictReader(stream, delimiter="\t" if path.suffix == ".tsv" else ",")
+        try:
+            names = list(reader.fieldnames or [])
+            if not column and len(names) == 1:
+                column = names[0]
+            if column not in names:
+                close = difflib.get_close_matches(column, names, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise ConfigError(
+                    f"--metadata-column: {path} has no column {column!r}; "
+                    f"it has {', '.join(names) or 'none'}{hint}"
+                )
+            return [row[column] or "" for row in reader]
+        except csv.Error as error:
+            raise ConfigError(f"{path}, line {reader.line_num}: not a table: {error}") from error
