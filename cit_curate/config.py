@@ -19,8 +19,8 @@ class MetadataConfig:
     """What somebody cares about: the class names, and how each is put into words (CIT.md, 2)."""
 
     metadata: str = ""
-    """Class names: a built-in list (`cit metadata list`: imagenet, mt, imagenet21k, …); or a file of
-    them, one a line, synonyms separated by `|`; or a CSV, with --metadata-column."""
+    """Class names: a built-in list (imagenet, mt, …: `cit metadata list`); or a file of them, one a
+    line, synonyms separated by `|`; or a CSV, with --metadata-column."""
     metadata_column: str = ""
     """Column that holds the entries, when --metadata is a CSV or TSV."""
     templates: tuple[str, ...] = ("{}",)

@@ -24,6 +24,14 @@ VERBS = {
     "pool info": ("what is in a pool", "cit_curate.pool.commands:info"),
     "pool verify": ("check every byte of a pool", "cit_curate.pool.commands:verify"),
     "pool repair": ("rebuild a pool's catalog", "cit_curate.pool.commands:repair"),
+    "metadata list": (
+        "the built-in lists of class names",
+        "cit_curate.metadata.commands:list_built_in",
+    ),
+    "metadata show": (
+        "the class names of a built-in list or a file",
+        "cit_curate.metadata.commands:show",
+    ),
     "curate": (
         "select pairs for class names, without training",
         "cit_curate.curate_command:curate",
@@ -151,7 +159,8 @@ def overview() -> str:
         "Curation in training: pick the image-caption pairs worth training on, while training.",
         "",
     ]
-    lines += [f"  cit {verb:<12} {what}" for verb, (what, _) in VERBS.items()]
+    width = max(map(len, VERBS))
+    lines += [f"  cit {verb:<{width}} {what}" for verb, (what, _) in VERBS.items()]
     lines += [
         "",
         "examples:",

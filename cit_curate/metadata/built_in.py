@@ -58,17 +58,21 @@ def multi_task(*, with_prompts: bool = False) -> list[MetadataEntry]:
 def imagenet21k() -> list[MetadataEntry]:
     """The metadata `imagenet21k`: the lemmas of its 21,841 WordNet synsets, by synset id.
 
-    A synset's first lemma is the entry's name, its others are synonyms. Synsets of equal first
-    lemma (crane the bird and crane the machine) are one entry with the synonyms of both: the text
-    is the same for either, and no caption could be told to be nearer to one of them by it.
+    An entry is named by its synset's first lemma that names no earlier entry; the other lemmas are
+    its synonyms. So senses of one word stay apart: the cell of biology is `cell`, that of a prison
+    `jail cell | cell | prison cell`. A synset whose lemmas all name earlier entries adds no text
+    and is left out.
 
     Raises:
         ConfigError: timm lacks the lists.
     """
-    return merge_entries(
-        MetadataEntry(lemmas[0], tuple(dict.fromkeys(lemmas[1:])))
-        for lemmas in imagenet21k_lemmas()
-    )
+    entries: dict[str, MetadataEntry] = {}
+    for lemmas in imagenet21k_lemmas():
+        name = next((lemma for lemma in lemmas if lemma not in entries), None)
+        if name is not None:
+            others = tuple(dict.fromkeys(lemma for lemma in lemmas if lemma != name))
+            entries[name] = MetadataEntry(name, others)
+    return list(entries.values())
 
 
 def nearest_built_in(name: str) -> str:

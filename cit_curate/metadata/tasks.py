@@ -207,7 +207,7 @@ FACTS = (
     ),
     TaskFacts(
         name="dtd",
-        title="Describable Textures",
+        title="DTD textures",
         num_classes=47,
         num_test=1_880,
         how_to_get="Describable Textures from robots.ox.ac.uk, or torchvision's DTD; test, "
@@ -216,7 +216,7 @@ FACTS = (
     ),
     TaskFacts(
         name="pets",
-        title="Oxford-IIIT Pets",
+        title="Oxford Pets",
         metric="mean_per_class",
         num_classes=37,
         num_test=3_669,
@@ -236,7 +236,7 @@ FACTS = (
     ),
     TaskFacts(
         name="flowers",
-        title="Oxford Flowers 102",
+        title="Flowers-102",
         metric="mean_per_class",
         num_classes=102,
         num_test=6_149,
@@ -255,7 +255,7 @@ FACTS = (
     ),
     TaskFacts(
         name="fer2013",
-        title="Facial Emotion Recognition 2013",
+        title="FER2013",
         num_classes=7,
         num_test=3_574,
         how_to_get="FER2013 from Kaggle's facial expression challenge; usage PrivateTest.",
@@ -324,14 +324,14 @@ FACTS = (
     ),
     TaskFacts(
         name="ucf101_frames",
-        title="UCF101 frames",
+        title="UCF101",
         num_classes=101,
         num_test=1_794,
         how_to_get="UCF101 from crcv.ucf.edu; the middle frame of each video of CLIP's test split.",
     ),
     TaskFacts(
         name="kinetics700_frames",
-        title="Kinetics-700 frames",
+        title="Kinetics-700",
         metric="mean_top1_top5",
         num_classes=700,
         num_test=31_669,
