@@ -11,6 +11,7 @@ import pyarrow as pa
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
 from cit_curate.curator import Embedder, LaneScan, ScanTotals
 from cit_curate.environment import describe_environment
+from cit_curate.errors import ConfigError
 from cit_curate.ledger import Commit, Run
 from cit_curate.metadata.entries import MetadataEntry, load_metadata
 from cit_curate.pool.order import ScanOrder
@@ -47,7 +48,9 @@ class Curator:
         self.pool = pool
         self.config = config
         self.templates = metadata.templates
-        self.entries: Sequence[MetadataEntry] = load_metadata(metadata)
+        # Without curation nothing is compared with them, so none need be given.
+        needed = config.curation != "none" or metadata.metadata
+        self.entries: Sequence[MetadataEntry] = load_metadata(metadata) if needed else ()
         self.index = VersionedIndex(config.index, index_folder)
         self.orders = tuple(
             ScanOrder(
@@ -67,8 +70,14 @@ class Curator:
         described = json.dumps([[asdict(entry) for entry in self.entries], self.templates])
         return hashlib.sha256(described.encode()).hexdigest()
 
-    def refresh(self, encoder: Embedder) -> MetadataIndex:
-        """The index of the metadata under an encoder; rebuilt only if the encoder changed."""
+    def refresh(self, encoder: Embedder) -> MetadataIndex | None:
+        """The index of the metadata under an encoder; rebuilt only if the encoder changed.
+
+        Returns:
+            None without curation, which compares nothing.
+        """
+        if self.config.curation == "none":
+            return None
 
         def embed() -> Float32:
             return embed_metadata(encoder.embed, self.entries, self.templates)
@@ -79,7 +88,7 @@ class Curator:
     def run(
         self,
         encoder: Embedder,
-        index: MetadataIndex,
+        index: MetadataIndex | None,
         cursors: Sequence[PoolCursor],
         *,
         outer_step: int,
@@ -91,7 +100,7 @@ class Curator:
 
         Args:
             encoder: The text encoder as it is now.
-            index: The metadata under that encoder.
+            index: The metadata under that encoder; None without curation.
             cursors: Where each lane's scan stands.
             outer_step: Its number.
             update: Updates made so far.
@@ -123,8 +132,15 @@ class Curator:
         write_json(run.path / "metadata.json", [asdict(entry) for entry in self.entries])
 
     def sample(self, encoder: Embedder) -> SimilaritySample:
-        """Similarities of the first captions of lane 0's scan."""
-        return sample_similarity(self.orders[0], encoder, self.refresh(encoder), self.entries)
+        """Similarities of the first captions of lane 0's scan.
+
+        Raises:
+            ConfigError: Without curation there is nothing to compare captions with.
+        """
+        index = self.refresh(encoder)
+        if index is None:
+            raise ConfigError("--curation none compares no captions; a sample would show nothing")
+        return sample_similarity(self.orders[0], encoder, index, self.entries)
 
 
 def write_scan(run: Run, scan: LaneScan, rows: pa.Table) -> list[FileEntry]:

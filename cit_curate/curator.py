@@ -99,7 +99,7 @@ class LaneScan:
         order: CaptionOrder,
         entries: Sequence[MetadataEntry],
         encoder: Embedder,
-        index: MetadataIndex,
+        index: MetadataIndex | None,
         cursor: PoolCursor,
         outer_step: int,
         lane: int = 0,
@@ -247,6 +247,7 @@ class LaneScan:
 
     def _score(self, window: Sequence[CaptionBatch]) -> tuple[Float32, Int64]:
         """Best similarity and nearest entry of each caption: float32 and int64 [window]."""
+        assert self.index is not None  # it is None only where everything passes
         started = time.perf_counter()
         texts = [text for batch in window for text in self._texts(batch)]
         with _ENCODING:

@@ -37,13 +37,14 @@ VERBS = {
         "cit_curate.curate_command:curate",
     ),
     "train": ("train on pairs that are curated while training", "cit_train.train_command:main"),
+    "sweep": ("the runs of a sweep, one after another", "cit_train.sweep_command:main"),
     "eval": ("zero-shot accuracy on an image folder", "cit_train.evaluation.command:evaluate"),
     "query": ("SQL over a run", "cit_curate.commands:query"),
     "export": ("counts, or pairs with images, from a run", "cit_curate.commands:export"),
     "report": ("one HTML page that shows what was picked", "cit_curate.commands:report"),
 }
 # Verbs that read their own arguments, because what comes first decides the flags.
-_OWN_ARGUMENTS = ("train",)
+_OWN_ARGUMENTS = ("train", "sweep")
 
 _OUT_OF_RESOURCES = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _NOT_ALLOWED = (errno.EACCES, errno.EROFS, errno.EPERM)

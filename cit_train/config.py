@@ -190,6 +190,16 @@ class RunConfig:
         return dataclasses.replace(self.curate, curation="none", texts="every")
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """An evaluation recipe: a model and the tasks it is evaluated on."""
+
+    model: str
+    """A run, a checkpoint's folder, or a released checkpoint."""
+    tasks: str
+    """Names of tasks, separated by commas; all = the 26."""
+
+
 def flat(config: RunConfig) -> dict[str, Any]:
     """The fields of all parts under their own names, as `config.json` holds them."""
     values: dict[str, Any] = {}

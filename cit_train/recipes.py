@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from cit_train.config import RunConfig, replace_fields
+from cit_train.config import EvalConfig, RunConfig, replace_fields
 
 
 def default() -> RunConfig:
@@ -47,6 +47,68 @@ def clipart_demo() -> RunConfig:
     return replace_fields(laptop(), max_updates=50, eval_every=10, prompts=("{}",))
 
 
+def yfcc15m_in1k_mocob16() -> RunConfig:
+    """The paper's main run: YFCC15M for ImageNet's classes, frozen MoCo-v3 ViT-B/16, SimCSE BERT.
+
+    cit train yfcc15m_in1k_mocob16 --pool pools/yfcc15m --eval-data eval_data
+    """
+    return replace_fields(
+        default(),
+        pool="pools/yfcc15m",
+        metadata="imagenet",
+        vision_encoder="models/moco-v3-vit-b16",
+        eval_task="imagenet",
+        eval_data="eval_data",
+        extra_prompts=True,
+        lanes=16,
+    )
+
+
+def yfcc100m_in1k_mocob16() -> RunConfig:
+    """The same on all of YFCC100M: a higher threshold, and pairs may repeat.
+
+    cit train yfcc100m_in1k_mocob16 --pool pools/yfcc100m --eval-data eval_data
+    """
+    return replace_fields(
+        yfcc15m_in1k_mocob16(),
+        pool="pools/yfcc100m",
+        threshold=0.7,
+        min_ratio=0.01,
+        collection="multiset",
+    )
+
+
+def eval_yfcc15m_in1k_mocob16() -> EvalConfig:
+    """All 26 tasks, with the best checkpoint of the paper's main run.
+
+    cit eval eval_yfcc15m_in1k_mocob16 --data eval_data
+    """
+    return EvalConfig(model="runs/yfcc15m_in1k_mocob16", tasks="all")
+
+
 RECIPES: Mapping[str, Callable[[], RunConfig]] = {
-    recipe.__name__: recipe for recipe in (default, laptop, clipart_demo)
+    recipe.__name__: recipe
+    for recipe in (
+        default,
+        laptop,
+        clipart_demo,
+        yfcc15m_in1k_mocob16,
+        yfcc100m_in1k_mocob16,
+    )
 }
+
+EVAL_RECIPES: Mapping[str, Callable[[], EvalConfig]] = {
+    recipe.__name__: recipe for recipe in (eval_yfcc15m_in1k_mocob16,)
+}
+
+
+def recipe_help(docs: Mapping[str, str]) -> list[str]:
+    """Lines of help about recipes: name and first line, then the command in their docstring."""
+    width = max(map(len, docs), default=0)
+    lines = []
+    for name, doc in docs.items():
+        first, _, rest = doc.strip().partition("\n")
+        stripped = (line.strip() for line in rest.splitlines())
+        command = next((line for line in stripped if line.startswith("cit ")), "")
+        lines += [f"  {name:<{width}}  {first}", f"  {'':<{width}}  {command}"]
+    return lines

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from cit_curate.errors import CitError, ConfigError
 from cit_train.config import RunConfig, flat
-from cit_train.recipes import RECIPES
+from cit_train.recipes import EVAL_RECIPES, RECIPES, recipe_help
+from cit_train.sweeps import SWEEPS
 
 
 class InterruptedRunError(CitError):
@@ -33,6 +34,11 @@ def main(args: Sequence[str]) -> None:
         return
     name = args[0]
     if name not in RECIPES:
+        for verb, others in (("eval", EVAL_RECIPES), ("sweep", SWEEPS)):
+            if name in others:
+                raise ConfigError(
+                    f"{name} is not trained by itself; run it with: cit {verb} {name}"
+                )
         close = difflib.get_close_matches(name, RECIPES, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ConfigError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}{hint}")
@@ -103,11 +109,8 @@ def _train(config: RunConfig, out: Path, resume: bool, overwrite: bool, *, as_js
 
 
 def _overview() -> str:
-    lines = ["usage: cit train RECIPE [--FIELD VALUE ...] [--out RUN] [--resume]", "", "recipes:"]
-    for name, recipe in RECIPES.items():
-        first, _, rest = (recipe.__doc__ or "").strip().partition("\n")
-        lines_of_doc = (line.strip() for line in rest.splitlines())
-        command = next((line for line in lines_of_doc if line.startswith("cit ")), "")
-        lines += [f"  {name:<14} {first}", f"  {'':<14} {command}"]
-    lines += ["", "The fields of a recipe, with their defaults: cit train RECIPE --help", ""]
+    lines = ["usage: cit train RECIPE [--FIELD VALUE ...] [--out RUN] [--resume]", ""]
+    docs = {name: recipe.__doc__ or "" for name, recipe in RECIPES.items()}
+    lines += ["recipes:", *recipe_help(docs), ""]
+    lines += ["The fields of a recipe, with their defaults: cit train RECIPE --help", ""]
     return "\n".join(lines)

@@ -1,0 +1,49 @@
+"""Sweeps: functions that make several runs' configs from one; each carries its command."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from cit_curate.metadata.tasks import TASK_NAMES
+from cit_train.config import RunConfig, replace_fields
+from cit_train.recipes import yfcc15m_in1k_mocob16
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Several runs of one kind.
+
+    Attributes:
+        base: The config that all of them share; its fields are flags of `cit sweep`.
+        runs: The runs, by the name of their folder, from that config.
+        doc: What it is, and its command.
+    """
+
+    base: Callable[[], RunConfig]
+    runs: Callable[[RunConfig], dict[str, RunConfig]]
+    doc: str
+
+
+def one_run_per_task(config: RunConfig) -> dict[str, RunConfig]:
+    """A run for each of the 26 tasks: curated for its classes and evaluated on it."""
+    return {task: replace_fields(config, metadata=task, eval_task=task) for task in TASK_NAMES}
+
+
+def alltask_5k_mr005() -> RunConfig:
+    """A run for each of the 26 tasks, on one GPU each: YFCC15M, 5,000 updates of 1,536 pairs.
+
+    cit sweep alltask_5k_mr005 --pool pools/yfcc15m --eval-data eval_data
+    """
+    return replace_fields(
+        yfcc15m_in1k_mocob16(),
+        threshold=0.45,
+        min_ratio=0.05,
+        collection="multiset",
+        batch_size=1_536,
+        lanes=1,
+        extra_prompts=False,
+    )
+
+
+SWEEPS: Mapping[str, Sweep] = {
+    base.__name__: Sweep(base, one_run_per_task, base.__doc__ or "") for base in (alltask_5k_mr005,)
+}
