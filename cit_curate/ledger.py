@@ -9,7 +9,8 @@ killed run left beyond its last commit is removed by `Run.roll_back` and made ag
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.lock import owner_lock
 from cit_curate.records import PoolCursor
+from cit_curate.replacing import replacing
 from indexes.durable import (
     TEMPORARY_PREFIX,
     FileEntry,
@@ -55,7 +58,8 @@ _SCANNED = [
 ]
 
 SCHEMAS: Mapping[LedgerTable, pa.Schema] = {
-    # What was kept, in arrival order. `reason`: threshold, min_ratio, everything, or a policy.
+    # What was kept, in arrival order. `reason`: threshold, min_ratio, everything, a policy, or
+    # imported (with no similarity, metadata or encoder: nobody knows them).
     "selections": pa.schema([*_SCANNED, ("reason", pa.string()), ("encoder", pa.string())]),
     # The best pairs that were not kept, per metadata entry, best first.
     "near_misses": pa.schema([*_SCANNED, ("encoder", pa.string())]),
@@ -76,7 +80,8 @@ SCHEMAS: Mapping[LedgerTable, pa.Schema] = {
             ("histogram", pa.list_(pa.int64())),
         ]
     ),
-    # Which pairs the weights have seen: updates from `first_update` to `last_update`, inclusive.
+    # Which pairs the weights have seen: updates from `first_update` to `last_update`, inclusive;
+    # null in a run that was imported from counts, where nobody knows.
     "used": pa.schema(
         [
             ("outer_step", pa.int64()),
@@ -100,6 +105,9 @@ SCHEMAS: Mapping[LedgerTable, pa.Schema] = {
         ]
     ),
 }
+
+# Rows of a row group of what `write_batches` writes.
+ROW_GROUP_ROWS = 131_072
 
 # `rounds.histogram`: counts of similarities in bins of 0.01 from -1 to 1.
 HISTOGRAM_BINS = 200
@@ -155,10 +163,33 @@ class Run:
             path.rename(aside)
             shutil.rmtree(aside)
         with atomic_folder(path) as temporary:
-            (temporary / "manifests").mkdir()
-            write_json(temporary / "environment.json", environment)
-            write_json(temporary / "config.json", config)
+            _write_head(temporary, config, environment)
         return cls(path)
+
+    @classmethod
+    @contextmanager
+    def create_whole(
+        cls,
+        path: Path,
+        *,
+        config: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        overwrite: bool = False,
+    ) -> Iterator["Run"]:
+        """Give a run that appears at `path`, with all its commits, when the block ends well.
+
+        For a run that is made in one go. A kill leaves what was there before.
+
+        Raises:
+            ConfigError: See `check_free`.
+            ResourceError: Somebody else writes this run.
+        """
+        cls.check_free(path, overwrite=overwrite)
+        path = path.absolute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with owner_lock(path.with_name(f".{path.name}.lock")), replacing(path) as folder:
+            _write_head(folder, config, environment)
+            yield cls(folder)
 
     @staticmethod
     def check_free(path: Path, *, overwrite: bool) -> None:
@@ -260,6 +291,30 @@ class Run:
             pq.write_table(rows.cast(SCHEMAS[table]), temporary, compression="zstd")
         return describe_file(path, self.path, rows=len(rows))
 
+    def write_batches(
+        self, table: LedgerTable, batches: Iterable[pa.RecordBatch], *, outer_step: int, lane: int
+    ) -> FileEntry:
+        """As `write_table`, for more rows than memory holds; how they were batched is not seen."""
+        folder = self.path / table / step_folder(outer_step)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"lane={lane:05d}.parquet"
+        schema = SCHEMAS[table]
+        rows = 0
+        waiting = schema.empty_table()
+        with (
+            atomic_file(path) as temporary,
+            pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+        ):
+            for batch in batches:
+                rows += len(batch)
+                more = pa.Table.from_batches([batch]).cast(schema)
+                waiting = pa.concat_tables([waiting, more])
+                while len(waiting) >= ROW_GROUP_ROWS:
+                    writer.write_table(waiting.slice(0, ROW_GROUP_ROWS).combine_chunks())
+                    waiting = waiting.slice(ROW_GROUP_ROWS)
+            writer.write_table(waiting.combine_chunks())
+        return describe_file(path, self.path, rows=rows)
+
     def commit(self, commit: Commit) -> None:
         """Make an outer step part of the run: the one atomic step of a run."""
         value = {"format_version": FORMAT_VERSION, **asdict(commit)}
@@ -311,6 +366,12 @@ class Run:
         if text != path.read_text(encoding="utf-8"):
             with atomic_file(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
+
+
+def _write_head(folder: Path, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+    (folder / "manifests").mkdir()
+    write_json(folder / "environment.json", environment)
+    write_json(folder / "config.json", config)
 
 
 def step_folder(outer_step: int) -> str:

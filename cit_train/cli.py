@@ -41,6 +41,10 @@ VERBS = {
     "eval": ("zero-shot accuracy on an image folder", "cit_train.evaluation.command:evaluate"),
     "query": ("SQL over a run", "cit_curate.commands:query"),
     "export": ("counts, or pairs with images, from a run", "cit_curate.commands:export"),
+    "import-counts": (
+        "a published curated dataset becomes a run",
+        "cit_curate.counts_command:import_counts",
+    ),
     "report": ("one HTML page that shows what was picked", "cit_curate.commands:report"),
 }
 # Verbs that read their own arguments, because what comes first decides the flags.
@@ -154,13 +158,13 @@ def find_verb(args: Sequence[str]) -> str:
 
 def overview() -> str:
     """The text of `cit --help`."""
+    width = max(map(len, VERBS))
     lines = [
         "usage: cit COMMAND ...",
         "",
         "Curation in training: pick the image-caption pairs worth training on, while training.",
         "",
     ]
-    width = max(map(len, VERBS))
     lines += [f"  cit {verb:<{width}} {what}" for verb, (what, _) in VERBS.items()]
     lines += [
         "",

@@ -50,8 +50,8 @@ def rebuild_catalog(folder: Path, manifest: PoolManifest) -> Path:
                 for part in manifest.parts
             ],
         )
-        pairs = _file_list(folder, [part.file.path for part in manifest.parts])
-        rejects = _file_list(folder, [entry.path for entry in manifest.reject_parts])
+        pairs = file_list(folder, [part.file.path for part in manifest.parts])
+        rejects = file_list(folder, [entry.path for entry in manifest.reject_parts])
         sql(f"CREATE VIEW pairs AS SELECT * FROM read_parquet({pairs})")  # noqa: S608
         sql(f"CREATE VIEW rejects AS SELECT * FROM read_parquet({rejects})")  # noqa: S608
         sql(
@@ -79,7 +79,7 @@ def catalog_problem(folder: Path, manifest: PoolManifest) -> str | None:
     return None
 
 
-def _file_list(folder: Path, paths: list[str]) -> str:
+def file_list(folder: Path, paths: list[str]) -> str:
     """An SQL list of files; letters that DuckDB would read as a pattern are escaped."""
     root = "".join(f"[{x}]" if x in "*?[" else x for x in folder.absolute().as_posix())
     listed = ", ".join("'" + f"{root}/{path}".replace("'", "''") + "'" for path in paths)

@@ -82,6 +82,30 @@ class SourceEntry:
     num_records: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class SubsetOrigin:
+    """What a pool was cut out of (`cit_curate.pool.subset`).
+
+    Attributes:
+        pool_name: Name of the larger pool.
+        pool_fingerprint: Its fingerprint.
+        max_images: Only its first so many images; None = all.
+        run: Name of the run's folder; None when no run chose the pairs.
+        selection_sha256: Hash over the hashes of the run's `selections`; None without a run.
+    """
+
+    pool_name: str
+    pool_fingerprint: str
+    max_images: int | None = None
+    run: str | None = None
+    selection_sha256: str | None = None
+
+    @property
+    def decides(self) -> tuple[str, int | None, str | None]:
+        """What decides the pairs: two subsets that agree in it are equal."""
+        return self.pool_fingerprint, self.max_images, self.selection_sha256
+
+
 @dataclass(frozen=True)
 class PoolManifest:
     """`pool.json`: what is in the pool, from what, and how each file can be checked."""
@@ -100,6 +124,8 @@ class PoolManifest:
     parts: tuple[Part, ...]
     reject_parts: tuple[FileEntry, ...]
     format_version: int = field(default=FORMAT_VERSION)
+    # Only in a pool that was cut out of another one.
+    subset: SubsetOrigin | None = None
 
 
 def parts_fingerprint(parts: Sequence[Part]) -> str:
@@ -110,7 +136,11 @@ def parts_fingerprint(parts: Sequence[Part]) -> str:
 
 def write_manifest(folder: Path, manifest: PoolManifest) -> None:
     """Write `pool.json`."""
-    write_json(folder / MANIFEST_NAME, asdict(manifest))
+    value = asdict(manifest)
+    if manifest.subset is None:
+        # Versions that know no subsets read every other pool.
+        del value["subset"]
+    write_json(folder / MANIFEST_NAME, value)
 
 
 def read_manifest(folder: Path) -> PoolManifest:
@@ -139,6 +169,7 @@ def read_manifest(folder: Path) -> PoolManifest:
                 "sources": tuple(SourceEntry(**source) for source in value["sources"]),
                 "parts": tuple(_part(part) for part in value["parts"]),
                 "reject_parts": tuple(FileEntry(**entry) for entry in value["reject_parts"]),
+                "subset": SubsetOrigin(**value["subset"]) if value.get("subset") else None,
             }
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -8,7 +8,6 @@ import errno
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -30,11 +29,11 @@ from cit_curate.pool.format import (
 )
 from cit_curate.pool.parts import PartsWritten, cut_groups, write_parts, write_rejects
 from cit_curate.pool.staging import STAGING_MEMORY, Staging
+from cit_curate.replacing import replacing
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.parquet import column_kind
 from cit_curate.sources.rows import MALFORMED, RawPairs, SourceReader, pairs_of
 from cit_curate.sources.source import Source, open_source
-from indexes.durable import TEMPORARY_PREFIX, atomic_folder
 
 MAX_IN_A_ROW = 100
 HEAD_BYTES = 1 << 20
@@ -87,10 +86,7 @@ def build_pool(
         with owner_lock(out.with_name(f".lock-{out.name}")):
             # Only now: the first of two builders may have just finished.
             _check_free(out, sources, overwrite=overwrite)
-            _sweep(out)
-            if out.is_dir() and not any(out.iterdir()):
-                out.rmdir()
-            with _replaced(out), atomic_folder(out) as folder:
+            with replacing(out) as folder:
                 staging = Staging(folder / "staging", extra_types)
                 counts = _stage(
                     staging, sources, readers, cleaner(clean), max_reject_ratio, progress
@@ -112,8 +108,6 @@ def build_pool(
                     ),
                 )
                 write_manifest(folder, manifest)
-                if out.exists():
-                    out.rename(_aside(out))
             rebuild_catalog(out, manifest)
             return manifest
     except (OSError, duckdb.Error) as error:
@@ -121,23 +115,6 @@ def build_pool(
         if explained is None:
             raise
         raise explained from error
-
-
-def _aside(out: Path) -> Path:
-    return out.with_name(f"{TEMPORARY_PREFIX}0-{out.name}")
-
-
-@contextmanager
-def _replaced(out: Path) -> Iterator[None]:
-    """Afterwards the pool that was put aside is gone, or back in its place if no new one came."""
-    try:
-        yield
-    finally:
-        if _aside(out).exists():
-            if out.exists():
-                shutil.rmtree(_aside(out))
-            else:
-                _aside(out).rename(out)
 
 
 @dataclass(frozen=True)
@@ -271,22 +248,6 @@ def _check_free(out: Path, sources: Sequence[Source], *, overwrite: bool) -> Non
             changes = [str(error)]
         state = "; ".join(changes) if changes else "its sources have not changed since"
         raise ConfigError(f"{out} holds a pool already ({state}); --overwrite builds it again")
-
-
-def _sweep(out: Path) -> None:
-    """Remove what killed builders left; whoever holds the lock is the only living one."""
-    for path in out.parent.glob(f"{TEMPORARY_PREFIX}*-{_glob_escaped(out.name)}"):
-        pid = path.name.removeprefix(TEMPORARY_PREFIX).removesuffix(f"-{out.name}")
-        if pid == "0" and not out.exists():
-            # Killed between the two renames of an overwrite: the old pool is still the pool.
-            path.rename(out)
-        elif pid.isdigit():
-            shutil.rmtree(path)
-
-
-def _glob_escaped(name: str) -> str:
-    """A name as a glob pattern that matches only itself."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
 def _common_types(

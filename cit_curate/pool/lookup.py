@@ -1,0 +1,83 @@
+"""Looking up pair keys in a pool, out of core: DuckDB over its Parquet files, staged on disk."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from cit_curate.errors import DamagedError, ResourceError
+from cit_curate.pool.catalog import file_list
+from cit_curate.pool.pool import Pool
+from cit_curate.pool.staging import STAGING_MEMORY
+
+_DISK_FULL_WORDS = ("no space left", "file too large", "quota exceeded", "max_temp_directory_size")
+
+
+@contextmanager
+def open_staging(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database on disk with bounded memory; its folder is gone afterwards.
+
+    Raises:
+        ResourceError: The disk is full, or the memory does not do.
+        DamagedError: A Parquet file cannot be read.
+    """
+    folder.mkdir()
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": STAGING_MEMORY,
+        "temp_directory": str(folder / "spill"),
+        "preserve_insertion_order": True,
+        "autoinstall_known_extensions": False,
+    }
+    try:
+        with duckdb.connect(str(folder / "staging.duckdb"), config=settings) as connection:
+            yield connection
+    # DuckDB's stream raises what pyarrow makes of its message: OSError or ArrowException.
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        explained = _explained(error, folder)
+        if explained is None:
+            raise
+        raise explained from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def create_places(connection: duckdb.DuckDBPyConnection, pool: Pool) -> None:
+    """Make the view `places`: place (rows of the pool before it), pair_key, image_id, text_key."""
+    first_rows = [0, *accumulate(part.file.rows for part in pool.parts)][:-1]
+    connection.register(
+        "numbered",
+        pa.table(
+            {
+                "part": pa.array(range(len(first_rows)), pa.uint64()),
+                "first_row": pa.array(first_rows, pa.int64()),
+            }
+        ),
+    )
+    connection.execute("CREATE TABLE parts AS FROM numbered")
+    connection.unregister("numbered")
+    files = file_list(pool.path, [part.file.path for part in pool.parts])
+    # Without the flag, a folder of the pool's path like `year=2024` would become a column.
+    connection.execute(
+        "CREATE VIEW places AS SELECT first_row + file_row_number AS place, "  # noqa: S608
+        "concat(image_id, '_', text_key) AS pair_key, image_id, text_key "
+        f"FROM read_parquet({files}, hive_partitioning = false) JOIN parts ON part = file_index"
+    )
+
+
+def _explained(error: Exception, folder: Path) -> ResourceError | DamagedError | None:
+    """The error as one that a person can act on, or None when it is something else."""
+    text = " ".join(str(error).split())
+    if any(words in text.lower() for words in _DISK_FULL_WORDS):
+        free = shutil.disk_usage(folder.parent.parent).free
+        return ResourceError(
+            f"the disk of {folder.parent} is full, {free:,} bytes are free: {text}"
+        )
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return ResourceError(f"looking up pairs ran out of its {STAGING_MEMORY} of memory: {text}")
+    if isinstance(error, duckdb.Error | pa.ArrowException) and ".parquet" in text:
+        return DamagedError(f"a Parquet file cannot be read: {text}; see: cit pool verify")
+    return None

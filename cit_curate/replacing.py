@@ -1,0 +1,57 @@
+"""A new folder in the place of an old one: at every moment one of the two is there, whole."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from indexes.durable import TEMPORARY_PREFIX, atomic_folder
+
+
+@contextmanager
+def replacing(out: Path) -> Iterator[Path]:
+    """Give a temporary folder that becomes `out`, instead of what is there, when all went well.
+
+    The caller holds the lock of `out`, and has decided that what is there may go. What a killed
+    writer left is removed first; an old folder that it had put aside is back in its place.
+    """
+    _sweep(out)
+    if out.is_dir() and not any(out.iterdir()):
+        out.rmdir()
+    with _old_or_new(out), atomic_folder(out) as folder:
+        yield folder
+        if out.exists():
+            out.rename(_aside(out))
+
+
+def _aside(out: Path) -> Path:
+    return out.with_name(f"{TEMPORARY_PREFIX}0-{out.name}")
+
+
+@contextmanager
+def _old_or_new(out: Path) -> Iterator[None]:
+    """Afterwards the folder that was put aside is gone, or back if no new one came."""
+    try:
+        yield
+    finally:
+        if _aside(out).exists():
+            if out.exists():
+                shutil.rmtree(_aside(out))
+            else:
+                _aside(out).rename(out)
+
+
+def _sweep(out: Path) -> None:
+    """Remove what killed writers left; whoever holds the lock is the only living one."""
+    for path in out.parent.glob(f"{TEMPORARY_PREFIX}*-{_glob_escaped(out.name)}"):
+        pid = path.name.removeprefix(TEMPORARY_PREFIX).removesuffix(f"-{out.name}")
+        if pid == "0" and not out.exists():
+            # Killed between the two renames: the old folder is still the one that counts.
+            path.rename(out)
+        elif pid.isdigit():
+            shutil.rmtree(path)
+
+
+def _glob_escaped(name: str) -> str:
+    """A name as a glob pattern that matches only itself."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
