@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from cit_curate.environment import describe_environment
 from cit_curate.errors import ConfigError
 from cit_curate.ledger import Run
 from cit_curate.pool.pool import Pool
+from cit_curate.pool.subset import subset_pool
 from cit_curate.records import PoolCursor
 from cit_curate.text_encoder import choose_device, load_text_tower, weights_sha256
 from cit_train.batches import BatchStream, StreamConfig
@@ -58,17 +60,10 @@ def open_session(
         ConfigError: The folder, a field, the pool, the metadata or a model is not as it must be.
         DamagedError: What was stored does not match its manifest.
     """
-    if not config.pool:
-        raise ConfigError("--pool is missing: give a folder made by `cit pool build`")
+    whole = _open_pool(config)
     if not resume:
         Run.check_free(out, overwrite=overwrite)
-    pool = Pool.open(config.pool)
-    if not pool.has_images:
-        raise ConfigError(
-            f"{config.pool} names no images, and training needs them; "
-            "curate without training with `cit curate`, or build the pool with --image COLUMN"
-        )
-    curator = Curator(pool, config.metadata, config.curate_as, index_folder=out / "index")
+    curator = Curator(whole, config.metadata, config.curate_as, index_folder=out / "index")
     evaluator = Evaluator.open(config.evaluation, config.text.max_text_length)
     model, tokenizer, fingerprints = _build_model(config)
     freeze(model, config.model)
@@ -78,19 +73,16 @@ def open_session(
     )
     settings = {
         **flat(config),
-        "pool": str(pool.path.resolve()),
-        "pool_fingerprint": pool.fingerprint,
+        "pool": str(whole.path.resolve()),
+        "pool_fingerprint": whole.fingerprint,
         "metadata_fingerprint": curator.fingerprint,
         "precision": "float16" if mixed else "float32",
         **fingerprints,
     }
-    if resume and (out / "config.json").is_file():
-        run = Run.open(out)
-        _check_same(run, settings)
-    else:
-        environment = describe_environment()
-        run = Run.create(out, config=settings, environment=environment, overwrite=overwrite)
-        curator.write_entries(run)
+    run = _open_run(out, settings, curator, resume=resume, overwrite=overwrite)
+    pool = _narrowed(whole, config, run)
+    if pool is not whole:
+        curator = Curator(pool, config.metadata, config.curate_as, index_folder=out / "index")
     statistics = image_statistics(model.config.vision_config)
     normalizer = Normalizer(statistics.mean, statistics.std)
     model.to(device).vision_model.to(memory_format=torch.channels_last)
@@ -117,19 +109,66 @@ def open_session(
         max_text_length=config.text.max_text_length,
     )
     state, best = _go_on(run, config, trainer)
-    stream = StreamConfig(
+    batches = BatchStream(_stream_config(config, run, statistics.side), state.outer_step)
+    return Session(config, run, pool, curator, trainer, processor, evaluator, batches, state, best)
+
+
+def _open_pool(config: RunConfig) -> Pool:
+    """The pool that the config names, once it has images."""
+    if not config.pool:
+        raise ConfigError("--pool is missing: give a folder made by `cit pool build`")
+    pool = Pool.open(config.pool)
+    if not pool.has_images:
+        raise ConfigError(
+            f"{config.pool} names no images, and training needs them; "
+            "curate without training with `cit curate`, or build the pool with --image COLUMN"
+        )
+    return pool
+
+
+def _open_run(
+    out: Path, settings: Mapping[str, Any], curator: Curator, *, resume: bool, overwrite: bool
+) -> Run:
+    """The run that is there, once it has the same settings, or a new one."""
+    if resume and (out / "config.json").is_file():
+        run = Run.open(out)
+        _check_same(run, settings)
+        return run
+    environment = describe_environment()
+    run = Run.create(out, config=settings, environment=environment, overwrite=overwrite)
+    curator.write_entries(run)
+    return run
+
+
+def _narrowed(pool: Pool, config: RunConfig, run: Run) -> Pool:
+    """What is trained on: the whole pool, or a copy of its captions in RUN/pool with some pairs.
+
+    Raises:
+        ConfigError: The selection is no run of this pool; a new run is then removed again.
+    """
+    if not config.selection and config.max_sample is None:
+        return pool
+    try:
+        chosen = Run.open(Path(config.selection)) if config.selection else None
+        return subset_pool(pool, run.path / "pool", run=chosen, max_images=config.max_sample)
+    except ConfigError:
+        if not run.commits():
+            shutil.rmtree(run.path)
+        raise
+
+
+def _stream_config(config: RunConfig, run: Run, side: int) -> StreamConfig:
+    return StreamConfig(
         folder=run.path / "shards",
         batch_size=config.curate.batch_size,
         lanes=config.curate.lanes,
         seed=config.curate.seed,
         augments_tags=config.curate.augments_tags,
-        side=statistics.side,
+        side=side,
         max_pixels=config.train.max_pixels,
         with_views=config.train.vision_features == "live",
         wait_seconds=config.train.stream_seconds,
     )
-    batches = BatchStream(stream, state.outer_step)
-    return Session(config, run, pool, curator, trainer, processor, evaluator, batches, state, best)
 
 
 def _build_model(
@@ -173,7 +212,7 @@ _FREE_TO_CHANGE = frozenset(
 )
 
 
-def _check_same(run: Run, settings: dict[str, Any]) -> None:
+def _check_same(run: Run, settings: Mapping[str, Any]) -> None:
     old = run.config
     changed = [
         f"{name}: {old.get(name)!r} then, {settings.get(name)!r} now"
