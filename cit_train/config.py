@@ -80,6 +80,9 @@ class TrainConfig:
     """Outer steps whose shards are kept: a number, all or none; others can be made again."""
     max_pixels: int = 64_000_000
     """Images with more pixels are refused by their header."""
+    tensorboard: bool = False
+    """Write TensorBoard event files to RUN/tensorboard too; needs `pip install cit[tensorboard]`.
+    """
     stream_seconds: float = 600.0
     """How long training waits for the next shard before it gives up."""
 

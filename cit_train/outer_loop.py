@@ -20,8 +20,9 @@ from cit_train.checkpoint import checkpoint_name, checkpoints_except, point_to, 
 from cit_train.config import RunConfig
 from cit_train.session import Session, open_session
 from cit_train.stream import ShardStream
+from cit_train.tensorboard import TensorBoardWatcher
 from cit_train.trainer import TrainState, UpdateReport
-from cit_train.watcher import Watcher
+from cit_train.watcher import Watcher, Watchers
 
 
 def train(
@@ -51,7 +52,10 @@ def train(
     out.parent.mkdir(parents=True, exist_ok=True)
     with owner_lock(out.with_name(f".{out.name}.lock")):
         session = open_session(config, out, resume=resume, overwrite=overwrite)
-        return train_session(session, watcher)
+        if not config.train.tensorboard:
+            return train_session(session, watcher)
+        with contextlib.closing(TensorBoardWatcher(out / "tensorboard")) as board:
+            return train_session(session, Watchers(watcher, board))
 
 
 def train_session(session: Session, watcher: Watcher) -> Run:

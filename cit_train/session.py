@@ -208,7 +208,7 @@ def _go_on(
 
 # What may differ when a run is taken up again: it changes where and how fast, never what.
 _FREE_TO_CHANGE = frozenset(
-    {"num_workers", "keep_shards", "stream_seconds", "feature_cache", "device"}
+    {"num_workers", "keep_shards", "stream_seconds", "feature_cache", "device", "tensorboard"}
 )
 
 

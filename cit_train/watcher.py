@@ -27,3 +27,35 @@ class Watcher:
 
     def committed(self, state: TrainState, selections: Sequence[LaneSelection]) -> None:
         """After each outer step."""
+
+
+class Watchers(Watcher):
+    """Tells several watchers the same."""
+
+    def __init__(self, *watchers: Watcher) -> None:
+        self._watchers = watchers
+
+    def sampled(self, sample: SimilaritySample, config: RunConfig) -> None:
+        """Before the first outer step."""
+        for watcher in self._watchers:
+            watcher.sampled(sample, config)
+
+    def curating(self, outer_step: int, lane: int, totals: ScanTotals) -> None:
+        """After each scanned batch."""
+        for watcher in self._watchers:
+            watcher.curating(outer_step, lane, totals)
+
+    def trained(self, state: TrainState, report: UpdateReport) -> None:
+        """After each update."""
+        for watcher in self._watchers:
+            watcher.trained(state, report)
+
+    def evaluated(self, state: TrainState, evaluation: Evaluation) -> None:
+        """After each evaluation."""
+        for watcher in self._watchers:
+            watcher.evaluated(state, evaluation)
+
+    def committed(self, state: TrainState, selections: Sequence[LaneSelection]) -> None:
+        """After each outer step."""
+        for watcher in self._watchers:
+            watcher.committed(state, selections)
