@@ -143,4 +143,6 @@ def _column(path: Path, column: str) -> list[str]:
                 )
             return [row[column] or "" for row in reader]
         except csv.Error as error:
-            raise ConfigError(f"{path}, line {reader.line_num}: not a table: {error}") from error
+            raise ConfigError(
+                f"{path}, after line {reader.line_num}: not a table: {error}"
+            ) from error

@@ -258,7 +258,8 @@ FACTS = (
         title="FER2013",
         num_classes=7,
         num_test=3_574,
-        how_to_get="FER2013 from Kaggle's facial expression challenge; usage PrivateTest.",
+        how_to_get="FER2013 from Kaggle's facial expression challenge; usage PrivateTest (it has "
+        "3,589 images, of which the CLIP paper counts 3,574).",
         prompts_key="fer2013",
     ),
     TaskFacts(
@@ -343,7 +344,8 @@ FACTS = (
         title="CLEVR counts",
         num_classes=8,
         num_test=500,
-        how_to_get="CLEVR v1.0 from cs.stanford.edu; 500 validation images, as CLIP drew them.",
+        how_to_get="CLEVR v1.0 from cs.stanford.edu, labelled by the number of objects; CLIP drew "
+        "500 images for its test.",
     ),
     TaskFacts(
         name="hateful_memes",
