@@ -119,24 +119,43 @@ class EvaluationConfig:
     """Zero-shot evaluation while training (CIT.md, "Evaluation")."""
 
     eval_data: str = ""
-    """Image folder with one sub-folder a class; left out, nothing is evaluated."""
+    """Image folder with one sub-folder a class; with --eval-task the folder of the tasks' data;
+    left out, nothing is evaluated."""
+    eval_task: str = ""
+    """Built-in task, such as imagenet: its classes, prompts and metric; its data lie below
+    --eval-data as for `cit eval`."""
     eval_classes: str = ""
     """File with the names of the classes, when the sub-folders' names are not."""
     eval_every: int = 500
     """Updates between two evaluations; the last update is always evaluated."""
     prompts: tuple[str, ...] = ("a photo of a {}",)
-    """Templates of the class names; several are averaged."""
+    """Templates of the class names; several are averaged. With --eval-task, other ones than the
+    task's."""
+    use_template: bool = True
+    """Put the class names into prompts; off: the name alone."""
+    extra_prompts: bool = False
+    """Two further prompts for ImageNet, as in the original when it evaluates on ImageNet alone."""
     best_metric: Literal["accuracy", "mean_per_class"] = "accuracy"
-    """What `checkpoints/best` is chosen by."""
+    """What `checkpoints/best` is chosen by; with --eval-task it is the task's own metric."""
+    patience: int = 0
+    """Stop after this many evaluations without a new best one; 0 = never."""
 
     def __post_init__(self) -> None:
         if self.eval_every < 1:
             raise ConfigError(f"--eval-every is {self.eval_every}; it must be at least 1")
+        if self.patience < 0:
+            raise ConfigError(f"--patience is {self.patience}; it must not be negative")
         if not self.prompts:
             raise ConfigError("--prompts is empty; the plain one is {}")
         for prompt in self.prompts:
             if prompt.count("{}") != 1:
                 raise ConfigError(f"--prompts: {prompt!r} needs {{}} once, for the class name")
+        if self.eval_task and not self.eval_data:
+            raise ConfigError(
+                f"--eval-task {self.eval_task} needs --eval-data, the folder with the tasks' data"
+            )
+        if self.extra_prompts and self.eval_task != "imagenet":
+            raise ConfigError("--extra-prompts are ImageNet's; give --eval-task imagenet with it")
 
 
 @dataclass(frozen=True, kw_only=True)

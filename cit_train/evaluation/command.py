@@ -1,80 +1,211 @@
-"""What `cit eval` does: zero-shot accuracy of a saved model on an image folder."""
+"""What `cit eval` does: zero-shot evaluation of a saved model on tasks, or on an image folder."""
 
 import json as json_format
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from cit_curate.errors import ConfigError
+from cit_curate.errors import BadInputError, CitError, ConfigError, DamagedError, ResourceError
 from cit_curate.ledger import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cit_train.evaluation.suite import SuiteOptions, TaskResult
+    from cit_train.evaluation.zero_shot import Evaluation
+
+_ERRORS: dict[int, type[CitError]] = {2: ConfigError, 3: BadInputError, 4: DamagedError}
 
 
 def evaluate(
     model: tyro.conf.Positional[Path],
     *,
     data: Path,
+    tasks: str = "",
+    limit: int | None = None,
     classes: Path | None = None,
     prompts: tuple[str, ...] = (),
+    no_template: bool = False,
+    extra_prompts: Literal["auto", "on", "off"] = "auto",
     max_text_length: int | None = None,
+    batch_size: int | None = None,
+    num_threads: int | None = None,
     device: str = "auto",
+    out: Path | None = None,
     json: bool = False,
 ) -> None:
-    """Classify the pictures of a folder by the names of its classes.
+    """Classify pictures by the names of their classes: built-in tasks, or a folder of one's own.
 
         cit eval RUN --data pictures --prompts "a photo of a {}" "a drawing of a {}"
+        cit eval RUN --tasks all --data ROOT --out results.json
+        cit eval RUN --tasks imagenet,cifar10,my-folder --data ROOT --limit 500
+
+    A task's data lie in ROOT/TASK: an image folder (class folders, also below test or val), a file
+    list (labels.csv), a WebDataset or Parquet export of CLIP benchmark (also as ROOT/wds_TASK), or
+    what torchvision unpacked into ROOT or ROOT/TASK. A task without data is reported, and the
+    others go on.
 
     Args:
         model: A checkpoint's folder, or a run (its best checkpoint, else its last).
-        data: Folder with one sub-folder of pictures for each class.
+        data: With --tasks the folder of the tasks' data; without, a folder with one sub-folder of
+            pictures for each class.
+        tasks: all or mt (the 26 built-in tasks), or names with commas between them; a name that is
+            no built-in task is an image folder in --data.
+        limit: Pictures of each task, spread over all of it; left out, all.
         classes: File of the classes' names, when the sub-folders' names are not.
             One a line, in the order of the sorted sub-folders; or a CSV with columns folder, class.
-        prompts: Templates of the class names; several are averaged. Left out, those of the run,
-            or "a photo of a {}".
+        prompts: Templates of the class names; several are averaged. Left out, those of the task; of
+            a folder of one's own those of the run, or "a photo of a {}".
+        no_template: Take the class names alone.
+        extra_prompts: Two further prompts for ImageNet; auto = when it is the only task.
         max_text_length: Prompts are cut to this many tokens; left out, as in the run, or 32.
+        batch_size: Pictures that are decoded and encoded together; left out, what suits the device.
+        num_threads: That decode pictures; left out, as many as there are cores.
         device: auto = the first GPU, else the CPU; cpu, cuda or cuda:N.
+        out: JSON file for the results of --tasks; rewritten after each task.
         json: Print one JSON document instead of a table.
     """
+    from cit_train.evaluation.open_task import task_names
+    from cit_train.evaluation.suite import SuiteOptions
+
+    is_run = (model / "manifests").is_dir()
+    settings = Run.open(model).config if is_run else {}
+    names = task_names(tasks, data) if tasks else ()
+    is_imagenet_alone = extra_prompts == "auto" and names == ("imagenet",)
+    if classes is not None and len(names) > 1:
+        raise ConfigError("--classes names the classes of one task; give one with --tasks")
+    if not tasks and (limit is not None or out is not None):
+        flag = "--limit" if limit is not None else "--out"
+        raise ConfigError(f"{flag} is for --tasks; add --tasks NAME with --data at its parent")
+    if not names and not no_template:
+        prompts = prompts or tuple(settings.get("prompts", ()))
+    options = SuiteOptions(
+        limit=limit,
+        prompts=prompts,
+        use_template=not no_template,
+        extra_prompts=extra_prompts == "on" or is_imagenet_alone,
+        classes=classes,
+        max_text_length=max_text_length or int(settings.get("max_text_length", 32)),
+        batch_size=batch_size,
+        num_threads=num_threads,
+    )
+    if names:
+        _evaluate_tasks(model, names, data, options, device=device, out=out, json=json)
+    else:
+        _evaluate_folder(model, data, options, device=device, json=json)
+
+
+def _evaluate_tasks(
+    model: Path,
+    names: "Sequence[str]",
+    root: Path,
+    options: "SuiteOptions",
+    *,
+    device: str,
+    out: Path | None,
+    json: bool,
+) -> None:
+    from rich.console import Console
+
+    from cit_curate.text_encoder import choose_device
+    from cit_train.evaluation.display import SuiteProgress, suite_table
+    from cit_train.evaluation.suite import run_suite, suite_report
+    from cit_train.models.load import load_dual_encoder
+    from indexes.durable import write_json
+
+    if out is not None and not out.parent.is_dir():
+        raise ConfigError(f"--out: there is no folder {out.parent}")
+    encoder, tokenizer = load_dual_encoder(model, device=str(choose_device(device)))
+    results: list[TaskResult] = []
+    facts: dict[str, Any] = {"model": str(model), "data": str(root), "limit": options.limit}
+    with SuiteProgress() as progress:
+        for result in run_suite(
+            encoder, tokenizer, names, root, options=options, on_images=progress.images
+        ):
+            results.append(result)
+            progress.ended(result)
+            if out is not None:
+                write_json(out, suite_report(results, **facts))
+    if json:
+        sys.stdout.write(json_format.dumps(suite_report(results, **facts)) + "\n")
+    else:
+        Console().print(suite_table(results, title=f"zero-shot, {model}"))
+    _raise_first_failure(results)
+
+
+def _raise_first_failure(results: "Sequence[TaskResult]") -> None:
+    """End with the exit code of what went wrong; absent data are wrong only when all are absent.
+
+    Damaged data go before bad input, and both before what the user must put right.
+    """
+    failed = [result for result in results if result.status == "failed"]
+    if failed:
+        worst = max(failed, key=lambda result: result.exit_code)
+        error = _ERRORS.get(worst.exit_code, ResourceError)
+        raise error(f"{len(failed)} of {len(results)} tasks failed; {worst.task}: {worst.reason}")
+    if all(result.status == "no data" for result in results):
+        raise ConfigError(f"none of the {len(results)} tasks has data; {results[0].reason}")
+
+
+def _evaluate_folder(
+    model: Path, data: Path, options: "SuiteOptions", *, device: str, json: bool
+) -> None:
     from cit_curate.text_encoder import choose_device
     from cit_train.evaluation.image_folder import ImageFolder
+    from cit_train.evaluation.prompts import choose_prompts
     from cit_train.evaluation.zero_shot import evaluate as evaluate_folder
     from cit_train.evaluation.zero_shot import pooled_images
     from cit_train.models.load import load_dual_encoder
 
-    is_run = (model / "manifests").is_dir()
-    settings = Run.open(model).config if is_run else {}
-    prompts = prompts or tuple(settings.get("prompts", ("a photo of a {}",)))
-    tokens = max_text_length or int(settings.get("max_text_length", 32))
-    for prompt in prompts:
-        if prompt.count("{}") != 1:
-            raise ConfigError(f"--prompts: {prompt!r} needs {{}} once, for the class name")
-    folder = ImageFolder.open(data, classes)
+    folder = ImageFolder.open(data, options.classes)
     encoder, tokenizer = load_dual_encoder(model, device=str(choose_device(device)))
-    pooled = pooled_images(encoder, folder.paths)
+    pooled = pooled_images(
+        encoder,
+        folder.paths,
+        batch_size=options.batch_size,
+        num_threads=options.num_threads,
+    )
     result = evaluate_folder(
-        encoder, tokenizer, pooled, folder, prompts=prompts, max_text_length=tokens
+        encoder,
+        tokenizer,
+        pooled,
+        folder,
+        prompts=choose_prompts(None, given=options.prompts, use_template=options.use_template),
+        max_text_length=options.max_text_length,
     )
     if json:
-        value = {
-            "model": str(model),
-            "data": str(data),
-            "num_images": result.num_images,
-            "num_classes": result.num_classes,
-            "num_rejected": result.num_rejected,
-            "accuracy": result.accuracy,
-            "mean_per_class": result.mean_per_class,
-            "chance": result.chance,
-            "per_class": {
-                name: {"num_images": each.num_images, "accuracy": each.accuracy}
-                for name, each in result.per_class.items()
-            },
-        }
-        sys.stdout.write(json_format.dumps(value) + "\n")
-        return
-    table = Table(title=f"zero-shot on {data}", title_justify="left")
+        _write_folder_json(result, model, data)
+    else:
+        _print_folder_table(result, data)
+
+
+def _write_folder_json(result: "Evaluation", model: Path, data: Path) -> None:
+    value = {
+        "model": str(model),
+        "data": str(data),
+        "num_images": result.num_images,
+        "num_classes": result.num_classes,
+        "num_rejected": result.num_rejected,
+        "accuracy": result.accuracy,
+        "interval": list(result.interval),
+        "mean_per_class": result.mean_per_class,
+        "chance": result.chance,
+        "per_class": {
+            name: {"num_images": each.num_images, "accuracy": each.accuracy}
+            for name, each in result.per_class.items()
+        },
+    }
+    sys.stdout.write(json_format.dumps(value) + "\n")
+
+
+def _print_folder_table(result: "Evaluation", data: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(f"zero-shot on {data}"), title_justify="left")
     table.add_column("class")
     table.add_column("pictures", justify="right")
     table.add_column("accuracy %", justify="right")
@@ -82,6 +213,8 @@ def evaluate(
         table.add_row(Text(name), f"{each.num_images:,}", f"{each.accuracy:.1f}")
     table.add_section()
     table.add_row("accuracy", f"{result.num_images:,}", f"{result.accuracy:.1f}")
+    low, high = result.interval
+    table.add_row("95 % interval", "", f"{low:.1f} - {high:.1f}")
     table.add_row("mean per class", f"{result.num_classes:,}", f"{result.mean_per_class:.1f}")
     table.add_row("chance", "", f"{result.chance:.1f}")
     Console().print(table)

@@ -4,17 +4,40 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase, VisionTextDualEncoderModel
 
+from cit_curate.errors import ConfigError
+from cit_curate.metadata.tasks import Metric, load_task
 from cit_train.config import EvaluationConfig
 from cit_train.evaluation.image_folder import ImageFolder
-from cit_train.evaluation.zero_shot import Evaluation, PooledImages, evaluate, pooled_images
+from cit_train.evaluation.labelled_images import LabelledImages
+from cit_train.evaluation.open_task import open_task
+from cit_train.evaluation.pooled_images import (
+    PooledImages,
+    VisionFunction,
+    VisionHead,
+    pooled_images,
+)
+from cit_train.evaluation.prompts import DEFAULT_PROMPTS, choose_prompts
+from cit_train.evaluation.zero_shot import Evaluation, evaluate
+
+__all__ = ["Evaluator"]
 
 
 class Evaluator:
-    """One image folder, evaluated again and again."""
+    """One task, or one image folder, evaluated again and again."""
 
-    def __init__(self, config: EvaluationConfig, folder: ImageFolder, max_text_length: int) -> None:
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        images: LabelledImages,
+        max_text_length: int,
+        *,
+        prompts: tuple[str, ...],
+        metric: Metric = "accuracy",
+    ) -> None:
         self.config = config
-        self.folder = folder
+        self.images = images
+        self.prompts = prompts
+        self.metric: Metric = metric
         self._max_text_length = max_text_length
         self._pooled: PooledImages | None = None
 
@@ -23,25 +46,75 @@ class Evaluator:
         """The evaluator that a config names; None when it names no pictures.
 
         Raises:
-            ConfigError: The folder or the class file is not as it must be.
+            ConfigError: The task, the folder or the class file is not as it must be.
+            BadInputError: There is no image, or one without a label.
+            DamagedError: A file of the task is cut.
         """
         if not config.eval_data:
             return None
+        root = Path(config.eval_data)
         classes = Path(config.eval_classes) if config.eval_classes else None
-        folder = ImageFolder.open(Path(config.eval_data), classes)
-        return cls(config, folder, max_text_length)
+        if not config.eval_task:
+            images = ImageFolder.open(root, classes).labelled()
+            prompts = choose_prompts(None, given=config.prompts, use_template=config.use_template)
+            return cls(config, images, max_text_length, prompts=prompts)
+        task = load_task(config.eval_task)
+        if not root.is_dir():
+            raise ConfigError(f"--eval-data: there is no folder {root}")
+        images = open_task(task.name, root, classes=classes)
+        prompts = choose_prompts(
+            task,
+            given=() if config.prompts == DEFAULT_PROMPTS else config.prompts,
+            use_template=config.use_template,
+            extra_prompts=config.extra_prompts,
+        )
+        return cls(config, images, max_text_length, prompts=prompts, metric=task.metric)
 
     def __call__(
-        self, model: VisionTextDualEncoderModel, tokenizer: PreTrainedTokenizerBase
+        self,
+        model: VisionTextDualEncoderModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        vision: VisionFunction | None = None,
+        head: VisionHead | None = None,
     ) -> Evaluation:
-        """Evaluate the model as it is now; its vision tower must be the one of the first call."""
+        """Evaluate the model as it is now.
+
+        Args:
+            model: Its frozen part must be the one of the first call, which alone looks at pixels.
+            tokenizer: Of its text tower.
+            vision: The frozen part of the vision tower; None = the whole tower is frozen.
+            head: The rest of the vision tower, between `vision` and the projection; None = nothing.
+        """
         if self._pooled is None:
-            self._pooled = pooled_images(model, self.folder.paths)
+            self._pooled = pooled_images(model, self.images.images, vision=vision)
         return evaluate(
             model,
             tokenizer,
             self._pooled,
-            self.folder,
-            prompts=self.config.prompts,
+            self.images,
+            prompts=self.prompts,
             max_text_length=self._max_text_length,
+            metric=self.metric,
+            head=head,
         )
+
+    def best_value(self, evaluation: Evaluation) -> float:
+        """What `checkpoints/best` is chosen by: the task's metric, or `best_metric`."""
+        if self.config.eval_task:
+            return evaluation.value
+        if self.config.best_metric == "mean_per_class":
+            return evaluation.mean_per_class
+        return evaluation.accuracy
+
+    def is_out_of_patience(self, *, update: int, best_update: int) -> bool:
+        """Whether training should stop: `patience` evaluations have passed since the best one.
+
+        A pure function of update numbers, so that a resumed run stops where the other would have.
+
+        Args:
+            update: Of the evaluation that was just made.
+            best_update: Of the best one so far, which may be the same.
+        """
+        every, patience = self.config.eval_every, self.config.patience
+        return patience > 0 and update // every - best_update // every >= patience

@@ -12,10 +12,12 @@ from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.metadata.entries import MetadataEntry, parse_entries, read_utf8
 from cit_curate.records import Int64
 from cit_curate.sources.folder import IMAGE_SUFFIXES
+from cit_train.evaluation.labelled_images import FoundImages, ImageFiles, LabelledImages
 
 __all__ = ["ImageFolder"]
 
 _CLASS_COLUMNS = ("folder", "class")
+_SOURCE = "image folder"
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,32 @@ class ImageFolder:
             classes=entries,
             paths=tuple(path for found in images for path in found),
             targets=np.repeat(np.arange(len(folders), dtype=np.int64), counts),
+        )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What tells classes of one name apart: their folders."""
+        return self.folders
+
+    def found(self, *, prompts: tuple[str, ...] = ()) -> FoundImages:
+        """The folder as a reader's finding, whose classes may be those of a built-in task."""
+        return FoundImages(
+            source=_SOURCE,
+            images=ImageFiles(self.paths),
+            labels=self.targets,
+            names=self.classes,
+            names_are_readable=False,
+            prompts=prompts,
+        )
+
+    def labelled(self) -> LabelledImages:
+        """The folder as a task of its own, with its own classes."""
+        return LabelledImages(
+            source=_SOURCE,
+            images=ImageFiles(self.paths),
+            targets=self.targets,
+            classes=self.classes,
+            labels=self.folders,
         )
 
 

@@ -1,10 +1,97 @@
-"""Metrics of the evaluation tasks, in percent (CIT.md, "Evaluation")."""
+"""Metrics of the evaluation tasks, in percent, and their 95 % intervals (CIT.md, "Evaluation").
+
+Every interval is Wilson's. For plain accuracy it is the textbook one. A metric that is no plain
+share of right answers takes the number of images that would give a share of its value the variance
+that the metric has; so all intervals stay within 0 and 100 and are never empty.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from cit_curate.records import Float32, Int64
+from cit_curate.errors import BadInputError
+from cit_curate.metadata.tasks import Metric
+from cit_curate.records import Bool, Float32, Int64
 
-__all__ = ["accuracy", "mean_per_class", "top5"]
+__all__ = [
+    "Answers",
+    "Interval",
+    "Score",
+    "accuracy",
+    "mean_per_class",
+    "mean_top1_top5",
+    "roc_auc",
+    "score",
+    "top5",
+    "top5_hits",
+    "wilson_interval",
+]
+
+Float64 = npt.NDArray[np.float64]
+
+# Quantile of the normal distribution that leaves 2.5 % on each side.
+_Z = 1.959963984540054
+
+
+class Interval(NamedTuple):
+    """Bounds of a 95 % interval, in percent."""
+
+    low: float
+    high: float
+
+
+class Score(NamedTuple):
+    """A metric's value and its 95 % interval, in percent."""
+
+    value: float
+    interval: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What the metrics need of a model's answers; small, also for 50,000 images of 1,000 classes.
+
+    Attributes:
+        predictions: int64 [images], the class of the highest similarity.
+        targets: int64 [images].
+        in_top5: bool [images], whether the target is among the five most similar classes.
+        margins: float32 [images], similarity of class 1 minus that of class 0.
+    """
+
+    predictions: Int64
+    targets: Int64
+    in_top5: Bool
+    margins: Float32
+
+
+def score(metric: Metric, answers: Answers) -> Score:
+    """The metric's value with its interval.
+
+    Raises:
+        ValueError: There is no image.
+        BadInputError: The metric is ROC-AUC, and the images are of one class or of three.
+    """
+    predictions, targets = answers.predictions, answers.targets
+    if metric == "mean_per_class":
+        value = mean_per_class(predictions, targets)
+        variance = _variance_per_class(predictions == targets, targets)
+    elif metric == "roc_auc":
+        value = roc_auc(answers.margins, targets)
+        variance = _variance_of_auc(answers.margins, targets)
+    else:
+        right = (predictions == targets).astype(np.float64)
+        value = accuracy(predictions, targets)
+        if metric == "mean_top1_top5":
+            right = (right + answers.in_top5) / 2
+            value = mean_top1_top5(predictions, answers.in_top5, targets)
+        variance = float(right.var()) / len(right)
+    share = value / 100
+    of_one_image = share * (1 - share)
+    num_effective = of_one_image / variance if variance > 0 and of_one_image > 0 else len(targets)
+    return Score(value, wilson_interval(share, num_effective))
 
 
 def accuracy(predictions: Int64, targets: Int64) -> float:
@@ -49,8 +136,112 @@ def top5(logits: Float32, targets: Int64) -> float:
         ValueError: The lengths differ, or there is no image.
     """
     _check(len(logits), targets)
-    best = np.argsort(-logits, axis=1, kind="stable")[:, :5]
-    return 100.0 * float(np.mean((best == targets[:, None]).any(axis=1)))
+    return 100.0 * float(np.mean(top5_hits(logits, targets)))
+
+
+def top5_hits(logits: Float32, targets: Int64) -> Bool:
+    """Whether each image's class is among its five highest logits.
+
+    Args:
+        logits: float32 [images, classes]; of equal logits the earlier class is the higher.
+        targets: int64 [images].
+
+    Returns:
+        bool [images].
+    """
+    own = np.take_along_axis(logits, targets[:, None], axis=1)
+    earlier = np.arange(logits.shape[1]) < targets[:, None]
+    higher = (logits > own) | ((logits == own) & earlier)
+    hits: Bool = higher.sum(axis=1) < 5
+    return hits
+
+
+def mean_top1_top5(predictions: Int64, in_top5: Bool, targets: Int64) -> float:
+    """Mean of accuracy and top-5 accuracy (the metric of Kinetics-700).
+
+    Args:
+        predictions: int64 [images], a class each.
+        in_top5: bool [images], from `top5_hits`.
+        targets: int64 [images].
+
+    Raises:
+        ValueError: The lengths differ, or there is no image.
+    """
+    _check(len(in_top5), targets)
+    return (accuracy(predictions, targets) + 100.0 * float(np.mean(in_top5))) / 2
+
+
+def roc_auc(scores: Float32, targets: Int64) -> float:
+    """Area under the ROC curve: how often an image of class 1 scores above one of class 0.
+
+    Args:
+        scores: float32 [images]; equal ones count half.
+        targets: int64 [images], 0 or 1.
+
+    Raises:
+        ValueError: The lengths differ, or there is no image.
+        BadInputError: One of the two classes has no image, or there is a third.
+    """
+    above, _ = _placements(scores, targets)
+    return 100.0 * float(above.mean())
+
+
+def wilson_interval(share: float, num_images: float) -> Interval:
+    """Wilson's 95 % interval of a share (Wilson 1927), in percent.
+
+    Args:
+        share: 0 to 1.
+        num_images: That it is the share of; need not be whole.
+
+    Raises:
+        ValueError: The share or the number is out of range.
+    """
+    if not 0 <= share <= 1 or not num_images > 0:
+        raise ValueError(f"share is {share} of {num_images} images; give 0 to 1 of more than 0")
+    shrink = 1 + _Z**2 / num_images
+    centre = (share + _Z**2 / (2 * num_images)) / shrink
+    spread = share * (1 - share) / num_images + _Z**2 / (4 * num_images**2)
+    half = _Z * math.sqrt(spread) / shrink
+    return Interval(100.0 * max(0.0, centre - half), 100.0 * min(1.0, centre + half))
+
+
+def _variance_per_class(right: Bool, targets: Int64) -> float:
+    """Variance of the mean over classes; classes are independent of each other."""
+    variances = []
+    for target in np.unique(targets):
+        own = right[targets == target]
+        # Laplace's estimate: a class whose few images are all right is not certain for that.
+        share = (own.sum() + 1) / (len(own) + 2)
+        variances.append(share * (1 - share) / len(own))
+    return float(np.sum(variances)) / len(variances) ** 2
+
+
+def _variance_of_auc(scores: Float32, targets: Int64) -> float:
+    """Variance of the area (DeLong, DeLong and Clarke-Pearson 1988)."""
+    above, below = _placements(scores, targets)
+    if min(len(above), len(below)) < 2:
+        return 0.0
+    return float(above.var(ddof=1) / len(above) + below.var(ddof=1) / len(below))
+
+
+def _placements(scores: Float32, targets: Int64) -> tuple[Float64, Float64]:
+    """For each image of class 1 the share of class 0 below it; for each of class 0, of 1 above."""
+    _check(len(scores), targets)
+    found = np.unique(targets)
+    if found.tolist() != [0, 1]:
+        raise BadInputError(
+            "ROC-AUC needs images of class 0 and of class 1, and of no other; "
+            f"these are of {', '.join(map(str, found.tolist()))}"
+        )
+    ones, zeros = np.sort(scores[targets == 1]), np.sort(scores[targets == 0])
+    return _share_below(ones, zeros), 1 - _share_below(zeros, ones)
+
+
+def _share_below(scores: Float32, others: Float32) -> Float64:
+    """Share of `others`, sorted, below each score; equal ones count half."""
+    below = np.searchsorted(others, scores, side="left")
+    up_to = np.searchsorted(others, scores, side="right")
+    return np.asarray((below + up_to) / (2 * len(others)), dtype=np.float64)
 
 
 def _check(num_rows: int, targets: Int64) -> None:

@@ -265,8 +265,8 @@ def test_an_unreadable_picture_is_left_out_and_named(
     broken.write_bytes(folder.paths[7].read_bytes()[:100])
     paths = (*folder.paths[:7], broken, *folder.paths[8:])
     pooled = pooled_images(model, paths)
-    assert [(image.path, image.reason) for image in pooled.rejected] == [
-        (broken, "truncated_image")
+    assert [(image.title, image.reason) for image in pooled.rejected] == [
+        (str(broken), "truncated_image")
     ]
     assert pooled.rows.tolist() == [row for row in range(100) if row != 7]
     whole = pooled_images(model, folder.paths)

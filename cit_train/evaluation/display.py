@@ -1,0 +1,129 @@
+"""What a person sees of an evaluation: a bar for each task, a line when it ends, a table."""
+
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from cit_curate.metadata.tasks import Metric
+from cit_train.evaluation.suite import TaskResult, mean_value
+
+__all__ = ["METRIC_TITLES", "SuiteProgress", "suite_table"]
+
+METRIC_TITLES: dict[Metric, str] = {
+    "accuracy": "accuracy",
+    "mean_per_class": "mean per class",
+    "mean_top1_top5": "mean top-1, top-5",
+    "roc_auc": "ROC-AUC",
+}
+
+
+class SuiteProgress:
+    """Shows tasks on stderr; on a stream that is no terminal, only a line for each."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._bar: int | None = None
+
+    def __enter__(self) -> "SuiteProgress":
+        """Start to show."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave the terminal as it was."""
+        self._progress.stop()
+
+    def images(self, task: str, done: int, total: int) -> None:
+        """A task's images so far."""
+        if self._bar is None:
+            # Escaped: a task of one's own is a folder, whatever its name.
+            name = Text(task).markup
+            self._bar = int(self._progress.add_task(name, total=total, rate=""))
+        bar = next(each for each in self._progress.tasks if each.id == self._bar)
+        rate = f"{bar.speed:,.0f} pictures/s" if bar.speed else ""
+        self._progress.update(bar.id, completed=done, rate=rate)
+
+    def ended(self, result: TaskResult) -> None:
+        """A line with what a task gave."""
+        if self._bar is not None:
+            self._progress.remove_task(next(t.id for t in self._progress.tasks))
+            self._bar = None
+        self._progress.console.print(Text(_line(result)), soft_wrap=True)
+
+
+def suite_table(results: Sequence[TaskResult], *, title: str) -> Table:
+    """One row a task, and the mean of those that were done."""
+    table = Table(title=Text(title), title_justify="left")
+    table.add_column("task", no_wrap=True)
+    table.add_column("n", justify="right", no_wrap=True)
+    table.add_column("metric")
+    table.add_column("%", justify="right", no_wrap=True)
+    table.add_column("95 % interval", justify="right", no_wrap=True)
+    table.add_column("s", justify="right", no_wrap=True)
+    for result in results:
+        metric = METRIC_TITLES[result.metric]
+        if result.value is None or result.interval is None:
+            table.add_row(Text(result.task), "", result.status, "", "", "")
+            continue
+        mark = "*" if result.is_partial else ""
+        table.add_row(
+            Text(result.task),
+            f"{result.num_images:,}{mark}",
+            metric,
+            f"{result.value:.1f}",
+            f"{result.interval.low:.1f} - {result.interval.high:.1f}",
+            f"{result.seconds:.1f}",
+        )
+    mean, num_done = mean_value(results), sum(result.value is not None for result in results)
+    if mean is not None:
+        table.add_section()
+        seconds = sum(result.seconds for result in results)
+        of_all = f"{num_done} of {len(results)} tasks"
+        table.add_row("mean", "", of_all, f"{mean:.1f}", "", f"{seconds:.1f}")
+    if any(result.is_partial for result in results):
+        table.caption = "* a part of the task's pictures (--limit): for a quick look"
+        table.caption_justify = "left"
+    return table
+
+
+def _line(result: TaskResult) -> str:
+    if result.value is None or result.interval is None:
+        return f"{result.task}: {result.status}: {result.reason}"
+    pictures = f"{result.num_images:,} pictures"
+    if result.is_partial:
+        pictures = f"{result.num_images:,} of {result.num_found:,} pictures"
+    if result.num_rejected:
+        pictures += f", {result.num_rejected:,} unreadable"
+    notes = "".join(f"; {note}" for note in result.notes)
+    return (
+        f"{result.task}: {METRIC_TITLES[result.metric]} {result.value:.1f} % "
+        f"({pictures}, {result.num_classes:,} classes, {result.source}, "
+        f"{result.seconds:.1f} s{notes})"
+    )

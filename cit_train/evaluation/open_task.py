@@ -1,0 +1,175 @@
+"""Find a task's data below a root folder, whatever layout it has."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from cit_curate.errors import ConfigError
+from cit_curate.metadata.tasks import TASK_NAMES, Task, load_task
+from cit_train.evaluation.cifar_binary import CIFAR_VERSIONS, open_cifar_binary
+from cit_train.evaluation.file_list import FILE_LISTS, open_file_list
+from cit_train.evaluation.image_folder import ImageFolder
+from cit_train.evaluation.labelled_images import FoundImages, LabelledImages
+from cit_train.evaluation.labels import attach
+from cit_train.evaluation.parquet_export import find_parquet, open_parquet_export
+from cit_train.evaluation.torchvision_sets import TORCHVISION_SETS, open_torchvision_set
+from cit_train.evaluation.webdataset_export import find_shards, open_webdataset_export
+
+__all__ = ["NoDataError", "open_task", "task_folder", "task_names"]
+
+# What CLIP benchmark calls the tasks, where that is another name; `wds_` and `vtab-` may stand
+# before any name.
+_OTHER_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "cub200": ("cub",),
+        "aircraft": ("fgvc_aircraft",),
+        "kitti_distance": ("kitti_closest_vehicle_distance",),
+        "patch_camelyon": ("pcam",),
+        "ucf101_frames": ("ucf101",),
+        "kinetics700_frames": ("kinetics700",),
+        "clevr_counts": ("clevr_count_all",),
+        "rendered_sst2": ("renderedsst2",),
+        "imagenet": ("imagenet1k",),
+    }
+)
+_PREFIXES = ("", "wds_", "vtab-", "wds_vtab-")
+_SPLITS = ("test", "val", "validation")
+_PROMPTS = "prompts.txt"
+_CLASS_FILES = ("classes.csv", "classes.txt")
+
+
+class NoDataError(ConfigError):
+    """The data of a task is not below the root."""
+
+
+def task_names(tasks: str, root: Path) -> tuple[str, ...]:
+    """The tasks that `--tasks` asks for: `all`, `mt`, or names with commas between them.
+
+    `mt` is the multi-task setting, whose 26 tasks are those of `all`. A name that is no built-in
+    task is a folder below the root.
+
+    Raises:
+        ConfigError: A name is neither; the message has the nearest spelling.
+    """
+    names: list[str] = []
+    for name in filter(None, (part.strip() for part in tasks.split(","))):
+        names += TASK_NAMES if name in ("all", "mt") else (name,)
+    for name in names:
+        if name not in TASK_NAMES and not _is_own_folder(root, name):
+            close = difflib.get_close_matches(name, (*TASK_NAMES, "all", "mt"), n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(
+                f"--tasks: {name!r} is neither a built-in task nor a folder in {root}{hint}"
+            )
+    if not names:
+        raise ConfigError("--tasks is empty; give all, mt, or names such as imagenet,cifar10")
+    return tuple(dict.fromkeys(names))
+
+
+def task_folder(root: Path, name: str) -> Path | None:
+    """The folder of a task below the root, by any of its names; None = there is none."""
+    for other in (name, *_OTHER_NAMES.get(name, ())):
+        for prefix in _PREFIXES:
+            folder = root / f"{prefix}{other}"
+            if folder.is_dir():
+                return folder
+    return None
+
+
+def open_task(name: str, root: Path, *, classes: Path | None = None) -> LabelledImages:
+    """List the images of a task, with the reader that fits what lies below the root.
+
+    Tried in this order: WebDataset export, Parquet export, file list, CIFAR's binary files,
+    torchvision's layout, image folder.
+
+    Args:
+        name: A built-in task, or a folder below the root.
+        root: Has the tasks' folders.
+        classes: Names of the classes of an image folder, as in `ImageFolder.open`.
+
+    Raises:
+        NoDataError: Nothing below the root belongs to the task; the message says how to get it.
+        ConfigError: Something does, but its labels or its classes are not as they must be.
+        BadInputError: It holds no image, or an image without a label.
+        DamagedError: A file is cut.
+    """
+    task = load_task(name) if name in TASK_NAMES else None
+    folder = task_folder(root, name)
+    found = _open(name, root, folder, classes)
+    if found is None:
+        raise _no_data(name, root, folder, task)
+    images = attach(found, task, name=name)
+    if not len(images.targets):
+        raise _no_data(name, root, folder, task)
+    return images
+
+
+def _open(name: str, root: Path, folder: Path | None, classes: Path | None) -> FoundImages | None:
+    if folder is not None:
+        for place in (folder, *(folder / split for split in _SPLITS)):
+            if find_shards(place) is not None:
+                return open_webdataset_export(place if place == folder else folder)
+            lists = [place / each for each in FILE_LISTS if (place / each).is_file()]
+            if lists:
+                return open_file_list(lists[0])
+        if find_parquet(folder):
+            return open_parquet_export(folder)
+    # torchvision's root may be that of all tasks, or the task's own folder.
+    for place in (root, *([folder] if folder is not None else [])):
+        cifar = open_cifar_binary(name, place) if name in CIFAR_VERSIONS else None
+        if cifar is not None:
+            return cifar
+        known = TORCHVISION_SETS.get(name)
+        if known is not None and (place / known.marker).exists():
+            return open_torchvision_set(name, place)
+    return _open_folder(folder, classes) if folder is not None else None
+
+
+def _open_folder(folder: Path, classes: Path | None) -> FoundImages | None:
+    splits = [folder / split for split in _SPLITS if _has_folders(folder / split)]
+    place = splits[0] if splits else folder
+    if not _has_folders(place):
+        return None
+    if classes is None:
+        beside = [at / name for at in (place, folder) for name in _CLASS_FILES]
+        classes = next((path for path in beside if path.is_file()), None)
+    return ImageFolder.open(place, classes).found(prompts=_own_prompts(folder))
+
+
+def _own_prompts(folder: Path) -> tuple[str, ...]:
+    """The prompts of `prompts.txt`, one a line.
+
+    Raises:
+        ConfigError: A line has no `{}` for the class name, or several.
+    """
+    path = folder / _PROMPTS
+    if not path.is_file():
+        return ()
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    prompts = tuple(line for line in lines if line and not line.startswith("#"))
+    wrong = [prompt for prompt in prompts if prompt.count("{}") != 1]
+    if wrong:
+        raise ConfigError(f"{path}: {wrong[0]!r} needs {{}} once, for the class name")
+    return prompts
+
+
+def _has_folders(folder: Path) -> bool:
+    return folder.is_dir() and any(
+        path.is_dir() and not path.name.startswith(".") for path in folder.iterdir()
+    )
+
+
+def _is_own_folder(root: Path, name: str) -> bool:
+    """Whether a name is a folder directly below the root, and leads nowhere else."""
+    return Path(name).name == name and not name.startswith(".") and (root / name).is_dir()
+
+
+def _no_data(name: str, root: Path, folder: Path | None, task: Task | None) -> NoDataError:
+    if folder is not None:
+        return NoDataError(
+            f"{folder} has nothing that can be read: put there class folders with images, "
+            "labels.csv with paths and labels, tars of a WebDataset export, or Parquet files"
+        )
+    how = f"; {task.how_to_get}" if task is not None and task.how_to_get else ""
+    return NoDataError(f"nothing of it in {root}; put it into {root / name}{how}")

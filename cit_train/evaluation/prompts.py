@@ -1,0 +1,34 @@
+"""Which prompts the class names of a task are put into."""
+
+from collections.abc import Sequence
+
+from cit_curate.metadata.tasks import IMAGENET_EXTRA_PROMPTS, Task
+
+__all__ = ["DEFAULT_PROMPTS", "choose_prompts"]
+
+DEFAULT_PROMPTS = ("a photo of a {}",)
+_NAME_ONLY = ("{}",)
+
+
+def choose_prompts(
+    task: Task | None,
+    *,
+    given: Sequence[str] = (),
+    beside: Sequence[str] = (),
+    use_template: bool = True,
+    extra_prompts: bool = False,
+) -> tuple[str, ...]:
+    """The prompts of a task: those given, else the built-in ones, else those beside the data.
+
+    Args:
+        task: The built-in task; None = one of one's own.
+        given: Asked for by a person.
+        beside: That lie beside the images of a task of one's own.
+        use_template: Off = the class name alone, whatever else is asked for.
+        extra_prompts: Add ImageNet's two further ones (CIT.md, "Evaluation").
+    """
+    if not use_template:
+        return _NAME_ONLY
+    prompts = tuple(given) or (task.prompts if task else tuple(beside)) or DEFAULT_PROMPTS
+    further = IMAGENET_EXTRA_PROMPTS if extra_prompts else ()
+    return (*prompts, *(prompt for prompt in further if prompt not in prompts))

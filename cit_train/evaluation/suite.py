@@ -1,0 +1,235 @@
+"""Many tasks, one after the other: what each gave, or why it gave nothing."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase, VisionTextDualEncoderModel
+
+from cit_curate.errors import CitError, ConfigError, NotFiniteError
+from cit_curate.metadata.tasks import TASK_NAMES, Metric, load_task
+from cit_train.evaluation.labelled_images import spread_rows
+from cit_train.evaluation.metrics import Interval
+from cit_train.evaluation.open_task import NoDataError, open_task
+from cit_train.evaluation.pooled_images import pooled_images
+from cit_train.evaluation.prompts import choose_prompts
+from cit_train.evaluation.zero_shot import evaluate
+
+__all__ = ["SuiteOptions", "TaskResult", "mean_value", "run_suite", "suite_report"]
+
+Status = Literal["done", "no data", "failed"]
+# Images looked at so far, and how many there are.
+OnImages = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteOptions:
+    """What all tasks of a run share.
+
+    Attributes:
+        limit: Images of each task at most; None = all.
+        prompts: In the place of each task's own; empty = each task's own.
+        use_template: Off = the class names alone.
+        extra_prompts: Add two prompts to ImageNet's.
+        classes: File with the class names of an image folder; None = the folders' names.
+        max_text_length: Tokens that a prompt is cut to.
+        batch_size: Images that are decoded and encoded together; None = what suits the device.
+        num_threads: That decode; None = as many as there are cores.
+    """
+
+    limit: int | None = None
+    prompts: tuple[str, ...] = ()
+    use_template: bool = True
+    extra_prompts: bool = False
+    classes: Path | None = None
+    max_text_length: int = 32
+    batch_size: int | None = None
+    num_threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "max_text_length", "batch_size", "num_threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--{flag} is {value}; it must be at least 1")
+        for prompt in self.prompts:
+            if prompt.count("{}") != 1:
+                raise ConfigError(f"--prompts: {prompt!r} needs {{}} once, for the class name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """What a task gave, in percent, or why it gave nothing.
+
+    Attributes:
+        task: Its name.
+        metric: What `value` is.
+        status: `done`, `no data`, or `failed`: the data are there and cannot be used.
+        value: Of the metric; None unless done.
+        interval: 95 %, of the metric.
+        accuracy: Plain accuracy, whatever the metric.
+        chance: Accuracy of guessing.
+        num_images: That were classified.
+        num_found: That the data hold; more than `num_images` after `limit` or when some are broken.
+        num_rejected: That could not be read.
+        num_classes: To choose from.
+        is_partial: Whether `limit` left images out: the value is for a quick look.
+        seconds: Of wall clock, for reading, encoding and scoring.
+        source: The reader that was taken.
+        prompts: That were used.
+        notes: What a person must know to read the value.
+        reason: Why there is no value.
+        exit_code: Of what went wrong; 0 when nothing did.
+    """
+
+    task: str
+    metric: Metric
+    status: Status
+    value: float | None = None
+    interval: Interval | None = None
+    accuracy: float | None = None
+    chance: float | None = None
+    num_images: int = 0
+    num_found: int = 0
+    num_rejected: int = 0
+    num_classes: int = 0
+    is_partial: bool = False
+    seconds: float = 0.0
+    source: str = ""
+    prompts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    reason: str = ""
+    exit_code: int = 0
+
+
+def run_suite(
+    model: VisionTextDualEncoderModel,
+    tokenizer: PreTrainedTokenizerBase,
+    names: Sequence[str],
+    root: Path,
+    *,
+    options: SuiteOptions,
+    on_images: Callable[[str, int, int], None] | None = None,
+) -> Iterator[TaskResult]:
+    """Evaluate a model on tasks, in the order given; one that cannot be is reported, not raised.
+
+    Args:
+        model: The dual encoder, on any device.
+        tokenizer: Of its text tower.
+        names: From `task_names`.
+        root: Has the tasks' data.
+        options: Of all tasks.
+        on_images: Told a task's name, its images so far and all of them, after each batch.
+
+    Raises:
+        NotFiniteError: The model is broken, so every task would be.
+    """
+    for name in names:
+        metric: Metric = load_task(name).metric if name in TASK_NAMES else "accuracy"
+        start = time.monotonic()
+
+        def tell(done: int, total: int, name: str = name) -> None:
+            if on_images is not None:
+                on_images(name, done, total)
+
+        try:
+            result = _run_task(model, tokenizer, name, root, metric, options, tell)
+        except NotFiniteError:
+            raise
+        except NoDataError as error:
+            result = TaskResult(
+                task=name, metric=metric, status="no data", reason=str(error), exit_code=2
+            )
+        except CitError as error:
+            result = TaskResult(
+                task=name,
+                metric=metric,
+                status="failed",
+                reason=str(error),
+                exit_code=error.exit_code,
+            )
+        yield dataclasses.replace(result, seconds=time.monotonic() - start)
+
+
+def mean_value(results: Sequence[TaskResult]) -> float | None:
+    """The mean of the tasks' values, each by its own metric; None when no task has one."""
+    values = [result.value for result in results if result.value is not None]
+    return float(np.mean(values)) if values else None
+
+
+def suite_report(results: Sequence[TaskResult], **facts: Any) -> dict[str, Any]:
+    """A JSON document with the facts given, one object a task, and the mean."""
+    return {
+        **facts,
+        "mean": mean_value(results),
+        "num_done": sum(result.status == "done" for result in results),
+        "num_tasks": len(results),
+        "tasks": [_row(result) for result in results],
+    }
+
+
+def _run_task(
+    model: VisionTextDualEncoderModel,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    root: Path,
+    metric: Metric,
+    options: SuiteOptions,
+    tell: OnImages,
+) -> TaskResult:
+    images = open_task(name, root, classes=options.classes)
+    task = load_task(name) if name in TASK_NAMES else None
+    prompts = choose_prompts(
+        task,
+        given=options.prompts,
+        beside=images.prompts,
+        use_template=options.use_template,
+        extra_prompts=options.extra_prompts and name == "imagenet",
+    )
+    num_found = len(images.targets)
+    rows = spread_rows(num_found, options.limit)
+    tell(0, len(rows))
+    pooled = pooled_images(
+        model,
+        images.images,
+        rows=rows,
+        batch_size=options.batch_size,
+        num_threads=options.num_threads,
+        on_batch=lambda done: tell(done, len(rows)),
+    )
+    evaluation = evaluate(
+        model,
+        tokenizer,
+        pooled,
+        images,
+        prompts=prompts,
+        max_text_length=options.max_text_length,
+        metric=metric,
+    )
+    return TaskResult(
+        task=name,
+        metric=metric,
+        status="done",
+        value=evaluation.value,
+        interval=evaluation.interval,
+        accuracy=evaluation.accuracy,
+        chance=evaluation.chance,
+        num_images=evaluation.num_images,
+        num_found=num_found,
+        num_rejected=evaluation.num_rejected,
+        num_classes=evaluation.num_classes,
+        is_partial=len(rows) < num_found,
+        source=images.source,
+        prompts=prompts,
+        notes=images.notes,
+    )
+
+
+def _row(result: TaskResult) -> dict[str, Any]:
+    row = dataclasses.asdict(result)
+    row["interval"] = list(result.interval) if result.interval else None
+    return row
