@@ -211,6 +211,13 @@ class RunConfig:
             return self.curate
         return dataclasses.replace(self.curate, curation="none", texts="every")
 
+    @property
+    def evaluate_as(self) -> EvaluationConfig:
+        """The evaluation that is made: ImageNet's two more prompts are for ImageNet alone."""
+        if self.metadata.metadata not in ("mt", "imagenet21k"):
+            return self.evaluation
+        return dataclasses.replace(self.evaluation, extra_prompts=False)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:

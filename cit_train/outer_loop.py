@@ -66,7 +66,7 @@ def train_session(session: Session, watcher: Watcher) -> Run:
     if scores and state.update == 0 and config.curate.skip_until < config.train.max_updates:
         watcher.sampled(curator.sample(trainer.text_encoder()), config)
     batches = open_batches(session.batches, num_workers=config.train.num_workers)
-    while state.update < config.train.max_updates:
+    while not _is_done(session, state, best):
         encoder = trainer.text_encoder()  # as it is now; carries its fingerprint
         index = curator.refresh(encoder)  # rebuilt only if the encoder changed
         selections = curator.run(  # captions only
@@ -88,6 +88,15 @@ def train_session(session: Session, watcher: Watcher) -> Run:
         state = _commit(session, state, streams, used, best)
         watcher.committed(state, selections)
     return session.run
+
+
+def _is_done(session: Session, state: TrainState, best: dict[str, Any] | None) -> bool:
+    """Whether all updates are made, or evaluations have been no better for too long."""
+    if state.update >= session.config.train.max_updates:
+        return True
+    if session.evaluator is None or best is None:
+        return False
+    return session.evaluator.is_out_of_patience(update=state.update, best_update=best["update"])
 
 
 @dataclass
@@ -218,10 +227,14 @@ def _after_update(
         return best
     evaluation = session.evaluator(session.trainer.model, session.trainer.tokenizer)
     watcher.evaluated(state, evaluation)
-    values = {"accuracy": evaluation.accuracy, "mean_per_class": evaluation.mean_per_class}
+    values = {
+        "accuracy": evaluation.accuracy,
+        "mean_per_class": evaluation.mean_per_class,
+        "metric": session.evaluator.best_metric,
+        "value": session.evaluator.best_value(evaluation),
+    }
     session.run.log({"kind": "eval", "update": state.update, **values})
-    metric = config.evaluation.best_metric
-    if best is not None and values[metric] <= best[metric]:
+    if best is not None and values["value"] <= best["value"]:
         return best
     name = checkpoint_name(state.update)
     save_checkpoint(session.run.path / name, session.trainer, session.processor)

@@ -64,7 +64,7 @@ def open_session(
     if not resume:
         Run.check_free(out, overwrite=overwrite)
     curator = Curator(whole, config.metadata, config.curate_as, index_folder=out / "index")
-    evaluator = Evaluator.open(config.evaluation, config.text.max_text_length)
+    evaluator = Evaluator.open(config.evaluate_as, config.text.max_text_length)
     model, tokenizer, fingerprints = _build_model(config)
     freeze(model, config.model)
     device = choose_device(config.train.device)

@@ -99,8 +99,13 @@ class Evaluator:
             head=head,
         )
 
+    @property
+    def best_metric(self) -> str:
+        """What `checkpoints/best` is chosen by: the task's metric, or the config's."""
+        return self.metric if self.config.eval_task else self.config.best_metric
+
     def best_value(self, evaluation: Evaluation) -> float:
-        """What `checkpoints/best` is chosen by: the task's metric, or `best_metric`."""
+        """The value of `best_metric`, in percent."""
         if self.config.eval_task:
             return evaluation.value
         if self.config.best_metric == "mean_per_class":
