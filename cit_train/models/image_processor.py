@@ -1,0 +1,22 @@
+"""The saved form of an evaluation view: what `AutoImageProcessor` reads."""
+
+from transformers import CLIPImageProcessor
+
+from cit_train.transforms import EVAL_RESIZE_RATIO, ImageStatistics
+
+__all__ = ["make_image_processor"]
+
+
+def make_image_processor(statistics: ImageStatistics) -> CLIPImageProcessor:
+    """Resize (bilinear) to 256/224 of the side, centre crop, and a tower's own normalisation."""
+    side = statistics.side
+    return CLIPImageProcessor(
+        do_resize=True,
+        size={"shortest_edge": round(side * EVAL_RESIZE_RATIO)},
+        resample=2,  # bilinear
+        do_center_crop=True,
+        crop_size={"height": side, "width": side},
+        do_convert_rgb=True,
+        image_mean=list(statistics.mean),
+        image_std=list(statistics.std),
+    )

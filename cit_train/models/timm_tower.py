@@ -1,0 +1,319 @@
+"""MoCo-v3, AugReg and SWAG ViTs as Hugging Face vision towers: one adapter over timm's ViT.
+
+Each is a registered model type (`moco`, `augreg`, `swag`) that holds timm's ViT in an attribute of
+that name, so its tensors are called `moco.*`, `augreg.*`, `swag.*` (CIT.md, "Encoders"). What must
+never train although a checkpoint holds it (MoCo's position table, AugReg's classifier) is a buffer:
+no optimizer, weight decay or `requires_grad_` reaches it.
+"""
+
+import difflib
+import math
+from typing import Any, ClassVar
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from cit_curate.errors import ConfigError
+from cit_train.models.swag_names import register_with_transformers, rename_to_timm
+
+__all__ = [
+    "AugregConfig",
+    "AugregModel",
+    "MocoConfig",
+    "MocoModel",
+    "SwagConfig",
+    "SwagModel",
+    "TimmTowerConfig",
+    "TimmTowerModel",
+    "position_table",
+]
+
+TEMPERATURE = 10_000
+IN21K_CLASSES = 21_843
+MOCO_POOLED_SIZE = 256
+# SWAG's own names of its three sizes, which are timm's plain ViTs.
+SWAG_ARCHITECTURES = {
+    "vit_b16": "vit_base_patch16_224",
+    "vit_l16": "vit_large_patch16_224",
+    "vit_h14": "vit_huge_patch14_224",
+}
+
+
+class TimmTowerConfig(PreTrainedConfig):  # type: ignore[misc]
+    """What the three families share.
+
+    Attributes:
+        config_name: The architecture: a timm ViT, or for SWAG its own `vit_b16` (or l16, h14).
+        image_size: Side of the input in pixels.
+        hidden_size: Width of the pooled output; None = what the architecture has.
+    """
+
+    config_name: str = "vit_base_patch16_224"
+    image_size: int = 224
+    hidden_size: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Fill in the width."""
+        if self.hidden_size is None:
+            self.hidden_size = self._pooled_size()
+        super().__post_init__(**kwargs)
+
+    @property
+    def architecture(self) -> str:
+        """The architecture under timm's name."""
+        return SWAG_ARCHITECTURES.get(self.config_name, self.config_name)
+
+    def _pooled_size(self) -> int:
+        with torch.device("meta"):
+            return int(plain_vit(self.architecture).num_features)
+
+
+class MocoConfig(TimmTowerConfig):
+    """MoCo-v3: a ViT and the projector that it was pre-trained with.
+
+    Attributes:
+        projector_size: Width of the projector's two hidden layers.
+    """
+
+    model_type = "moco"
+    projector_size: int = 4096
+
+    def _pooled_size(self) -> int:
+        return MOCO_POOLED_SIZE
+
+
+class AugregConfig(TimmTowerConfig):
+    """AugReg: a ViT trained on ImageNet-21k.
+
+    Attributes:
+        num_classes: Of the classifier that the weights carry and nothing reads; 0 = none.
+    """
+
+    model_type = "augreg"
+    num_classes: int = IN21K_CLASSES
+
+
+class SwagConfig(TimmTowerConfig):
+    """SWAG: a ViT pre-trained on hashtags."""
+
+    model_type = "swag"
+    config_name: str = "vit_b16"
+
+
+def plain_vit(architecture: str, *, image_size: int = 224) -> VisionTransformer:
+    """A ViT of timm's with a class token and no classifier, freshly initialised.
+
+    Raises:
+        ConfigError: timm has no such architecture, or it is not a ViT with a class token.
+    """
+    # A name that timm does not list is refused here, since `create_model` also takes addresses.
+    known = timm.list_models(module="vision_transformer")
+    if architecture not in known:
+        close = difflib.get_close_matches(architecture, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"timm has no ViT {architecture!r}{hint}")
+    vit = timm.create_model(
+        architecture, pretrained=False, num_classes=0, img_size=image_size, global_pool="token"
+    )
+    if not isinstance(vit, VisionTransformer) or not vit.has_class_token:
+        raise ConfigError(f"{architecture!r} is not a ViT with a class token")
+    return vit
+
+
+def position_table(grid: int, width: int) -> Tensor:
+    """MoCo-v3's fixed positions: sines and cosines of row and column, zero for the class token.
+
+    Frequency k of width / 4 is 10000^(-k / (width / 4)). A position's entries are sin and cos of
+    its row, then of its column: the published table has the slow index of the patches first.
+
+    Args:
+        grid: Patches in a row and in a column.
+        width: Of the transformer, a multiple of 4.
+
+    Returns:
+        float32 [1, 1 + grid², width].
+    """
+    frequencies = TEMPERATURE ** (-torch.arange(width // 4, dtype=torch.float32) / (width // 4))
+    # angles: [grid, width / 4]
+    angles = torch.arange(grid, dtype=torch.float32)[:, None] * frequencies
+    along = torch.cat([angles.sin(), angles.cos()], dim=1)  # [grid, width / 2]
+    table = torch.cat([along.repeat_interleave(grid, dim=0), along.repeat(grid, 1)], dim=1)
+    return torch.cat([torch.zeros(1, width), table])[None]
+
+
+class UnusedClassifier(nn.Module):
+    """The tensors of a classifier that a checkpoint holds and no forward pass reads."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(num_classes, width))
+        self.register_buffer("bias", torch.zeros(num_classes))
+
+
+class TimmTowerModel(PreTrainedModel):  # type: ignore[misc]
+    """A timm ViT with a pooled output; the three families below say what it is called.
+
+    Attributes:
+        has_trainable_head: Whether `pooler_output` is `head(frozen_features(pixel_values))`; else
+            it is the frozen features, and `head` is None.
+    """
+
+    config: TimmTowerConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _supports_sdpa = True
+    has_trainable_head: ClassVar[bool] = False
+
+    def __init__(self, config: TimmTowerConfig) -> None:
+        super().__init__(config)
+        vit = plain_vit(config.architecture, image_size=config.image_size)
+        self._complete(vit)
+        if not self.has_trainable_head and config.hidden_size != vit.num_features:
+            raise ConfigError(
+                f"config.hidden_size is {config.hidden_size}, "
+                f"but {config.architecture} is {vit.num_features} wide"
+            )
+        setattr(self, config.model_type, vit)
+        self.post_init()
+
+    @property
+    def backbone(self) -> VisionTransformer:
+        """The ViT of timm's, with the family's head in `head`."""
+        return getattr(self, self.config.model_type)
+
+    @property
+    def head(self) -> nn.Module | None:
+        """What makes the pooled output from the frozen features; None where they are it."""
+        return self.backbone.head if self.has_trainable_head else None
+
+    def frozen_features(self, pixel_values: Tensor) -> Tensor:
+        """[CLS] after the final norm, before any head: what a feature cache may keep.
+
+        Args:
+            pixel_values: float [batch, 3, image_size, image_size], normalised.
+
+        Returns:
+            float [batch, width of the transformer].
+        """
+        tokens: Tensor = self.backbone.forward_features(pixel_values)
+        return tokens[:, 0]
+
+    def forward(
+        self, pixel_values: Tensor, return_dict: bool | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling | tuple[Tensor, ...]:
+        """Patch vectors and the pooled output.
+
+        Args:
+            pixel_values: float [batch, 3, image_size, image_size], normalised.
+            return_dict: False for a tuple.
+            **kwargs: `output_attentions` and `output_hidden_states` may only be off.
+
+        Returns:
+            `last_hidden_state` float [batch, 1 + patches, width], `pooler_output` float
+            [batch, config.hidden_size].
+
+        Raises:
+            ValueError: Attentions or hidden states are asked for.
+        """
+        if kwargs.get("output_attentions") or kwargs.get("output_hidden_states"):
+            raise ValueError(f"a {self.config.model_type} tower gives no attentions, hidden states")
+        tokens = self.backbone.forward_features(pixel_values)
+        pooled = tokens[:, 0] if self.head is None else self.head(tokens[:, 0])
+        output = BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled)
+        return output.to_tuple() if return_dict is False else output
+
+    def _complete(self, vit: VisionTransformer) -> None:
+        """Give timm's plain ViT what the family has besides."""
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, VisionTransformer):
+            init.normal_(module.cls_token, std=0.02)
+            init.trunc_normal_(module.pos_embed, std=0.02)
+        elif isinstance(module, UnusedClassifier):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
+
+
+class MocoModel(TimmTowerModel):
+    """MoCo-v3 with its projector, whose output is the pooled output; the projector may train."""
+
+    config_class = MocoConfig
+    config: MocoConfig
+    has_trainable_head = True
+
+    def _complete(self, vit: VisionTransformer) -> None:
+        hidden, pooled = self.config.projector_size, self.config.hidden_size or MOCO_POOLED_SIZE
+        vit.head = nn.Sequential(
+            nn.Linear(vit.num_features, hidden, bias=False),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden, bias=False),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, pooled, bias=False),
+            nn.BatchNorm1d(pooled, affine=False),
+        )
+        del vit.pos_embed
+        vit.register_buffer("pos_embed", self._positions(vit))
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, VisionTransformer):
+            init.copy_(module.pos_embed, self._positions(module))
+
+    @staticmethod
+    def _positions(vit: VisionTransformer) -> Tensor:
+        return position_table(math.isqrt(vit.patch_embed.num_patches), vit.num_features)
+
+
+class AugregModel(TimmTowerModel):
+    """AugReg; the pooled output is [CLS] after the final norm."""
+
+    config_class = AugregConfig
+    config: AugregConfig
+
+    def _complete(self, vit: VisionTransformer) -> None:
+        if self.config.num_classes:
+            vit.head = UnusedClassifier(vit.num_features, self.config.num_classes)
+
+
+class SwagModel(TimmTowerModel):
+    """SWAG; the pooled output is [CLS] after the final norm.
+
+    Its files hold SWAG's own names, in memory it has timm's: see `cit_train.models.swag_names`.
+    """
+
+    config_class = SwagConfig
+    config: SwagConfig
+
+    def __init__(self, config: SwagConfig) -> None:
+        super().__init__(config)
+        self.register_load_state_dict_pre_hook(_take_swag_names)
+
+
+def _take_swag_names(
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, *unused: object
+) -> None:
+    renamed = rename_to_timm(state_dict, prefix=f"{prefix}swag.")
+    state_dict.clear()
+    state_dict.update(renamed)
+
+
+for _config, _model in (
+    (MocoConfig, MocoModel),
+    (AugregConfig, AugregModel),
+    (SwagConfig, SwagModel),
+):
+    AutoConfig.register(_config.model_type, _config)
+    AutoModel.register(_config, _model)
+register_with_transformers()
