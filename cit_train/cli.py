@@ -39,6 +39,22 @@ VERBS = {
     "train": ("train on pairs that are curated while training", "cit_train.train_command:main"),
     "sweep": ("the runs of a sweep, one after another", "cit_train.sweep_command:main"),
     "eval": ("zero-shot accuracy on an image folder", "cit_train.evaluation.command:evaluate"),
+    "convert moco": (
+        "MoCo-v3's checkpoint to a Hugging Face directory",
+        "cit_train.convert_command:convert_moco",
+    ),
+    "convert augreg": (
+        "an AugReg ViT to a Hugging Face directory",
+        "cit_train.convert_command:convert_augreg",
+    ),
+    "convert swag": (
+        "a SWAG ViT to a Hugging Face directory",
+        "cit_train.convert_command:convert_swag",
+    ),
+    "convert checkpoint": (
+        "the original CiT's checkpoint to a Hugging Face directory",
+        "cit_train.convert_command:convert_checkpoint",
+    ),
     "query": ("SQL over a run", "cit_curate.commands:query"),
     "export": ("counts, or pairs with images, from a run", "cit_curate.commands:export"),
     "import-counts": (

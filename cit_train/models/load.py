@@ -11,6 +11,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from cit_curate.config import TextTowerConfig
 from cit_curate.errors import ConfigError
 from cit_curate.text_encoder import resolve_model_name
 from cit_train.models import PooledTextModel
@@ -23,7 +24,7 @@ __all__ = ["ORIGINAL_TOKENIZER", "checkpoint_folder", "find_tokenizer", "load_du
 _REGISTERED = (PooledTextModel,)
 
 # The original trained with it, and put no tokenizer beside its weights.
-ORIGINAL_TOKENIZER = "princeton-nlp/unsup-simcse-bert-base-uncased"
+ORIGINAL_TOKENIZER = TextTowerConfig.text_encoder
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
 
@@ -62,15 +63,16 @@ def load_dual_encoder(
 
 
 def find_tokenizer(
-    name: str | None, folder: Path | None, *, vocabulary: int, fetch: bool = False
+    name: str | None, folder: Path | None, *, vocabulary: int
 ) -> PreTrainedTokenizerBase | None:
-    """The tokenizer that is asked for, else the model's own, else the original's.
+    """The tokenizer that is asked for, else the model's own, else the original's if it is cached.
+
+    A hub is asked only for a name that is given.
 
     Args:
         name: Directory or hub id; None = not asked for.
         folder: Where the model's own may be.
         vocabulary: Tokens that the text tower knows.
-        fetch: Get the original's from the hub, when it is not in the cache.
 
     Returns:
         None when none is to be had.
@@ -84,7 +86,7 @@ def find_tokenizer(
     optional = not name and not own
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            source, trust_remote_code=False, local_files_only=optional and not fetch
+            source, trust_remote_code=False, local_files_only=optional
         )
     except (OSError, ValueError) as error:
         if optional:

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Transpose, WeightConverter, WeightRenaming
 
-__all__ = ["TO_TIMM", "own_names", "register_with_transformers", "rename_to_timm"]
+__all__ = ["TO_TIMM", "register_with_transformers", "rename_to_timm"]
 
 POSITIONS = ("encoder.pos_embedding", "pos_embed")
 # Part of a SWAG name -> part of timm's, applied in this order.
@@ -63,18 +63,6 @@ def rename_to_timm(state_dict: Mapping[str, Tensor], *, prefix: str = "") -> dic
                 )
             name = prefix + _replace_parts(own, TO_TIMM)
         renamed[name] = tensor
-    return renamed
-
-
-def own_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a timm ViT under SWAG's own names, as SWAG publishes them."""
-    backwards = {timm: own for own, timm in TO_TIMM.items()}
-    renamed = {}
-    for name, tensor in state_dict.items():
-        if name == POSITIONS[1]:
-            renamed[POSITIONS[0]] = tensor.transpose(0, 1)
-        else:
-            renamed[_replace_parts(name, backwards)] = tensor
     return renamed
 
 
