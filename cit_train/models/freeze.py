@@ -31,10 +31,6 @@ def freeze(model: VisionTextDualEncoderModel, config: ModelConfig) -> None:
         vision.requires_grad_(False)
     if config.train_vision == "head" and head is not None:
         head.requires_grad_(True)
-    for name, parameter in vision.named_parameters():
-        # A classifier that no forward pass reads, and a table of positions that is not learned.
-        if name in getattr(vision, "untrained", ()):
-            parameter.requires_grad_(False)
     if config.train_text == "pool":
         pooler = getattr(text, "pooler", None)
         if not isinstance(pooler, nn.Module):
@@ -67,8 +63,7 @@ def trains_vision_tower(model: VisionTextDualEncoderModel) -> bool:
 
 def vision_head(vision: PreTrainedModel) -> nn.Module | None:
     """The head on the tower's frozen part; None in towers without one."""
-    head = getattr(vision, "trainable_head", None)
-    return head if isinstance(head, nn.Module) else None
+    return vision.head if getattr(vision, "has_trainable_head", False) else None
 
 
 def frozen_features(vision: PreTrainedModel, pixel_values: Tensor) -> Tensor:
