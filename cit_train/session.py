@@ -29,6 +29,7 @@ from cit_train.evaluation.evaluator import Evaluator
 from cit_train.features import FeatureCache
 from cit_train.models.dual_encoder import build_dual_encoder, make_processor
 from cit_train.models.freeze import freeze
+from cit_train.models.load import is_foreign, load_dual_encoder
 from cit_train.models.towers import load_vision_tower
 from cit_train.pooled_vision import PooledVision
 from cit_train.trainer import Trainer, TrainState
@@ -175,15 +176,21 @@ def _build_model(
     config: RunConfig,
 ) -> tuple[VisionTextDualEncoderModel, PreTrainedTokenizerBase, dict[str, str]]:
     """The dual encoder before training, its tokenizer, and the fingerprints of its towers."""
-    text, tokenizer = load_text_tower(config.text)
-    vision = load_vision_tower(config.model.vision_encoder)
+    if config.model.init_from:
+        start = Path(config.model.init_from)
+        # The original's checkpoints have no tokenizer: theirs is the text tower's.
+        other = config.text.text_encoder if is_foreign(start) else None
+        model, tokenizer = load_dual_encoder(start, tokenizer=other)
+    else:
+        text, tokenizer = load_text_tower(config.text)
+        vision = load_vision_tower(config.model.vision_encoder)
+        model = build_dual_encoder(
+            vision, text, projection_dim=config.model.projection_dim, seed=config.curate.seed
+        )
     fingerprints = {
-        "text_fingerprint": weights_sha256(text),
-        "vision_fingerprint": weights_sha256(vision),
+        "text_fingerprint": weights_sha256(model.text_model),
+        "vision_fingerprint": weights_sha256(model.vision_model),
     }
-    model = build_dual_encoder(
-        vision, text, projection_dim=config.model.projection_dim, seed=config.curate.seed
-    )
     return model, tokenizer, fingerprints
 
 

@@ -12,12 +12,11 @@ from cit_train.evaluation.labelled_images import LabelledImages
 from cit_train.evaluation.open_task import open_task
 from cit_train.evaluation.pooled_images import (
     PooledImages,
-    VisionFunction,
-    VisionHead,
     pooled_images,
 )
 from cit_train.evaluation.prompts import DEFAULT_PROMPTS, choose_prompts
 from cit_train.evaluation.zero_shot import Evaluation, evaluate
+from cit_train.models.freeze import trains_vision_tower
 
 __all__ = ["Evaluator"]
 
@@ -71,23 +70,17 @@ class Evaluator:
         return cls(config, images, max_text_length, prompts=prompts, metric=task.metric)
 
     def __call__(
-        self,
-        model: VisionTextDualEncoderModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        vision: VisionFunction | None = None,
-        head: VisionHead | None = None,
+        self, model: VisionTextDualEncoderModel, tokenizer: PreTrainedTokenizerBase
     ) -> Evaluation:
         """Evaluate the model as it is now.
 
         Args:
-            model: Its frozen part must be the one of the first call, which alone looks at pixels.
+            model: While the vision tower below its head is frozen, it must be that of the first
+                call, which alone looks at pixels.
             tokenizer: Of its text tower.
-            vision: The frozen part of the vision tower; None = the whole tower is frozen.
-            head: The rest of the vision tower, between `vision` and the projection; None = nothing.
         """
-        if self._pooled is None:
-            self._pooled = pooled_images(model, self.images.images, vision=vision)
+        if self._pooled is None or trains_vision_tower(model):
+            self._pooled = pooled_images(model, self.images.images)
         return evaluate(
             model,
             tokenizer,
@@ -96,7 +89,6 @@ class Evaluator:
             prompts=self.prompts,
             max_text_length=self._max_text_length,
             metric=self.metric,
-            head=head,
         )
 
     @property

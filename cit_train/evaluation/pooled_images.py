@@ -23,14 +23,13 @@ from cit_curate.errors import BadInputError, NotFiniteError
 from cit_curate.pool.images import ImageRejected
 from cit_curate.records import Int64
 from cit_train.evaluation.labelled_images import ImageFiles, Images
+from cit_train.models.freeze import with_head
 from cit_train.pooled_vision import PooledVision
 from cit_train.transforms import Normalizer, eval_view, image_statistics
 
 __all__ = [
     "PooledImages",
     "RejectedImage",
-    "VisionFunction",
-    "VisionHead",
     "encoding",
     "pooled_images",
     "project",
@@ -44,11 +43,6 @@ BATCHES_AHEAD = 2
 # Rows of a pass through the trainable part.
 IMAGES_PER_BLOCK = 4096
 
-# uint8 [views, 3, side, side] to float32 [views, dim] on the CPU: the frozen part of a tower.
-VisionFunction = Callable[[Tensor], Tensor]
-# float32 [images, frozen dim] to [images, dim], on the model's device: what is trained of a tower.
-VisionHead = Callable[[Tensor], Tensor]
-
 
 @dataclass(frozen=True)
 class RejectedImage:
@@ -61,10 +55,10 @@ class RejectedImage:
 
 @dataclass(frozen=True)
 class PooledImages:
-    """The vision tower's pooled output, before the projection, of the pictures it could read.
+    """What the vision tower gives below its head, of the pictures it could read.
 
     Attributes:
-        vectors: float32 [images, vision dim], on the CPU; not normalised.
+        vectors: float32 [images, width], on the CPU; not normalised.
         rows: int64 [images], position of each among all pictures.
         rejected: The others, in their order.
     """
@@ -79,7 +73,6 @@ def pooled_images(
     images: Images | Sequence[Path],
     *,
     rows: Int64 | None = None,
-    vision: VisionFunction | None = None,
     batch_size: int | None = None,
     num_threads: int | None = None,
     on_batch: Callable[[int], None] | None = None,
@@ -94,7 +87,6 @@ def pooled_images(
         model: The dual encoder, on any device.
         images: A reader's, or the paths of image files; at least one.
         rows: int64, positions of those to take; None = all.
-        vision: The frozen part; None = the whole tower, up to its pooled output.
         batch_size: Pictures that are decoded and encoded together; None = what suits the device.
         num_threads: That decode; None = as many as there are cores.
         on_batch: Told the pictures looked at so far, after each batch.
@@ -111,11 +103,10 @@ def pooled_images(
     if not len(rows):
         raise ValueError("there are no pictures to encode; give at least one path")
     statistics = image_statistics(model.config.vision_config)
-    if vision is None:
-        vision = _whole_tower(model, batch_size)
+    vision = _tower_below_head(model, batch_size)
     if batch_size is None:
         # Full passes where passes are large (a GPU), enough for all threads where they are small.
-        batch_size = max(IMAGES_PER_BATCH, getattr(vision, "rows", 0))
+        batch_size = max(IMAGES_PER_BATCH, vision.rows)
     vectors: list[Tensor] = []
     used: list[int] = []
     rejected: list[RejectedImage] = []
@@ -143,15 +134,12 @@ def pooled_images(
     return found
 
 
-def project(
-    model: VisionTextDualEncoderModel, pooled: PooledImages, *, head: VisionHead | None = None
-) -> Tensor:
-    """Image features: pooled vectors through the head and the visual projection as they are now.
+def project(model: VisionTextDualEncoderModel, pooled: PooledImages) -> Tensor:
+    """Image features: vectors through the tower's head and the visual projection as they are now.
 
     Args:
         model: The dual encoder that `pooled` is of, on any device.
         pooled: From `pooled_images`.
-        head: The trainable part of the vision tower; None = all of it is frozen.
 
     Returns:
         float32 [images, dim], unit norm, on the CPU.
@@ -160,8 +148,8 @@ def project(
     with encoding(model):
         for start in range(0, len(pooled.vectors), IMAGES_PER_BLOCK):
             block = pooled.vectors[start : start + IMAGES_PER_BLOCK]
-            vectors = block.to(model.logit_scale.device)
-            projected = model.visual_projection(vectors if head is None else head(vectors))
+            pooled_output = with_head(model.vision_model, block.to(model.logit_scale.device))
+            projected = model.visual_projection(pooled_output)
             features.append(functional.normalize(projected.float(), dim=-1).cpu())
     return torch.cat(features)
 
@@ -182,7 +170,7 @@ def encoding(model: VisionTextDualEncoderModel) -> Iterator[None]:
             module.training = training
 
 
-def _whole_tower(model: VisionTextDualEncoderModel, batch_size: int | None) -> PooledVision:
+def _tower_below_head(model: VisionTextDualEncoderModel, batch_size: int | None) -> PooledVision:
     statistics = image_statistics(model.config.vision_config)
     normalizer = Normalizer(statistics.mean, statistics.std)
     vision = PooledVision(model.vision_model, normalizer, model.logit_scale.device)

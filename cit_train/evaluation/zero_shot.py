@@ -27,7 +27,6 @@ from cit_train.evaluation.metrics import (
 from cit_train.evaluation.pooled_images import (
     PooledImages,
     RejectedImage,
-    VisionHead,
     encoding,
     pooled_images,
     project,
@@ -172,7 +171,6 @@ def evaluate(
     prompts: Sequence[str] = NAME_ONLY,
     max_text_length: int = 32,
     metric: Metric = "accuracy",
-    head: VisionHead | None = None,
 ) -> Evaluation:
     """Classify pictures by the nearest class text; of equal ones the earlier.
 
@@ -184,7 +182,6 @@ def evaluate(
         prompts: Texts with `{}` for the class name.
         max_text_length: Tokens that a prompt is cut to.
         metric: The task's.
-        head: The trainable part of the vision tower; None = all of it is frozen.
 
     Raises:
         NotFiniteError: The vector of a class or a picture is not finite.
@@ -194,7 +191,7 @@ def evaluate(
         model, tokenizer, labelled.classes, prompts, max_text_length=max_text_length
     )
     targets = labelled.targets[pooled.rows.numpy()]
-    answers = _answers(project(model, pooled, head=head), classes, targets)
+    answers = _answers(project(model, pooled), classes, targets)
     right = answers.predictions == targets
     found = score(metric, answers)
     return Evaluation(

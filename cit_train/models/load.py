@@ -18,7 +18,13 @@ from cit_train.models import PooledTextModel
 from cit_train.models.released import is_released, load_released, open_released
 from cit_train.models.strict import refuse_differences
 
-__all__ = ["ORIGINAL_TOKENIZER", "checkpoint_folder", "find_tokenizer", "load_dual_encoder"]
+__all__ = [
+    "ORIGINAL_TOKENIZER",
+    "checkpoint_folder",
+    "find_tokenizer",
+    "is_foreign",
+    "load_dual_encoder",
+]
 
 # Importing it has registered our model types with `AutoModel`.
 _REGISTERED = (PooledTextModel,)
@@ -46,7 +52,7 @@ def load_dual_encoder(
         DamagedError: A foreign file is cut, or holds more than tensors.
     """
     folder: Path | None
-    if _is_foreign(path):
+    if is_foreign(path):
         model = load_released(open_released(path))
         folder = path if path.is_dir() else None
     else:
@@ -117,7 +123,8 @@ def checkpoint_folder(path: Path) -> Path:
     )
 
 
-def _is_foreign(path: Path) -> bool:
+def is_foreign(path: Path) -> bool:
+    """Whether a path is a checkpoint of the original's, which has no tokenizer."""
     return is_released(path) and not (path / "model.safetensors").is_file()
 
 

@@ -1,0 +1,92 @@
+"""Training MoCo's head on its frozen tower, and going on from a saved dual encoder."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import make_config
+from transformers import AutoModel
+
+from cit_curate.ledger import Run
+from cit_train.models import MocoConfig, MocoModel
+from cit_train.outer_loop import train
+from cit_train.session import open_session
+
+HEAD = "vision_model.moco.head."
+
+
+@pytest.fixture(scope="module")
+def tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random MoCo tower of timm's smallest ViT, for pictures of 32 x 32."""
+    torch.manual_seed(4)
+    config = MocoConfig(
+        config_name="vit_tiny_patch16_224", image_size=32, projector_size=24, hidden_size=12
+    )
+    folder = tmp_path_factory.mktemp("moco")
+    MocoModel(config).save_pretrained(folder)
+    return folder
+
+
+def last(run: Run) -> dict[str, torch.Tensor]:
+    return load_file(run.path / "checkpoints" / "last" / "model.safetensors")
+
+
+@pytest.mark.parametrize("features", ["live", "cached"])
+def test_only_the_head_moves_and_its_running_statistics_are_those_of_one_lane(
+    world: Path, tower: Path, tmp_path: Path, features: str
+) -> None:
+    config = make_config(
+        world, vision_encoder=str(tower), vision_features=features, lanes=2, max_passes=6
+    )
+    before = open_session(config, tmp_path / "before").trainer.model.state_dict()
+    run = train(config, tmp_path / "run")
+    after = last(run)
+    moved = {
+        name
+        for name, value in before.items()
+        if name.startswith("vision_model.") and not torch.equal(value, after[name])
+    }
+    assert moved
+    assert all(name.startswith(HEAD) for name in moved)
+    assert f"{HEAD}0.weight" in moved
+    # 6 updates of 2 lanes: lane 0 alone counts.
+    assert int(after[f"{HEAD}1.num_batches_tracked"]) == 6
+
+
+def test_an_evaluation_is_that_of_the_saved_model(world: Path, tower: Path, tmp_path: Path) -> None:
+    from cit_train.evaluation.evaluator import Evaluator
+    from cit_train.models.load import load_dual_encoder
+
+    config = make_config(world, vision_encoder=str(tower))
+    run = train(config, tmp_path / "run")
+    logged = [row for row in run.metrics() if row["kind"] == "eval"][-1]
+    model, tokenizer = load_dual_encoder(run.path / "checkpoints" / "last")
+    evaluator = Evaluator.open(config.evaluation, 32)
+    assert evaluator is not None
+    again = evaluator(model, tokenizer)
+    assert again.accuracy == pytest.approx(logged["accuracy"])
+    assert again.mean_per_class == pytest.approx(logged["mean_per_class"])
+
+
+def test_the_saved_model_loads_with_automodel(world: Path, tower: Path, tmp_path: Path) -> None:
+    run = train(make_config(world, vision_encoder=str(tower), max_updates=2), tmp_path / "run")
+    model = AutoModel.from_pretrained(run.path / "checkpoints" / "last")
+    stored = last(run)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, stored[name]), name
+
+
+def test_training_goes_on_from_a_saved_dual_encoder(
+    world: Path, tower: Path, tmp_path: Path
+) -> None:
+    first = train(make_config(world, vision_encoder=str(tower)), tmp_path / "first")
+    config = make_config(world, init_from=str(first.path / "checkpoints" / "last"))
+    session = open_session(config, tmp_path / "second")
+    start = session.trainer.model.state_dict()
+    for name, value in last(first).items():
+        assert torch.equal(start[name], value), name
+    assert isinstance(session.trainer.model.vision_model, MocoModel)
+    vectors = session.trainer.text_encoder().embed(["a red disc"])
+    assert np.isfinite(vectors).all()
