@@ -66,7 +66,7 @@ class Curator:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the entries and templates."""
+        """SHA-256 of the entries, with prompts of their own, and the templates."""
         described = json.dumps([[asdict(entry) for entry in self.entries], self.templates])
         return hashlib.sha256(described.encode()).hexdigest()
 

@@ -17,7 +17,8 @@ from cit_curate.errors import ConfigError
 from cit_curate.metadata.built_in import imagenet21k, multi_task
 from cit_curate.metadata.entries import format_entry, load_metadata
 from cit_curate.metadata.lines import MetadataEntry
-from cit_curate.metadata.tasks import FACTS, TaskFacts, load_prompts
+from cit_curate.metadata.task_facts import FACTS, TaskFacts
+from cit_curate.metadata.tasks import load_prompts
 
 __all__ = ["list_built_in", "show"]
 

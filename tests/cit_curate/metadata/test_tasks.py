@@ -9,8 +9,8 @@ from cit_curate.config import MetadataConfig
 from cit_curate.errors import ConfigError
 from cit_curate.metadata import libraries
 from cit_curate.metadata.entries import MetadataEntry, load_metadata
+from cit_curate.metadata.task_facts import FACTS
 from cit_curate.metadata.tasks import (
-    FACTS,
     IMAGENET_EXTRA_PROMPTS,
     TASK_NAMES,
     load_classes,
