@@ -34,6 +34,11 @@ class PooledTextConfig(PreTrainedConfig):  # type: ignore[misc]
         self.hidden_size = self.tower_config.hidden_size  # type: ignore[union-attr]
         super().__post_init__(**kwargs)
 
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that the wrapped tower knows."""
+        return int(self.tower_config.vocab_size)  # type: ignore[union-attr]
+
 
 class PooledTextModel(PreTrainedModel):  # type: ignore[misc]
     """A text tower with mean or first-token pooling in the place of its pooler."""
