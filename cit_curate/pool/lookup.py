@@ -29,7 +29,7 @@ def open_staging(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": STAGING_MEMORY,
         "temp_directory": str(folder / "spill"),
-        "preserve_insertion_order": True,
+        "preserve_insertion_order": False,
         "autoinstall_known_extensions": False,
     }
     try:

@@ -56,6 +56,21 @@ SELECT metadata_id, pair_key, similarity FROM missed
 QUALIFY row_number() OVER (PARTITION BY metadata_id ORDER BY similarity DESC, pair_key) <= $2
 ORDER BY metadata_id, similarity DESC, pair_key
 """
+# Pairs that no similarity chose, as before `skip_until` or in imported counts: the most used ones.
+_UNSCORED = """
+SELECT pair_key, count AS uses FROM counts
+WHERE pair_key IN (SELECT pair_key FROM selections WHERE metadata_id IS NULL)
+ORDER BY uses DESC, pair_key LIMIT $1
+"""
+# How many pairs were used once, 2 to 3 times, 4 to 7 times, and so on.
+_USES = """
+SELECT CAST(floor(log2(count)) AS INTEGER) AS power, count(*) AS pairs
+FROM counts GROUP BY power ORDER BY power
+"""
+_TEXT_KEYS = """
+SELECT text_key, count(*) AS pairs FROM counts GROUP BY text_key ORDER BY pairs DESC, text_key
+LIMIT $1
+"""
 _PAIRS = """
 SELECT pair_key, caption, image_uri, source FROM pairs
 WHERE image_id IN (SELECT unnest($1::VARCHAR[])) AND pair_key IN (SELECT unnest($2::VARCHAR[]))
@@ -71,8 +86,8 @@ class Step:
     scanned: int
     kept: int
     selected: int
-    threshold: float
-    best_similarity: float
+    threshold: float  # NaN where no rule applied
+    best_similarity: float  # NaN where nothing was scored
 
     @property
     def ratio(self) -> float:
@@ -82,10 +97,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Example:
-    """One pair as the page shows it."""
+    """One pair as the page shows it; `uses` stands in for a similarity that nobody knows."""
 
     pair_key: str
     similarity: float
+    uses: int | None
     caption: str
     image_uri: str
     source: str
@@ -93,11 +109,15 @@ class Example:
 
 @dataclass(frozen=True)
 class ClassFacts:
-    """One metadata entry: its distinct pairs, and examples."""
+    """One metadata entry: its distinct pairs, and examples.
 
-    metadata_id: int
+    `metadata_id` is None for the pairs that no entry chose; their examples are `most_used`.
+    """
+
+    metadata_id: int | None
     name: str
     num_pairs: int
+    most_used: tuple[Example, ...] = ()
     most_similar: tuple[Example, ...] = ()
     borderline: tuple[Example, ...] = ()
     near_misses: tuple[Example, ...] = ()
@@ -113,6 +133,23 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class ImportedFacts:
+    """What is known of counts that `cit import-counts` made a run of.
+
+    Attributes:
+        file: The file they came from.
+        num_uses: Their sum.
+        uses: (times used, pairs).
+        text_keys: (text key, pairs), the most frequent ones.
+    """
+
+    file: str
+    num_uses: int
+    uses: tuple[tuple[str, int], ...]
+    text_keys: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
 class RunFacts:
     """All of the page but its pictures.
 
@@ -122,7 +159,9 @@ class RunFacts:
         histogram: Count of each of the ledger's similarity bins.
         num_classes: Entries with at least one pair; `classes` has the largest of them.
         losses: (update, loss).
-        rejects: (reason, pairs) of kept pairs whose image could not be opened.
+        rejects: (reason, pairs) of kept pairs whose image could not be opened; of imported
+            counts, the entries that were set aside.
+        imported: Only of imported counts.
     """
 
     name: str
@@ -138,11 +177,12 @@ class RunFacts:
     evaluations: tuple[Evaluation, ...]
     losses: tuple[tuple[float, float], ...]
     rejects: tuple[tuple[str, int], ...]
+    imported: ImportedFacts | None = None
 
 
 def collect_facts(run: Run, database: RunDatabase) -> RunFacts:
     """Read what the page shows of a run's committed outer steps."""
-    steps = tuple(Step(**row) for row in database.rows(_STEPS))
+    steps = tuple(_step(row) for row in database.rows(_STEPS))
     classes = database.rows(_CLASSES)
     last_update = database.commits[-1].update if database.commits else -1
     metrics = [record for record in run.metrics() if record.get("update", 0) <= last_update]
@@ -174,6 +214,7 @@ def collect_facts(run: Run, database: RunDatabase) -> RunFacts:
             if record.get("kind") == "train"
         ),
         rejects=tuple((row["reason"], row["pairs"]) for row in reasons),
+        imported=_imported(database, config),
     )
 
 
@@ -196,6 +237,11 @@ def shortened(text: str, most: int) -> str:
 
 def _notices(run: Run, config: Mapping[str, Any], num_steps: int, update: int) -> tuple[str, ...]:
     notices = []
+    if "imported_counts" in config:
+        notices.append(
+            "This curated dataset was imported from a file of counts. The file says which pairs "
+            "were used and how often; similarities, classes and thresholds are not known."
+        )
     if not num_steps:
         notices.append("No outer step has been committed yet: there is nothing to show.")
     begun = [
@@ -215,6 +261,30 @@ def _notices(run: Run, config: Mapping[str, Any], num_steps: int, update: int) -
     return tuple(notices)
 
 
+def _step(row: Mapping[str, Any]) -> Step:
+    unknown = {name: math.nan for name in ("threshold", "best_similarity") if row[name] is None}
+    return Step(**{**row, **unknown})
+
+
+def _imported(database: RunDatabase, config: Mapping[str, Any]) -> ImportedFacts | None:
+    if "imported_counts" not in config:
+        return None
+    uses = [(2 ** row["power"], row["pairs"]) for row in database.rows(_USES)]
+    (total,) = database.rows("SELECT CAST(coalesce(sum(count), 0) AS VARCHAR) AS uses FROM counts")
+    return ImportedFacts(
+        file=str(config["imported_counts"]),
+        num_uses=int(total["uses"]),
+        uses=tuple(
+            ("once" if low == 1 else f"{low:,} to {2 * low - 1:,} times", pairs)
+            for low, pairs in uses
+        ),
+        text_keys=tuple(
+            (shortened(row["text_key"], MAX_CAPTION), row["pairs"])
+            for row in database.rows(_TEXT_KEYS, [MAX_CLASSES])
+        ),
+    )
+
+
 def _histogram(database: RunDatabase) -> tuple[int, ...]:
     counts = [0] * HISTOGRAM_BINS
     for row in database.rows(_HISTOGRAM, [HISTOGRAM_BINS + 1]):
@@ -225,12 +295,14 @@ def _histogram(database: RunDatabase) -> tuple[int, ...]:
 def _with_examples(
     database: RunDatabase, classes: Sequence[Mapping[str, Any]]
 ) -> tuple[ClassFacts, ...]:
-    ids = [row["metadata_id"] for row in classes]
+    ids = [row["metadata_id"] for row in classes if row["metadata_id"] is not None]
     kept = database.rows(_KEPT, [ids, EXAMPLES])
     missed = database.rows(_MISSED, [ids, EXAMPLES])
-    pairs = _pairs_of(database, [row["pair_key"] for row in (*kept, *missed)])
+    unscored = database.rows(_UNSCORED, [2 * EXAMPLES]) if len(ids) < len(classes) else []
+    pairs = _pairs_of(database, [row["pair_key"] for row in (*kept, *missed, *unscored)])
+    most_used = tuple(_example(row, pairs.get(row["pair_key"], {})) for row in unscored)
 
-    def examples(rows: Sequence[Mapping[str, Any]], metadata_id: int) -> tuple[Example, ...]:
+    def examples(rows: Sequence[Mapping[str, Any]], metadata_id: int | None) -> tuple[Example, ...]:
         return tuple(
             _example(row, pairs.get(row["pair_key"], {}))
             for row in rows
@@ -244,6 +316,7 @@ def _with_examples(
             metadata_id=row["metadata_id"],
             name=shortened(row["name"] or "(no entry)", MAX_CAPTION),
             num_pairs=row["pairs"],
+            most_used=most_used if row["metadata_id"] is None else (),
             most_similar=examples(best, row["metadata_id"]),
             borderline=examples(worst, row["metadata_id"])[::-1],
             near_misses=examples(missed, row["metadata_id"]),
@@ -263,7 +336,8 @@ def _pairs_of(database: RunDatabase, keys: Sequence[str]) -> dict[str, dict[str,
 def _example(row: Mapping[str, Any], pair: Mapping[str, Any]) -> Example:
     return Example(
         pair_key=row["pair_key"],
-        similarity=math.nan if row["similarity"] is None else row["similarity"],
+        similarity=_number(row, "similarity"),
+        uses=row.get("uses"),
         caption=shortened(pair.get("caption", ""), MAX_CAPTION),
         image_uri=pair.get("image_uri", ""),
         source=pair.get("source", ""),

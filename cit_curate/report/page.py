@@ -4,6 +4,7 @@ Captions, class names, keys and settings come from other people: jinja2 escapes 
 page's Content-Security-Policy allows no script, no request and no picture but data URIs.
 """
 
+import math
 import re
 from pathlib import Path
 
@@ -60,6 +61,12 @@ def _rendered(facts: RunFacts, pool: ImageSource | None) -> str:
 
 
 def _key_numbers(facts: RunFacts) -> list[tuple[str, str]]:
+    if facts.imported is not None:
+        return [
+            ("distinct pairs", f"{facts.num_distinct:,}"),
+            ("uses", f"{facts.imported.num_uses:,}"),
+            ("entries set aside", f"{sum(entries for _, entries in facts.rejects):,}"),
+        ]
     scanned = sum(step.scanned for step in facts.steps)
     kept = sum(step.kept for step in facts.steps)
     accuracies = [entry.accuracy for entry in facts.evaluations if entry.accuracy == entry.accuracy]
@@ -76,7 +83,7 @@ def _key_numbers(facts: RunFacts) -> list[tuple[str, str]]:
 
 def _charts(facts: RunFacts) -> dict[str, str]:
     steps = facts.steps
-    threshold = steps[-1].threshold if steps else None
+    threshold = steps[-1].threshold if steps and math.isfinite(steps[-1].threshold) else None
     evaluations = facts.evaluations
     return {
         "ratio": charts.line_chart(
@@ -135,7 +142,12 @@ def _thumbnails(facts: RunFacts, pool: ImageSource | None) -> dict[str, Thumbnai
     examples = {
         example.pair_key: example
         for entry in facts.classes
-        for example in (*entry.most_similar, *entry.borderline, *entry.near_misses)
+        for example in (
+            *entry.most_used,
+            *entry.most_similar,
+            *entry.borderline,
+            *entry.near_misses,
+        )
     }
     return {
         key: pool_thumbnail(pool, example.image_uri, example.source)
