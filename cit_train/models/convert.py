@@ -129,12 +129,12 @@ def convert_checkpoint(
     statistics = image_statistics(vision)
     with atomic_folder(out) as temporary:
         _save(model, temporary)
-        if found is None:
-            make_image_processor(statistics).save_pretrained(temporary)
-        else:
-            make_processor(
+        make_image_processor(statistics).save_pretrained(temporary)
+        if found is not None:
+            processor = make_processor(
                 found, **statistics._asdict(), max_text_length=MAX_TEXT_LENGTH
-            ).save_pretrained(temporary)
+            )
+            processor.save_pretrained(temporary)
         _check(model, temporary)
     return Conversion(
         folder=out,

@@ -207,9 +207,11 @@ def _parse_config(text: bytes, origin: str) -> VisionTextDualEncoderConfig:
     model_type = values.get("model_type") if isinstance(values, dict) else None
     if model_type != MODEL_TYPE:
         raise ConfigError(f"{origin} has model_type {model_type!r}; wanted {MODEL_TYPE!r}")
+    for tower in ("vision_config", "text_config"):
+        if not isinstance(values.get(tower), dict):
+            raise ConfigError(f"{origin} has no {tower}")
     try:
-        config = VisionTextDualEncoderConfig.from_dict(values)
+        return VisionTextDualEncoderConfig.from_dict(values)
     except (ValueError, TypeError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{origin} is not a config that this version reads: {reason}") from error
-    return config

@@ -120,8 +120,8 @@ class PlainDualEncoder(nn.Module):
         self.sizes = sizes
         self.eval()
 
-    def cosines(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        images = self.visual_projection(self.vision(pixels))
+    def cosines(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        images = self.visual_projection(self.vision(pixel_values))
         pooled = self.text(input_ids=input_ids, attention_mask=attention_mask).pooler_output
         texts = self.text_projection(pooled)
         return nn.functional.normalize(images, dim=-1) @ nn.functional.normalize(texts, dim=-1).T
@@ -196,7 +196,7 @@ def inputs(sizes: Sizes, *, batch: int = 3) -> dict[str, Tensor]:
 
 @contextmanager
 def original_configs() -> Iterator[type]:
-    """A module `configs` with a class `Config`, as only the original has it, for as long as needed."""
+    """A module `configs` with a class `Config`, as only the original has it."""
     module = types.ModuleType("configs")
 
     class Config:

@@ -151,7 +151,9 @@ def test_augreg_has_timms_names_and_the_unused_classifier(
     assert config.hidden_size == width
 
 
-@pytest.mark.parametrize(("name", "width"), [("vit_b16", 768), ("vit_l16", 1024), ("vit_h14", 1280)])
+@pytest.mark.parametrize(
+    ("name", "width"), [("vit_b16", 768), ("vit_l16", 1024), ("vit_h14", 1280)]
+)
 def test_swag_has_its_three_sizes(name: str, width: int) -> None:
     config = SwagConfig(config_name=name)
     assert config.hidden_size == width
@@ -185,7 +187,9 @@ def test_mocos_positions_are_sines_and_cosines_of_row_and_column() -> None:
     # Frequencies 10000^0 = 1 and 10000^(-1/2) = 0.01; the row first, then the column.
     at_0, at_1 = [0, 0, 1, 1], [0.841471, 0.0099998, 0.540302, 0.99995]
     for place, wanted in enumerate([at_0 + at_0, at_0 + at_1, at_1 + at_0, at_1 + at_1], start=1):
-        torch.testing.assert_close(table[0, place], torch.tensor(wanted, dtype=torch.float32), rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            table[0, place], torch.tensor(wanted, dtype=torch.float32), rtol=0, atol=1e-6
+        )
     assert torch.equal(tower("moco").moco.pos_embed, position_table(2, 64))
 
 

@@ -1,0 +1,123 @@
+"""Every kind of vision tower: its pooled output, its width, and the dual encoder that it makes."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertModel,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    Dinov2Config,
+    Dinov2Model,
+    PreTrainedModel,
+    TimmWrapperConfig,
+    TimmWrapperModel,
+    ViTConfig,
+    ViTModel,
+)
+
+from cit_curate.errors import ConfigError
+from cit_train.models import AugregConfig, MocoConfig, SwagConfig
+from cit_train.models.dual_encoder import build_dual_encoder
+from cit_train.models.towers import load_vision_tower
+
+SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+IMAGES = {"image_size": 32, "patch_size": 8}
+OURS = {"config_name": "test_vit", "image_size": 32}
+CLIP_VISION = CLIPVisionConfig(**SIZES, **IMAGES, intermediate_size=32)
+
+
+def timm_config() -> TimmWrapperConfig:
+    name = "mobilenetv3_small_050"
+    pretrained = timm.get_pretrained_cfg(name).to_dict() | {"input_size": [3, 32, 32]}
+    return TimmWrapperConfig(architecture=name, num_labels=0, pretrained_cfg=pretrained)
+
+
+def clip_model() -> CLIPModel:
+    text = CLIPTextConfig(
+        **SIZES, intermediate_size=32, vocab_size=20, bos_token_id=0, eos_token_id=1
+    )
+    config = CLIPConfig(text_config=text.to_dict(), vision_config=CLIP_VISION.to_dict())
+    return CLIPModel(config)
+
+
+MAKERS = {
+    "vit": lambda: ViTModel(ViTConfig(**SIZES, **IMAGES, intermediate_size=32)),
+    "dinov2": lambda: Dinov2Model(Dinov2Config(**SIZES, **IMAGES)),
+    "clip vision": lambda: CLIPVisionModel(CLIP_VISION),
+    "clip": clip_model,
+    "timm convnet": lambda: TimmWrapperModel(timm_config()),
+    "moco": lambda: AutoModel.from_config(MocoConfig(**OURS, projector_size=32)),
+    "augreg": lambda: AutoModel.from_config(AugregConfig(**OURS, num_classes=5)),
+    "swag": lambda: AutoModel.from_config(SwagConfig(**OURS)),
+}
+WIDTHS = {"timm convnet": 1024, "moco": 256, "augreg": 64, "swag": 64}
+
+
+def make(kind: str) -> PreTrainedModel:
+    torch.manual_seed(9)
+    return MAKERS[kind]()
+
+
+def text_tower() -> BertModel:
+    return BertModel(
+        BertConfig(
+            vocab_size=30,
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            intermediate_size=32,
+        )
+    )
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@torch.no_grad()
+def test_a_tower_of_every_kind_pools_and_its_dual_encoder_reloads_equal(
+    kind: str, tmp_path: Path
+) -> None:
+    make(kind).save_pretrained(tmp_path / "tower")
+    tower = load_vision_tower(str(tmp_path / "tower"))
+    assert not tower.training
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    pooled = tower(pixel_values=pixels).pooler_output
+    width = WIDTHS.get(kind, 24)
+    assert pooled.shape == (2, width)
+    assert tower.config.hidden_size == width
+    model = build_dual_encoder(tower, text_tower(), projection_dim=8, seed=0).eval()
+    assert model.visual_projection.in_features == width
+    model.save_pretrained(tmp_path / "dual")
+    again = AutoModel.from_pretrained(tmp_path / "dual").eval()
+    given = {"pixel_values": pixels, "input_ids": torch.tensor([[1, 2, 3], [4, 5, 6]])}
+    one, other = (m(**given).logits_per_image for m in (model, again))
+    torch.testing.assert_close(one, other)
+
+
+def test_a_tower_whose_file_lacks_a_tensor_is_refused_and_not_filled_with_noise(
+    tmp_path: Path,
+) -> None:
+    for kind, lost in (("vit", "pooler.dense.weight"), ("moco", "moco.head.6.weight")):
+        model = make(kind)
+        state = {name: tensor for name, tensor in model.state_dict().items() if name != lost}
+        model.save_pretrained(tmp_path / kind, state_dict=state)
+        with pytest.raises(ConfigError, match=f"1 missing: {lost}"):
+            load_vision_tower(str(tmp_path / kind))
+
+
+def test_a_stray_tensor_is_refused_in_our_towers_and_a_classifier_tolerated_in_others(
+    tmp_path: Path,
+) -> None:
+    for kind in ("vit", "swag"):
+        model = make(kind)
+        state = {**model.state_dict(), "classifier.weight": torch.ones(2, 24)}
+        model.save_pretrained(tmp_path / kind, state_dict=state)
+    load_vision_tower(str(tmp_path / "vit"))
+    with pytest.raises(ConfigError, match=r"1 unexpected: classifier\.weight"):
+        load_vision_tower(str(tmp_path / "swag"))
