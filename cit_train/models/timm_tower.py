@@ -66,7 +66,9 @@ class TimmTowerConfig(PreTrainedConfig):  # type: ignore[misc]
     @property
     def architecture(self) -> str:
         """The architecture under timm's name."""
-        return SWAG_ARCHITECTURES.get(self.config_name, self.config_name)
+        # timm used to name the AugReg weights like architectures of their own.
+        name = self.config_name.removesuffix("_in21k")
+        return SWAG_ARCHITECTURES.get(name, name)
 
     def _pooled_size(self) -> int:
         with torch.device("meta"):

@@ -1,5 +1,6 @@
 """The three model types: names, shapes, pooled outputs, and what never trains."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,18 @@ def test_a_config_with_nothing_but_its_type_is_the_released_models() -> None:
     assert (config.hidden_size, config.projector_size) == (256, 4096)
     assert AutoConfig.for_model("swag").config_name == "vit_b16"
     assert AutoConfig.for_model("augreg").num_classes == 21843
+
+
+def test_a_name_that_timm_used_to_have_is_understood() -> None:
+    config = AugregConfig(config_name="vit_base_patch16_224_in21k")
+    assert (config.architecture, config.hidden_size) == ("vit_base_patch16_224", 768)
+
+
+def test_a_copy_takes_swags_names_too() -> None:
+    own = {f"swag.{name}": tensor for name, tensor in swags_own(torchvision_vit()).items()}
+    model = copy.deepcopy(tower("swag"))
+    model.load_state_dict(own)
+    assert torch.equal(model.swag.cls_token, own["swag.class_token"])
 
 
 def test_what_must_not_train_is_no_parameter() -> None:
