@@ -187,9 +187,12 @@ class Run:
         cls.check_free(path, overwrite=overwrite)
         path = path.absolute()
         path.parent.mkdir(parents=True, exist_ok=True)
-        with owner_lock(path.with_name(f".{path.name}.lock")), replacing(path) as folder:
-            _write_head(folder, config, environment)
-            yield cls(folder)
+        with owner_lock(path.with_name(f".{path.name}.lock")):
+            # Only now: the first of two writers may have just finished.
+            cls.check_free(path, overwrite=overwrite)
+            with replacing(path) as folder:
+                _write_head(folder, config, environment)
+                yield cls(folder)
 
     @staticmethod
     def check_free(path: Path, *, overwrite: bool) -> None:

@@ -152,6 +152,7 @@ def summary(pool: Pool) -> dict[str, Any]:
         "text_keys": dict(manifest.text_keys),
         "rejects": dict(manifest.rejects),
         "sources": [asdict(source) for source in manifest.sources],
+        "subset": asdict(manifest.subset) if manifest.subset else None,
     }
 
 
@@ -167,6 +168,10 @@ def _show(pool: Pool, *, as_json: bool) -> None:
         f"pairs with an image file: {manifest.num_with_image:,}",
         f"cleaning: {manifest.cleaning}; fingerprint: {manifest.fingerprint[:16]}",
     ]
+    if origin := manifest.subset:
+        chosen = [f"pairs of the run {origin.run}"] if origin.run else []
+        chosen += [f"first {origin.max_images:,} images"] if origin.max_images else []
+        lines.append(f"cut out of {origin.pool_name}: {', '.join(chosen)}")
     for source in manifest.sources[:20]:
         lines.append(f"source {source.name}: {source.num_records:,} records ({source.path})")
     if len(manifest.sources) > 20:

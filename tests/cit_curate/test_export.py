@@ -1,10 +1,13 @@
 import csv
 import gc
 import json
+import subprocess
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset as wds
@@ -22,8 +25,9 @@ from run_fixtures import (
 
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.export import csv_text, export_counts, export_webdataset
-from cit_curate.ledger import Run
+from cit_curate.ledger import SCHEMAS, Commit, Run
 from cit_curate.pool import Pool
+from cit_curate.records import PoolCursor
 from cit_curate.shards import read_shard, shard_entry
 from cit_curate.sources.columns import Columns
 
@@ -50,6 +54,43 @@ def test_json_counts_are_the_runs_counts_by_sorted_pair_key(tmp_path: Path, used
     assert list(counts) == sorted(counts)
     rows = run.read("used")["times_used"].to_pylist() if used else run.read("selections")
     assert sum(counts.values()) == (sum(rows) if used else len(rows))
+
+
+def test_json_counts_are_one_object_of_pair_keys_and_whole_numbers(tmp_path: Path) -> None:
+    """The published form of a curated dataset, to the byte."""
+    export_counts(small_run(tmp_path / "run", steps=1, used=False), tmp_path / "counts.json")
+    lines = [f'"0000000{number}_t": 1' for number in range(7)]
+    text = (tmp_path / "counts.json").read_text(encoding="utf-8")
+    assert text == "{\n" + ",\n".join(lines) + "\n}\n"
+    counts = json.loads(text)
+    assert isinstance(counts, dict)
+    assert {(type(key), type(count)) for key, count in counts.items()} == {(str, int)}
+
+
+@pytest.mark.slow
+def test_json_counts_are_written_without_holding_them(tmp_path: Path) -> None:
+    """Three million pairs: their keys and counts as a dict alone take 400 MB."""
+    num_pairs = 3_000_000
+    ids = [f"{number:08d}" for number in range(num_pairs)]
+    columns = {name: pa.nulls(num_pairs, SCHEMAS["selections"].field(name).type)
+               for name in SCHEMAS["selections"].names}  # fmt: skip
+    columns |= {"pair_key": pa.array([f"{image_id}_tag" for image_id in ids])}
+    run = Run.create(tmp_path / "run", config={}, environment={})
+    rows = pa.table(columns, schema=SCHEMAS["selections"])
+    entry = run.write_table("selections", rows, outer_step=0, lane=0)
+    run.commit(Commit(outer_step=0, update=0, cursors=(PoolCursor(),), files=(entry,)))
+    code = (
+        "import sys, tracemalloc; from pathlib import Path; from cit_curate.ledger import Run; "
+        "from cit_curate.export import export_counts; tracemalloc.start(); "
+        "export_counts(Run.open(sys.argv[1]), Path(sys.argv[2])); "
+        "print(tracemalloc.get_traced_memory()[1])"
+    )
+    out = tmp_path / "counts.json"
+    command = [sys.executable, "-c", code, str(run.path), str(out)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 30_000_000
+    with out.open() as stream:
+        assert sum(1 for _ in stream) == num_pairs + 2
 
 
 @pytest.mark.parametrize("name", ["counts.json", "counts.parquet", "counts.csv"])

@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from cit_curate import ledger
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.ledger import SCHEMAS, Commit, Run
 from cit_curate.records import PoolCursor
@@ -100,3 +101,46 @@ def test_a_metrics_line_cut_by_a_kill_is_left_out(tmp_path: Path) -> None:
     with (run.path / "metrics.jsonl").open("a") as stream:
         stream.write('{"update": 2, "lo')
     assert run.metrics() == [{"update": 1}]
+
+
+def test_a_run_made_in_one_go_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    # FAULTS: L4
+    path = tmp_path / "run"
+
+    def fail_after_a_commit() -> None:
+        with Run.create_whole(path, config={}, environment={}) as run:
+            commit(run, 0, ["a_title"])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_after_a_commit()
+    assert list(tmp_path.iterdir()) == []
+    with Run.create_whole(path, config={}, environment={}) as run:
+        commit(run, 0, ["a_title"])
+        assert not path.exists()
+    assert Run.open(path).counts() == {"a_title": 2}
+    with (
+        pytest.raises(ConfigError, match="not empty"),
+        Run.create_whole(path, config={}, environment={}),
+    ):
+        raise AssertionError
+
+
+def test_batches_are_written_as_if_they_were_one_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # FAULTS: L8
+    monkeypatch.setattr(ledger, "ROW_GROUP_ROWS", 10)
+    rows = used([f"{number}_t" for number in range(35)], 0)
+    contents = []
+    for size in (1, 7, 10, 35):
+        run = new_run(tmp_path / f"run-{size}")
+        batches = rows.to_batches(max_chunksize=size)
+        entry = run.write_batches("used", batches, outer_step=0, lane=0)
+        assert entry.rows == 35
+        run.commit(Commit(outer_step=0, update=1, cursors=(PoolCursor(),), files=(entry,)))
+        assert run.read("used").equals(rows)
+        contents.append((run.path / entry.path).read_bytes())
+    assert len(set(contents)) == 1
+    nothing = new_run(tmp_path / "none").write_batches("used", [], outer_step=0, lane=0)
+    assert nothing.rows == 0

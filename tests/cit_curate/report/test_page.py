@@ -260,6 +260,34 @@ def test_a_class_of_few_pairs_shows_each_once(tmp_path: Path) -> None:
     assert cat.borderline == ()
 
 
+def test_pairs_that_no_similarity_chose_are_shown_by_use(tmp_path: Path) -> None:
+    """As before `skip_until`, where everything passes unscored."""
+    run = Run.create(tmp_path / "run", config={}, environment={})
+    unscored = dict.fromkeys(("similarity", "metadata_id", "metadata_text"))
+    items = [
+        scanned(index, outer_step=0, similarity=0.9, entry=0, classes=["cat"]) | unscored
+        for index in (*range(8), 5)
+    ]
+    names = ("selections", "rounds")
+    rows = {
+        "selections": items,
+        "rounds": [{"outer_step": 0, "lane": 0, "scanned": 9, "kept": 9, "selected": 9}],
+    }
+    tables = [pa.Table.from_pylist(rows[name], schema=SCHEMAS[name]) for name in names]  # type: ignore[index]
+    files = tuple(
+        run.write_table(name, table, outer_step=0, lane=0)  # type: ignore[arg-type]
+        for name, table in zip(names, tables, strict=True)
+    )
+    run.commit(Commit(outer_step=0, update=0, cursors=(PoolCursor(),), files=files))
+    page = build_report(run, None, tmp_path / "r.html").read_text()
+    assert "nan" not in page.lower()
+    assert "2 uses" in page
+    assert "no similarity chose them" in page
+    with RunDatabase(run) as database:
+        [entry] = collect_facts(run, database).classes
+    assert [example.pair_key[:8] for example in entry.most_used][:2] == ["00000005", "00000000"]
+
+
 def test_many_classes_are_cut_and_the_page_says_so(tmp_path: Path) -> None:
     names = [f"class {index}" for index in range(MAX_CLASSES + 5)]
     run = Run.create(tmp_path / "run", config={}, environment={})
