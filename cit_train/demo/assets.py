@@ -67,6 +67,19 @@ DEBIAN_ASSETS: Mapping[str, DebianAsset] = MappingProxyType(
             min_files=700,
             num_bytes=160_880_444,
         ),
+        # Further pictures to evaluate on: scripts/make_eval_folders.py.
+        "pysiogame": DebianAsset(
+            folder="usr/share/games/pysiogame/res/images/art4apps",
+            suffix=".jpg",
+            min_files=520,
+            num_bytes=16_287_820,
+        ),
+        "gcompris-qt-data": DebianAsset(
+            folder="usr/share/gcompris-qt/rcc",
+            suffix=".rcc",
+            min_files=160,
+            num_bytes=44_196_292,
+        ),
     }
 )
 

@@ -202,7 +202,10 @@ def wilson_interval(share: float, num_images: float) -> Interval:
     centre = (share + _Z**2 / (2 * num_images)) / shrink
     spread = share * (1 - share) / num_images + _Z**2 / (4 * num_images**2)
     half = _Z * math.sqrt(spread) / shrink
-    return Interval(100.0 * max(0.0, centre - half), 100.0 * min(1.0, centre + half))
+    # Rounding would leave 99.99999999999999 of a whole share.
+    low = 0.0 if share == 0 else max(0.0, centre - half)
+    high = 1.0 if share == 1 else min(1.0, centre + half)
+    return Interval(100.0 * low, 100.0 * high)
 
 
 def _variance_per_class(right: Bool, targets: Int64) -> float:
