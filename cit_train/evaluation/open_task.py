@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from cit_curate.errors import ConfigError
+from cit_curate.metadata.entries import read_utf8
 from cit_curate.metadata.tasks import TASK_NAMES, Task, load_task
 from cit_train.evaluation.cifar_binary import CIFAR_VERSIONS, open_cifar_binary
 from cit_train.evaluation.file_list import FILE_LISTS, open_file_list
@@ -107,9 +108,9 @@ def open_task(name: str, root: Path, *, classes: Path | None = None) -> Labelled
 
 def _open(name: str, root: Path, folder: Path | None, classes: Path | None) -> FoundImages | None:
     if folder is not None:
+        if find_shards(folder) is not None:
+            return open_webdataset_export(folder)
         for place in (folder, *(folder / split for split in _SPLITS)):
-            if find_shards(place) is not None:
-                return open_webdataset_export(place if place == folder else folder)
             lists = [place / each for each in FILE_LISTS if (place / each).is_file()]
             if lists:
                 return open_file_list(lists[0])
@@ -146,7 +147,7 @@ def _own_prompts(folder: Path) -> tuple[str, ...]:
     path = folder / _PROMPTS
     if not path.is_file():
         return ()
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    lines = [line.strip() for line in read_utf8(path).splitlines()]
     prompts = tuple(line for line in lines if line and not line.startswith("#"))
     wrong = [prompt for prompt in prompts if prompt.count("{}") != 1]
     if wrong:

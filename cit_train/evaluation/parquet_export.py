@@ -29,6 +29,7 @@ __all__ = ["find_parquet", "open_parquet_export"]
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
 _LABEL_COLUMNS = ("label", "labels", "cls", "fine_label", "class", "target")
 _SPLITS = ("test", "validation", "val")
+_MAX_LABEL = 10**12
 # Row groups in memory at once: threads read ahead over the border of one.
 _GROUPS_KEPT = 2
 
@@ -117,15 +118,18 @@ def open_parquet_export(folder: Path) -> FoundImages:
     files = find_parquet(folder)
     if not files:
         raise ConfigError(f"there is no Parquet file of a test split in {folder}")
-    try:
-        schema = pq.read_schema(files[0])
-        image = _column(schema, _IMAGE_COLUMNS, "images", files[0])
-        label = _column(schema, _LABEL_COLUMNS, "labels", files[0])
-        columns = [pq.read_table(path, columns=[label]).column(0) for path in files]
-        images = ParquetImages(files, image)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(files[0], error) from error
-    values = [value for column in columns for value in column.to_pylist()]
+    tables = [_open(path) for path in files]
+    schema = tables[0].schema_arrow
+    image = _column(schema, _IMAGE_COLUMNS, "images", files[0])
+    label = _column(schema, _LABEL_COLUMNS, "labels", files[0])
+    values: list[Any] = []
+    for path, table in zip(files, tables, strict=True):
+        with table:
+            try:
+                values += table.read(columns=[label]).column(0).to_pylist()
+            except (pa.ArrowException, OSError, IndexError) as error:
+                raise _damaged(path, error) from error
+    images = ParquetImages(files, image)
     if None in values:
         where = images.title(values.index(None))
         raise BadInputError(f"{where} has no label; a test split without labels cannot be used")
@@ -138,6 +142,13 @@ def open_parquet_export(folder: Path) -> FoundImages:
         names=names,
         prompts=read_templates(folder),
     )
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
 
 
 def _column(schema: pa.Schema, known: Sequence[str], what: str, path: Path) -> str:
@@ -165,7 +176,7 @@ def _class_names(schema: pa.Schema, label: str) -> tuple[MetadataEntry, ...] | N
 def _labels(
     values: list[Any], names: tuple[MetadataEntry, ...] | None, path: Path
 ) -> tuple[Int64, tuple[MetadataEntry, ...] | None]:
-    if all(isinstance(value, int) for value in values):
+    if all(isinstance(value, int) and abs(value) < _MAX_LABEL for value in values):
         labels = np.array(values, dtype=np.int64)
         if names is not None and not 0 <= labels.min() <= labels.max() < len(names):
             raise BadInputError(
@@ -174,11 +185,11 @@ def _labels(
             )
         return labels, names
     if not all(isinstance(value, str) for value in values):
-        raise ConfigError(f"{path}: labels must be whole numbers or names, one an image")
+        raise ConfigError(f"{path}: labels must be names, or whole numbers that count from 0")
     found = sorted(set(values))
-    return np.array([found.index(value) for value in values], dtype=np.int64), tuple(
-        MetadataEntry(name) for name in found
-    )
+    position = {name: place for place, name in enumerate(found)}
+    labels = np.array([position[value] for value in values], dtype=np.int64)
+    return labels, tuple(MetadataEntry(name) for name in found)
 
 
 def _damaged(path: Path, error: Exception) -> DamagedError:

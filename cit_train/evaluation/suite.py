@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from transformers import PreTrainedTokenizerBase, VisionTextDualEncoderModel
 
-from cit_curate.errors import CitError, ConfigError, NotFiniteError
+from cit_curate.errors import CitError, ConfigError, NotFiniteError, ResourceError
 from cit_curate.metadata.tasks import TASK_NAMES, Metric, load_task
 from cit_train.evaluation.labelled_images import spread_rows
 from cit_train.evaluation.metrics import Interval
@@ -151,6 +151,14 @@ def run_suite(
                 status="failed",
                 reason=str(error),
                 exit_code=error.exit_code,
+            )
+        except OSError as error:
+            result = TaskResult(
+                task=name,
+                metric=metric,
+                status="failed",
+                reason=f"its data cannot be read: {error}",
+                exit_code=ResourceError.exit_code,
             )
         yield dataclasses.replace(result, seconds=time.monotonic() - start)
 

@@ -5,8 +5,10 @@ which can run code. What needs a further package (Flowers102 and StanfordCars: S
 files; PCAM: h5py) says so.
 """
 
+import csv
 import importlib
-from collections.abc import Callable, Mapping
+import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -149,7 +151,7 @@ TORCHVISION_SETS: Mapping[str, TorchvisionSet] = MappingProxyType(
 )
 
 # What torchvision's classes raise on files that are missing or not as they must be.
-_READ_ERRORS = (RuntimeError, OSError, ValueError, LookupError, TypeError)
+_READ_ERRORS = (RuntimeError, OSError, ValueError, LookupError, TypeError, csv.Error)
 
 
 class TorchvisionImages:
@@ -196,11 +198,12 @@ def open_torchvision_set(task: str, root: Path) -> FoundImages:
         )
     from torchvision import datasets
 
+    errors: tuple[type[Exception], ...] = (*_READ_ERRORS, *_errors_of(known.requires))
     arguments = {**known.arguments, **({"loader": _load} if known.loads else {})}
     try:
         dataset = getattr(datasets, known.name)(str(root), **arguments)
         labels = _pcam_labels(root) if known.name == "PCAM" else _labels(dataset, known.labels)
-    except _READ_ERRORS as error:
+    except errors as error:
         raise DamagedError(
             f"{root / known.marker}: torchvision's {known.name} cannot open it: {error}"
         ) from error
@@ -215,6 +218,14 @@ def open_torchvision_set(task: str, root: Path) -> FoundImages:
         names=names,
         notes=(known.note,) if known.note else (),
     )
+
+
+def _errors_of(package: str) -> tuple[type[Exception], ...]:
+    """What a package raises on broken files besides Python's own errors."""
+    if package != "scipy":
+        return ()
+    matlab = importlib.import_module("scipy.io.matlab")
+    return (matlab.MatReadError,)
 
 
 def _load(path: str | Path) -> Image.Image:
@@ -241,5 +252,7 @@ def _pcam_labels(root: Path) -> Int64:
 def _names(dataset: Any, known: TorchvisionSet) -> tuple[MetadataEntry, ...] | None:
     if not known.names:
         return None
-    spell: Callable[[str], str] = lambda name: name.replace("_", " ").replace("/", " ")  # noqa: E731
-    return tuple(MetadataEntry(spell(str(name))) for name in getattr(dataset, known.names))
+    names = [
+        str(name).replace("_", " ").replace("/", " ") for name in getattr(dataset, known.names)
+    ]
+    return tuple(MetadataEntry(name) for name in names)

@@ -23,8 +23,8 @@ __all__ = ["find_shards", "open_webdataset_export", "read_templates"]
 
 _IMAGE_TYPES = ("webp", "png", "jpg", "jpeg")
 _LABEL_TYPE = "cls"
-# Nothing that is a number in decimal digits is longer.
-_MAX_LABEL_BYTES = 20
+_MAX_LABEL_BYTES = 12
+_SPLITS = ("test", "val", "validation")
 _TEMPLATES = "zeroshot_classification_templates.txt"
 _BLOCK = tarfile.BLOCKSIZE
 
@@ -68,8 +68,8 @@ class ShardImages:
 
 
 def find_shards(folder: Path) -> Path | None:
-    """The folder of the tars: `test` within an export, or the folder itself; None = no tar."""
-    for place in (folder / "test", folder):
+    """The folder of the tars: a split of an export, or the folder itself; None = no tar."""
+    for place in (*(folder / split for split in _SPLITS), folder):
         if place.is_dir() and any(place.glob("*.tar")):
             return place
     return None

@@ -128,3 +128,13 @@ def test_a_label_beyond_the_classes_is_bad_input(tmp_path: Path) -> None:
     path.write_bytes(b"\x0a" + path.read_bytes()[1:])
     with pytest.raises(BadInputError, match="record 0: its label is 10"):
         open_task("cifar10", tmp_path)
+
+
+def test_a_broken_mat_file_is_damaged(tmp_path: Path) -> None:
+    for keep in (0, 40, 300):
+        root = tmp_path / str(keep)
+        TORCHVISION_LAYOUTS["cars"](root, names_of("cars"))
+        path = root / "stanford_cars" / "cars_test_annos_withlabels.mat"
+        path.write_bytes(path.read_bytes()[:keep])
+        with pytest.raises(DamagedError, match="StanfordCars cannot open it"):
+            open_task("cars", root)
