@@ -38,14 +38,14 @@ def evaluate(
 ) -> None:
     """Classify pictures by the names of their classes: built-in tasks, or a folder of one's own.
 
-        cit eval RUN --data pictures --prompts "a photo of a {}" "a drawing of a {}"
-        cit eval RUN --tasks all --data ROOT --out results.json
-        cit eval RUN --tasks imagenet,cifar10,my-folder --data ROOT --limit 500
-
     A task's data lie in ROOT/TASK: an image folder (class folders, also below test or val), a file
     list (labels.csv), a WebDataset or Parquet export of CLIP benchmark (also as ROOT/wds_TASK), or
     what torchvision unpacked into ROOT or ROOT/TASK. A task without data is reported, and the
     others go on.
+
+        cit eval RUN --data pictures --prompts "a photo of a {}" "a drawing of a {}"
+        cit eval RUN --tasks all --data ROOT --out results.json
+        cit eval RUN --tasks imagenet,cifar10,my-folder --data ROOT --limit 500
 
     Args:
         model: A checkpoint's folder, or a run (its best checkpoint, else its last).

@@ -4,10 +4,14 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -28,6 +32,14 @@ METRIC_TITLES: dict[Metric, str] = {
 }
 
 
+class RateColumn(ProgressColumn):
+    """Pictures a second."""
+
+    def render(self, task: Task) -> Text:
+        """The rate; empty until it is known."""
+        return Text(f"{task.speed:,.0f} pictures/s" if task.speed else "")
+
+
 class SuiteProgress:
     """Shows tasks on stderr; on a stream that is no terminal, only a line for each."""
 
@@ -37,14 +49,14 @@ class SuiteProgress:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
+            RateColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self._bar: int | None = None
+        self._bar: TaskID | None = None
 
     def __enter__(self) -> "SuiteProgress":
         """Start to show."""
@@ -64,16 +76,13 @@ class SuiteProgress:
         """A task's images so far."""
         if self._bar is None:
             # Escaped: a task of one's own is a folder, whatever its name.
-            name = Text(task).markup
-            self._bar = int(self._progress.add_task(name, total=total, rate=""))
-        bar = next(each for each in self._progress.tasks if each.id == self._bar)
-        rate = f"{bar.speed:,.0f} pictures/s" if bar.speed else ""
-        self._progress.update(bar.id, completed=done, rate=rate)
+            self._bar = self._progress.add_task(escape(task), total=total)
+        self._progress.update(self._bar, completed=done)
 
     def ended(self, result: TaskResult) -> None:
         """A line with what a task gave."""
         if self._bar is not None:
-            self._progress.remove_task(next(t.id for t in self._progress.tasks))
+            self._progress.remove_task(self._bar)
             self._bar = None
         self._progress.console.print(Text(_line(result)), soft_wrap=True)
 

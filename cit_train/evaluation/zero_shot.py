@@ -137,7 +137,8 @@ def class_features(
     texts = [entry.texts(prompts) for entry in classes]
     if not texts or not texts[0]:
         raise ValueError(f"there are {len(classes)} classes and {len(prompts)} prompts; give both")
-    distinct = list(dict.fromkeys(itertools.chain.from_iterable(texts)))
+    # By length, so that a pass pads its texts to about their own length.
+    distinct = sorted(dict.fromkeys(itertools.chain.from_iterable(texts)), key=len)
     row_of = {text: row for row, text in enumerate(distinct)}
     device = model.logit_scale.device
     encoded = []

@@ -1,0 +1,66 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from cit_train.evaluation import display
+from cit_train.evaluation.display import SuiteProgress, suite_table
+from cit_train.evaluation.metrics import Interval
+from cit_train.evaluation.suite import TaskResult
+
+DONE = TaskResult(
+    task="imagenet",
+    metric="accuracy",
+    status="done",
+    value=44.25,
+    interval=Interval(43.8, 44.7),
+    num_images=49_990,
+    num_found=50_000,
+    num_rejected=10,
+    num_classes=1_000,
+    seconds=61.26,
+    source="image folder",
+    notes=("a note",),
+)
+ABSENT = TaskResult(
+    task="[b]own", metric="accuracy", status="no data", reason="get it", exit_code=2
+)
+
+
+def test_a_line_tells_what_a_task_gave_or_why_it_gave_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with SuiteProgress() as progress:
+        progress.images("imagenet", 0, 50_000)
+        progress.ended(DONE)
+        progress.ended(ABSENT)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == [
+        "imagenet: accuracy 44.2 % (49,990 pictures, 10 unreadable, 1,000 classes, image folder, "
+        "61.3 s; a note)",
+        "[b]own: no data: get it",
+    ]
+
+
+def test_a_terminal_shows_the_task_and_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    terminal = Console(file=stream, force_terminal=True, width=80)
+    monkeypatch.setattr(display, "Console", lambda **_: terminal)
+    with SuiteProgress() as progress:
+        progress.images("[b]own", 0, 500)
+        progress.images("[b]own", 250, 500)
+        progress.ended(DONE)
+        progress.images("next", 1, 2)
+    shown = stream.getvalue()
+    assert "[b]own" in shown
+    assert "/500" in shown
+    assert "next" in shown
+
+
+def test_a_table_without_a_value_has_no_mean() -> None:
+    stream = io.StringIO()
+    Console(file=stream, width=80).print(suite_table([ABSENT], title="[i]title"))
+    assert "[b]own" in stream.getvalue()
+    assert "[i]title" in stream.getvalue()
+    assert "mean" not in stream.getvalue()
