@@ -61,6 +61,12 @@ class ParquetImages:
         if isinstance(value, dict):
             data, name = value.get("bytes"), value.get("path")
             if data is None and name:
+                if Path(name).is_absolute():
+                    raise ImageRejected(
+                        "path_escapes",
+                        f"the row has no bytes but the path {name}; export with the images in it "
+                        "(`push_to_hub` does so, `to_parquet` after `embed_table_storage`)",
+                    )
                 return read_image(read_image_bytes(self._groups[group][0].parent, name))
             value = data
         if value is None:

@@ -96,7 +96,7 @@ TORCHVISION_SETS: Mapping[str, TorchvisionSet] = MappingProxyType(
             labels="y",
             names="categories",
             loads=False,
-            note=_ALL_PICTURES.format("a random part") + ", and no picture of the class background",
+            note=_ALL_PICTURES.format("the 6,085") + ", and no picture of the class background",
         ),
         "flowers": TorchvisionSet(
             name="Flowers102", marker="flowers-102/jpg", arguments=_TEST, requires="scipy"

@@ -329,10 +329,11 @@ def test_a_parquet_row_without_a_label_or_an_image(tmp_path: Path) -> None:
     (tmp_path / "y").mkdir()
     escape = {"bytes": None, "path": "../outside.png"}
     write_image(tmp_path / "outside.png", 0, "PNG")
-    table = pa.table({"image": [None, escape], "label": [0, 1]})
+    absolute = {"bytes": None, "path": str(tmp_path / "outside.png")}
+    table = pa.table({"image": [None, escape, absolute], "label": [0, 1, 1]})
     pq.write_table(table, tmp_path / "y" / "test.parquet")
     images = open_parquet_export(tmp_path / "y").images
-    for row, reason in ((0, "no_image"), (1, "path_escapes")):
+    for row, reason in ((0, "no_image"), (1, "path_escapes"), (2, "no bytes but the path")):
         with pytest.raises(ImageRejected, match=reason):
             images.read(row)
 
