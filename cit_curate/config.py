@@ -45,8 +45,8 @@ class TextTowerConfig:
     """Which text tower embeds captions and metadata, and what of it is the pooled text."""
 
     text_encoder: str = "princeton-nlp/unsup-simcse-bert-base-uncased"
-    """Hugging Face model id or directory, or weights inside an installed package
-    (package:minilm)."""
+    """Hugging Face directory or model id (org/name or hf://org/name@revision), or weights inside
+    an installed package (package:minilm)."""
     pooling: Pooling = "pooler"
     """Pooled text: the model's own pooler output, the mean over tokens, or the first token."""
     max_text_length: int = 32

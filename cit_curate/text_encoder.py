@@ -25,6 +25,7 @@ from cit_curate.dual_encoder_text import (
     load_text_side,
 )
 from cit_curate.errors import ConfigError, NotFiniteError
+from cit_curate.hub import hub_folder
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.packaged import packaged_folder
 from cit_curate.pooled_text import PooledTextConfig, PooledTextModel
@@ -269,10 +270,12 @@ def load_text_tower(config: TextTowerConfig) -> tuple[PreTrainedModel, PreTraine
 
 
 def resolve_model_name(name: str) -> str:
-    """A directory for `package:NAME`, expanded local paths, and hub ids as they are.
+    """The local directory of a model: `package:NAME`, a directory, `hf://org/name` or a hub id.
 
     Raises:
-        ConfigError: The package is not installed, or a path leads nowhere.
+        ConfigError: The package is not installed, a path leads nowhere, or the hub's model is not
+            to be had.
+        ResourceError: A download broke off.
     """
     if name.startswith(PACKAGE_PREFIX):
         return str(packaged_folder(name.removeprefix(PACKAGE_PREFIX)))
@@ -281,7 +284,7 @@ def resolve_model_name(name: str) -> str:
         return str(expanded)
     if name.startswith((".", "/", "~")):  # a path, which no hub needs to be asked for
         raise ConfigError(f"there is no model directory {name}")
-    return name
+    return str(hub_folder(name))
 
 
 def tokenize(

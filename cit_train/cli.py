@@ -55,6 +55,13 @@ VERBS = {
         "the original CiT's checkpoint to a Hugging Face directory",
         "cit_train.convert_command:convert_checkpoint",
     ),
+    "predict": (
+        "zero-shot classes of one image or many",
+        "cit_train.evaluation.predict_command:predict",
+    ),
+    "pull": ("fetch a model's weights, once and checked", "cit_train.hub.pull_command:pull"),
+    "pull list": ("the models that pull knows", "cit_train.hub.pull_command:pull_list"),
+    "push": ("a model with its card to the hub, or a folder", "cit_train.hub.push_command:push"),
     "query": ("SQL over a run", "cit_curate.commands:query"),
     "export": ("counts, or pairs with images, from a run", "cit_curate.commands:export"),
     "import-counts": (

@@ -19,7 +19,8 @@ class ModelConfig:
     """The dual encoder besides its text tower (CIT.md, "Inner loop")."""
 
     vision_encoder: str = "package:efficientnet-lite0"
-    """Vision tower: Hugging Face or timm model id or directory, or packaged weights."""
+    """Vision tower: Hugging Face or timm directory or model id (org/name or
+    hf://org/name@revision), or packaged weights."""
     projection_dim: int = 512
     """Dimensions of the space that images and captions share."""
     train_vision: TrainVision = "head"

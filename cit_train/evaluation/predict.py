@@ -1,0 +1,183 @@
+"""Zero-shot classes of pictures: the nearest class texts, best first."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import VisionTextDualEncoderModel
+
+from cit_curate.errors import NotFiniteError
+from cit_curate.pool.images import ImageRejected, read_image, read_image_bytes
+from cit_curate.sources.folder import IMAGE_SUFFIXES
+from cit_train.evaluation.class_mapping import ClassLabels
+from cit_train.evaluation.zero_shot import RejectedImage
+from cit_train.pooled_vision import PooledVision
+from cit_train.transforms import Normalizer, eval_view, image_statistics
+
+__all__ = ["Guess", "Prediction", "find_images", "predict_images"]
+
+IMAGES_PER_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One label of a picture.
+
+    Attributes:
+        label: A class, or what a mapping makes of one or several.
+        similarity: Cosine of picture and class text; of several classes the best.
+        probability: Softmax over all classes of logit scale times cosine; of several the sum.
+    """
+
+    label: str
+    similarity: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A picture's labels, the most probable first."""
+
+    path: Path
+    guesses: tuple[Guess, ...]
+
+
+def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[RejectedImage]]:
+    """The picture files that paths stand for: themselves, or all below a folder, sorted.
+
+    Hidden files, and links to folders, are not followed. What is given twice comes once.
+
+    Returns:
+        The files, and the paths that are neither a file nor a folder with pictures.
+    """
+    found: list[Path] = []
+    rejected: list[RejectedImage] = []
+    for path in paths:
+        if path.is_dir():
+            below = _images_below(path)
+            found += below
+            if not below:
+                detail = f"the folder has no file that ends in {', '.join(sorted(IMAGE_SUFFIXES))}"
+                rejected.append(RejectedImage(path, "no_image", detail))
+        elif path.exists():
+            found.append(path)
+        else:
+            rejected.append(RejectedImage(path, "missing_image", "there is no such file"))
+    return list(dict.fromkeys(found)), rejected
+
+
+def predict_images(
+    model: VisionTextDualEncoderModel,
+    paths: Sequence[Path],
+    class_vectors: Tensor,
+    labels: ClassLabels,
+    *,
+    top: int = 5,
+    on_image: Callable[[int], None] = lambda done: None,
+) -> Iterator[Prediction | RejectedImage]:
+    """Classify pictures one after the other; a picture that cannot be read does not stop it.
+
+    A picture's numbers do not depend on the pictures beside it.
+
+    Args:
+        model: The dual encoder, in eval mode, on any device.
+        paths: Image files.
+        class_vectors: float32 [classes, dim], unit norm, of `class_features`.
+        labels: Of the classes.
+        top: Labels of each picture; fewer when there are fewer.
+        on_image: Told the pictures looked at so far.
+
+    Yields:
+        A prediction or a reject for each path, in order. Of equally probable labels the earlier
+        comes first.
+
+    Raises:
+        NotFiniteError: A similarity is NaN or infinite; the message names the picture.
+    """
+    statistics = image_statistics(model.config.vision_config)
+    normalizer = Normalizer(statistics.mean, statistics.std)
+    vision = PooledVision(model.vision_model, normalizer, model.logit_scale.device)
+    scale = model.logit_scale.detach().float().exp().cpu()
+    done = 0
+    for batch in _decoded(paths, statistics.side):
+        views = [view for view in batch if isinstance(view, Tensor)]
+        # similarity: float32 [views, classes]
+        similarity = _features(model, vision, views) @ class_vectors.T if views else None
+        rows = itertools.count()
+        for view, path in zip(batch, paths[done : done + len(batch)], strict=True):
+            if isinstance(view, RejectedImage):
+                yield view
+            else:
+                assert similarity is not None
+                yield Prediction(path, _guesses(similarity[next(rows)], scale, labels, top, path))
+        done += len(batch)
+        on_image(done)
+
+
+@torch.no_grad()
+def _features(
+    model: VisionTextDualEncoderModel, vision: PooledVision, views: Sequence[Tensor]
+) -> Tensor:
+    """float32 [views, dim], unit norm, on the CPU.
+
+    Row by row through the projection: a matrix product's last bits depend on its rows.
+    """
+    pooled = vision(torch.stack(list(views))).to(model.logit_scale.device)
+    projected = torch.cat([model.visual_projection(row) for row in pooled.unsqueeze(1)])
+    return functional.normalize(projected.float(), dim=-1).cpu()
+
+
+def _guesses(
+    similarity: Tensor, scale: Tensor, labels: ClassLabels, top: int, path: Path
+) -> tuple[Guess, ...]:
+    """The best labels of one picture; `similarity` is float32 [classes]."""
+    if not similarity.isfinite().all():
+        raise NotFiniteError(
+            f"the similarities of {path} have NaN or infinity; the model is broken"
+        )
+    label_of = torch.tensor(labels.label_of)
+    # float64: the sum over a thousand classes must not be seen in the digits shown
+    probability = torch.softmax(scale.double() * similarity.double(), dim=0)
+    summed = torch.zeros(len(labels.labels), dtype=torch.float64).index_add_(
+        0, label_of, probability
+    )
+    best = torch.full((len(labels.labels),), -2.0).scatter_reduce_(
+        0, label_of, similarity, reduce="amax"
+    )
+    order = torch.argsort(summed, descending=True, stable=True)[:top].tolist()
+    return tuple(Guess(labels.labels[at], float(best[at]), float(summed[at])) for at in order)
+
+
+def _decoded(paths: Sequence[Path], side: int) -> Iterator[list[Tensor | RejectedImage]]:
+    """Batches of views uint8 [3, side, side], in order."""
+    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode") as threads:
+        for start in range(0, len(paths), IMAGES_PER_BATCH):
+            batch = paths[start : start + IMAGES_PER_BATCH]
+            yield list(threads.map(lambda path: _view(path, side), batch))
+
+
+def _view(path: Path, side: int) -> Tensor | RejectedImage:
+    # Resolved: unlike a pool's, these paths are the user's own, and may be links.
+    real = path.resolve()
+    try:
+        return eval_view(read_image(read_image_bytes(real.parent, real.name)), side=side)
+    except ImageRejected as error:
+        return RejectedImage(path, error.reason, error.detail)
+
+
+def _images_below(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for parent, below, names in os.walk(folder):
+        below[:] = [name for name in below if not name.startswith(".")]
+        found.extend(
+            Path(parent, name)
+            for name in names
+            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+        )
+    return sorted(found)

@@ -1,0 +1,244 @@
+"""What `cit predict` does: the nearest classes of pictures, by a saved model."""
+
+import json as json_format
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from cit_curate.config import MetadataConfig
+from cit_curate.errors import BadInputError, ConfigError
+from cit_curate.hub import HUB_PREFIX, hub_folder
+from cit_curate.ledger import Run
+
+if TYPE_CHECKING:  # they import torch, which `--help` must not wait for
+    from cit_train.evaluation.class_mapping import ClassLabels
+    from cit_train.evaluation.predict import Prediction
+    from cit_train.evaluation.zero_shot import RejectedImage
+
+
+def predict(
+    model: tyro.conf.Positional[str],
+    *,
+    image: tuple[Path, ...],
+    labels: str,
+    labels_column: str = "",
+    top: int = 5,
+    prompts: tuple[str, ...] = (),
+    mapping: Path | None = None,
+    tokenizer: str = "",
+    max_text_length: int | None = None,
+    device: str = "auto",
+    json: bool = False,
+) -> None:
+    """Classify pictures by the names of classes, without any training for them.
+
+    The similarity is the cosine of picture and class text; the probability is the softmax over all
+    classes of the model's logit scale times the cosine. A class mapping renames classes or puts
+    several under one label: then probabilities are summed and the best similarity is shown.
+    Pictures that cannot be opened are named; the exit code is 3 when none can.
+
+        cit predict RUN --image cat.jpg dog.jpg --labels classes.txt
+        cit predict RUN --image pictures/ --labels classes.txt --mapping coarse.csv --json
+
+    Args:
+        model: A run (its best checkpoint, else its last), a checkpoint's folder, or hf://org/name.
+        image: Picture files, or folders of them.
+        labels: The classes: what --metadata takes, such as a file with one a line.
+        labels_column: Column of the classes, when --labels is a CSV or TSV.
+        top: Labels shown of each picture.
+        prompts: Templates of the class names; several are averaged. Left out, those of the run,
+            or "a photo of a {}".
+        mapping: CSV or TSV with the columns class (name, or number from 0) and label; or JSON: an
+            object {class: label}, or a list of labels.
+        tokenizer: Tokenizer to use instead of the model's own: a directory or hf://org/name.
+        max_text_length: Prompts are cut to this many tokens; left out, as in the run, or 32.
+        device: auto = the first GPU, else the CPU; cpu, cuda or cuda:N.
+        json: Print one JSON document instead of tables.
+    """
+    from cit_curate.metadata.entries import load_metadata
+    from cit_curate.text_encoder import choose_device
+    from cit_train.evaluation.class_mapping import map_classes, plain_labels
+    from cit_train.evaluation.predict import Prediction, find_images, predict_images
+    from cit_train.evaluation.zero_shot import class_features
+    from cit_train.models.load import load_dual_encoder
+
+    prompts, tokens = _settings(model, prompts, max_text_length, top)
+    classes = load_metadata(MetadataConfig(metadata=labels, metadata_column=labels_column))
+    named = map_classes(classes, mapping) if mapping else plain_labels(classes)
+    paths, rejected = find_images(image)
+    _check_some(paths, rejected)
+    folder = hub_folder(model) if model.startswith(HUB_PREFIX) else Path(model)
+    encoder, own_tokenizer = load_dual_encoder(folder, device=str(choose_device(device)))
+    vectors = class_features(
+        encoder,
+        _load_tokenizer(tokenizer) if tokenizer else own_tokenizer,
+        classes,
+        prompts,
+        max_text_length=tokens,
+    )
+    predictions: list[Prediction] = []
+    with _shown_progress(len(paths)) as on_image:
+        found = predict_images(encoder, paths, vectors, named, top=top, on_image=on_image)
+        for result in found:
+            if isinstance(result, Prediction):
+                predictions.append(result)
+            else:
+                rejected.append(result)
+    _check_some(predictions, rejected)
+    if json:
+        _print_json(model, named, predictions, rejected)
+    else:
+        _print_tables(predictions)
+    _tell(named, mapping, rejected)
+
+
+def _settings(
+    model: str, prompts: tuple[str, ...], max_text_length: int | None, top: int
+) -> tuple[tuple[str, ...], int]:
+    """Prompts and maximum length: those given, else the run's, else the usual."""
+    if top < 1:
+        raise ConfigError(f"--top is {top}; it must be at least 1")
+    is_run = (Path(model) / "manifests").is_dir()
+    settings = Run.open(model).config if is_run else {}
+    prompts = prompts or tuple(settings.get("prompts", ("a photo of a {}",)))
+    for prompt in prompts:
+        if prompt.count("{}") != 1:
+            raise ConfigError(f"--prompts: {prompt!r} needs {{}} once, for the class name")
+    tokens = (
+        int(settings.get("max_text_length", 32)) if max_text_length is None else max_text_length
+    )
+    if tokens < 4:
+        raise ConfigError(f"--max-text-length is {tokens}; it must be at least 4")
+    return prompts, tokens
+
+
+def _load_tokenizer(name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    from cit_curate.text_encoder import resolve_model_name
+
+    try:
+        return AutoTokenizer.from_pretrained(resolve_model_name(name), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--tokenizer {name}: {str(error).splitlines()[0]}") from error
+
+
+def _check_some(usable: Sequence[object], rejected: Sequence["RejectedImage"]) -> None:
+    """Raise when no picture is left."""
+    if not usable:
+        shown = "; ".join(f"{_line(each)}" for each in rejected[:3])
+        more = f"; and {len(rejected) - 3:,} more" if len(rejected) > 3 else ""
+        raise BadInputError(f"--image: none of the pictures can be opened: {shown}{more}")
+
+
+def _line(rejected: "RejectedImage") -> str:
+    from cit_curate.commands import printable
+
+    return printable(f"{rejected.path}: {rejected.reason} ({rejected.detail})")
+
+
+def _print_json(
+    model: str,
+    labels: "ClassLabels",
+    predictions: Sequence["Prediction"],
+    rejected: Sequence["RejectedImage"],
+) -> None:
+    value = {
+        "model": model,
+        "num_classes": len(labels.label_of),
+        "num_labels": len(labels.labels),
+        "images": [
+            {
+                "image": str(each.path),
+                "predictions": [
+                    {
+                        "rank": rank,
+                        "label": guess.label,
+                        "similarity": guess.similarity,
+                        "probability": guess.probability,
+                    }
+                    for rank, guess in enumerate(each.guesses, 1)
+                ],
+            }
+            for each in predictions
+        ],
+        "rejected": [
+            {"image": str(each.path), "reason": each.reason, "detail": each.detail}
+            for each in rejected
+        ],
+    }
+    sys.stdout.write(json_format.dumps(value) + "\n")
+
+
+def _print_tables(predictions: Sequence["Prediction"]) -> None:
+    from cit_curate.commands import printable
+
+    console = Console(highlight=False)
+    for each in predictions:
+        table = Table()
+        table.add_column("rank", justify="right")
+        table.add_column("label", overflow="fold")
+        table.add_column("similarity", justify="right")
+        table.add_column("probability %", justify="right")
+        for rank, guess in enumerate(each.guesses, 1):
+            table.add_row(
+                str(rank),
+                Text(printable(guess.label)),
+                f"{guess.similarity:.3f}",
+                f"{100 * guess.probability:.1f}",
+            )
+        # Captured, since rich itself would end the process with 1 when the pipe is closed.
+        with console.capture() as captured:
+            console.print(Text(printable(str(each.path)), style="bold"), soft_wrap=True)
+            console.print(table)
+        sys.stdout.write(captured.get())
+
+
+def _tell(labels: "ClassLabels", mapping: Path | None, rejected: Sequence["RejectedImage"]) -> None:
+    """On stderr: what was left out, and what a mapping did not fit."""
+    from cit_curate.commands import printable
+
+    lines = [f"not classified: {_line(each)}" for each in rejected]
+    if labels.unmatched:
+        lines.append(f"{mapping} names what is no class: {_some(labels.unmatched)}")
+    if labels.unmapped:
+        lines.append(f"not in {mapping}, so under their own names: {_some(labels.unmapped)}")
+    sys.stderr.write("".join(f"{printable(line)}\n" for line in lines))
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return ", ".join(map(repr, names[:5])) + rest
+
+
+@contextmanager
+def _shown_progress(num_images: int) -> Iterator[Any]:
+    """A bar with count and time left on stderr, where a person sees it."""
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("pictures"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as shown:
+        task = shown.add_task("", total=num_images)
+        yield lambda done: shown.update(task, completed=done)

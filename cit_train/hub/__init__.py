@@ -1,0 +1,1 @@
+"""Models from elsewhere, and models for others: pull and push."""

