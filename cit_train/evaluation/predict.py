@@ -1,6 +1,5 @@
 """Zero-shot classes of pictures: the nearest class texts, best first."""
 
-import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -107,15 +106,14 @@ def predict_images(
     done = 0
     for batch in _decoded(paths, statistics.side):
         views = [view for view in batch if isinstance(view, Tensor)]
-        # similarity: float32 [views, classes]
-        similarity = _features(model, vision, views) @ class_vectors.T if views else None
-        rows = itertools.count()
+        features = iter(_features(model, vision, views) if views else ())
         for view, path in zip(batch, paths[done : done + len(batch)], strict=True):
             if isinstance(view, RejectedImage):
                 yield view
             else:
-                assert similarity is not None
-                yield Prediction(path, _guesses(similarity[next(rows)], scale, labels, top, path))
+                # similarity: float32 [classes]
+                similarity = class_vectors @ next(features)
+                yield Prediction(path, _guesses(similarity, scale, labels, top, path))
         done += len(batch)
         on_image(done)
 

