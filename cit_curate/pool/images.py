@@ -1,7 +1,5 @@
 """Images: bytes from inside an image root, and a defined RGB picture from untrusted bytes."""
 
-import os
-import stat
 import struct
 import zlib
 from collections.abc import Callable
@@ -18,19 +16,23 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from cit_curate.errors import BadInputError
+from cit_curate.pool.archives import read_archived_bytes
+from cit_curate.pool.image_uri import parse_image_uri
+from cit_curate.pool.inside import opened_inside
+from cit_curate.pool.rejected import ImageRejected, Reason
+
+__all__ = [
+    "MAX_IMAGE_BYTES",
+    "MAX_PIXELS",
+    "ImageRejected",
+    "ImageSuffix",
+    "Reason",
+    "image_suffix",
+    "read_image",
+    "read_image_bytes",
+]
 
 ImageSuffix = Literal["jpg", "png", "webp", "gif", "bmp"]
-Reason = Literal[
-    "undecodable_image",
-    "truncated_image",
-    "too_many_pixels",
-    "format_not_allowed",
-    "missing_image",
-    "no_image",
-    "too_many_bytes",
-    "path_escapes",
-]
 
 MAX_PIXELS = 64_000_000
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
@@ -69,20 +71,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-class ImageRejected(BadInputError):  # noqa: N818
-    """An image that is not used, and why.
-
-    Attributes:
-        reason: One of `Reason`.
-        detail: What was found.
-    """
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
 
 
 def image_suffix(data: bytes) -> ImageSuffix:
@@ -141,33 +129,35 @@ def read_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def read_image_bytes(root: Path, image_uri: str, *, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
-    """The bytes of an image file, which lies inside `root` even after its links are followed.
+    """The bytes of an image that lies inside `root` even after links are followed.
+
+    Args:
+        root: The source's image root.
+        image_uri: A path, or a place in an archive as `pool.image_uri` spells it.
+        max_bytes: A larger image is refused.
 
     Raises:
-        ImageRejected: It is missing, no plain file, outside, a web address, or too large.
+        ImageRejected: It is missing, no plain file, outside, a web address, damaged or too large.
     """
-    if image_uri.startswith(("http://", "https://")):
-        raise ImageRejected("no_image", f"{image_uri} is on the web; that is never fetched")
     if not image_uri:
         raise ImageRejected("no_image", "the pair has no image")
-    try:
-        path = (root / image_uri).resolve()
-        if not path.is_relative_to(root.resolve()):
-            raise ImageRejected("path_escapes", f"{image_uri} leads outside {root}")
-        # Not blocking: a named pipe would wait for a writer for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ImageRejected("missing_image", f"{root / image_uri}: {error}") from error
-    state = os.fstat(descriptor)
-    if not stat.S_ISREG(state.st_mode):
-        os.close(descriptor)
-        raise ImageRejected("missing_image", f"{path} is not a plain file")
-    with os.fdopen(descriptor, "rb") as stream:
-        data = stream.read(max_bytes + 1) if state.st_size <= max_bytes else b""
-    if state.st_size > max_bytes or len(data) > max_bytes:
-        raise ImageRejected(
-            "too_many_bytes", f"{path} has {state.st_size:,} bytes, more than {max_bytes:,}"
-        )
+    if "://" in image_uri:
+        if image_uri.startswith(("http://", "https://")):
+            raise ImageRejected("no_image", f"{image_uri} is on the web; that is never fetched")
+        try:
+            archived = parse_image_uri(image_uri)
+        except ValueError as error:
+            raise ImageRejected("missing_image", str(error)) from error
+        if archived is not None:
+            return read_archived_bytes(root, archived, max_bytes=max_bytes)
+    with opened_inside(root, image_uri) as file:
+        # One byte more than there is: the file may be growing.
+        data = file.read(0, file.num_bytes + 1) if file.num_bytes <= max_bytes else b""
+        if file.num_bytes > max_bytes or len(data) > max_bytes:
+            raise ImageRejected(
+                "too_many_bytes",
+                f"{file.path} has {file.num_bytes:,} bytes, more than {max_bytes:,}",
+            )
     return data
 
 

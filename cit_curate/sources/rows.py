@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from cit_curate.captions import cut_at_bytes, is_blank, replace_bad_text
+from cit_curate.pool.image_uri import parse_image_uri
 from cit_curate.records import text_key_of
 from cit_curate.sources.columns import Columns
 
@@ -203,17 +204,31 @@ def checked_image_id(value: str | None) -> str:
 
 
 def checked_image_uri(value: str | None, image_root: Path) -> str:
-    """The image's place relative to `image_root`; a web address as it is; "" for none."""
+    """The image's place relative to `image_root`; a web address as it is; "" for none.
+
+    A place in a zip, tar, Arrow or Parquet file (`pool.image_uri`) keeps its spelling; the path in
+    it is treated like any other.
+    """
     if not value:
         return ""
     if _CONTROL.search(value):
         detail = f"image {_shown(value)} has control characters or is not UTF-8"
         raise RejectRowError("bad_image_path", detail)
-    if _SCHEME.match(value):
-        if value.startswith(("http://", "https://")):
-            return value
-        detail = f"image {_shown(value)} is neither a path nor http(s)"
+    if not _SCHEME.match(value):
+        return _path_inside(value, image_root)
+    if value.startswith(("http://", "https://")):
+        return value
+    try:
+        uri = parse_image_uri(value)
+    except ValueError as error:
+        raise RejectRowError("bad_image_path", f"image {error}") from error
+    if uri is None:
+        detail = f"image {_shown(value)} is no path, http(s), zip, tar, arrow or parquet address"
         raise RejectRowError("bad_image_path", detail)
+    return f"{uri.scheme}://{_path_inside(uri.path, image_root)}{uri.place}"
+
+
+def _path_inside(value: str, image_root: Path) -> str:
     if value.startswith("/"):
         value = posixpath.relpath(posixpath.normpath(value), image_root.as_posix())
     elif "//" in value or "./" in value or value.endswith((".", "/")):

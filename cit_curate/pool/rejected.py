@@ -1,0 +1,32 @@
+"""Why an image is not used: the error that every reader and decoder of images raises."""
+
+from typing import Literal
+
+from cit_curate.errors import BadInputError
+
+Reason = Literal[
+    "undecodable_image",
+    "truncated_image",
+    "too_many_pixels",
+    "format_not_allowed",
+    "missing_image",
+    "no_image",
+    "too_many_bytes",
+    "path_escapes",
+    "damaged_archive",
+    "encrypted_image",
+]
+
+
+class ImageRejected(BadInputError):  # noqa: N818
+    """An image that is not used, and why.
+
+    Attributes:
+        reason: One of `Reason`.
+        detail: What was found.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
