@@ -68,7 +68,8 @@ def parse_image_uri(image_uri: str) -> ImageUri | None:
         return None
     found = _PLACES[scheme].fullmatch(rest)
     if found is None:
-        raise ValueError(f"{image_uri!a} is not spelled as {_SPELLING[scheme]}")
+        shown = image_uri if len(image_uri) <= 80 else image_uri[:80] + "…"
+        raise ValueError(f"{shown!a} is not spelled as {_SPELLING[scheme]}")
     parts = found.groupdict()
     return ImageUri(
         scheme=scheme,

@@ -3,29 +3,43 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
+
+from braceexpand import braceexpand
 
 from cit_curate.errors import ConfigError
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.folder import open_folder
+from cit_curate.sources.huggingface import dataset_sources, is_dataset, open_huggingface
+from cit_curate.sources.jsonl import open_jsonl
 from cit_curate.sources.parquet import open_parquet
 from cit_curate.sources.rows import SourceReader
 from cit_curate.sources.table import open_table
+from cit_curate.sources.webdataset import COMPRESSED_SUFFIXES, open_webdataset
 
-Format = Literal["auto", "csv", "tsv", "parquet", "folder"]
+SourceFormat = Literal["csv", "tsv", "jsonl", "parquet", "folder", "webdataset", "huggingface"]
+Format = Literal["auto"] | SourceFormat
 
-_BY_SUFFIX: dict[str, Literal["csv", "tsv", "parquet"]] = {
+_BY_SUFFIX: dict[str, SourceFormat] = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".tab": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".jsonl.gz": "jsonl",
+    ".ndjson.gz": "jsonl",
     ".parquet": "parquet",
+    ".tar": "webdataset",
+    **dict.fromkeys(COMPRESSED_SUFFIXES, "webdataset"),  # To be refused with a hint.
 }
+_READ_FROM_FOLDERS = ("folder", "parquet", "webdataset", "huggingface")
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file or image folder.
+    """One file, image folder or split of a dataset.
 
     Attributes:
         name: Its name in the pool, unique there.
@@ -36,72 +50,129 @@ class Source:
 
     name: str
     path: Path
-    format: Literal["csv", "tsv", "parquet", "folder"]
+    format: SourceFormat
     image_root: Path
 
 
 def find_sources(
     paths: Sequence[Path], *, format: Format = "auto", image_root: Path | None = None
 ) -> list[Source]:
-    """The sources that paths stand for; a folder of Parquet files is one source per file, by name.
+    """The sources that paths stand for; a folder of tars or of Parquet files is one per file.
 
     Args:
-        paths: Files and folders, in the order that the pool will have.
-        format: `auto` goes by the suffix; a folder is Parquet if it holds `*.parquet`, else images.
+        paths: Files and folders, in the order that the pool will have; a pattern such as
+            `{000..123}.tar` that is itself no file stands for the files it expands to.
+        format: `auto` goes by the suffix; a folder is a WebDataset if it holds tars, a Hugging Face
+            dataset if `save_to_disk` made it or it has `data/*.parquet`, Parquet if it holds
+            `*.parquet`, else images.
         image_root: Where image paths start; default the table's own folder, or the image folder.
+            The images of a WebDataset always lie in its tars.
 
     Raises:
         ConfigError: A path is missing or of no known format, or the image root is no folder.
+        DamagedError: What describes a Hugging Face dataset is damaged.
     """
     if not paths:
-        raise ConfigError("name at least one source: a .csv, .tsv or .parquet file, or a folder")
+        raise ConfigError(
+            "name at least one source: a .csv, .tsv, .jsonl, .parquet or .tar file, or a folder"
+        )
     if image_root is not None and not image_root.is_dir():
         raise ConfigError(f"the image root {image_root} is not a folder")
     sources: list[Source] = []
     names: set[str] = set()
-    for path in paths:
+    for path in chain.from_iterable(map(_expanded, paths)):
         kind = _format_of(path, format)
-        files = sorted(path.glob("*.parquet")) if kind == "parquet" and path.is_dir() else [path]
-        if not files:
-            raise ConfigError(f"{path} holds no *.parquet file")
-        for file in files:
-            plain = file.name if file == path else f"{path.resolve().name}/{file.name}"
+        for file in _files(path, kind):
+            below = file.relative_to(path).as_posix()
+            plain = file.name if file == path else f"{path.resolve().name}/{below}"
             plain = plain or file.resolve().name
             name, number = plain, 2
             while name in names:
                 name, number = f"{plain}#{number}", number + 1
             names.add(name)
-            own_root = file if kind == "folder" else file.parent
-            root = own_root if image_root is None or kind == "folder" else image_root
+            own_root = file if file.is_dir() else file.parent
+            is_own = image_root is None or kind in ("folder", "webdataset")
+            root = own_root if is_own or image_root is None else image_root
             sources.append(Source(name, file.resolve(), kind, root.resolve()))
     return sources
 
 
 def open_source(source: Source, columns: Columns) -> SourceReader:
-    """Open a source of any format; what `open_table`, `open_parquet` and `open_folder` raise."""
+    """Open a source of any format; raises what the reader's own `open_…` does."""
     if source.format == "folder":
         if columns.extra:
             raise ConfigError(f"{source.path} is a folder of images; it has no columns for --extra")
         return open_folder(source.path)
     if source.format == "parquet":
         return open_parquet(source.path, columns)
+    if source.format == "jsonl":
+        return open_jsonl(source.path, columns)
+    if source.format == "webdataset":
+        return open_webdataset(source.path, columns)
+    if source.format == "huggingface":
+        return open_huggingface(source.path, columns, name=source.name)
     return open_table(source.path, columns, source.format)
 
 
-def _format_of(path: Path, format: Format) -> Literal["csv", "tsv", "parquet", "folder"]:
+def _expanded(path: Path) -> list[Path]:
+    """A path, or what its braces stand for when there is no such file."""
+    if "{" not in path.as_posix() or path.exists():
+        return [path]
+    # Nothing else of webdataset's urls: no pipe:, no http.
+    return [Path(text) for text in braceexpand(path.as_posix())]
+
+
+def _files(path: Path, kind: SourceFormat) -> list[Path]:
+    """The sources that one path of a known format stands for."""
+    if kind == "huggingface" and path.is_dir():
+        return dataset_sources(path)
+    if kind not in ("parquet", "webdataset") or not path.is_dir():
+        return [path]
+    pattern = "*.parquet" if kind == "parquet" else "*.tar"
+    files = sorted(path.glob(pattern)) or (_compressed_tars(path) if kind == "webdataset" else [])
+    if not files:
+        raise ConfigError(f"{path} holds no {pattern} file")
+    return files
+
+
+def _compressed_tars(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.glob("*.t*") if file.name.endswith(COMPRESSED_SUFFIXES))
+
+
+def _format_of(path: Path, format: Format) -> SourceFormat:
     if not path.exists():
         raise ConfigError(f"the source {path} does not exist")
     if not os.access(path, os.R_OK):
         raise ConfigError(f"the source {path} may not be read by this user")
     if format == "auto":
-        if path.is_dir():
-            return "parquet" if any(path.glob("*.parquet")) else "folder"
-        if path.suffix.lower() in _BY_SUFFIX:
-            return _BY_SUFFIX[path.suffix.lower()]
-        raise ConfigError(
-            f"{path}: its suffix tells no format; give --format csv, tsv, parquet or folder"
-        )
-    if path.is_dir() != (format == "folder") and not (path.is_dir() and format == "parquet"):
+        return _folder_format(path) if path.is_dir() else _file_format(path)
+    if path.is_dir() != (format == "folder") and not (
+        path.is_dir() and format in _READ_FROM_FOLDERS
+    ):
         what = "a folder" if path.is_dir() else "a file"
         raise ConfigError(f"{path} is {what}, which --format {format} does not read")
     return format
+
+
+def _folder_format(path: Path) -> SourceFormat:
+    if is_dataset(path):
+        return "huggingface"
+    if any(path.glob("*.tar")) or _compressed_tars(path):
+        return "webdataset"
+    return "parquet" if any(path.glob("*.parquet")) else "folder"
+
+
+def _file_format(path: Path) -> SourceFormat:
+    name = path.name.lower()
+    for suffix, kind in _BY_SUFFIX.items():
+        if name.endswith(suffix):
+            return kind
+    if name.endswith(".zip"):
+        raise ConfigError(
+            f"{path} is a zip; name a table whose image column says which member is whose, as "
+            "zip://PATH.zip#MEMBER"
+        )
+    raise ConfigError(
+        f"{path}: its suffix tells no format; give --format csv, tsv, jsonl, parquet, webdataset, "
+        "huggingface or folder"
+    )

@@ -1,0 +1,208 @@
+"""Reader of Hugging Face datasets on disk: `save_to_disk` folders and snapshots of Parquet files.
+
+Nothing is fetched and the `datasets` library is not needed: the files are Arrow and Parquet.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.sources.columns import Columns
+from cit_curate.sources.embedded import embedded_columns, embedded_uris, is_embedded
+from cit_curate.sources.parquet import (
+    check_types,
+    column_texts,
+    made_id,
+    open_parquet,
+    parquet_schema,
+)
+from cit_curate.sources.rows import ROWS_PER_BATCH, SourceReader, SourceRows
+
+_DEFAULT_ID = Columns().image_id
+# Written at the very end of an Arrow IPC stream; a file without it was cut, maybe between batches.
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+
+
+def dataset_sources(path: Path) -> list[Path]:
+    """The splits (folders) or else the Parquet files that a dataset folder consists of.
+
+    Raises:
+        ConfigError: It is no such folder.
+        DamagedError: A file that describes it is damaged, or a split is missing.
+    """
+    if (path / "state.json").is_file():
+        return [path]
+    if (path / "dataset_dict.json").is_file():
+        names = _described(path / "dataset_dict.json").get("splits")
+        if not isinstance(names, list) or not all(_is_plain(name) for name in names):
+            raise DamagedError(f"{path / 'dataset_dict.json'} lists no splits by name")
+        for name in names:
+            if not (path / name / "state.json").is_file():
+                raise DamagedError(f"{path / name} holds no split; dataset_dict.json names it")
+        return [path / name for name in names]
+    files = sorted(file for file in path.glob("**/*.parquet") if not _is_hidden(file, path))
+    if not files:
+        raise ConfigError(
+            f"{path} is no Hugging Face dataset: it has no state.json or dataset_dict.json of "
+            "save_to_disk, and no *.parquet"
+        )
+    return files
+
+
+def is_dataset(path: Path) -> bool:
+    """True for a folder that `save_to_disk` made, or a snapshot with Parquet files in `data/`."""
+    described = ("state.json", "dataset_dict.json")
+    return any((path / name).is_file() for name in described) or any(path.glob("data/*.parquet"))
+
+
+def open_huggingface(path: Path, columns: Columns, *, name: str = "") -> SourceReader:
+    """Open a split folder of `save_to_disk`, or one Parquet file of a snapshot.
+
+    Image bytes stay where they are. Without `--image`, the only column of image bytes is taken;
+    without a column for the id, an image's id is `{name}/{row}`, the row from 0 with 8 digits.
+
+    Args:
+        path: What `dataset_sources` gave.
+        columns: Where the rows keep what.
+        name: The source's name in the pool; default the path's.
+
+    Raises:
+        ConfigError: A chosen column is missing or holds no text.
+        DamagedError: A file is missing or damaged.
+    """
+    is_parquet = path.is_file()
+    files = [] if is_parquet else _arrow_files(path)
+    schema = parquet_schema(path) if is_parquet else _schema(files[0])
+    columns = _with_image(columns, schema)
+    has_ids = columns.image_id in schema.names or columns.image_id != _DEFAULT_ID
+    id_prefix = None if has_ids else name or path.name
+    if is_parquet:
+        return open_parquet(path, columns, id_prefix=id_prefix)
+    columns.check([*schema.names, *(() if has_ids else (columns.image_id,))], path)
+    check_types(path, columns, schema)
+    return SourceReader(
+        columns=columns,
+        extra_types={name: schema.field(name).type for name in columns.extra},
+        read=lambda: _read(files, columns, schema, id_prefix),
+    )
+
+
+def _with_image(columns: Columns, schema: pa.Schema) -> Columns:
+    """The columns, with the only column of image bytes as the image when none is chosen."""
+    found = embedded_columns(schema)
+    return replace(columns, image=found[0]) if not columns.image and len(found) == 1 else columns
+
+
+def _read(
+    files: list[Path], columns: Columns, schema: pa.Schema, id_prefix: str | None
+) -> Iterator[SourceRows]:
+    record = 0
+    for file in files:
+        first = 0
+        for batch in _batches(file, schema):
+            rows = range(record, record + batch.num_rows)
+            values: dict[str, list[str | None]] = {}
+            for name in columns.names:
+                if name == columns.image_id and id_prefix is not None:
+                    values[name] = [made_id(id_prefix, row) for row in rows]
+                    continue
+                cells = batch.column(name)
+                if name == columns.image and is_embedded(cells.type):
+                    values[name] = embedded_uris(cells, "arrow", str(file), name, first)
+                else:
+                    values[name] = column_texts(cells)
+            yield SourceRows(
+                num_records=batch.num_rows,
+                records=list(rows),
+                lines=list(range(record + 1, record + batch.num_rows + 1)),
+                values=values,
+                extra={name: batch.column(name) for name in columns.extra},
+            )
+            first += batch.num_rows
+            record += batch.num_rows
+
+
+def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The batches of an Arrow IPC stream, checked, at most `ROWS_PER_BATCH` rows each."""
+    with _mapped(path) as reader:
+        if not reader.schema.equals(schema):
+            raise ConfigError(
+                f"{path} has the columns {_listed(reader.schema)}, the first file of its split has "
+                f"{_listed(schema)}"
+            )
+        while True:
+            try:
+                batch = reader.read_next_batch()
+                # Offsets of a damaged file would be followed into foreign memory.
+                batch.validate(full=True)
+            except StopIteration:
+                return
+            except (pa.ArrowException, OSError) as error:
+                raise _damaged(path, error) from error
+            for start in range(0, batch.num_rows, ROWS_PER_BATCH):
+                yield batch.slice(start, ROWS_PER_BATCH)
+
+
+def _schema(path: Path) -> pa.Schema:
+    with _mapped(path) as reader:
+        return reader.schema
+
+
+def _mapped(path: Path) -> Any:
+    """A reader of an Arrow IPC stream that is not cut; a context manager."""
+    try:
+        with path.open("rb") as stream:
+            size = path.stat().st_size
+            stream.seek(max(size - len(_END_OF_STREAM), 0))
+            if stream.read() != _END_OF_STREAM:
+                raise pa.ArrowInvalid("the stream has no end")
+        return pa.ipc.open_stream(pa.memory_map(str(path)))
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _arrow_files(folder: Path) -> list[Path]:
+    """The files of a split, in order, as its `state.json` names them."""
+    listed = _described(folder / "state.json").get("_data_files")
+    entries = listed if isinstance(listed, list) else []
+    names = [str(entry.get("filename")) for entry in entries if isinstance(entry, dict)]
+    if not names or not all(map(_is_plain, names)):
+        raise DamagedError(f"{folder / 'state.json'} names no data files in its own folder")
+    files = [folder / name for name in names]
+    for file in files:
+        if not file.is_file():
+            raise DamagedError(f"{file} is missing; state.json names it")
+    return files
+
+
+def _described(path: Path) -> Mapping[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise DamagedError(f"{path} is no JSON object")
+    return value
+
+
+def _is_plain(name: object) -> bool:
+    """True for a name in a folder itself: nothing that a dataset says leads elsewhere."""
+    return isinstance(name, str) and name == Path(name).name and name not in ("", ".", "..")
+
+
+def _is_hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _listed(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} ({field.type})" for field in schema)
+
+
+def _damaged(path: Path, error: Exception) -> DamagedError:
+    size = path.stat().st_size
+    return DamagedError(f"{path} ({size:,} bytes) is damaged or still being written: {error}")
