@@ -37,20 +37,27 @@ def build(
     overwrite: bool = False,
     json: bool = False,
 ) -> None:
-    """Build a pool from tables (CSV, TSV, Parquet) or a folder of images with .txt files.
+    """Build a pool from tables, JSON lines, WebDataset tars, Hugging Face datasets or images.
 
     A wide table has a row per image: --text title,desc,tag. A long one has a row per text:
-    --text-key KIND --caption TEXT. Images stay where they are.
+    --text-key KIND --caption TEXT. A WebDataset and a folder of images with .txt files need
+    neither. Images stay where they are, also those in tars, zips, Arrow and Parquet files.
 
         cit pool build captions.csv --image-id id --image path --text title,desc --out POOL
         cit pool build PICTURES --out POOL
+        cit pool build lines.jsonl --image-id id --image file --text caption --out POOL
+        cit pool build "shards/{00000..00123}.tar" --out POOL
+        cit pool build shards --text caption,alt --image-id __key__ --out POOL
+        cit pool build saved_dataset --text caption --out POOL
+
+    An image column may name members of zips: zip://photos/01.zip#cat.jpg
 
     Args:
-        sources: Files or folders, in the order that the pool will have.
+        sources: Files, folders or {000..123} patterns, in the order that the pool will have.
         out: Folder of the new pool.
-        format: How to read the sources; auto goes by the suffix.
+        format: How to read the sources; auto goes by the suffix, or by what a folder holds.
         image_id: Column with the image's id.
-        image: Column with the image's path or URL; empty: no images.
+        image: Column with the image's path or URL; empty: no images, or those that lie inside.
         text: Wide tables: columns with text, separated by commas.
         text_key: Long tables: column with the text key.
         caption: Long tables: column with the text.

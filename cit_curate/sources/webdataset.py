@@ -225,7 +225,8 @@ def _members(path: Path, stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
                 if info.offset_data + (info.size if info.isreg() else 0) > size:
                     raise tarfile.ReadError(f"{info.name!a} goes on behind the end of the file")
                 yield info
-                tar.members = []
+                # It keeps every member otherwise; webdataset empties the list likewise.
+                tar.members = []  # type: ignore[attr-defined]
             at = tar.offset
     except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
         raise DamagedError(
