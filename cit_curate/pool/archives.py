@@ -46,7 +46,7 @@ def read_archived_bytes(root: Path, uri: ImageUri, *, max_bytes: int) -> bytes:
         try:
             read = _arrow_column if uri.scheme == "arrow" else _parquet_column
             return _cell_bytes(*read(file, uri), file, uri, max_bytes=max_bytes)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise ImageRejected("damaged_archive", f"{_where(file, uri)}: {error}") from error
 
 
@@ -133,7 +133,7 @@ def _cell_bytes(
     value = cell[0]
     if not value.is_valid:
         raise ImageRejected("missing_image", f"{_where(file, uri)}: the cell is empty")
-    if not isinstance(value, pa.BinaryScalar):
+    if not isinstance(value, pa.BinaryScalar) or isinstance(value, pa.StringScalar):
         raise ImageRejected("missing_image", f"{_where(file, uri)}: it holds {cell.type}, no bytes")
     size = len(value.as_buffer())
     if size > max_bytes:

@@ -125,8 +125,8 @@ def _directory(file: OpenFile) -> tuple[Directory, int]:
     """The central directory, and the bytes that remembering it takes."""
     tail_bytes = min(file.num_bytes, _END.size + 0xFFFF)
     tail = file.read(file.num_bytes - tail_bytes, tail_bytes)
-    found = tail.rfind(b"PK\5\6")
-    if found < 0 or len(tail) - found < _END.size:
+    found = tail.rfind(b"PK\5\6", 0, max(len(tail) - _END.size + 4, 0))
+    if found < 0:
         raise zipfile.BadZipFile(f"no zip, or cut: its end is not in the last {tail_bytes:,} bytes")
     size, offset = _END.unpack_from(tail, found)[5:7]
     end = file.num_bytes - tail_bytes + found

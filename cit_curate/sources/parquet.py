@@ -48,7 +48,7 @@ def parquet_schema(path: Path) -> pa.Schema:
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
             return file.schema_arrow
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _damaged(path, error) from error
 
 
@@ -121,7 +121,7 @@ def _read(
                         extra={name: batch.column(name) for name in columns.extra},
                     )
                     record += batch.num_rows
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _damaged(path, error) from error
 
 
