@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cit_curate.pool.image_uri import ImageUri
+from cit_curate.image_uri import ImageUri
 from cit_curate.pool.inside import BoundedCache, OpenFile, opened_inside
 from cit_curate.pool.rejected import ImageRejected
 from cit_curate.pool.zip_members import read_zip_member

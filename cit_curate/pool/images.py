@@ -16,8 +16,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from cit_curate.image_uri import parse_image_uri
 from cit_curate.pool.archives import read_archived_bytes
-from cit_curate.pool.image_uri import parse_image_uri
 from cit_curate.pool.inside import opened_inside
 from cit_curate.pool.rejected import ImageRejected, Reason
 
@@ -133,7 +133,7 @@ def read_image_bytes(root: Path, image_uri: str, *, max_bytes: int = MAX_IMAGE_B
 
     Args:
         root: The source's image root.
-        image_uri: A path, or a place in an archive as `pool.image_uri` spells it.
+        image_uri: A path, or a place in an archive as `cit_curate.image_uri` spells it.
         max_bytes: A larger image is refused.
 
     Raises:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from cit_curate.captions import cut_at_bytes, is_blank, replace_bad_text
-from cit_curate.pool.image_uri import parse_image_uri
+from cit_curate.image_uri import parse_image_uri
 from cit_curate.records import text_key_of
 from cit_curate.sources.columns import Columns
 
@@ -206,8 +206,8 @@ def checked_image_id(value: str | None) -> str:
 def checked_image_uri(value: str | None, image_root: Path) -> str:
     """The image's place relative to `image_root`; a web address as it is; "" for none.
 
-    A place in a zip, tar, Arrow or Parquet file (`pool.image_uri`) keeps its spelling; the path in
-    it is treated like any other.
+    A place in a zip, tar, Arrow or Parquet file (`cit_curate.image_uri`) keeps its spelling; the
+    path in it is treated like any other.
     """
     if not value:
         return ""

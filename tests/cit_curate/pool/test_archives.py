@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cit_curate.image_uri import cell_uri, tar_uri
 from cit_curate.pool import archives
-from cit_curate.pool.image_uri import cell_uri, tar_uri
 from cit_curate.pool.images import ImageRejected, read_image_bytes
 
 MEMBERS = {"a.jpg": b"A" * 700, "sub/b.png": b"B" * 512, "c.jpg": b""}

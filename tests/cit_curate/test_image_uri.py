@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cit_curate.pool.image_uri import cell_uri, parse_image_uri, tar_uri
+from cit_curate.image_uri import cell_uri, parse_image_uri, tar_uri
 
 NUMBERS = st.integers(0, 10**18 - 1)
 # As `checked_image_uri` lets them through: any printable character, `#`, `?` and `%` among them.
