@@ -58,9 +58,12 @@ def check_types(path: Path, columns: Columns, schema: pa.Schema) -> None:
     Raises:
         ConfigError: Names the column, its type and what it must hold.
     """
-    for name in set(columns.names) & set(schema.names):
+    as_text = (columns.image_id, columns.text_key, columns.caption, *columns.text)
+    for name in columns.names:
+        if name not in schema.names:
+            continue
         found = schema.field(name).type
-        if name == columns.image and is_embedded(found):
+        if name not in as_text and is_embedded(found):
             continue
         wanted, allowed = "text", {"text", "null"}
         if name == columns.image_id:
