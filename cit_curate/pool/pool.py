@@ -161,12 +161,12 @@ class Pool:
         """The bytes of a pair's image; read nowhere but here.
 
         Args:
-            image_uri: The pair's `image_uri`.
+            image_uri: The pair's `image_uri`: a path, or a place in an archive (`image_uri.py`).
             source: The pair's `source`, which says what the path is relative to.
             max_bytes: A larger file is refused.
 
         Raises:
-            ImageRejected: Missing, outside its image root, a web address, or too large.
+            ImageRejected: Missing, damaged, outside its image root, a web address, or too large.
             ConfigError: The pool has no such source.
         """
         root = self._image_roots.get(source)

@@ -69,8 +69,13 @@ class Columns:
         chosen = (self.image_id, self.image, self.text_key, self.caption, *self.text)
         return tuple(dict.fromkeys(name for name in chosen if name))
 
-    def check(self, existing: Sequence[str], where: object) -> None:
+    def check(self, existing: Sequence[str], where: object, *, without_ids: bool = False) -> None:
         """Raise unless a table has every chosen column exactly once.
+
+        Args:
+            existing: The table's columns.
+            where: The table, for the message.
+            without_ids: The table need not have `image_id`; the reader makes the ids.
 
         Raises:
             ConfigError: A column is missing or ambiguous, or no text column was chosen at all;
@@ -83,6 +88,8 @@ class Columns:
                 f"--text-key COLUMN --caption COLUMN (a row per text); its columns are {listed}"
             )
         for name in (*self.names, *self.extra):
+            if without_ids and name == self.image_id:
+                continue
             count = list(existing).count(name)
             if count > 1:
                 raise ConfigError(f"{where} has {count} columns named {name!r}; rename all but one")

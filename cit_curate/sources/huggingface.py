@@ -83,7 +83,7 @@ def open_huggingface(path: Path, columns: Columns, *, name: str = "") -> SourceR
     id_prefix = None if has_ids else name or path.name
     if is_parquet:
         return open_parquet(path, columns, id_prefix=id_prefix)
-    columns.check([*schema.names, *(() if has_ids else (columns.image_id,))], path)
+    columns.check(schema.names, path, without_ids=not has_ids)
     check_types(path, columns, schema)
     return SourceReader(
         columns=columns,

@@ -29,8 +29,7 @@ def open_parquet(path: Path, columns: Columns, *, id_prefix: str | None = None) 
         DamagedError: The file is cut or empty.
     """
     schema = parquet_schema(path)
-    made = () if id_prefix is None else (columns.image_id,)
-    columns.check([*schema.names, *made], path)
+    columns.check(schema.names, path, without_ids=id_prefix is not None)
     check_types(path, columns, schema)
     return SourceReader(
         columns=columns,

@@ -128,13 +128,14 @@ def test_cells_that_are_not_there_are_refused(tmp_path, scheme):
     uri = cell_uri(scheme, name, "image", 2)
     assert reason_of(tmp_path, uri, max_bytes=499) == "too_many_bytes"
     text = tmp_path / f"text.{scheme}"
-    table = pa.table({"image": ["not bytes"]})
+    table = pa.table({"image": ["not bytes"], "struct": [{"path": "a.jpg"}]})
     if scheme == "parquet":
         pq.write_table(table, text)
     else:
         with pa.ipc.new_stream(text, table.schema) as writer:
             writer.write_table(table)
-    assert reason_of(tmp_path, cell_uri(scheme, text.name, "image", 0)) == "missing_image"
+    for column in table.column_names:
+        assert reason_of(tmp_path, cell_uri(scheme, text.name, column, 0)) == "missing_image"
 
 
 @pytest.mark.parametrize("scheme", ["arrow", "parquet"])

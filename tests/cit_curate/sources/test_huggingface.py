@@ -2,8 +2,8 @@
 
 import io
 import json
-import os
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,9 +15,6 @@ from cit_curate.sources.columns import Columns
 from cit_curate.sources.huggingface import open_huggingface
 from cit_curate.sources.rows import pairs_of
 from cit_curate.sources.source import find_sources, open_source
-
-os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-datasets = pytest.importorskip("datasets")
 
 CAPTION = Columns(text=("caption",))
 COLOURS = ("red", "green", "blue", "black", "white")
