@@ -31,7 +31,11 @@ def clean_text(raw: str) -> str:
     URL-decoded, `+` to space, then without `<a …>`, `</a>`, `<b>`, `</b>`, `<i>`, `</i>` and
     without `http…` and `www…` up to white space. Not stripped.
     """
-    text = unquote(raw).replace("+", " ")
+    return without_tags_and_links(unquote(raw).replace("+", " "))
+
+
+def without_tags_and_links(text: str) -> str:
+    """The second half of `clean_text`: what it does to a text that is URL-decoded."""
     # Tags are looked for only before the last ">" of each line, so that "<a<a<a…" stays linear.
     text = _TAG_PART_OF_LINE.sub(lambda line: _TAG.sub("", line[0]), text)
     return _LINK.sub("", text)

@@ -2,28 +2,39 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import tyro
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from cit_curate.captions import Cleaning
+from cit_curate.errors import ConfigError
 from cit_curate.pool.pool import Pool, verify_pool
+from cit_curate.pool.yfcc_build import build_yfcc_pool
+from cit_curate.pool.yfcc_source import YfccSource
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.source import Format
+from cit_curate.sources.yfcc import YfccFormat
 
 
 def build(
     sources: tyro.conf.Positional[tuple[Path, ...]],
     out: Path,
     *,
-    format: Format = "auto",
+    format: Format | YfccFormat = "auto",
     image_id: str = "image_id",
     image: str = "",
     text: str = "",
@@ -33,6 +44,11 @@ def build(
     image_root: Path | None = None,
     clean: Cleaning = "none",
     name: str = "",
+    metadata: Path | None = None,
+    image_ids: Path | None = None,
+    subset: Path | None = None,
+    reference_empty_tags: bool = False,
+    workers: int = 0,
     max_reject_ratio: float = 0.01,
     overwrite: bool = False,
     json: bool = False,
@@ -42,6 +58,7 @@ def build(
     A wide table has a row per image: --text title,desc,tag. A long one has a row per text:
     --text-key KIND --caption TEXT. A WebDataset and a folder of images with .txt files need
     neither. Images stay where they are, also those in tars, zips, Arrow and Parquet files.
+    YFCC100M has flags of its own; after a kill, the same command goes on.
 
         cit pool build captions.csv --image-id id --image path --text title,desc --out POOL
         cit pool build PICTURES --out POOL
@@ -49,11 +66,14 @@ def build(
         cit pool build "shards/{00000..00123}.tar" --out POOL
         cit pool build shards --text caption,alt --image-id __key__ --out POOL
         cit pool build saved_dataset --text caption --out POOL
+        cit pool build --format yfcc15m --metadata yfcc100m_dataset.txt --image-ids IDS.npy
+            --subset yfcc100m_subset_data.tsv --image-root DIR --out POOL
 
     An image column may name members of zips: zip://photos/01.zip#cat.jpg
 
     Args:
-        sources: Files, folders or {000..123} patterns, in the order that the pool will have.
+        sources: Files, folders or {000..123} patterns, in the order that the pool will have;
+            none for YFCC100M.
         out: Folder of the new pool.
         format: How to read the sources; auto goes by the suffix, or by what a folder holds.
         image_id: Column with the image's id.
@@ -65,10 +85,42 @@ def build(
         image_root: Where image paths start; default the table's own folder.
         clean: Cleaning of the texts: none, or yfcc (URL-decoded, without tags and links).
         name: The pool's name; default the folder's.
+        metadata: YFCC: yfcc100m_dataset.txt, unpacked.
+        image_ids: YFCC: NumPy file with the ids of the images on disk.
+        subset: YFCC15M: yfcc100m_subset_data.tsv, the list of the images that it takes.
+        reference_empty_tags: YFCC: keep the tag text "," of images without tags, as CiT did.
+        workers: YFCC: processes that read and write; 0: one per processor.
         max_reject_ratio: Largest share of malformed rows.
         overwrite: Replace a pool that is there.
         json: Print one JSON document instead of a summary.
     """
+    if format == "yfcc15m" or format == "yfcc100m":
+        _refuse_table_flags(sources, image_id, image, text, text_key, caption, extra)
+        if metadata is None or image_ids is None:
+            raise ConfigError(f"--format {format} needs --metadata FILE and --image-ids FILE")
+        source = YfccSource(
+            format=format,
+            metadata=metadata,
+            image_ids=image_ids,
+            subset=subset,
+            image_root=image_root,
+            reference_empty_tags=reference_empty_tags,
+        )
+        _build_yfcc(
+            source,
+            out,
+            name=name,
+            num_workers=workers,
+            max_reject_ratio=max_reject_ratio,
+            overwrite=overwrite,
+            json=json,
+        )
+        return
+    if metadata or image_ids or subset or reference_empty_tags or workers:
+        raise ConfigError(
+            "--metadata, --image-ids, --subset, --reference-empty-tags and --workers are for "
+            "--format yfcc15m and yfcc100m"
+        )
     columns = Columns(
         image_id=image_id,
         image=image or None,
@@ -91,6 +143,39 @@ def build(
             progress=progress,
         )
     _show(pool, as_json=json)
+
+
+def _refuse_table_flags(sources: Sequence[Path], image_id: str, *others: str) -> None:
+    if sources:
+        raise ConfigError(f"{sources[0]}: YFCC100M is named by --metadata, not as a source")
+    if image_id != "image_id" or any(others):
+        raise ConfigError(
+            "YFCC100M has columns of its own; leave out --image-id, --image, --text, --text-key, "
+            "--caption and --extra"
+        )
+
+
+def _build_yfcc(
+    source: YfccSource,
+    out: Path,
+    *,
+    name: str,
+    num_workers: int,
+    max_reject_ratio: float,
+    overwrite: bool,
+    json: bool,
+) -> None:
+    with _shown_progress() as progress:
+        manifest = build_yfcc_pool(
+            source,
+            out,
+            name=name or None,
+            num_workers=num_workers,
+            max_reject_ratio=max_reject_ratio,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    _show(Pool(out, manifest), as_json=json)
 
 
 def info(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:
@@ -158,6 +243,7 @@ def summary(pool: Pool) -> dict[str, Any]:
         "bytes": pool.num_bytes,
         "text_keys": dict(manifest.text_keys),
         "rejects": dict(manifest.rejects),
+        "id_lists": dict(manifest.id_lists),
         "sources": [asdict(source) for source in manifest.sources],
         "subset": asdict(manifest.subset) if manifest.subset else None,
     }
@@ -183,6 +269,11 @@ def _show(pool: Pool, *, as_json: bool) -> None:
         lines.append(f"source {source.name}: {source.num_records:,} records ({source.path})")
     if len(manifest.sources) > 20:
         lines.append(f"and {len(manifest.sources) - 20:,} more sources")
+    if manifest.id_lists:
+        lines.append(
+            f"ids: {manifest.id_lists['num_ids']:,}, of which "
+            f"{manifest.id_lists['num_ids_without_line']:,} have no line"
+        )
     rejected = ", ".join(f"{reason} {n:,}" for reason, n in manifest.rejects.items())
     lines.append(f"rejected: {rejected or 'nothing'} (rows and reasons in rejects/)")
     console = Console(soft_wrap=True)
@@ -190,24 +281,32 @@ def _show(pool: Pool, *, as_json: bool) -> None:
         console.print(escape(_printable(line)), highlight=False)
 
 
+class _Told(Protocol):
+    """How far a build is: rows done, and the share of all where that is known."""
+
+    def __call__(self, what: str, rows: int, share: float | None = None, /) -> None: ...
+
+
 @contextmanager
-def _shown_progress() -> Iterator[Callable[[str, int], None]]:
-    """A progress line with rows and rate on stderr, only where a person sees it."""
+def _shown_progress() -> Iterator[_Told]:
+    """A progress line with rows, rate and time left on stderr, only where a person sees it."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda what, rows: None
+        yield lambda what, rows, share=None, /: None
         return
-    rate = TextColumn("{task.completed:,} rows, {task.fields[rate]:,.0f}/s")
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), rate, TimeElapsedColumn())
+    rows_and_rate = TextColumn("{task.fields[rows]:,} rows, {task.fields[rate]:,.0f}/s")
+    left = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), rows_and_rate, *left)
     with Progress(*columns, console=console, transient=True) as shown:
-        tasks = {
-            what: shown.add_task(what, total=None, rate=0.0) for what in ("reading", "writing")
-        }
+        tasks: dict[str, TaskID] = {}
 
-        def tell(what: str, rows: int) -> None:
-            task = shown.tasks[tasks[what]]
-            rate = rows / max(task.elapsed or 0.0, 1e-3)
-            shown.update(tasks[what], completed=rows, rate=rate)
+        def tell(what: str, rows: int, share: float | None = None, /) -> None:
+            if what not in tasks:
+                tasks[what] = shown.add_task(what, total=None, rows=0, rate=0.0)
+            elapsed = shown.tasks[tasks[what]].elapsed or 0.0
+            total = None if share is None else 1.0
+            rate = rows / max(elapsed, 1e-3)
+            shown.update(tasks[what], completed=share, total=total, rows=rows, rate=rate)
 
         yield tell
 

@@ -108,7 +108,11 @@ class SubsetOrigin:
 
 @dataclass(frozen=True)
 class PoolManifest:
-    """`pool.json`: what is in the pool, from what, and how each file can be checked."""
+    """`pool.json`: what is in the pool, from what, and how each file can be checked.
+
+    Attributes:
+        id_lists: YFCC only: the lists that chose the images, with their SHA-256 and counts.
+    """
 
     name: str
     fingerprint: str
@@ -123,6 +127,7 @@ class PoolManifest:
     sources: tuple[SourceEntry, ...]
     parts: tuple[Part, ...]
     reject_parts: tuple[FileEntry, ...]
+    id_lists: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = field(default=FORMAT_VERSION)
     # Only in a pool that was cut out of another one.
     subset: SubsetOrigin | None = None

@@ -32,7 +32,7 @@ from cit_curate.pool.staging import STAGING_MEMORY, Staging
 from cit_curate.replacing import replacing
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.parquet import column_kind
-from cit_curate.sources.rows import MALFORMED, RawPairs, SourceReader, pairs_of
+from cit_curate.sources.rows import MALFORMED, Reject, SourceReader, pairs_of
 from cit_curate.sources.source import Source, open_source
 
 MAX_IN_A_ROW = 100
@@ -80,36 +80,47 @@ def build_pool(
     _check_free(out, sources, overwrite=overwrite)
     readers = [open_source(source, columns) for source in sources]
     extra_types = _common_types(sources, readers)
-    entries = [_source_entry(source) for source in sources]
+    entries = [source_entry(source) for source in sources]
+    with builder_lock(out, sources, entries, overwrite=overwrite):
+        with replacing(out) as folder:
+            staging = Staging(folder / "staging", extra_types)
+            counts = _stage(staging, sources, readers, cleaner(clean), max_reject_ratio, progress)
+            for source, entry in zip(sources, entries, strict=True):
+                check_unchanged(source, entry)
+            manifest = _write(staging, folder, progress)
+            staging.close()
+            manifest = replace(
+                manifest,
+                name=name or out.name,
+                cleaning=clean,
+                columns=asdict(columns),
+                num_records=sum(counts),
+                sources=tuple(
+                    replace(entry, num_records=count)
+                    for entry, count in zip(entries, counts, strict=True)
+                ),
+            )
+            write_manifest(folder, manifest)
+        rebuild_catalog(out, manifest)
+    return manifest
+
+
+@contextmanager
+def builder_lock(
+    out: Path, sources: Sequence[Source], entries: Sequence[SourceEntry], *, overwrite: bool
+) -> Iterator[None]:
+    """Be the only builder of the pool `out`, whose place is free, while the block runs.
+
+    Raises:
+        ConfigError: `out` is in use.
+        ResourceError: Another builder is running, or the block ran out of disk or memory.
+    """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with owner_lock(out.with_name(f".lock-{out.name}")):
             # Only now: the first of two builders may have just finished.
             _check_free(out, sources, overwrite=overwrite)
-            with replacing(out) as folder:
-                staging = Staging(folder / "staging", extra_types)
-                counts = _stage(
-                    staging, sources, readers, cleaner(clean), max_reject_ratio, progress
-                )
-                for source, entry in zip(sources, entries, strict=True):
-                    if _source_entry(source) != entry:
-                        raise DamagedError(f"{source.path} changed while it was read; build again")
-                manifest = _write(staging, folder, progress)
-                staging.close()
-                manifest = replace(
-                    manifest,
-                    name=name or out.name,
-                    cleaning=clean,
-                    columns=asdict(columns),
-                    num_records=sum(counts),
-                    sources=tuple(
-                        replace(entry, num_records=count)
-                        for entry, count in zip(entries, counts, strict=True)
-                    ),
-                )
-                write_manifest(folder, manifest)
-            rebuild_catalog(out, manifest)
-            return manifest
+            yield
     except (OSError, duckdb.Error) as error:
         explained = _explained(error, out, entries)
         if explained is None:
@@ -117,8 +128,18 @@ def build_pool(
         raise explained from error
 
 
+def check_unchanged(source: Source, entry: SourceEntry) -> None:
+    """Raise unless a source is still as it was when `entry` was made.
+
+    Raises:
+        DamagedError: It changed.
+    """
+    if source_entry(source) != entry:
+        raise DamagedError(f"{source.path} changed while it was read; build again")
+
+
 @dataclass(frozen=True)
-class _Counted:
+class Counted:
     """Malformed records so far, and the last run of them."""
 
     num_malformed: int = 0
@@ -139,12 +160,12 @@ def _stage(
     counts = []
     malformed = records = 0
     for source, reader in zip(sources, readers, strict=True):
-        counted = _Counted()
+        counted = Counted()
         for rows in reader.read():
             pairs = pairs_of(
                 rows, reader.columns, source=source.name, image_root=source.image_root, clean=clean
             )
-            counted = _count_malformed(counted, pairs, source)
+            counted = count_malformed(counted, pairs.rejects, pairs.num_records, source.path)
             staging.add(source.name, pairs)
             progress("reading", records + counted.num_records)
         counts.append(counted.num_records)
@@ -157,26 +178,44 @@ def _stage(
             f"{', '.join(str(source.path) for source in sources)}: {what} and no pair came of them"
             f"{staging.top_reasons()}"
         )
-    if malformed > max_reject_ratio * records:
-        raise BadInputError(
-            f"{malformed:,} of {records:,} rows are malformed, more than --max-reject-ratio "
-            f"{max_reject_ratio}{staging.top_reasons()}; mend the source or raise the limit"
-        )
+    check_budget(malformed, records, max_reject_ratio, staging.top_reasons)
     return counts
 
 
-def _count_malformed(counted: _Counted, pairs: RawPairs, source: Source) -> _Counted:
+def check_budget(
+    malformed: int, records: int, max_reject_ratio: float, top_reasons: Callable[[], str]
+) -> None:
+    """Raise when too many records were malformed.
+
+    Raises:
+        BadInputError: More than the share `max_reject_ratio`.
+    """
+    if malformed > max_reject_ratio * records:
+        raise BadInputError(
+            f"{malformed:,} of {records:,} rows are malformed, more than --max-reject-ratio "
+            f"{max_reject_ratio}{top_reasons()}; mend the source or raise the limit"
+        )
+
+
+def count_malformed(
+    counted: Counted, rejects: Sequence[Reject], num_records: int, path: Path
+) -> Counted:
+    """Count on: the malformed ones among the rejects of the next `num_records` records.
+
+    Raises:
+        BadInputError: There were `MAX_IN_A_ROW` malformed ones in a row.
+    """
     num, last, in_a_row = counted.num_malformed, counted.last_record, counted.in_a_row
-    for reject in pairs.rejects:
+    for reject in rejects:
         if reject.reason in MALFORMED:
             in_a_row = in_a_row + 1 if reject.record == last + 1 else 1
             num, last = num + 1, reject.record
             if in_a_row == MAX_IN_A_ROW:
                 raise BadInputError(
-                    f"{source.path}: {MAX_IN_A_ROW} malformed rows in a row up to row "
+                    f"{path}: {MAX_IN_A_ROW} malformed rows in a row up to row "
                     f"{reject.row}; the last: {reject.reason}, {reject.detail}"
                 )
-    return _Counted(num, counted.num_records + pairs.num_records, last, in_a_row)
+    return Counted(num, counted.num_records + num_records, last, in_a_row)
 
 
 def _write(staging: Staging, folder: Path, progress: Progress) -> PoolManifest:
@@ -218,7 +257,7 @@ def changed_sources(manifest: PoolManifest) -> list[str]:
             changes.append(f"the source {path} is gone")
             continue
         source = Source(entry.name, path, entry.format, Path(entry.image_root))  # type: ignore[arg-type]
-        now = _source_entry(source)
+        now = source_entry(source)
         if (now.bytes, now.head_sha256) != (entry.bytes, entry.head_sha256):
             sizes = f"{entry.bytes:,} bytes, now {now.bytes:,}"
             changes.append(f"the source {path} has changed ({sizes})")
@@ -266,7 +305,8 @@ def _common_types(
     }
 
 
-def _source_entry(source: Source) -> SourceEntry:
+def source_entry(source: Source) -> SourceEntry:
+    """A source as it is now."""
     state = source.path.stat()
     is_file = source.path.is_file()
     head = b""

@@ -20,13 +20,21 @@ REJECT_PART_ROWS = 1_000_000
 
 @dataclass
 class PartsWritten:
-    """What `write_parts` wrote so far; it alone adds to it."""
+    """What was written so far."""
 
     parts: list[Part] = field(default_factory=list)
     num_pairs: int = 0
     num_images: int = 0
     num_with_image: int = 0
     text_keys: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: "PartsWritten") -> None:
+        """Count the parts that another writer wrote after these."""
+        self.parts += other.parts
+        self.num_pairs += other.num_pairs
+        self.num_images += other.num_images
+        self.num_with_image += other.num_with_image
+        self.text_keys.update(other.text_keys)
 
 
 def image_starts(image_ids: pa.ChunkedArray | pa.Array) -> Int64:
@@ -68,16 +76,19 @@ def cut_groups(tables: Iterable[pa.Table], max_rows: int) -> Iterator[pa.Table]:
         yield rest.slice(done)
 
 
-def write_parts(groups: Iterable[pa.Table], folder: Path, schema: pa.Schema) -> PartsWritten:
+def write_parts(
+    groups: Iterable[pa.Table], folder: Path, schema: pa.Schema, *, first_part: int = 0
+) -> PartsWritten:
     """Write row groups to `folder/pairs/part-000000.parquet` and on, `PART_ROWS` rows at most each.
 
     Args:
         groups: Tables of `schema`, each to become one row group.
         folder: The pool's folder; entries are relative to it.
         schema: `format.pair_schema`.
+        first_part: Number of the first part, for writers that share the folder.
     """
     written = PartsWritten()
-    (folder / "pairs").mkdir()
+    (folder / "pairs").mkdir(exist_ok=True)
     writer: pq.ParquetWriter | None = None
     path = folder
     sizes: list[tuple[int, int]] = []
@@ -89,7 +100,8 @@ def write_parts(groups: Iterable[pa.Table], folder: Path, schema: pa.Schema) -> 
                 written.parts.append(Part(describe_file(path, folder, rows=rows), tuple(sizes)))
                 writer, sizes, rows = None, [], 0
             if writer is None:
-                path = folder / "pairs" / f"part-{len(written.parts):06d}.parquet"
+                number = first_part + len(written.parts)
+                path = folder / "pairs" / f"part-{number:06d}.parquet"
                 writer = pq.ParquetWriter(path, schema, compression="zstd", version="2.6")
             # One chunk: how the stream was batched must not show in the file's bytes.
             table = group.cast(schema).combine_chunks()

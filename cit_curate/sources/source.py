@@ -18,6 +18,7 @@ from cit_curate.sources.parquet import open_parquet
 from cit_curate.sources.rows import SourceReader
 from cit_curate.sources.table import open_table
 from cit_curate.sources.webdataset import COMPRESSED_SUFFIXES, open_webdataset
+from cit_curate.sources.yfcc import YfccFormat
 
 SourceFormat = Literal["csv", "tsv", "jsonl", "parquet", "folder", "webdataset", "huggingface"]
 Format = Literal["auto"] | SourceFormat
@@ -50,7 +51,7 @@ class Source:
 
     name: str
     path: Path
-    format: SourceFormat
+    format: SourceFormat | YfccFormat
     image_root: Path
 
 
@@ -111,6 +112,8 @@ def open_source(source: Source, columns: Columns) -> SourceReader:
         return open_webdataset(source.path, columns)
     if source.format == "huggingface":
         return open_huggingface(source.path, columns, name=source.name)
+    if source.format == "yfcc15m" or source.format == "yfcc100m":
+        raise ConfigError(f"{source.path}: YFCC100M is read by build_yfcc_pool")
     return open_table(source.path, columns, source.format)
 
 

@@ -1,0 +1,309 @@
+"""Building a pool from YFCC100M: out of core, in parallel, and again from where it was killed.
+
+The metadata is read in ranges of bytes. Each becomes a segment in `.staging-POOL` beside the pool,
+whole or absent, so that the same command goes on after a kill. From the segments' small indexes
+follow which images repeat and where parts are cut; then the parts are written. Neither the number
+of workers nor a kill shows in the pool's bytes.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from cit_curate.errors import BadInputError, ConfigError, DamagedError
+from cit_curate.pool.catalog import rebuild_catalog
+from cit_curate.pool.format import (
+    REJECT_SCHEMA,
+    PoolManifest,
+    SourceEntry,
+    group_rows,
+    parts_fingerprint,
+    write_manifest,
+)
+from cit_curate.pool.ingest import (
+    Counted,
+    builder_lock,
+    check_budget,
+    check_unchanged,
+    count_malformed,
+    source_entry,
+)
+from cit_curate.pool.parts import PartsWritten, write_rejects
+from cit_curate.pool.yfcc_plan import PlannedImages, part_pieces, plan_images
+from cit_curate.pool.yfcc_segments import (
+    PartTask,
+    Segment,
+    SegmentTask,
+    read_segment,
+    write_part,
+)
+from cit_curate.pool.yfcc_source import YfccSource
+from cit_curate.pool.yfcc_workers import Mapper, available_cpus, open_workers
+from cit_curate.replacing import replacing
+from cit_curate.sources.rows import Reject
+from cit_curate.sources.yfcc import (
+    IdList,
+    UInt8,
+    image_ids_of,
+    read_image_ids,
+    read_subset,
+)
+from indexes.durable import atomic_file, read_json, sweep_temporary, write_json
+
+_log = logging.getLogger(__name__)
+
+RANGE_BYTES = 64 << 20
+STAGING_PREFIX = ".staging-"
+# Of what segments hold; a newer one does not go on from an older one's.
+STAGING_VERSION = 1
+
+YfccProgress = Callable[[str, int, float], None]
+"""Called with what is being done, how many lines or pairs are done, and which share that is."""
+
+
+def build_yfcc_pool(
+    source: YfccSource,
+    out: Path,
+    *,
+    name: str | None = None,
+    num_workers: int = 0,
+    max_reject_ratio: float = 0.01,
+    overwrite: bool = False,
+    progress: YfccProgress = lambda what, rows, share: None,
+    range_bytes: int = RANGE_BYTES,
+) -> PoolManifest:
+    """Build a pool from YFCC100M; it is there whole, or not at all.
+
+    Args:
+        source: The files.
+        out: The pool's folder. `.staging-OUT` beside it holds what was read until it is there.
+        name: The pool's name; default the folder's.
+        num_workers: Processes that read and write; 0: one per processor.
+        max_reject_ratio: Largest share of malformed lines.
+        overwrite: Replace a pool that is there.
+        progress: Told how far it is.
+        range_bytes: Metadata per segment.
+
+    Raises:
+        ConfigError: A list holds no image ids, or `out` is in use.
+        BadInputError: Too many malformed lines, or no pair at all.
+        DamagedError: A list or segment is damaged, or the metadata changed while it was read.
+        ResourceError: Disk full, a worker killed, or another build of the same pool is running.
+    """
+    if not 0 <= max_reject_ratio <= 1:
+        raise ConfigError(f"max_reject_ratio is {max_reject_ratio}; it is a share from 0 to 1")
+    if num_workers < 0:
+        raise ConfigError(f"--workers {num_workers}: it is a number of processes, or 0")
+    out = out.absolute()
+    table = source.as_source()
+    entry = source_entry(table)
+    with builder_lock(out, [table], [entry], overwrite=overwrite):
+        progress("reading ids", 0, 0.0)
+        lists, bits = _read_lists(source)
+        folder = _open_staging(out, _staging_key(source, entry, lists, range_bytes))
+        with open_workers(num_workers or available_cpus()) as mapped:
+            tasks = _segment_tasks(folder, source, bits, range_bytes)
+            segments = _read(mapped, tasks, max_reject_ratio, progress)
+            check_unchanged(table, entry)
+            images = plan_images(segments)
+            if images.num_pairs == 0:
+                raise BadInputError(_nothing_found(table.path, segments))
+            with replacing(out) as pool_folder:
+                manifest = _write(mapped, images, pool_folder, table.name, progress)
+                manifest = replace(
+                    manifest,
+                    name=name or out.name,
+                    sources=(replace(entry, num_records=manifest.num_records),),
+                    id_lists=_described(lists, bits, images, source),
+                )
+                write_manifest(pool_folder, manifest)
+            rebuild_catalog(out, manifest)
+        shutil.rmtree(folder.parent)
+    return manifest
+
+
+def _read_lists(source: YfccSource) -> tuple[dict[str, IdList], UInt8]:
+    image_ids, bits = read_image_ids(source.image_ids)
+    if source.subset is None:
+        return {"image_ids": image_ids}, bits
+    subset, subset_bits = read_subset(source.subset)
+    return {"image_ids": image_ids, "subset": subset}, bits & subset_bits
+
+
+def _staging_key(
+    source: YfccSource, entry: SourceEntry, lists: dict[str, IdList], range_bytes: int
+) -> dict[str, object]:
+    """All that segments depend on."""
+    return {
+        "staging version": STAGING_VERSION,
+        "range bytes": range_bytes,
+        "--format": source.format,
+        "--reference-empty-tags": source.reference_empty_tags,
+        "--metadata": [entry.path, entry.bytes, entry.mtime_ns, entry.head_sha256],
+        **{f"--{name.replace('_', '-')}": found.sha256 for name, found in lists.items()},
+    }
+
+
+def _open_staging(out: Path, key: dict[str, object]) -> Path:
+    """The folder of segments for this key; those of another key are removed, and it is said."""
+    staging = out.with_name(f"{STAGING_PREFIX}{out.name}")
+    # A worker of a killed build may live on for a moment; it knows only its own key's folder.
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    folder = staging / digest[:16]
+    if staging.is_dir() and not folder.is_dir():
+        try:
+            before = read_json(staging / "key.json")
+            names = [name for name in {**before, **key} if before.get(name) != key.get(name)]
+            why = f"{', '.join(names)} changed"
+        except DamagedError as error:
+            why = str(error)
+        _log.warning("%s: reading starts over, since %s", staging, why)
+        shutil.rmtree(staging)
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep_temporary(staging)
+    write_json(staging / "key.json", key)
+    return folder
+
+
+def _segment_tasks(
+    folder: Path, source: YfccSource, bits: UInt8, range_bytes: int
+) -> list[SegmentTask]:
+    ids = folder / "ids.npy"
+    with atomic_file(ids) as temporary, temporary.open("wb") as stream:
+        np.save(stream, bits, allow_pickle=False)
+    metadata = source.metadata.resolve()
+    size = metadata.stat().st_size
+    return [
+        SegmentTask(
+            folder=folder / f"{number:06d}",
+            metadata=metadata,
+            ids=ids,
+            start=start,
+            stop=min(start + range_bytes, size),
+            reference_empty_tags=source.reference_empty_tags,
+        )
+        for number, start in enumerate(range(0, size, range_bytes))
+    ]
+
+
+def _read(
+    mapped: Mapper, tasks: Sequence[SegmentTask], max_reject_ratio: float, progress: YfccProgress
+) -> list[Segment]:
+    """Read all ranges; ends early after too many malformed lines in a row."""
+    counted, num_lines = Counted(), 0
+    segments: list[Segment] = []
+    for task, segment in zip(tasks, mapped(read_segment, tasks), strict=True):
+        moved = [
+            replace(
+                reject, row=num_lines + 1 + reject.row, record=counted.num_records + reject.record
+            )
+            for reject in segment.malformed
+        ]
+        counted = count_malformed(counted, moved, segment.num_records, task.metadata)
+        num_lines += segment.num_lines
+        segments.append(replace(segment, malformed=tuple(moved)))
+        progress("reading", num_lines, task.stop / tasks[-1].stop)
+    check_budget(
+        counted.num_malformed,
+        counted.num_records,
+        max_reject_ratio,
+        lambda: _top_reasons([reject for segment in segments for reject in segment.malformed]),
+    )
+    return segments
+
+
+def _write(
+    mapped: Mapper, images: PlannedImages, folder: Path, source: str, progress: YfccProgress
+) -> PoolManifest:
+    (folder / "pairs").mkdir()
+    max_rows = group_rows(images.num_pairs)
+    tasks = [
+        PartTask(folder, number, pieces, source, max_rows)
+        for number, pieces in enumerate(part_pieces(images, max_rows))
+    ]
+    written = PartsWritten()
+    for part in mapped(write_part, tasks):
+        written.add(part)
+        progress("writing", written.num_pairs, written.num_pairs / images.num_pairs)
+    reasons: Counter[str] = Counter()
+    for segment in images.segments:
+        reasons.update(segment.reasons)
+    if num_repeats := sum(map(len, images.repeated)):
+        reasons["duplicate_key"] = num_repeats
+    return PoolManifest(
+        name="",
+        fingerprint=parts_fingerprint(written.parts),
+        cleaning="yfcc",
+        columns={},
+        num_pairs=written.num_pairs,
+        num_images=written.num_images,
+        num_with_image=written.num_with_image,
+        num_records=sum(segment.num_records for segment in images.segments),
+        text_keys=dict(sorted(written.text_keys.items())),
+        rejects=dict(sorted(reasons.items())),
+        sources=(),
+        parts=tuple(written.parts),
+        reject_parts=write_rejects(_rejects(images, source), folder),
+    )
+
+
+def _rejects(images: PlannedImages, source: str) -> Iterator[pa.Table]:
+    """Every reject, in the order of the lines, those of repeated images last."""
+    first_line = 0
+    for segment in images.segments:
+        yield segment.rejects(source, first_line)
+        first_line += segment.num_lines
+    for ids, lines in images.repeats:
+        details = [
+            f"image {image} has pairs of an earlier line" for image in image_ids_of(ids).to_pylist()
+        ]
+        count = len(lines)
+        columns = [[source] * count, lines + 1, ["duplicate_key"] * count, details]
+        yield pa.table([pa.array(column) for column in columns], schema=REJECT_SCHEMA)
+
+
+def _described(
+    lists: dict[str, IdList], bits: UInt8, images: PlannedImages, source: YfccSource
+) -> dict[str, object]:
+    """What `pool.json` says of the lists."""
+    num_ids = int(np.bitwise_count(bits).sum(dtype=np.int64))
+    return {
+        **{name: asdict(found) for name, found in lists.items()},
+        "num_ids": num_ids,
+        "num_ids_without_line": num_ids - images.num_found,
+        "num_lines_listed": images.num_listed,
+        "reference_empty_tags": source.reference_empty_tags,
+    }
+
+
+def _nothing_found(path: Path, segments: list[Segment]) -> str:
+    records = sum(segment.num_records for segment in segments)
+    if records == 0:
+        return f"{path}: there is no line in it"
+    reasons: Counter[str] = Counter()
+    for segment in segments:
+        reasons.update(segment.reasons)
+    shown = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common(3))
+    return (
+        f"{path}: {records:,} lines were read and no pair came of them; "
+        f"{f'rejected: {shown}' if shown else 'none has an id that the lists name'}"
+    )
+
+
+def _top_reasons(malformed: list[Reject]) -> str:
+    """As `Staging.top_reasons`."""
+    counts = Counter(reject.reason for reject in malformed)
+    firsts = {reject.reason: reject for reject in reversed(malformed)}
+    shown = [
+        f"{reason} {count:,} (first: line {firsts[reason].row}, {firsts[reason].detail})"
+        for reason, count in counts.most_common(3)
+    ]
+    return f"; most often: {'; '.join(shown)}"

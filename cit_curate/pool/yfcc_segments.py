@@ -1,0 +1,255 @@
+"""The two halves of building a YFCC pool, each in pieces that any process may do.
+
+`read_segment` turns a range of the metadata file into a segment, a folder on disk; `write_part`
+turns images of some segments into one part of the pool.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cit_curate.errors import BadInputError, DamagedError
+from cit_curate.pool.format import REJECT_SCHEMA, pair_schema
+from cit_curate.pool.ingest import Counted, count_malformed
+from cit_curate.pool.parts import PartsWritten, cut_groups, write_parts
+from cit_curate.sources.rows import MALFORMED, Reject
+from cit_curate.sources.yfcc import CARRIED, TEXT_KEYS, image_ids_of, image_uris_of
+from cit_curate.sources.yfcc_lines import (
+    IMAGE_SCHEMA,
+    INDEX_TYPE,
+    parse_block,
+    read_blocks,
+)
+from indexes.durable import atomic_folder, read_json, write_json
+
+POOL_SCHEMA = pair_schema({name: pa.string() for name in CARRIED})
+
+Index = npt.NDArray[np.void]
+
+
+@dataclass(frozen=True)
+class SegmentTask:
+    """A range of the metadata file to read.
+
+    Attributes:
+        folder: Where the segment will be; whole, or not at all.
+        ids: File with the bits of the image ids.
+        start: First byte of the range; lines that start in it belong to it.
+        stop: First byte after it.
+    """
+
+    folder: Path
+    metadata: Path
+    ids: Path
+    start: int
+    stop: int
+    reference_empty_tags: bool
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A range that was read.
+
+    Attributes:
+        num_lines: Lines that start in the range.
+        num_records: Those that are not blank.
+        batch_rows: Images in each batch of `images.arrow`.
+        malformed: The malformed lines; rows and records count from the segment's own 0.
+        reasons: How many lines were rejected for what.
+    """
+
+    folder: Path
+    num_lines: int
+    num_records: int
+    batch_rows: tuple[int, ...]
+    malformed: tuple[Reject, ...]
+    reasons: dict[str, int]
+
+    def index(self) -> Index:
+        """`yfcc_lines.INDEX_TYPE` [listed images]."""
+        index: Index = self._opened(lambda: np.load(self.folder / "index.npy", allow_pickle=False))
+        return index
+
+    def rejects(self, source: str, first_line: int) -> pa.Table:
+        """`REJECT_SCHEMA`; rows count from 1 in the whole file."""
+        table = self._opened(lambda: pa.ipc.open_file(self.folder / "rejects.arrow").read_all())
+        rows = pc.add(table["line"], pa.scalar(first_line + 1, pa.int64()))
+        columns = [_repeated(source, len(rows)), rows, table["reason"], table["detail"]]
+        return pa.table(columns, schema=REJECT_SCHEMA)
+
+    def images(self, start: int, stop: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Number of the first image, and images; of the images `start` to `stop`."""
+        path = str(self.folder / "images.arrow")
+        reader = self._opened(lambda: pa.ipc.open_file(pa.memory_map(path)))
+        first = 0
+        for number, rows in enumerate(self.batch_rows):
+            low, high = max(start, first), min(stop, first + rows)
+            if low < high:
+                batch = self._opened(partial(reader.get_batch, number))
+                yield low, batch.slice(low - first, high - low)
+            first += rows
+
+    def _opened(self, read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except (pa.ArrowInvalid, ValueError, FileNotFoundError) as error:
+            raise DamagedError(
+                f"{self.folder} is damaged ({error}); remove {self.folder.parents[1]} and build "
+                "again"
+            ) from error
+
+
+def read_segment(task: SegmentTask) -> Segment:
+    """Read a range of the metadata, unless its segment is there already.
+
+    After `ingest.MAX_IN_A_ROW` malformed lines in a row the rest of the range is left alone: the
+    build ends when it comes to them.
+    """
+    if task.folder.is_dir():
+        return _read_summary(task.folder)
+    bits = np.load(task.ids, mmap_mode="r", allow_pickle=False)
+    rejects: list[Reject] = []
+    indexes: list[Index] = [np.zeros(0, INDEX_TYPE)]
+    batch_rows: list[int] = []
+    counted, num_lines = Counted(), 0
+    with atomic_folder(task.folder) as folder:
+        with _image_writer(folder / "images.arrow") as writer:
+            for content in read_blocks(task.metadata, task.start, task.stop):
+                block = parse_block(content, bits, reference_empty_tags=task.reference_empty_tags)
+                moved = [_moved(r, num_lines, counted.num_records) for r in block.rejects]
+                rejects += moved
+                block.index["line"] += np.uint32(num_lines)
+                indexes.append(block.index)
+                if block.images.num_rows:
+                    writer.write_batch(block.images)
+                    batch_rows.append(block.images.num_rows)
+                num_lines += block.num_lines
+                try:
+                    counted = count_malformed(counted, moved, block.num_records, task.metadata)
+                except BadInputError:
+                    break
+        np.save(folder / "index.npy", np.concatenate(indexes), allow_pickle=False)
+        _write_rejects(folder / "rejects.arrow", rejects)
+        segment = Segment(
+            folder=task.folder,
+            num_lines=num_lines,
+            num_records=counted.num_records,
+            batch_rows=tuple(batch_rows),
+            malformed=tuple(reject for reject in rejects if reject.reason in MALFORMED),
+            reasons=dict(Counter(reject.reason for reject in rejects)),
+        )
+        write_json(folder / "segment.json", {**asdict(segment), "folder": ""})
+    return segment
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Images `start` to `stop` of a segment, but for those in `repeated`, int64 and sorted."""
+
+    segment: Segment
+    start: int
+    stop: int
+    repeated: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PartTask:
+    """A part of the pool to write: its number, and the images that are in it.
+
+    Attributes:
+        folder: The pool's folder, with `pairs` in it.
+        source: Name of the source in the pool.
+        max_rows: Most rows of a row group.
+    """
+
+    folder: Path
+    number: int
+    pieces: tuple[Piece, ...]
+    source: str
+    max_rows: int
+
+
+def write_part(task: PartTask) -> PartsWritten:
+    """Write one part; the images in it fit in one."""
+    tables = (_pairs(batch, task.source) for piece in task.pieces for batch in _images_of(piece))
+    groups = cut_groups(tables, task.max_rows)
+    written = write_parts(groups, task.folder, POOL_SCHEMA, first_part=task.number)
+    assert len(written.parts) == 1
+    return written
+
+
+def _images_of(piece: Piece) -> Iterator[pa.RecordBatch]:
+    for first, batch in piece.segment.images(piece.start, piece.stop):
+        low, high = np.searchsorted(piece.repeated, [first, first + batch.num_rows])
+        if low == high:
+            yield batch
+        else:
+            keep = np.ones(batch.num_rows, np.bool_)
+            keep[piece.repeated[low:high] - first] = False
+            yield batch.filter(pa.array(keep))
+
+
+def _pairs(images: pa.RecordBatch, source: str) -> pa.Table:
+    """The pairs of images, `POOL_SCHEMA`."""
+    texts = images["texts"].flatten()
+    counts = images["texts"].value_lengths().to_numpy()
+    image_of = pa.array(np.repeat(np.arange(len(counts)), counts))
+    ids = images["image_id"].to_numpy()
+    columns = {
+        "image_id": image_ids_of(ids).take(image_of),
+        "text_key": pa.array(TEXT_KEYS).take(texts.field("text_key")),
+        "caption": texts.field("caption"),
+        "image_uri": image_uris_of(ids).take(image_of),
+        "source": _repeated(source, len(texts)),
+        "caption_hash": texts.field("caption_hash"),
+        "text_fixed": texts.field("text_fixed"),
+        **{name: images[name].take(image_of) for name in CARRIED},
+    }
+    return pa.table(columns, schema=POOL_SCHEMA)
+
+
+@contextmanager
+def _image_writer(path: Path) -> Iterator[pa.RecordBatchFileWriter]:
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with (
+        pa.OSFile(str(path), "wb") as stream,
+        pa.ipc.new_file(stream, IMAGE_SCHEMA, options=options) as writer,
+    ):
+        yield writer
+
+
+def _write_rejects(path: Path, rejects: list[Reject]) -> None:
+    table = pa.table(
+        {
+            "line": pa.array([reject.row for reject in rejects], pa.int64()),
+            "reason": pa.array([reject.reason for reject in rejects], pa.string()),
+            "detail": pa.array([reject.detail for reject in rejects], pa.string()),
+        }
+    )
+    with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_file(stream, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _read_summary(folder: Path) -> Segment:
+    value = read_json(folder / "segment.json")
+    malformed = tuple(Reject(**reject) for reject in value["malformed"])
+    batch_rows = tuple(value["batch_rows"])
+    changed = {"folder": folder, "malformed": malformed, "batch_rows": batch_rows}
+    return Segment(**{**value, **changed})
+
+
+def _moved(reject: Reject, num_lines: int, num_records: int) -> Reject:
+    return replace(reject, row=num_lines + reject.row, record=num_records + reject.record)
+
+
+def _repeated(value: str, count: int) -> pa.Array:
+    return pa.repeat(pa.scalar(value, pa.string()), count)

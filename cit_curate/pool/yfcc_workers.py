@@ -1,0 +1,73 @@
+"""Worker processes that die with their parent, however it dies."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from typing import Protocol, TypeVar
+
+import pyarrow as pa
+
+from cit_curate.errors import ResourceError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Mapper(Protocol):
+    """Applies a function to tasks, and gives the results in the order of the tasks."""
+
+    def __call__(self, function: Callable[[T], R], tasks: Iterable[T], /) -> Iterator[R]:
+        """The results, as they come."""
+
+
+def available_cpus() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def open_workers(num_workers: int) -> Iterator[Mapper]:
+    """Give a map over spawned processes; for one worker, over this process itself.
+
+    Raises:
+        ResourceError: A worker was killed, as happens when memory runs out.
+    """
+    if num_workers == 1:
+        yield map
+        return
+    executor = ProcessPoolExecutor(
+        num_workers,
+        mp_context=multiprocessing.get_context("spawn"),  # a fork copies locks that threads hold
+        initializer=_start_worker,
+    )
+    try:
+        yield executor.map
+    except BrokenProcessPool as error:
+        raise ResourceError(
+            f"one of {num_workers} workers was killed, perhaps for want of memory; run the same "
+            "command again, with fewer --workers, and it goes on from there"
+        ) from error
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    pa.set_cpu_count(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    sentinel = parent.sentinel
+
+    def watch() -> None:
+        # A killed parent closes no queue that its other workers also hold: without this, they wait
+        # for tasks for ever.
+        wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,195 @@
+"""YFCC100M: its metadata file, its lists of image ids, and where its images lie.
+
+`yfcc100m_dataset.txt` has a line per photo or video, no header and no quoting: 25 columns separated
+by tabs. Column 0 is the image id, the number of the line from 0 (`CIT.md`, YFCC).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from cit_curate.errors import BadInputError, ConfigError, DamagedError
+from cit_curate.records import Bool
+from indexes.durable import file_sha256
+
+YfccFormat = Literal["yfcc15m", "yfcc100m"]
+UInt8 = npt.NDArray[np.uint8]
+UInt32 = npt.NDArray[np.uint32]
+
+COLUMNS = (
+    *("line_number", "photo_id", "hash", "user_nsid", "user_nickname", "date_taken"),
+    *("date_uploaded", "capture_device", "title", "description", "user_tags", "machine_tags"),
+    *("longitude", "latitude", "accuracy", "page_url", "download_url", "license_name"),
+    *("license_url", "server_id", "farm_id", "secret", "secret_original", "extension", "marker"),
+)
+NUM_COLUMNS = len(COLUMNS)
+# Carried into the pool: the licence, and the page that names the author whom it asks to credit.
+CARRIED = ("license_name", "license_url", "page_url")
+TEXT_KEYS = ("title", "desc", "tag")
+
+ID_DIGITS = 8
+NUM_IDS = 10**ID_DIGITS
+
+_BLOCK_BYTES = 4 << 20
+_IDS_PER_CHUNK = 4 << 20
+_NEWLINE, _TAB, _CR, _ZERO = b"\n\t\r0"
+
+
+@dataclass(frozen=True)
+class IdList:
+    """A file of image ids.
+
+    Attributes:
+        path: Absolute.
+        sha256: Of its bytes: the list's fingerprint.
+        num_ids: Different ids in it.
+    """
+
+    path: str
+    sha256: str
+    num_ids: int
+
+
+def read_image_ids(path: Path) -> tuple[IdList, UInt8]:
+    """The ids of the images on disk, from a NumPy file such as `flickr_unique_ids.npy`.
+
+    Returns:
+        The list, and its ids as bits: uint8 [NUM_IDS / 8], the highest bit of a byte first.
+
+    Raises:
+        ConfigError: The file is missing, or holds no list of image ids.
+        DamagedError: It is no NumPy file, or it is cut.
+    """
+    _check_file(path, "--image-ids")
+    try:
+        ids = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DamagedError(f"{path} is no whole NumPy file (.npy): {error}") from error
+    if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype.kind not in "iu":
+        what = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, np.ndarray) else "an archive"
+        raise ConfigError(f"{path} holds {what}; image ids are a list (1-d) of integers")
+    listed = np.zeros(NUM_IDS, np.bool_)
+    for start in range(0, len(ids), _IDS_PER_CHUNK):
+        chunk = np.asarray(ids[start : start + _IDS_PER_CHUNK])
+        bad = np.flatnonzero((chunk < 0) | (chunk >= NUM_IDS))
+        if len(bad):
+            raise ConfigError(
+                f"{path}: entry {start + bad[0]:,} is {chunk[bad[0]]}; an image id is the number "
+                f"of a line of the metadata, from 0 to {NUM_IDS - 1:,}"
+            )
+        listed[chunk] = True
+    return _described(path, listed)
+
+
+def read_subset(path: Path) -> tuple[IdList, UInt8]:
+    """The ids of CLIP's subset: column 0 (the line number) of `yfcc100m_subset_data.tsv`.
+
+    Returns:
+        As `read_image_ids`.
+
+    Raises:
+        ConfigError: The file is missing.
+        BadInputError: A line does not begin with an image id and a tab; names it.
+    """
+    _check_file(path, "--subset")
+    listed = np.zeros(NUM_IDS, np.bool_)
+    line = 0
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            if not block.endswith(b"\n"):
+                block += stream.readline(_BLOCK_BYTES)
+            data = np.frombuffer(block, np.uint8)
+            starts, ends = line_bounds(data)
+            ids, good = leading_ids(data, starts, ends)
+            for place in np.flatnonzero(~good):
+                text = block[starts[place] : ends[place]]
+                if text.strip():
+                    shown = ascii(text[:60].decode("utf-8", "replace"))
+                    raise BadInputError(
+                        f"{path} line {line + place + 1}: {shown} does not begin with a line "
+                        "number of the metadata and a tab"
+                    )
+            listed[ids[good]] = True
+            line += len(starts)
+    return _described(path, listed)
+
+
+def are_listed(ids: UInt32, bits: UInt8) -> Bool:
+    """Bool [ids]: whether each id is in a list; the ids lie below `NUM_IDS`."""
+    masks = np.uint8(128) >> (ids & 7).astype(np.uint8)
+    found: Bool = (bits[ids >> 3] & masks).astype(np.bool_)
+    return found
+
+
+def line_bounds(data: UInt8) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """int64 [lines]: where each line of a block starts and ends, its newline left out."""
+    newlines = np.flatnonzero(data == _NEWLINE)
+    cut = len(data) > 0 and data[-1] != _NEWLINE
+    ends = np.append(newlines, len(data)) if cut else newlines
+    starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
+    return starts, ends
+
+
+def leading_ids(
+    data: UInt8, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
+) -> tuple[UInt32, Bool]:
+    """The image id that each line begins with: 1 to 8 digits, then a tab.
+
+    Returns:
+        uint32 [lines], and bool [lines]: whether there is one; without, the id is 0.
+    """
+    ids = np.zeros(len(starts), np.uint32)
+    reading = np.ones(len(starts), np.bool_)
+    good = np.zeros(len(starts), np.bool_)
+    for place in range(ID_DIGITS + 1):
+        inside = starts + place < ends
+        letters = data[np.minimum(starts + place, max(len(data) - 1, 0))] if len(data) else ids
+        good |= reading & inside & (letters == _TAB) & (place > 0)
+        digits = letters - np.uint8(_ZERO)
+        reading &= inside & (digits < 10) & (place < ID_DIGITS)
+        ids = np.where(reading, ids * np.uint32(10) + digits, ids)
+    return np.where(good, ids, np.uint32(0)).astype(np.uint32), good
+
+
+def image_ids_of(ids: UInt32) -> pa.Array:
+    """String [ids]: each id padded with zeros to 8 digits, as pair keys have it."""
+    return _fixed_width(_digits(ids))
+
+
+def image_uris_of(ids: UInt32) -> pa.Array:
+    """String [ids]: where each image lies, `zip://images/AA/BBB.zip#CCC.jpg` for id AABBBCCC."""
+    pattern = np.frombuffer(b"zip://images/AA/BBB.zip#CCC.jpg", np.uint8)
+    letters = np.tile(pattern, (len(ids), 1))
+    digits = _digits(ids)
+    letters[:, 13:15] = digits[:, :2]
+    letters[:, 16:19] = digits[:, 2:5]
+    letters[:, 24:27] = digits[:, 5:]
+    return _fixed_width(letters)
+
+
+def _digits(ids: UInt32) -> UInt8:
+    """uint8 [ids, 8]: the decimal digits of each id as ASCII."""
+    powers = 10 ** np.arange(ID_DIGITS - 1, -1, -1, dtype=np.uint32)
+    return (ids[:, None] // powers % np.uint32(10) + np.uint32(_ZERO)).astype(np.uint8)
+
+
+def _fixed_width(letters: UInt8) -> pa.Array:
+    """String [rows] from ASCII letters, uint8 [rows, width]."""
+    rows, width = letters.shape
+    offsets = np.arange(rows + 1, dtype=np.int32) * np.int32(width)
+    content = pa.py_buffer(np.ascontiguousarray(letters))
+    return pa.Array.from_buffers(pa.string(), rows, [None, pa.py_buffer(offsets), content])
+
+
+def _check_file(path: Path, flag: str) -> None:
+    if not path.is_file():
+        raise ConfigError(f"{flag} {path}: there is no such file")
+
+
+def _described(path: Path, listed: Bool) -> tuple[IdList, UInt8]:
+    entry = IdList(str(path.resolve()), file_sha256(path), int(np.count_nonzero(listed)))
+    return entry, np.packbits(listed)
