@@ -1,17 +1,16 @@
 """The three texts of a YFCC image, cleaned as `captions.clean_text` does it, a block at a time.
 
-URL-decoding is done on the bytes of a whole block at once; only what a regular expression must see
-is shown to one. The tests hold every result to the plain functions in `captions`.
+A block's bytes are URL-decoded at once, and most texts need no more than that. The others are
+looked at one by one. The tests hold every result to the plain functions in `captions`.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cit_curate.captions import (
     MAX_CAPTION_BYTES,
@@ -22,14 +21,11 @@ from cit_curate.captions import (
     replace_bad_text,
     without_tags_and_links,
 )
+from cit_curate.records import Bool, Int64
 from cit_curate.sources.yfcc import TEXT_KEYS, UInt8
 
-_TAB, _COMMA, _PLUS, _SPACE, _PERCENT = b"\t,+ %"
+_TAB, _COMMA, _PLUS, _SPACE, _PERCENT, _LESS = b"\t,+ %<"
 _NO_DIGIT = 255
-_HEX = np.full(256, _NO_DIGIT, np.uint8)
-for _value, _letter in enumerate(b"0123456789abcdef"):
-    _HEX[_letter] = _HEX[bytes([_letter]).upper()[0]] = _value
-_MARKUP = re.compile("<|http|www")
 
 TEXTS_TYPE = pa.list_(
     pa.struct(
@@ -44,6 +40,19 @@ TEXTS_TYPE = pa.list_(
 """The texts of an image; `text_key` counts in `TEXT_KEYS`."""
 
 
+def _hex_values() -> UInt8:
+    values = np.full(256, _NO_DIGIT, np.uint8)
+    for value, digit in enumerate("0123456789abcdef"):
+        values[[ord(digit), ord(digit.upper())]] = value
+    return values
+
+
+_HEX = _hex_values()
+_SPACES = [chr(code).encode() for code in range(0x10000 - 0x2000) if chr(code).isspace()]
+_MAY_START_SPACE = np.isin(np.arange(256), [space[0] for space in _SPACES])
+_MAY_END_SPACE = np.isin(np.arange(256), [space[-1] for space in _SPACES])
+
+
 @dataclass(frozen=True)
 class Texts:
     """What is left of the texts of some images.
@@ -53,7 +62,7 @@ class Texts:
         texts: `TEXTS_TYPE` [images].
     """
 
-    counts: npt.NDArray[np.int64]
+    counts: Int64
     texts: pa.ListArray
 
 
@@ -69,60 +78,94 @@ def texts_of(regions: Sequence[bytes], *, reference_empty_tags: bool = False) ->
     tabs = np.flatnonzero(raw == _TAB).reshape(len(regions), 4)
     raw[tabs[:, 2]] = _COMMA
     ends = tabs[:, (0, 1, 3)].ravel()
-    slow = _need_plain_cleaning(raw, ends)
-    plain = [_cleaned_plainly(raw, ends, place) for place in slow.tolist()]
-    data, ends = _unquoted(raw, ends)
+    by_hand = {
+        place: _cleaned_from_raw(raw, ends, place)
+        for place in _need_raw_cleaning(raw, ends).tolist()
+    }
+    data, offsets = _unquoted(raw, ends)
     data[data == _PLUS] = _SPACE
-    return _collected(data.tobytes(), ends.tolist(), dict(zip(slow.tolist(), plain, strict=True)),
-                      reference_empty_tags=reference_empty_tags)  # fmt: skip
+    buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(data)]
+    values = pa.Array.from_buffers(pa.binary(), len(ends), buffers)
+    looked_at = _need_a_look(data, offsets)
+    looked_at[_not_utf8(values)] = True
+    looked_at[list(by_hand)] = False
+    # A third of the images have no tags: a comma between nothing and nothing.
+    untagged = (tabs[:, 3] - tabs[:, 1] == 2) & (not reference_empty_tags)
+    looked_at[2::3] &= ~untagged
+    decoded = values.filter(pa.array(looked_at)).to_pylist()
+    for place, text in zip(np.flatnonzero(looked_at).tolist(), decoded, strict=True):
+        by_hand[place] = _cleaned(text)
+    keep = offsets[1:] > offsets[:-1]
+    keep[2::3] &= ~untagged
+    for place, (text, _) in by_hand.items():
+        keep[place] = bool(text) and (
+            text[0] != "," or not _is_empty_tag(text, place, reference_empty_tags)
+        )
+    return _collected(values, by_hand, keep)
 
 
-def _collected(
-    data: bytes,
-    ends: list[int],
-    plain: dict[int, tuple[str, bool]],
-    *,
-    reference_empty_tags: bool,
-) -> Texts:
-    """The texts of decoded bytes, but for those in `plain`, which are cleaned already."""
-    num_keys = len(TEXT_KEYS)
-    places: list[int] = []
-    captions: list[str] = []
-    hashes: list[bytes] = []
-    fixed: list[bool] = []
-    start, has_markup = 0, _MARKUP.search
-    for place, end in enumerate(ends):
-        was_fixed = False
-        if place in plain:
-            text, was_fixed = plain[place]
-        else:
-            text = data[start:end].decode("utf-8", "replace")
-            if has_markup(text):
-                text = without_tags_and_links(text)
-            text = text.strip()
-            if len(text) * 4 > MAX_CAPTION_BYTES:
-                text, was_fixed = cut_at_bytes(text)
-        start = end + 1
-        # A text that is stripped and not empty has something to read, unless it is all commas.
-        if not text or (text[0] == "," and _is_empty_tag(text, place, reference_empty_tags)):
-            continue
-        places.append(place)
-        captions.append(text)
-        hashes.append(blake2b(text.encode(), digest_size=8).digest())
-        fixed.append(was_fixed)
-    where = np.array(places, np.int64)
-    counts = np.bincount(where // num_keys, minlength=len(ends) // num_keys)
+def _collected(values: pa.Array, by_hand: dict[int, tuple[str, bool]], keep: Bool) -> Texts:
+    """The texts to keep: as they were decoded, or as they were cleaned by hand."""
+    num_texts = len(keep)
+    replaced, fixed = np.zeros(num_texts, np.bool_), np.zeros(num_texts, np.bool_)
+    places = sorted(by_hand)
+    replaced[places] = True
+    fixed[places] = [by_hand[place][1] for place in places]
+    replacements = pa.array([by_hand[place][0] for place in places], pa.string()).view(pa.binary())
+    values = pc.replace_with_mask(values, pa.array(replaced), replacements).filter(pa.array(keep))
+    hashes = b"".join(blake2b(text, digest_size=8).digest() for text in values.to_pylist())
+    where = np.flatnonzero(keep)
     texts = pa.StructArray.from_arrays(
         [
-            pa.array((where % num_keys).astype(np.int8)),
-            pa.array(captions, pa.string()),
-            pa.array(np.frombuffer(b"".join(hashes), "<u8"), pa.uint64()),
-            pa.array(fixed, pa.bool_()),
+            pa.array((where % len(TEXT_KEYS)).astype(np.int8)),
+            values.cast(pa.string()),
+            pa.array(np.frombuffer(hashes, "<u8")),
+            pa.array(fixed[keep]),
         ],
         fields=list(TEXTS_TYPE.value_type),
     )
-    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
-    return Texts(counts, pa.ListArray.from_arrays(offsets, texts).cast(TEXTS_TYPE))
+    counts = keep.reshape(-1, len(TEXT_KEYS)).sum(axis=1, dtype=np.int64)
+    bounds = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
+    return Texts(counts, pa.ListArray.from_arrays(bounds, texts, type=TEXTS_TYPE))
+
+
+def _need_a_look(data: UInt8, offsets: Int64) -> Bool:
+    """Bool [texts]: those that are not ready as decoded, which is any that could be changed."""
+    looked_at = np.zeros(len(offsets) - 1, np.bool_)
+    suspects = data == _LESS
+    for word in (b"http", b"www"):
+        found = data[: len(data) - len(word) + 1] == word[0]
+        for place in range(1, len(word)):
+            found &= data[place : place + len(found)] == word[place]
+        suspects[: len(found)] |= found
+    looked_at[np.searchsorted(offsets, np.flatnonzero(suspects), side="right") - 1] = True
+    lengths = np.diff(offsets)
+    filled = np.flatnonzero(lengths)
+    first, last = data[offsets[filled]], data[offsets[filled + 1] - 1]
+    looked_at[filled] |= _MAY_START_SPACE[first] | _MAY_END_SPACE[last] | (first == _COMMA)
+    looked_at |= lengths > MAX_CAPTION_BYTES
+    return looked_at
+
+
+def _not_utf8(values: pa.Array, first: int = 0) -> list[int]:
+    """Places of the values that are not UTF-8; few are, so they are closed in on by halves."""
+    try:
+        values.cast(pa.string())
+    except pa.ArrowInvalid:
+        if len(values) == 1:
+            return [first]
+        half = len(values) // 2
+        later = _not_utf8(values.slice(half), first + half)
+        return _not_utf8(values.slice(0, half), first) + later
+    return []
+
+
+def _cleaned(decoded: bytes) -> tuple[str, bool]:
+    """A text from its decoded bytes, and whether it was cut."""
+    text = decoded.decode("utf-8", "replace")
+    if "<" in text or "http" in text or "www" in text:
+        text = without_tags_and_links(text)
+    return cut_at_bytes(text.strip())
 
 
 def _is_empty_tag(text: str, place: int, reference_empty_tags: bool) -> bool:
@@ -130,14 +173,15 @@ def _is_empty_tag(text: str, place: int, reference_empty_tags: bool) -> bool:
     return key == "tag" and not reference_empty_tags and is_blank(text, key)
 
 
-def _need_plain_cleaning(raw: UInt8, ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _need_raw_cleaning(raw: UInt8, ends: Int64) -> Int64:
     """int64: texts that hold raw bytes above ASCII, or that are cut before they are cleaned."""
     high = np.searchsorted(ends, np.flatnonzero(raw >= 128))
     long = np.flatnonzero(np.diff(ends, prepend=-1) > MAX_RAW_CHARS)
     return np.union1d(high, long)
 
 
-def _cleaned_plainly(raw: UInt8, ends: npt.NDArray[np.int64], place: int) -> tuple[str, bool]:
+def _cleaned_from_raw(raw: UInt8, ends: Int64, place: int) -> tuple[str, bool]:
+    """A text by the plain functions, and whether it was mended or cut."""
     start = int(ends[place - 1]) + 1 if place else 0
     cell = raw[start : int(ends[place])].tobytes().decode("utf-8", "surrogateescape")
     text, was_bad = replace_bad_text(cell)
@@ -145,8 +189,12 @@ def _cleaned_plainly(raw: UInt8, ends: npt.NDArray[np.int64], place: int) -> tup
     return text, was_bad or was_cut
 
 
-def _unquoted(raw: UInt8, ends: npt.NDArray[np.int64]) -> tuple[UInt8, npt.NDArray[np.int64]]:
-    """Bytes with each `%XX` as the byte it stands for, and where the same places are now."""
+def _unquoted(raw: UInt8, ends: Int64) -> tuple[UInt8, Int64]:
+    """Texts with each `%XX` as the byte it stands for, without the tabs that separated them.
+
+    Returns:
+        The bytes, and int64 [texts + 1]: where each text starts, and the last one ends.
+    """
     percent = np.flatnonzero(raw == _PERCENT)
     percent = percent[percent < len(raw) - 2]
     high, low = _HEX[raw[percent + 1]], _HEX[raw[percent + 2]]
@@ -155,4 +203,6 @@ def _unquoted(raw: UInt8, ends: npt.NDArray[np.int64]) -> tuple[UInt8, npt.NDArr
     raw[percent] = high[is_code] * np.uint8(16) + low[is_code]
     keep = np.ones(len(raw), np.bool_)
     keep[percent + 1] = keep[percent + 2] = False
-    return raw[keep], ends - 2 * np.searchsorted(percent, ends)
+    keep[ends] = False
+    moved = ends - 2 * np.searchsorted(percent, ends) - np.arange(len(ends))
+    return raw[keep], np.concatenate([[0], moved])
