@@ -119,7 +119,7 @@ def read_subset(path: Path) -> tuple[IdList, UInt8]:
 
 
 def are_listed(ids: UInt32, bits: UInt8) -> Bool:
-    """Bool [ids]: whether each id is in a list; the ids lie below `NUM_IDS`."""
+    """Whether each id is in a list: bool [ids]; the ids lie below `NUM_IDS`."""
     masks = np.uint8(128) >> (ids & 7).astype(np.uint8)
     found: Bool = (bits[ids >> 3] & masks).astype(np.bool_)
     return found
@@ -156,12 +156,12 @@ def leading_ids(
 
 
 def image_ids_of(ids: UInt32) -> pa.Array:
-    """String [ids]: each id padded with zeros to 8 digits, as pair keys have it."""
+    """Each id padded with zeros to 8 digits, as pair keys have it: string [ids]."""
     return _fixed_width(_digits(ids))
 
 
 def image_uris_of(ids: UInt32) -> pa.Array:
-    """String [ids]: where each image lies, `zip://images/AA/BBB.zip#CCC.jpg` for id AABBBCCC."""
+    """Where each image lies, `zip://images/AA/BBB.zip#CCC.jpg` for id AABBBCCC: string [ids]."""
     pattern = np.frombuffer(b"zip://images/AA/BBB.zip#CCC.jpg", np.uint8)
     letters = np.tile(pattern, (len(ids), 1))
     digits = _digits(ids)
@@ -178,7 +178,7 @@ def _digits(ids: UInt32) -> UInt8:
 
 
 def _fixed_width(letters: UInt8) -> pa.Array:
-    """String [rows] from ASCII letters, uint8 [rows, width]."""
+    """ASCII letters, uint8 [rows, width], as a string per row."""
     rows, width = letters.shape
     offsets = np.arange(rows + 1, dtype=np.int32) * np.int32(width)
     content = pa.py_buffer(np.ascontiguousarray(letters))

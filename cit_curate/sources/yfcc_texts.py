@@ -130,11 +130,11 @@ def _collected(values: pa.Array, by_hand: dict[int, tuple[str, bool]], keep: Boo
 
 
 def _need_a_look(data: UInt8, offsets: Int64) -> Bool:
-    """Bool [texts]: those that are not ready as decoded, which is any that could be changed."""
+    """Which texts cleaning may still change, once they are decoded: bool [texts]."""
     looked_at = np.zeros(len(offsets) - 1, np.bool_)
     suspects = data == _LESS
     for word in (b"http", b"www"):
-        found = data[: len(data) - len(word) + 1] == word[0]
+        found = data[: max(len(data) - len(word) + 1, 0)] == word[0]
         for place in range(1, len(word)):
             found &= data[place : place + len(found)] == word[place]
         suspects[: len(found)] |= found
@@ -174,7 +174,7 @@ def _is_empty_tag(text: str, place: int, reference_empty_tags: bool) -> bool:
 
 
 def _need_raw_cleaning(raw: UInt8, ends: Int64) -> Int64:
-    """int64: texts that hold raw bytes above ASCII, or that are cut before they are cleaned."""
+    """Texts, int64, that hold raw bytes above ASCII, or that are cut before they are cleaned."""
     high = np.searchsorted(ends, np.flatnonzero(raw >= 128))
     long = np.flatnonzero(np.diff(ends, prepend=-1) > MAX_RAW_CHARS)
     return np.union1d(high, long)
