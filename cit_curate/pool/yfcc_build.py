@@ -43,6 +43,7 @@ from cit_curate.pool.yfcc_segments import (
     Segment,
     SegmentTask,
     read_segment,
+    save_array,
     write_part,
 )
 from cit_curate.pool.yfcc_source import YfccSource
@@ -177,8 +178,8 @@ def _segment_tasks(
     folder: Path, source: YfccSource, bits: UInt8, range_bytes: int
 ) -> list[SegmentTask]:
     ids = folder / "ids.npy"
-    with atomic_file(ids) as temporary, temporary.open("wb") as stream:
-        np.save(stream, bits, allow_pickle=False)
+    with atomic_file(ids) as temporary:
+        save_array(temporary, bits)
     metadata = source.metadata.resolve()
     size = metadata.stat().st_size
     return [

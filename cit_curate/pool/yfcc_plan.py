@@ -42,7 +42,7 @@ def plan_images(segments: list[Segment]) -> PlannedImages:
     """Keep the first line of each image that has a text."""
     # 100 MB for any pool; a set of the ids would take 10 GB for all of YFCC100M.
     seen = np.zeros(NUM_IDS, np.uint8)
-    counts, repeated, repeats = [], [], []
+    counts, repeated, repeats = [np.zeros(0, np.uint8)], [], []
     num_listed = first_line = 0
     for segment in segments:
         index = segment.index()

@@ -4,6 +4,7 @@
 turns images of some segments into one part of the pool.
 """
 
+import io
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -137,7 +138,7 @@ def read_segment(task: SegmentTask) -> Segment:
                     counted = count_malformed(counted, moved, block.num_records, task.metadata)
                 except BadInputError:
                     break
-        np.save(folder / "index.npy", np.concatenate(indexes), allow_pickle=False)
+        save_array(folder / "index.npy", np.concatenate(indexes))
         _write_rejects(folder / "rejects.arrow", rejects)
         segment = Segment(
             folder=task.folder,
@@ -215,6 +216,13 @@ def _pairs(images: pa.RecordBatch, source: str) -> pa.Table:
         **{name: images[name].take(image_of) for name in CARRIED},
     }
     return pa.table(columns, schema=POOL_SCHEMA)
+
+
+def save_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write a `.npy` file; unlike `np.save` to a path, a full disk is an error with its errno."""
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    path.write_bytes(content.getbuffer())
 
 
 @contextmanager
