@@ -37,17 +37,18 @@ from cit_curate.pool.ingest import (
     source_entry,
 )
 from cit_curate.pool.parts import PartsWritten, write_rejects
+from cit_curate.pool.workers import Mapper, available_cpus, open_workers
 from cit_curate.pool.yfcc_plan import PlannedImages, part_pieces, plan_images
 from cit_curate.pool.yfcc_segments import (
     PartTask,
     Segment,
     SegmentTask,
+    moved_reject,
     read_segment,
     save_array,
     write_part,
 )
 from cit_curate.pool.yfcc_source import YfccSource
-from cit_curate.pool.yfcc_workers import Mapper, available_cpus, open_workers
 from cit_curate.replacing import replacing
 from cit_curate.sources.rows import Reject
 from cit_curate.sources.yfcc import (
@@ -201,22 +202,24 @@ def _read(
     """Read all ranges; ends early after too many malformed lines in a row."""
     counted, num_lines = Counted(), 0
     segments: list[Segment] = []
+    reasons: Counter[str] = Counter()
+    firsts: dict[str, Reject] = {}
     for task, segment in zip(tasks, mapped(read_segment, tasks), strict=True):
         moved = [
-            replace(
-                reject, row=num_lines + 1 + reject.row, record=counted.num_records + reject.record
-            )
-            for reject in segment.malformed
+            moved_reject(reject, num_lines + 1, counted.num_records) for reject in segment.malformed
         ]
         counted = count_malformed(counted, moved, segment.num_records, task.metadata)
+        for reject in moved:
+            reasons[reject.reason] += 1
+            firsts.setdefault(reject.reason, reject)
         num_lines += segment.num_lines
-        segments.append(replace(segment, malformed=tuple(moved)))
+        segments.append(replace(segment, malformed=()))
         progress("reading", num_lines, task.stop / tasks[-1].stop)
     check_budget(
         counted.num_malformed,
         counted.num_records,
         max_reject_ratio,
-        lambda: _top_reasons([reject for segment in segments for reject in segment.malformed]),
+        lambda: _top_reasons(reasons, firsts),
     )
     return segments
 
@@ -299,12 +302,10 @@ def _nothing_found(path: Path, segments: list[Segment]) -> str:
     )
 
 
-def _top_reasons(malformed: list[Reject]) -> str:
+def _top_reasons(reasons: Counter[str], firsts: dict[str, Reject]) -> str:
     """As `Staging.top_reasons`."""
-    counts = Counter(reject.reason for reject in malformed)
-    firsts = {reject.reason: reject for reject in reversed(malformed)}
     shown = [
         f"{reason} {count:,} (first: line {firsts[reason].row}, {firsts[reason].detail})"
-        for reason, count in counts.most_common(3)
+        for reason, count in reasons.most_common(3)
     ]
     return f"; most often: {'; '.join(shown)}"

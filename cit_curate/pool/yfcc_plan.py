@@ -68,20 +68,27 @@ def plan_images(segments: list[Segment]) -> PlannedImages:
 def part_pieces(images: PlannedImages, max_rows: int) -> Iterator[tuple[Piece, ...]]:
     """The images of each part: row groups of `max_rows` at most, parts of `PART_ROWS` at most."""
     kept = [
-        np.delete(np.arange(sum(segment.batch_rows)), again)
+        sum(segment.batch_rows) - len(again)
         for segment, again in zip(images.segments, images.repeated, strict=True)
     ]
-    firsts = np.concatenate([[0], np.cumsum([len(places) for places in kept])])
+    firsts = np.concatenate([[0], np.cumsum(kept)])
     for start, stop in part_bounds(images.counts, max_rows, PART_ROWS):
         low = int(np.searchsorted(firsts, start, side="right")) - 1
         high = int(np.searchsorted(firsts, stop, side="left"))
         pieces = []
         for number in range(low, high):
-            places = kept[number][max(start - firsts[number], 0) : stop - firsts[number]]
-            if len(places):
-                bounds = int(places[0]), int(places[-1]) + 1
-                pieces.append(Piece(images.segments[number], *bounds, images.repeated[number]))
+            first, again = int(firsts[number]), images.repeated[number]
+            begin, end = max(start - first, 0), min(stop - first, kept[number])
+            if begin < end:
+                places = _place_of(begin, again), _place_of(end - 1, again) + 1
+                pieces.append(Piece(images.segments[number], *places, again))
         yield tuple(pieces)
+
+
+def _place_of(number: int, repeated: Int64) -> int:
+    """Place in its segment of the image that is the `number`-th of those that are kept."""
+    kept_before = repeated - np.arange(len(repeated))
+    return number + int(np.searchsorted(kept_before, number, side="right"))
 
 
 def part_bounds(counts: UInt8, max_rows: int, part_rows: int) -> Iterator[tuple[int, int]]:

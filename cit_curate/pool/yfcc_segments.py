@@ -126,7 +126,7 @@ def read_segment(task: SegmentTask) -> Segment:
         with _image_writer(folder / "images.arrow") as writer:
             for content in read_blocks(task.metadata, task.start, task.stop):
                 block = parse_block(content, bits, reference_empty_tags=task.reference_empty_tags)
-                moved = [_moved(r, num_lines, counted.num_records) for r in block.rejects]
+                moved = [moved_reject(r, num_lines, counted.num_records) for r in block.rejects]
                 rejects += moved
                 block.index["line"] += np.uint32(num_lines)
                 indexes.append(block.index)
@@ -225,6 +225,11 @@ def save_array(path: Path, array: npt.NDArray[Any]) -> None:
     path.write_bytes(content.getbuffer())
 
 
+def moved_reject(reject: Reject, num_lines: int, num_records: int) -> Reject:
+    """A reject as counted from a place that many lines and records earlier."""
+    return replace(reject, row=num_lines + reject.row, record=num_records + reject.record)
+
+
 @contextmanager
 def _image_writer(path: Path) -> Iterator[pa.RecordBatchFileWriter]:
     options = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -253,10 +258,6 @@ def _read_summary(folder: Path) -> Segment:
     batch_rows = tuple(value["batch_rows"])
     changed = {"folder": folder, "malformed": malformed, "batch_rows": batch_rows}
     return Segment(**{**value, **changed})
-
-
-def _moved(reject: Reject, num_lines: int, num_records: int) -> Reject:
-    return replace(reject, row=num_lines + reject.row, record=num_records + reject.record)
 
 
 def _repeated(value: str, count: int) -> pa.Array:

@@ -34,9 +34,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from cit_curate.pool.format import PoolManifest
+from cit_curate.pool.workers import available_cpus
 from cit_curate.pool.yfcc_build import build_yfcc_pool
 from cit_curate.pool.yfcc_source import YfccSource
-from cit_curate.pool.yfcc_workers import available_cpus
 from cit_curate.sources.yfcc import YfccFormat
 
 REPEATS = 3
