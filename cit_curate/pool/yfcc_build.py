@@ -110,6 +110,7 @@ def build_yfcc_pool(
     with builder_lock(out, [table], [entry], overwrite=overwrite):
         progress("reading ids", 0, 0.0)
         lists, bits = _read_lists(source)
+        progress("reading ids", sum(found.num_ids for found in lists.values()), 1.0)
         folder = _open_staging(out, _staging_key(source, entry, lists, range_bytes))
         with open_workers(num_workers or available_cpus()) as mapped:
             tasks = _segment_tasks(folder, source, bits, range_bytes)
@@ -204,6 +205,7 @@ def _read(
     segments: list[Segment] = []
     reasons: Counter[str] = Counter()
     firsts: dict[str, Reject] = {}
+    progress("reading", 0, 0.0)
     for task, segment in zip(tasks, mapped(read_segment, tasks), strict=True):
         moved = [
             moved_reject(reject, num_lines + 1, counted.num_records) for reject in segment.malformed
@@ -234,6 +236,7 @@ def _write(
         for number, pieces in enumerate(part_pieces(images, max_rows))
     ]
     written = PartsWritten()
+    progress("writing", 0, 0.0)
     for part in mapped(write_part, tasks):
         written.add(part)
         progress("writing", written.num_pairs, written.num_pairs / images.num_pairs)

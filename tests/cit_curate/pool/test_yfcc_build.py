@@ -127,8 +127,15 @@ def ten_thousand(tmp_path_factory):
 
 def test_ten_thousand_lines_become_the_pairs_that_a_plain_script_makes(ten_thousand, tmp_path):
     source, wanted = ten_thousand
-    pool = build(source, tmp_path / "pool", range_bytes=300_000)
+    told = []
+    pool = build(
+        source, tmp_path / "pool", range_bytes=300_000, progress=lambda *state: told.append(state)
+    )
     assert pairs_in(pool) == wanted
+    for what, rows in (("reading", 10_000), ("writing", len(wanted))):
+        states = [state for state in told if state[0] == what]
+        assert states == sorted(states)
+        assert (states[0], states[-1]) == ((what, 0, 0.0), (what, rows, 1.0))
     manifest = pool.manifest
     assert (manifest.num_pairs, manifest.num_records) == (len(wanted), 10_000)
     assert manifest.num_with_image == len(wanted)
