@@ -112,8 +112,8 @@ def build_yfcc_pool(
         lists, bits = _read_lists(source)
         progress("reading ids", sum(found.num_ids for found in lists.values()), 1.0)
         folder = _open_staging(out, _staging_key(source, entry, lists, range_bytes))
-        with open_workers(num_workers or available_cpus()) as mapped:
-            tasks = _segment_tasks(folder, source, bits, range_bytes)
+        tasks = _segment_tasks(folder, source, bits, range_bytes)
+        with open_workers(min(num_workers or available_cpus(), max(len(tasks), 1))) as mapped:
             segments = _read(mapped, tasks, max_reject_ratio, progress)
             check_unchanged(table, entry)
             images = plan_images(segments)

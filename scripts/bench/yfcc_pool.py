@@ -24,7 +24,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from urllib.parse import quote_plus, unquote
 import numpy as np
 import pyarrow.parquet as pq
 
-from cit_curate.pool.format import PoolManifest
+from cit_curate.pool.format import PoolManifest, read_manifest
 from cit_curate.pool.workers import available_cpus
 from cit_curate.pool.yfcc_build import build_yfcc_pool
 from cit_curate.pool.yfcc_source import YfccSource
@@ -63,7 +63,7 @@ FOREIGN_WORDS = re.findall(
 def main() -> None:
     """Generate, build, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--lines", type=int, default=10_000_000)
+    parser.add_argument("--lines", type=int, default=10_000_000, help="0: only the comparison")
     parser.add_argument("--slice", type=int, default=1_000_000, help="lines of the comparison")
     parser.add_argument("--workers", type=int, default=0, help="0: one per processor")
     parser.add_argument("--folder", type=Path, help="where the files go, about 1.2 KB a line")
@@ -79,7 +79,9 @@ def main() -> None:
             "lines": asked.lines,
             "workers": asked.workers or available_cpus(),
             # First, so that peak memory is not that of the slices.
-            "whole": [_whole(folder, asked.lines, name, asked.workers) for name in FORMATS],
+            "whole": [
+                _whole(folder, asked.lines, f, asked.workers) for f in FORMATS if asked.lines
+            ],
             "slice": [_side_by_side(folder, asked.slice, name, asked.workers) for name in FORMATS],
         }
     finally:
@@ -244,24 +246,51 @@ def _side_by_side(
     if not inputs.exists():
         inputs.mkdir()
         write_files(inputs, num_lines)
-    seconds: dict[str, list[float]] = {"line by line": [], "cit": []}
+    plain, out = folder / "plain.csv", folder / "pool"
+    ways: dict[str, Callable[[], object]] = {
+        "line by line": lambda: line_by_line(inputs, format, plain),
+        "cit": lambda: _build(inputs, format, out, num_workers),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(REPEATS):
-        started = time.perf_counter()
-        count = line_by_line(inputs, format, folder / "plain.csv")
-        seconds["line by line"].append(time.perf_counter() - started)
-        started = time.perf_counter()
-        manifest = _build(inputs, format, folder / "pool", num_workers)
-        seconds["cit"].append(time.perf_counter() - started)
-        if _captions_of(folder / "plain.csv", None) != _captions_of(folder / "pool", manifest):
-            sys.exit(f"{format}: the two ways made different captions")
-        shutil.rmtree(folder / "pool")
-    ratio = statistics.median(seconds["line by line"]) / statistics.median(seconds["cit"])
-    _say(f"{format}, {num_lines:,} lines, {count:,} captions, {REPEATS} times each:")
+        for name, way in ways.items():
+            shutil.rmtree(out, ignore_errors=True)
+            started, cpu_started = time.perf_counter(), _cpu_seconds()
+            way()
+            seconds[name].append(time.perf_counter() - started)
+            cpu_seconds[name].append(_cpu_seconds() - cpu_started)
+    captions = _captions_of(plain, None)
+    if captions != _captions_of(out, read_manifest(out)):
+        sys.exit(f"{format}: the two ways made different captions")
+    shutil.rmtree(out)
+    _say(f"{format}, {num_lines:,} lines, {len(captions):,} captions, {REPEATS} times each:")
     for name, times in seconds.items():
         rates = [num_lines / t for t in (statistics.median(times), max(times), min(times))]
-        _say(f"  {name:<14}{rates[0]:>10,.0f} lines/s (min {rates[1]:,.0f}, max {rates[2]:,.0f})")
-    _say(f"  ratio {ratio:.1f}")
-    return {"format": format, "lines": num_lines, "seconds": seconds, "ratio": round(ratio, 2)}
+        cpu = statistics.median(cpu_seconds[name])
+        _say(
+            f"  {name:<13}{rates[0]:>9,.0f} lines/s (min {rates[1]:,.0f}, max {rates[2]:,.0f}), "
+            f"{1e6 * cpu / num_lines:.1f} us of processor time a line"
+        )
+    ratio, cpu_ratio = (
+        statistics.median(taken["line by line"]) / statistics.median(taken["cit"])
+        for taken in (seconds, cpu_seconds)
+    )
+    _say(f"  ratio {ratio:.1f}, of processor time {cpu_ratio:.1f}")
+    return {
+        "format": format,
+        "lines": num_lines,
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "ratio": round(ratio, 2),
+        "cpu_ratio": round(cpu_ratio, 2),
+    }
+
+
+def _cpu_seconds() -> float:
+    """Processor time of this process and of its workers that have ended."""
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in spent)
 
 
 def _captions_of(path: Path, manifest: PoolManifest | None) -> list[tuple[str, str, str]]:
