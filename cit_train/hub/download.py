@@ -169,6 +169,8 @@ class _Transfer:
 
     def _fetch_rest(self) -> None:
         start = self._size()
+        if start and start == self.state["bytes"]:  # stopped before it got its name
+            return
         request = urllib.request.Request(self.url, headers=self._headers(start))  # noqa: S310
         with closing(self._opener.open(request, timeout=self._timeout)) as response:
             self._was_answered = True

@@ -118,6 +118,18 @@ def test_a_partial_answer_of_another_place_is_not_appended(served: Served, tmp_p
     assert download(served.url, path, pauses=NO_PAUSES).sha256 == SHA256
 
 
+def test_a_file_that_is_whole_but_for_its_name_is_not_fetched_again(
+    served: Served, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.pth"
+    served.cuts = [100_000]
+    with pytest.raises(ResourceError):
+        download(served.url, path, pauses=())
+    (tmp_path / "weights.pth.part").write_bytes(CONTENT)
+    assert download(served.url, path).sha256 == SHA256
+    assert served.requests == [""]
+
+
 def test_a_wrong_hash_is_refused_and_nothing_of_it_stays(served: Served, tmp_path: Path) -> None:
     # FAULTS: E8
     path = tmp_path / "weights.pth"

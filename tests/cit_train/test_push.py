@@ -13,6 +13,7 @@ from dual_encoders import EVIL, make_run, save_dual_encoder
 from huggingface_hub import ModelCard
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from transformers import AutoModel, VisionTextDualEncoderProcessor
 
 from cit_curate.errors import ConfigError, ResourceError
@@ -143,6 +144,17 @@ def test_inert_text_shows_itself_and_has_nothing_active(text: str) -> None:
     assert not re.search(r"[A-Za-z]\.[A-Za-z]|_", made)
     shown = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
     assert html.unescape(made) == shown
+
+
+@given(st.text() | st.sampled_from([EVIL, "- x", "1. x", "x | y", "&lt;b&gt;", "\\| x"]))
+def test_a_markdown_reader_sees_a_table_with_the_text_and_nothing_else(text: str) -> None:
+    # FAULTS: R1
+    reader = MarkdownIt("commonmark", {"html": True}).enable("table")
+    page = reader.render(f"| class |\n| --- |\n| x {inert(text)} |\n")
+    tags = set(re.findall(r"</?([a-z0-9]+)", page))
+    assert tags == {"table", "thead", "tbody", "tr", "th", "td"}
+    cell = page.partition("<td>")[2].partition("</td>")[0]
+    assert html.unescape(cell).split() == ["x", *html.unescape(inert(text)).split()]
 
 
 def test_a_model_of_unknown_origin_says_so_and_needs_no_package_of_ours(
