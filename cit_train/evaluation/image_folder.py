@@ -14,7 +14,7 @@ from cit_curate.records import Int64
 from cit_curate.sources.folder import IMAGE_SUFFIXES
 from cit_train.evaluation.labelled_images import FoundImages, ImageFiles, LabelledImages
 
-__all__ = ["ImageFolder"]
+__all__ = ["ImageFolder", "images_below"]
 
 _CLASS_COLUMNS = ("folder", "class")
 _SOURCE = "image folder"
@@ -56,7 +56,7 @@ class ImageFolder:
         """
         folders = _class_folders(root)
         entries = _class_entries(root, folders, classes)
-        images = [_images_below(root / folder) for folder in folders]
+        images = [images_below(root / folder) for folder in folders]
         counts = [len(found) for found in images]
         if not sum(counts):
             raise BadInputError(
@@ -163,7 +163,8 @@ def _entries_by_folder(
     return tuple(named[folder] for folder in folders)
 
 
-def _images_below(folder: Path) -> list[Path]:
+def images_below(folder: Path) -> list[Path]:
+    """The picture files below a folder, sorted; hidden ones and linked folders are left out."""
     found: list[Path] = []
     for parent, below, names in os.walk(folder):
         below[:] = [name for name in below if not name.startswith(".")]

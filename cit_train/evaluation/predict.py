@@ -15,7 +15,9 @@ from cit_curate.errors import NotFiniteError
 from cit_curate.pool.images import ImageRejected, read_image, read_image_bytes
 from cit_curate.sources.folder import IMAGE_SUFFIXES
 from cit_train.evaluation.class_mapping import ClassLabels
+from cit_train.evaluation.image_folder import images_below
 from cit_train.evaluation.zero_shot import RejectedImage
+from cit_train.models.freeze import with_head
 from cit_train.pooled_vision import PooledVision
 from cit_train.transforms import Normalizer, eval_view, image_statistics
 
@@ -59,15 +61,15 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[RejectedImage]]
     rejected: list[RejectedImage] = []
     for path in paths:
         if path.is_dir():
-            below = _images_below(path)
+            below = images_below(path)
             found += below
             if not below:
                 detail = f"the folder has no file that ends in {', '.join(sorted(IMAGE_SUFFIXES))}"
-                rejected.append(RejectedImage(path, "no_image", detail))
+                rejected.append(RejectedImage(str(path), "no_image", detail))
         elif path.exists():
             found.append(path)
         else:
-            rejected.append(RejectedImage(path, "missing_image", "there is no such file"))
+            rejected.append(RejectedImage(str(path), "missing_image", "there is no such file"))
     return list(dict.fromkeys(found)), rejected
 
 
@@ -124,10 +126,11 @@ def _features(
 ) -> Tensor:
     """float32 [views, dim], unit norm, on the CPU.
 
-    Row by row through the projection: a matrix product's last bits depend on its rows.
+    Row by row through head and projection: a matrix product's last bits depend on its rows.
     """
-    pooled = vision(torch.stack(list(views))).to(model.logit_scale.device)
-    projected = torch.cat([model.visual_projection(row) for row in pooled.unsqueeze(1)])
+    below_head = vision(torch.stack(list(views))).to(model.logit_scale.device)
+    pooled = [with_head(model.vision_model, row) for row in below_head.unsqueeze(1)]
+    projected = torch.cat([model.visual_projection(row) for row in pooled])
     return functional.normalize(projected.float(), dim=-1).cpu()
 
 
@@ -166,16 +169,4 @@ def _view(path: Path, side: int) -> Tensor | RejectedImage:
     try:
         return eval_view(read_image(read_image_bytes(real.parent, real.name)), side=side)
     except ImageRejected as error:
-        return RejectedImage(path, error.reason, error.detail)
-
-
-def _images_below(folder: Path) -> list[Path]:
-    found: list[Path] = []
-    for parent, below, names in os.walk(folder):
-        below[:] = [name for name in below if not name.startswith(".")]
-        found.extend(
-            Path(parent, name)
-            for name in names
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
-        )
-    return sorted(found)
+        return RejectedImage(str(path), error.reason, error.detail)

@@ -149,7 +149,7 @@ def _check_some(usable: Sequence[object], rejected: Sequence["RejectedImage"]) -
 def _line(rejected: "RejectedImage") -> str:
     from cit_curate.commands import printable
 
-    return printable(f"{rejected.path}: {rejected.reason} ({rejected.detail})")
+    return printable(f"{rejected.title}: {rejected.reason} ({rejected.detail})")
 
 
 def _print_json(
@@ -178,8 +178,7 @@ def _print_json(
             for each in predictions
         ],
         "rejected": [
-            {"image": str(each.path), "reason": each.reason, "detail": each.detail}
-            for each in rejected
+            {"image": each.title, "reason": each.reason, "detail": each.detail} for each in rejected
         ],
     }
     sys.stdout.write(json_format.dumps(value) + "\n")
