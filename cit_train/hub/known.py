@@ -47,7 +47,7 @@ def _augreg(size: str, patch: int, what: str) -> KnownModel:
         what=f"AugReg {what}, ImageNet-21k",
         source=f"hf://timm/vit_{size}_patch{patch}_224.augreg_in21k",
         license="Apache-2.0",
-        next_step="cit convert augreg {path} OUT",
+        next_step="cit convert augreg {path}/model.safetensors OUT",
     )
 
 
