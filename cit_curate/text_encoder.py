@@ -258,7 +258,9 @@ def load_text_tower(config: TextTowerConfig) -> tuple[PreTrainedModel, PreTraine
     if isinstance(tower, PooledTextModel):
         return tower, tokenizer
     if config.pooling != "pooler":
-        pooled = PooledTextConfig(tower_config=tower.config.to_dict(), pooling=config.pooling)
+        # Without where it was loaded from, which is nobody's business in a saved model.
+        described = tower.config.to_dict() | {"_name_or_path": ""}
+        pooled = PooledTextConfig(tower_config=described, pooling=config.pooling)
         return PooledTextModel(pooled, tower), tokenizer
     with torch.inference_mode():
         probe = tower(input_ids=torch.zeros((1, LENGTH_STEP), dtype=torch.long))

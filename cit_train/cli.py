@@ -38,7 +38,10 @@ VERBS = {
     ),
     "train": ("train on pairs that are curated while training", "cit_train.train_command:main"),
     "sweep": ("the runs of a sweep, one after another", "cit_train.sweep_command:main"),
-    "eval": ("zero-shot accuracy on an image folder", "cit_train.evaluation.command:evaluate"),
+    "eval": (
+        "zero-shot accuracy on the 26 tasks, or an image folder",
+        "cit_train.evaluation.command:evaluate",
+    ),
     "convert moco": (
         "MoCo-v3's checkpoint to a Hugging Face directory",
         "cit_train.convert_command:convert_moco",

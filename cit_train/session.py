@@ -102,13 +102,7 @@ def open_session(
             num_threads=os.cpu_count() or 1,
         )
     trainer = Trainer(config, model, tokenizer, vision, cache, mixed=mixed)
-    processor = make_processor(
-        tokenizer,
-        mean=statistics.mean,
-        std=statistics.std,
-        side=statistics.side,
-        max_text_length=config.text.max_text_length,
-    )
+    processor = make_processor(tokenizer, statistics, max_text_length=config.text.max_text_length)
     state, best = _go_on(run, config, trainer)
     batches = BatchStream(_stream_config(config, run, statistics.side), state.outer_step)
     return Session(config, run, pool, curator, trainer, processor, evaluator, batches, state, best)

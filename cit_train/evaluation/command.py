@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from cit_curate.errors import BadInputError, CitError, ConfigError, DamagedError, ResourceError
+from cit_curate.hub import HUB_PREFIX, hub_folder
 from cit_curate.ledger import Run
+from cit_train.recipes import EVAL_RECIPES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +22,7 @@ _ERRORS: dict[int, type[CitError]] = {2: ConfigError, 3: BadInputError, 4: Damag
 
 
 def evaluate(
-    model: tyro.conf.Positional[Path],
+    model: tyro.conf.Positional[str],
     *,
     data: Path,
     tasks: str = "",
@@ -29,6 +31,7 @@ def evaluate(
     prompts: tuple[str, ...] = (),
     no_template: bool = False,
     extra_prompts: Literal["auto", "on", "off"] = "auto",
+    tokenizer: str = "",
     max_text_length: int | None = None,
     batch_size: int | None = None,
     num_threads: int | None = None,
@@ -46,9 +49,11 @@ def evaluate(
         cit eval RUN --data pictures --prompts "a photo of a {}" "a drawing of a {}"
         cit eval RUN --tasks all --data ROOT --out results.json
         cit eval RUN --tasks imagenet,cifar10,my-folder --data ROOT --limit 500
+        cit eval eval_yfcc15m_in1k_mocob16 --data ROOT
 
     Args:
-        model: A checkpoint's folder, or a run (its best checkpoint, else its last).
+        model: A run (its best checkpoint, else its last), a checkpoint's folder, a checkpoint of
+            the original (directory, .tar or .pth), hf://org/name, or an evaluation recipe.
         data: With --tasks the folder of the tasks' data; without, a folder with one sub-folder of
             pictures for each class.
         tasks: all or mt (the 26 built-in tasks), or names with commas between them; a name that is
@@ -60,6 +65,7 @@ def evaluate(
             a folder of one's own those of the run, or "a photo of a {}".
         no_template: Take the class names alone.
         extra_prompts: Two further prompts for ImageNet; auto = when it is the only task.
+        tokenizer: Tokenizer to use instead of the model's own: a directory or hf://org/name.
         max_text_length: Prompts are cut to this many tokens; left out, as in the run, or 32.
         batch_size: Pictures that are decoded and encoded together; left out, what suits the device.
         num_threads: That decode pictures; left out, as many as there are cores.
@@ -70,8 +76,12 @@ def evaluate(
     from cit_train.evaluation.open_task import task_names
     from cit_train.evaluation.suite import SuiteOptions
 
-    is_run = (model / "manifests").is_dir()
-    settings = Run.open(model).config if is_run else {}
+    if model in EVAL_RECIPES and not Path(model).exists():
+        recipe = EVAL_RECIPES[model]()
+        model, tasks = recipe.model, tasks or recipe.tasks
+    path = hub_folder(model) if model.startswith(HUB_PREFIX) else Path(model)
+    is_run = (path / "manifests").is_dir()
+    settings = Run.open(path).config if is_run else {}
     names = task_names(tasks, data) if tasks else ()
     is_imagenet_alone = extra_prompts == "auto" and names == ("imagenet",)
     if classes is not None and len(names) > 1:
@@ -92,9 +102,11 @@ def evaluate(
         num_threads=num_threads,
     )
     if names:
-        _evaluate_tasks(model, names, data, options, device=device, out=out, json=json)
+        _evaluate_tasks(
+            path, names, data, options, tokenizer_name=tokenizer, device=device, out=out, json=json
+        )
     else:
-        _evaluate_folder(model, data, options, device=device, json=json)
+        _evaluate_folder(path, data, options, tokenizer_name=tokenizer, device=device, json=json)
 
 
 def _evaluate_tasks(
@@ -103,6 +115,7 @@ def _evaluate_tasks(
     root: Path,
     options: "SuiteOptions",
     *,
+    tokenizer_name: str,
     device: str,
     out: Path | None,
     json: bool,
@@ -117,7 +130,9 @@ def _evaluate_tasks(
 
     if out is not None and not out.parent.is_dir():
         raise ConfigError(f"--out: there is no folder {out.parent}")
-    encoder, tokenizer = load_dual_encoder(model, device=str(choose_device(device)))
+    encoder, tokenizer = load_dual_encoder(
+        model, device=str(choose_device(device)), tokenizer=tokenizer_name or None
+    )
     results: list[TaskResult] = []
     facts: dict[str, Any] = {"model": str(model), "data": str(root), "limit": options.limit}
     with SuiteProgress() as progress:
@@ -150,7 +165,13 @@ def _raise_first_failure(results: "Sequence[TaskResult]") -> None:
 
 
 def _evaluate_folder(
-    model: Path, data: Path, options: "SuiteOptions", *, device: str, json: bool
+    model: Path,
+    data: Path,
+    options: "SuiteOptions",
+    *,
+    tokenizer_name: str,
+    device: str,
+    json: bool,
 ) -> None:
     from cit_curate.text_encoder import choose_device
     from cit_train.evaluation.image_folder import ImageFolder
@@ -160,7 +181,9 @@ def _evaluate_folder(
     from cit_train.models.load import load_dual_encoder
 
     folder = ImageFolder.open(data, options.classes)
-    encoder, tokenizer = load_dual_encoder(model, device=str(choose_device(device)))
+    encoder, tokenizer = load_dual_encoder(
+        model, device=str(choose_device(device)), tokenizer=tokenizer_name or None
+    )
     pooled = pooled_images(
         encoder,
         folder.paths,

@@ -83,14 +83,10 @@ def predict(
     paths, rejected = find_images(image)
     _check_some(paths, rejected)
     folder = hub_folder(model) if model.startswith(HUB_PREFIX) else Path(model)
-    encoder, own_tokenizer = load_dual_encoder(folder, device=str(choose_device(device)))
-    vectors = class_features(
-        encoder,
-        _load_tokenizer(tokenizer) if tokenizer else own_tokenizer,
-        classes,
-        prompts,
-        max_text_length=tokens,
+    encoder, own_or_given = load_dual_encoder(
+        folder, device=str(choose_device(device)), tokenizer=tokenizer or None
     )
+    vectors = class_features(encoder, own_or_given, classes, prompts, max_text_length=tokens)
     predictions: list[Prediction] = []
     with _shown_progress(len(paths)) as on_image:
         found = predict_images(encoder, paths, vectors, named, top=top, on_image=on_image)
@@ -125,17 +121,6 @@ def _settings(
     if tokens < 4:
         raise ConfigError(f"--max-text-length is {tokens}; it must be at least 4")
     return prompts, tokens
-
-
-def _load_tokenizer(name: str) -> Any:
-    from transformers import AutoTokenizer
-
-    from cit_curate.text_encoder import resolve_model_name
-
-    try:
-        return AutoTokenizer.from_pretrained(resolve_model_name(name), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--tokenizer {name}: {str(error).splitlines()[0]}") from error
 
 
 def _check_some(usable: Sequence[object], rejected: Sequence["RejectedImage"]) -> None:

@@ -131,9 +131,7 @@ def convert_checkpoint(
         _save(model, temporary)
         make_image_processor(statistics).save_pretrained(temporary)
         if found is not None:
-            processor = make_processor(
-                found, **statistics._asdict(), max_text_length=MAX_TEXT_LENGTH
-            )
+            processor = make_processor(found, statistics, max_text_length=MAX_TEXT_LENGTH)
             processor.save_pretrained(temporary)
         _check(model, temporary)
     return Conversion(

@@ -2,11 +2,9 @@
 
 import copy
 import math
-from collections.abc import Sequence
 
 import torch
 from transformers import (
-    CLIPImageProcessor,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     VisionTextDualEncoderConfig,
@@ -14,7 +12,9 @@ from transformers import (
     VisionTextDualEncoderProcessor,
 )
 
-from cit_train.transforms import EVAL_RESIZE_RATIO
+from cit_train.models.image_processor import make_image_processor
+from cit_train.models.released import accept_old_buffers
+from cit_train.transforms import ImageStatistics
 
 
 def build_dual_encoder(
@@ -35,16 +35,12 @@ def build_dual_encoder(
             bound = 1 / math.sqrt(projection.in_features)
             drawn = torch.rand(projection.weight.shape, generator=generator)
             projection.weight.copy_((2 * drawn - 1) * bound)
+    accept_old_buffers(model)
     return model
 
 
 def make_processor(
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    side: int,
-    max_text_length: int,
+    tokenizer: PreTrainedTokenizerBase, statistics: ImageStatistics, *, max_text_length: int
 ) -> VisionTextDualEncoderProcessor:
     """What turns a user's pictures and captions into inputs exactly as our evaluation does."""
     # A copy, and without what the last call left in it: the saved files depend on neither.
@@ -52,14 +48,4 @@ def make_processor(
     tokenizer.model_max_length = max_text_length
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
-    image_processor = CLIPImageProcessor(
-        do_resize=True,
-        size={"shortest_edge": round(side * EVAL_RESIZE_RATIO)},
-        resample=2,  # bilinear
-        do_center_crop=True,
-        crop_size={"height": side, "width": side},
-        do_convert_rgb=True,
-        image_mean=list(mean),
-        image_std=list(std),
-    )
-    return VisionTextDualEncoderProcessor(image_processor, tokenizer)
+    return VisionTextDualEncoderProcessor(make_image_processor(statistics), tokenizer)

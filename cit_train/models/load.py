@@ -98,7 +98,8 @@ def find_tokenizer(
         if optional:
             return None
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"the tokenizer {source} cannot be loaded: {reason}") from error
+        what = f"--tokenizer {name}" if name else f"the tokenizer {source}"
+        raise ConfigError(f"{what} cannot be loaded: {reason}") from error
     if len(tokenizer) > vocabulary:
         raise ConfigError(
             f"the tokenizer {source} has {len(tokenizer):,} tokens, the text tower {vocabulary:,}; "

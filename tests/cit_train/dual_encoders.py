@@ -12,6 +12,7 @@ from cit_curate.records import PoolCursor
 from cit_curate.text_encoder import load_text_tower
 from cit_train.models.dual_encoder import build_dual_encoder, make_processor
 from cit_train.models.towers import load_vision_tower
+from cit_train.transforms import ImageStatistics
 
 EVIL = "<img src=x onerror=alert(1)> | [a](javascript:b) `c` \n# **d** www.e.org"
 
@@ -25,9 +26,8 @@ def save_dual_encoder(world: Path, folder: Path, *, pooling: str = "pooler") -> 
     with torch.no_grad():
         model.visual_projection.weight.mul_(3)
     model.save_pretrained(folder)
-    make_processor(
-        tokenizer, mean=(0.5,) * 3, std=(0.5,) * 3, side=32, max_text_length=16
-    ).save_pretrained(folder)
+    statistics = ImageStatistics((0.5,) * 3, (0.5,) * 3, 32)
+    make_processor(tokenizer, statistics, max_text_length=16).save_pretrained(folder)
     assert AutoTokenizer.from_pretrained(folder).is_fast
     return folder
 

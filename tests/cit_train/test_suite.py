@@ -1,5 +1,6 @@
 """`cit eval --tasks`: which data are found, what is reported, and with which exit code."""
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -23,13 +24,15 @@ from transformers import AutoTokenizer, VisionTextDualEncoderModel
 from cit_curate.errors import BadInputError, ConfigError, DamagedError, NotFiniteError
 from cit_curate.metadata.tasks import TASK_NAMES, load_task
 from cit_train.cli import run
-from cit_train.config import EvaluationConfig
+from cit_train.config import EvaluationConfig, ModelConfig
 from cit_train.evaluation import open_task as open_task_module
 from cit_train.evaluation import zero_shot
 from cit_train.evaluation.evaluator import Evaluator
 from cit_train.evaluation.open_task import NoDataError, open_task, task_names
 from cit_train.evaluation.prompts import DEFAULT_PROMPTS, choose_prompts
 from cit_train.evaluation.suite import SuiteOptions, TaskResult, mean_value, run_suite
+from cit_train.models.freeze import freeze
+from cit_train.pooled_vision import PooledVision
 
 CIFAR_NAMES = ("airplane", "automobile", "bird")
 
@@ -309,7 +312,7 @@ def test_counts_of_zero_are_refused(name: str) -> None:
 
 
 def test_memory_holds_a_few_batches_of_pixels(
-    model: VisionTextDualEncoderModel, tokenizer: object, tmp_path: Path
+    model: VisionTextDualEncoderModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Images are read no further ahead of the tower than two batches."""
     image_folder(tmp_path / "cifar10", CIFAR_NAMES)
@@ -329,11 +332,13 @@ def test_memory_holds_a_few_batches_of_pixels(
 
     ahead: list[int] = []
 
-    def vision(views: torch.Tensor) -> torch.Tensor:
+    def vision(self: PooledVision, views: torch.Tensor) -> torch.Tensor:
         ahead.append(len(read))
         return torch.zeros(len(views), 32)
 
-    zero_shot.pooled_images(model, Counted(), vision=vision, batch_size=5, num_threads=2)
+    monkeypatch.setattr(PooledVision, "__call__", vision)
+    zero_shot.pooled_images(model, Counted(), batch_size=5, num_threads=2)
+    assert len(ahead) == 10
     assert all(count <= 5 * (batch + 3) for batch, count in enumerate(ahead))
 
 
@@ -489,24 +494,29 @@ def test_a_trained_head_is_applied_anew_and_pixels_are_seen_once(
     assert evaluator is not None
     seen = []
 
-    def frozen(views: torch.Tensor) -> torch.Tensor:
-        seen.append(len(views))
-        return views.float().mean(dim=(2, 3))
+    def frozen_features(pixel_values: torch.Tensor) -> torch.Tensor:
+        seen.append(len(pixel_values))
+        return pixel_values.mean(dim=(2, 3))
 
     torch.manual_seed(3)
-    heads = [torch.nn.Linear(3, 32), torch.nn.Linear(3, 32)]
-    evaluations = [evaluator(model, tokenizer, vision=frozen, head=head) for head in heads]
-    assert seen == [16]
-    images = zero_shot.PooledImages(
-        zero_shot.pooled_images(model, evaluator.images.images, vision=frozen).vectors,
-        torch.arange(16),
-        (),
-    )
-    projected = [zero_shot.project(model, images, head=head) for head in heads]
-    assert not np.allclose(*projected)
-    expected = model.visual_projection(heads[0](images.vectors)).detach()
-    torch.testing.assert_close(projected[0], expected / expected.norm(dim=-1, keepdim=True))
-    assert all(evaluation.num_images == 16 for evaluation in evaluations)
+    headed = copy.deepcopy(model)
+    headed.vision_model.has_trainable_head = True
+    headed.vision_model.frozen_features = frozen_features
+    headed.vision_model.head = torch.nn.Linear(3, 32)
+    freeze(headed, ModelConfig())
+    first = evaluator(headed, tokenizer)
+    assert sum(seen) == 16
+    pooled = zero_shot.pooled_images(headed, evaluator.images.images)
+    before = zero_shot.project(headed, pooled)
+    torch.nn.init.normal_(headed.vision_model.head.weight)
+    second = evaluator(headed, tokenizer)
+    assert sum(seen) == 32, "16 of them in the call above"
+    after = zero_shot.project(headed, pooled)
+    assert not np.allclose(before, after)
+    head = headed.vision_model.head
+    expected = headed.visual_projection(head(pooled.vectors)).detach()
+    torch.testing.assert_close(after, expected / expected.norm(dim=-1, keepdim=True))
+    assert first.num_images == second.num_images == 16
 
 
 def test_patience_counts_evaluations_since_the_best_one(root: Path) -> None:
