@@ -6,11 +6,11 @@ import json
 import multiprocessing
 import tarfile
 import zipfile
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from image_bytes_of import total_bytes
 from run_fixtures import image_bytes, small_run
 
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
@@ -186,14 +186,10 @@ def test_json_lines_with_zips_make_the_same_pairs_as_the_table(tmp_path):
     assert without_source[0] == without_source[1]
 
 
-def total_bytes(path: Path) -> int:
-    return sum(map(len, images_of(Pool.open(path)).values()))
-
-
 @pytest.mark.slow
 def test_spawned_workers_read_the_same_pool(tmp_path):
     # FAULTS: I8
     pool = Pool.build([zipped(tmp_path / "in")], tmp_path / "pool", columns=WIDE)
-    here = total_bytes(pool.path)
+    here = sum(map(len, images_of(pool).values()))
     with multiprocessing.get_context("spawn").Pool(2) as workers:
         assert workers.map(total_bytes, [pool.path] * 4) == [here] * 4
