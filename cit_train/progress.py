@@ -1,6 +1,7 @@
 """What a person sees of a training run: a bar with rate and time left, one line per outer step."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 
 from rich.console import Console
@@ -58,7 +59,8 @@ class TerminalWatcher(Watcher):
 
     def sampled(self, sample: SimilaritySample, config: RunConfig) -> None:
         """What the threshold means on this pool."""
-        self._line(sample.line(config.curate))
+        # An outer step needs as many pairs as it makes batches of.
+        self._line(sample.line(replace(config.curate, curate_every=config.batches_per_step)))
 
     def curating(self, outer_step: int, lane: int, totals: ScanTotals) -> None:
         """The scan so far."""
