@@ -10,8 +10,8 @@ import zipfile
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from image_bytes_of import total_bytes
 from run_fixtures import image_bytes, small_run
+from spawned import total_bytes
 
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
 from cit_curate.export import export_webdataset

@@ -1,9 +1,9 @@
 """Worker processes: results in order, and an error when one is killed."""
 
 import os
-import signal
 
 import pytest
+from spawned import kill_itself, process_id
 
 from cit_curate.errors import ResourceError
 from cit_curate.pool.workers import available_cpus, open_workers
@@ -11,7 +11,7 @@ from cit_curate.pool.workers import available_cpus, open_workers
 
 def test_one_worker_is_this_process():
     with open_workers(1) as mapped:
-        assert set(mapped(_process_id, range(3))) == {os.getpid()}
+        assert set(mapped(process_id, range(3))) == {os.getpid()}
     assert available_cpus() >= 1
 
 
@@ -19,7 +19,7 @@ def test_one_worker_is_this_process():
 def test_results_come_in_the_order_of_the_tasks_from_other_processes():
     with open_workers(2) as mapped:
         assert list(mapped(abs, range(-50, 0))) == list(range(50, 0, -1))
-        assert os.getpid() not in set(mapped(_process_id, range(20)))
+        assert os.getpid() not in set(mapped(process_id, range(20)))
 
 
 @pytest.mark.slow
@@ -28,12 +28,4 @@ def test_a_killed_worker_is_a_resource_error():
         pytest.raises(ResourceError, match="one of 2 workers was killed"),
         open_workers(2) as mapped,
     ):
-        list(mapped(_killed, range(4)))
-
-
-def _process_id(_):
-    return os.getpid()
-
-
-def _killed(_):
-    os.kill(os.getpid(), signal.SIGKILL)
+        list(mapped(kill_itself, range(4)))

@@ -1,10 +1,22 @@
-"""What a spawned process of a test runs: it imports this by name, as it could not a test file."""
+"""What spawned processes of tests run: they import this by name, as they could not a test file."""
 
+import os
+import signal
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from cit_curate.pool.pool import Pool
+
+
+def process_id(_: object) -> int:
+    """Of the process that runs it."""
+    return os.getpid()
+
+
+def kill_itself(_: object) -> None:
+    """As if memory had run out."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def total_bytes(path: Path) -> int:
