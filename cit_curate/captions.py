@@ -26,7 +26,7 @@ _LINK = re.compile(r"http\S+|www\S+")
 
 
 def clean_text(raw: str) -> str:
-    """A title or description of YFCC as the reference cleans it (`CIT.md`, YFCC).
+    """A title or description of YFCC as the reference cleans it (`docs/method.md`, YFCC).
 
     URL-decoded, `+` to space, then without `<a …>`, `</a>`, `<b>`, `</b>`, `<i>`, `</i>` and
     without `http…` and `www…` up to white space. Not stripped.
@@ -60,7 +60,7 @@ def cleaner(name: Cleaning) -> Callable[[str], str]:
 
 
 def augment_tags(caption: str, rng: np.random.Generator) -> str:
-    """Tags in random order, joined by one random delimiter (`CIT.md`, outer step, rule 3).
+    """Tags in random order, joined by one random delimiter (`docs/method.md`, outer step, rule 3).
 
     Args:
         caption: Tags separated by commas.

@@ -5,7 +5,7 @@ import json as json_format
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 from rich.console import Console, JustifyMethod
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +23,7 @@ from cit_curate.ledger import Run
 from cit_curate.pool import Pool
 from cit_curate.query import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_SECONDS, query_run
 from cit_curate.report import build_report
+from cit_curate.terminal import count_and_rate, printable, progress_bar
 from indexes.durable import atomic_file
 
 SHOWN_ROWS = 100
@@ -128,7 +128,14 @@ def export(
                 f"a WebDataset export needs the pool of {run}, which is not where its config.json "
                 f"says; name it with --pool POOL, or export {out}.json"
             )
-        with _shown_progress("exporting pairs") as tell:
+        with progress_bar() as progress:
+            bar = progress.add_task("exporting", total=None, numbers="")
+
+            def tell(done: int, total: int) -> None:
+                seconds = progress.tasks[bar].elapsed
+                numbers = count_and_rate(done, total, seconds, "pairs")
+                progress.update(bar, completed=done, total=total, numbers=numbers)
+
             shards = export_webdataset(
                 opened, source, out, pairs_per_shard=pairs_per_shard, on_progress=tell
             )
@@ -178,11 +185,6 @@ def run_pool(run: Run, path: Path | None = None) -> Pool | None:
     if not isinstance(named, str) or not (Path(named) / "pool.json").is_file():
         return None
     return Pool.open(named)
-
-
-def printable(text: str) -> str:
-    """A text for one line of a terminal: control and direction characters become U+FFFD."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def _print_table(table: pa.Table) -> None:
@@ -269,16 +271,3 @@ def _stdout() -> Iterator[None]:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-@contextmanager
-def _shown_progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress line on stderr, only where a person sees it."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda done, total: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as shown:
-        task = shown.add_task(what, total=None)
-        yield lambda done, total: shown.update(task, completed=done, total=total)

@@ -16,7 +16,7 @@ Curation = Literal["exact", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class MetadataConfig:
-    """What somebody cares about: the class names, and how each is put into words (CIT.md, 2)."""
+    """What somebody cares about: class names, and how each is put into words (docs/method.md)."""
 
     metadata: str = ""
     """Class names: a built-in list (imagenet, mt, …: `cit metadata list`); or a file of them, one a
@@ -67,7 +67,7 @@ class TextTowerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CurateConfig:
-    """The rules of one outer step (CIT.md, "Outer step, step by step")."""
+    """The rules of one outer step (docs/method.md, "Outer step")."""
 
     curation: Curation = "exact"
     """Score every scanned caption (exact), or take all pairs in the order of the scan (none)."""

@@ -9,14 +9,13 @@ from typing import Any
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from cit_curate.commands import printable
 from cit_curate.counts_import import MAX_MISSING_RATIO, MAX_REJECT_RATIO, ImportedCounts
 from cit_curate.counts_import import Progress as Tell
 from cit_curate.counts_import import import_counts as import_file
 from cit_curate.pool import Pool
+from cit_curate.terminal import printable, progress_bar
 
 
 def import_counts(
@@ -89,18 +88,7 @@ def _show(imported: ImportedCounts, *, as_json: bool) -> None:
 @contextmanager
 def _shown_progress() -> Iterator[Tell]:
     """Progress of each stage on stderr, only where a person sees it."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda what, done, total: None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[numbers]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with progress_bar() as progress:
         bars: dict[str, Any] = {}
 
         def tell(what: str, done: int, total: int) -> None:

@@ -8,11 +8,9 @@ from typing import Any, Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from cit_curate.commands import printable
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
 from cit_curate.curation import Curator
 from cit_curate.curation import curate as curate_pool
@@ -20,6 +18,7 @@ from cit_curate.curator import ScanTotals
 from cit_curate.errors import ConfigError
 from cit_curate.ledger import Run
 from cit_curate.pool import Pool
+from cit_curate.terminal import printable, progress_bar
 from cit_curate.text_encoder import TextEncoder
 from cit_curate.threshold import THRESHOLDS, SimilaritySample
 
@@ -73,16 +72,7 @@ def curate(
     wanted = config.budget if max_pairs is None else max_pairs
     num_pairs = None if wanted == "all" else wanted
     total = opened.num_images * config.max_passes if num_pairs is None else None
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[numbers]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+    with progress_bar() as progress:
         bar = progress.add_task("curating", total=total or num_pairs, numbers="")
 
         def tell(lane: int, totals: ScanTotals) -> None:

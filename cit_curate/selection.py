@@ -11,7 +11,7 @@ EVERYTHING = "everything"
 
 
 def keep_similar(similarity: Float32, *, threshold: float, min_ratio: float) -> tuple[Bool, str]:
-    """Mark the captions that this batch keeps (CIT.md, outer step 5 and 6).
+    """Mark the captions that this batch keeps (docs/method.md, outer step, 5 and 6).
 
     Args:
         similarity: float32 [batch], best cosine of each caption over the metadata.

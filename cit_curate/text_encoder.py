@@ -39,7 +39,7 @@ PACKAGE_PREFIX = "package:"
 
 
 class TextEncoder:
-    """The text tower as it is now, in eval mode, before the text projection (CIT.md, 4)."""
+    """The text tower as it is now, in eval mode (docs/method.md, outer step, 4)."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ def embed_metadata(
     entries: Sequence[MetadataEntry],
     templates: Sequence[str],
 ) -> Float32:
-    """One vector an entry: the mean over its names and templates (CIT.md, 2).
+    """One vector an entry: the mean over its names and templates (docs/method.md, outer step, 2).
 
     Args:
         embed: Texts to float32 [texts, dim], unit norm.

@@ -16,7 +16,7 @@ Precision = Literal["auto", "float32", "float16"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The dual encoder besides its text tower (CIT.md, "Inner loop")."""
+    """The dual encoder besides its text tower (docs/method.md, "Inner loop")."""
 
     vision_encoder: str = "package:efficientnet-lite0"
     """Vision tower: Hugging Face or timm directory or model id (org/name or
@@ -38,7 +38,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The inner loop (CIT.md, "Inner loop")."""
+    """The inner loop (docs/method.md, "Inner loop")."""
 
     max_updates: int = 5_000
     """Updates of the whole run."""
@@ -117,7 +117,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """Zero-shot evaluation while training (CIT.md, "Evaluation")."""
+    """Zero-shot evaluation while training (docs/method.md, "Evaluation")."""
 
     eval_data: str = ""
     """Image folder with one sub-folder a class; with --eval-task the folder of the tasks' data;

@@ -1,4 +1,4 @@
-"""The contrastive losses of the inner loop (CIT.md, "Inner loop")."""
+"""The contrastive losses of the inner loop (docs/method.md, "Inner loop")."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Learning rate and parameter groups of the inner loop (CIT.md, "Inner loop")."""
+"""Learning rate and parameter groups of the inner loop (docs/method.md, "Inner loop")."""
 
 import math
 from typing import Any

@@ -4,19 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
 from cit_curate.curation import LaneSelection
 from cit_curate.curator import ScanTotals
+from cit_curate.terminal import progress_bar
 from cit_curate.threshold import SimilaritySample
 from cit_train.config import RunConfig
 from cit_train.evaluation.zero_shot import Evaluation
@@ -29,18 +21,8 @@ class TerminalWatcher(Watcher):
 
     def __init__(self, max_updates: int, *, label: str = "updates") -> None:
         self._label = label
-        console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._max_updates = max_updates
+        self._progress = progress_bar()
         self._bar = self._progress.add_task(label, total=max_updates, numbers="")
 
     def __enter__(self) -> "TerminalWatcher":
@@ -74,7 +56,7 @@ class TerminalWatcher(Watcher):
             self._bar,
             completed=state.update,
             description=self._label,
-            numbers=f"loss {report.loss:.3f}",
+            numbers=f"{state.update:,} of {self._max_updates:,}, loss {report.loss:.3f}",
         )
 
     def evaluated(self, state: TrainState, evaluation: Evaluation) -> None:

@@ -6,7 +6,7 @@ from cit_train.config import EvalConfig, RunConfig, replace_fields
 
 
 def default() -> RunConfig:
-    """CiT's own settings (CIT.md), for a pool and class names of one's own.
+    """CiT's own settings (arXiv 2301.02241), for a pool and class names of one's own.
 
     cit train default --pool POOL --metadata classes.txt --out RUN
     """

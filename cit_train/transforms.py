@@ -27,7 +27,7 @@ __all__ = [
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 DEFAULT_SIDE = 224
-# Evaluation resizes to 256 for a view of 224 (CIT.md, "Inner loop").
+# Evaluation resizes to 256 for a view of 224 (docs/method.md, "Inner loop").
 EVAL_RESIZE_RATIO = 256 / 224
 # Of a picture longer than this, only what the centre crop needs is resized: a strip of 1 x 10,000
 # pixels would become 256 x 2,560,000.
@@ -160,8 +160,8 @@ def image_statistics(vision_config: Any) -> ImageStatistics:
     """Mean, deviation and side of a vision tower's input, from its Hugging Face config.
 
     A timm tower says them itself (`pretrained_cfg`). For any other the mean and deviation are
-    ImageNet's, but for AugReg's 0.5 (CIT.md, "Inner loop"), and the side is its `image_size`, or
-    224.
+    ImageNet's, but for AugReg's 0.5 (docs/method.md, "Inner loop"), and the side is its
+    `image_size`, or 224.
 
     Args:
         vision_config: The dual encoder's `config.vision_config`.

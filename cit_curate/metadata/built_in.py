@@ -39,7 +39,7 @@ def multi_task(*, with_prompts: bool = False) -> list[MetadataEntry]:
     """The metadata `mt`: every name and synonym of every task, each an entry of its own.
 
     In the order of the tasks and their classes; a string that comes again is one entry, at its
-    first place (CIT.md, "Evaluation").
+    first place (docs/method.md, "Evaluation").
 
     Args:
         with_prompts: Give each entry the prompts of all tasks that have it, in their order.

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 __all__ = ["IMAGENET_EXTRA_PROMPTS", "PROMPTS"]
 
-# CIT.md: added for ImageNet alone, when it is evaluated alone.
+# docs/method.md: added for ImageNet alone, when it is evaluated alone.
 IMAGENET_EXTRA_PROMPTS = ("A photo of a {}", "{}")
 
 _MEDIA = ("photo", "video", "example", "demonstration")

@@ -1,6 +1,6 @@
 """What is known of the 26 tasks without any library or data: numbers, metrics and sources.
 
-Facts of the CLIP paper's protocol (arXiv 2103.00020, table 9) and of CIT.md.
+Facts of the CLIP paper's protocol (arXiv 2103.00020, table 9) and of docs/method.md.
 """
 
 from dataclasses import dataclass

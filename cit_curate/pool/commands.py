@@ -11,14 +11,7 @@ from typing import Any, Protocol
 import tyro
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TaskID
 
 from cit_curate.captions import Cleaning
 from cit_curate.errors import ConfigError
@@ -28,6 +21,7 @@ from cit_curate.pool.yfcc_source import YfccSource
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.source import Format
 from cit_curate.sources.yfcc import YfccFormat
+from cit_curate.terminal import count_and_rate, printable, progress_bar
 
 
 def build(
@@ -278,7 +272,7 @@ def _show(pool: Pool, *, as_json: bool) -> None:
     lines.append(f"rejected: {rejected or 'nothing'} (rows and reasons in rejects/)")
     console = Console(soft_wrap=True)
     for line in lines:
-        console.print(escape(_printable(line)), highlight=False)
+        console.print(escape(printable(line)), highlight=False)
 
 
 class _Told(Protocol):
@@ -290,33 +284,21 @@ class _Told(Protocol):
 @contextmanager
 def _shown_progress() -> Iterator[_Told]:
     """A progress line with rows, rate and time left on stderr, only where a person sees it."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda what, rows, share=None, /: None
-        return
-    rows_and_rate = TextColumn("{task.fields[rows]:,} rows, {task.fields[rate]:,.0f}/s")
-    left = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), rows_and_rate, *left)
-    with Progress(*columns, console=console, transient=True) as shown:
-        tasks: dict[str, TaskID] = {}
+    with progress_bar() as shown:
+        bars: dict[str, TaskID] = {}
 
         def tell(what: str, rows: int, share: float | None = None, /) -> None:
-            if what not in tasks:
-                tasks[what] = shown.add_task(what, total=None, rows=0, rate=0.0)
-            elapsed = shown.tasks[tasks[what]].elapsed or 0.0
+            if what not in bars:
+                bars[what] = shown.add_task(what, total=None, numbers="")
+            numbers = count_and_rate(rows, None, shown.tasks[bars[what]].elapsed, "rows")
             total = None if share is None else 1.0
-            rate = rows / max(elapsed, 1e-3)
-            shown.update(tasks[what], completed=share, total=total, rows=rows, rate=rate)
+            shown.update(bars[what], completed=share, total=total, numbers=numbers)
 
         yield tell
 
 
 def _names(listed: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in listed.split(",") if name.strip())
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def _print_json(value: object) -> None:

@@ -1,7 +1,7 @@
 """YFCC100M: its metadata file, its lists of image ids, and where its images lie.
 
 `yfcc100m_dataset.txt` has a line per photo or video, no header and no quoting: 25 columns separated
-by tabs. Column 0 is the image id, the number of the line from 0 (`CIT.md`, YFCC).
+by tabs. Column 0 is the image id, the number of the line from 0 (`docs/method.md`, YFCC).
 """
 
 from dataclasses import dataclass

@@ -3,23 +3,12 @@
 from collections.abc import Sequence
 from types import TracebackType
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
 from cit_curate.metadata.tasks import Metric
+from cit_curate.terminal import count_and_rate, printable, progress_bar
 from cit_train.evaluation.suite import TaskResult, mean_value
 
 __all__ = ["METRIC_TITLES", "SuiteProgress", "suite_table"]
@@ -32,30 +21,11 @@ METRIC_TITLES: dict[Metric, str] = {
 }
 
 
-class RateColumn(ProgressColumn):
-    """Pictures a second."""
-
-    def render(self, task: Task) -> Text:
-        """The rate; empty until it is known."""
-        return Text(f"{task.speed:,.0f} pictures/s" if task.speed else "")
-
-
 class SuiteProgress:
     """Shows tasks on stderr; on a stream that is no terminal, only a line for each."""
 
     def __init__(self) -> None:
-        console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            RateColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._progress = progress_bar()
         self._bar: TaskID | None = None
 
     def __enter__(self) -> "SuiteProgress":
@@ -75,9 +45,10 @@ class SuiteProgress:
     def images(self, task: str, done: int, total: int) -> None:
         """A task's images so far."""
         if self._bar is None:
-            # Escaped: a task of one's own is a folder, whatever its name.
-            self._bar = self._progress.add_task(escape(task), total=total)
-        self._progress.update(self._bar, completed=done)
+            self._bar = self._progress.add_task(printable(task), total=total, numbers="")
+        started = next(bar for bar in self._progress.tasks if bar.id == self._bar)
+        numbers = count_and_rate(done, total, started.elapsed, "pictures")
+        self._progress.update(self._bar, completed=done, numbers=numbers)
 
     def ended(self, result: TaskResult) -> None:
         """A line with what a task gave."""

@@ -1,4 +1,4 @@
-"""Metrics of the evaluation tasks, in percent, and their 95 % intervals (CIT.md, "Evaluation").
+"""Metrics of the tasks, in percent, and their 95 % intervals (docs/method.md, "Evaluation").
 
 Every interval is Wilson's. For plain accuracy it is the textbook one. A metric that is no plain
 share of right answers takes the number of images that would give a share of its value the variance

@@ -2,21 +2,12 @@
 
 import json as json_format
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tyro
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +15,7 @@ from cit_curate.config import MetadataConfig
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.hub import HUB_PREFIX, hub_folder
 from cit_curate.ledger import Run
+from cit_curate.terminal import count_and_rate, printable, progress_bar
 
 if TYPE_CHECKING:  # they import torch, which `--help` must not wait for
     from cit_train.evaluation.class_mapping import ClassLabels
@@ -88,7 +80,14 @@ def predict(
     )
     vectors = class_features(encoder, own_or_given, classes, prompts, max_text_length=tokens)
     predictions: list[Prediction] = []
-    with _shown_progress(len(paths)) as on_image:
+    with progress_bar() as progress:
+        bar = progress.add_task("predicting", total=len(paths), numbers="")
+
+        def on_image(done: int) -> None:
+            seconds = progress.tasks[bar].elapsed
+            numbers = count_and_rate(done, len(paths), seconds, "pictures")
+            progress.update(bar, completed=done, numbers=numbers)
+
         found = predict_images(encoder, paths, vectors, named, top=top, on_image=on_image)
         for result in found:
             if isinstance(result, Prediction):
@@ -132,8 +131,6 @@ def _check_some(usable: Sequence[object], rejected: Sequence["RejectedImage"]) -
 
 
 def _line(rejected: "RejectedImage") -> str:
-    from cit_curate.commands import printable
-
     return printable(f"{rejected.title}: {rejected.reason} ({rejected.detail})")
 
 
@@ -170,8 +167,6 @@ def _print_json(
 
 
 def _print_tables(predictions: Sequence["Prediction"]) -> None:
-    from cit_curate.commands import printable
-
     console = Console(highlight=False)
     for each in predictions:
         table = Table()
@@ -195,8 +190,6 @@ def _print_tables(predictions: Sequence["Prediction"]) -> None:
 
 def _tell(labels: "ClassLabels", mapping: Path | None, rejected: Sequence["RejectedImage"]) -> None:
     """On stderr: what was left out, and what a mapping did not fit."""
-    from cit_curate.commands import printable
-
     lines = [f"not classified: {_line(each)}" for each in rejected]
     if labels.unmatched:
         lines.append(f"{mapping} names what is no class: {_some(labels.unmatched)}")
@@ -208,21 +201,3 @@ def _tell(labels: "ClassLabels", mapping: Path | None, rejected: Sequence["Rejec
 def _some(names: Sequence[str]) -> str:
     rest = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
     return ", ".join(map(repr, names[:5])) + rest
-
-
-@contextmanager
-def _shown_progress(num_images: int) -> Iterator[Any]:
-    """A bar with count and time left on stderr, where a person sees it."""
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("pictures"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as shown:
-        task = shown.add_task("", total=num_images)
-        yield lambda done: shown.update(task, completed=done)

@@ -25,7 +25,7 @@ def choose_prompts(
         given: Asked for by a person.
         beside: That lie beside the images of a task of one's own.
         use_template: Off = the class name alone, whatever else is asked for.
-        extra_prompts: Add ImageNet's two further ones (CIT.md, "Evaluation").
+        extra_prompts: Add ImageNet's two further ones (docs/method.md, "Evaluation").
     """
     if not use_template:
         return _NAME_ONLY

@@ -1,4 +1,4 @@
-"""Zero-shot classification: pictures against the texts of their classes (CIT.md, "Evaluation")."""
+"""Zero-shot: pictures against the texts of their classes (docs/method.md, "Evaluation")."""
 
 import itertools
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The models that the method is used with, and where their weights come from (CIT.md, "Encoders").
+"""The models that the method is used with, and where their weights come from.
 
 Of the direct addresses none has a published SHA-256: `cit pull` records the one it finds, and
 compares it from then on.

@@ -20,7 +20,7 @@ from cit_train.transforms import ImageStatistics
 def build_dual_encoder(
     vision: PreTrainedModel, text: PreTrainedModel, *, projection_dim: int, seed: int
 ) -> VisionTextDualEncoderModel:
-    """A dual encoder with fresh projections (CIT.md, "Inner loop"); `freeze` says what is trained.
+    """A dual encoder with fresh projections; `freeze` says what is trained.
 
     The projections start as U(-1/sqrt(in), 1/sqrt(in)), as `nn.Linear` did in the transformers of
     the paper; today's would start them as N(0, 0.02). The logit scale starts at 2.6592.

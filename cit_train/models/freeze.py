@@ -1,4 +1,4 @@
-"""Which parameters are trained, and in which mode each part runs (CIT.md, "Inner loop").
+"""Which parameters are trained, and in which mode each part runs (docs/method.md, "Inner loop").
 
 The vision tower has a frozen part and, in MoCo's case, a head that is trained on top of it. What
 is frozen stays in eval mode; what is trained is in train mode, its BatchNorm with the statistics of

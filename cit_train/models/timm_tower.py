@@ -1,9 +1,9 @@
 """MoCo-v3, AugReg and SWAG ViTs as Hugging Face vision towers: one adapter over timm's ViT.
 
 Each is a registered model type (`moco`, `augreg`, `swag`) that holds timm's ViT in an attribute of
-that name, so its tensors are called `moco.*`, `augreg.*`, `swag.*` (CIT.md, "Encoders"). What must
-never train although a checkpoint holds it (MoCo's position table, AugReg's classifier) is a buffer:
-no optimizer, weight decay or `requires_grad_` reaches it.
+that name, so its tensors are called `moco.*`, `augreg.*`, `swag.*` as in the
+published files (docs/vision-towers.md). What must never train although a checkpoint holds it (the
+position table of MoCo, the classifier of AugReg) is a buffer: no optimizer reaches it.
 """
 
 import difflib

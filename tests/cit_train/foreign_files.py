@@ -66,7 +66,7 @@ FULL = Sizes("vit_base_patch16_224", 224, 4096, 30_522, 768, 12, 512)
 
 
 class MocoVit(nn.Module):
-    """timm's ViT and MoCo-v3's projector, as CIT.md has it, with lively random statistics."""
+    """timm's ViT and MoCo-v3's projector, with lively random statistics."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()

@@ -3,7 +3,6 @@ import io
 import pytest
 from rich.console import Console
 
-from cit_train.evaluation import display
 from cit_train.evaluation.display import SuiteProgress, suite_table
 from cit_train.evaluation.metrics import Interval
 from cit_train.evaluation.suite import TaskResult
@@ -46,7 +45,7 @@ def test_a_line_tells_what_a_task_gave_or_why_it_gave_nothing(
 def test_a_terminal_shows_the_task_and_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     terminal = Console(file=stream, force_terminal=True, width=80)
-    monkeypatch.setattr(display, "Console", lambda **_: terminal)
+    monkeypatch.setattr("cit_curate.terminal.Console", lambda **_: terminal)
     with SuiteProgress() as progress:
         progress.images("[b]own", 0, 500)
         progress.images("[b]own", 250, 500)
@@ -54,7 +53,7 @@ def test_a_terminal_shows_the_task_and_its_pictures(monkeypatch: pytest.MonkeyPa
         progress.images("next", 1, 2)
     shown = stream.getvalue()
     assert "[b]own" in shown
-    assert "/500" in shown
+    assert "of 500 pictures" in shown
     assert "next" in shown
 
 

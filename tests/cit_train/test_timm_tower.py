@@ -119,7 +119,7 @@ def test_moco_equals_timms_vit_and_a_plain_projector() -> None:
 
 
 def test_moco_has_the_originals_names_and_shapes_at_full_size() -> None:
-    # CIT.md, "Encoders"
+    # docs/method.md, "Encoders"
     vit = vit_on_meta("vit_base_patch16_224")
     expected = {f"moco.{name}": tuple(tensor.shape) for name, tensor in vit.items()}
     for number, shape in {0: (4096, 768), 3: (4096, 4096), 6: (256, 4096)}.items():

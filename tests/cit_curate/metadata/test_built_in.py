@@ -17,7 +17,7 @@ def test_mt_is_every_name_of_every_task_once_and_in_their_order() -> None:
         name for task in TASK_NAMES for entry in load_classes(task) for name in entry.names
     )
     assert names == list(expected)
-    # CIT.md: 3,422 distinct strings in the reference.
+    # docs/method.md: 3,422 distinct strings in the reference.
     assert len(names) == 3_422
     assert names[0] == "apple pie"
     assert {"happy", "smiling"} <= set(names)

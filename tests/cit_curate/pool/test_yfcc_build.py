@@ -94,7 +94,7 @@ def bytes_of(folder):
 
 
 def plain_pairs(lines, wanted):
-    """The pairs by `CIT.md`, a line at a time."""
+    """The pairs by `docs/method.md`, a line at a time."""
     pairs, seen = [], set()
     for line in lines:
         cells = dict(zip(COLUMNS, line.split("\t"), strict=True))
