@@ -12,7 +12,7 @@ def progress_bar() -> Progress:
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        BarColumn(bar_width=20),  # the rest fits 80 columns
         TextColumn("{task.fields[numbers]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),

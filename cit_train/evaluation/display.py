@@ -45,7 +45,8 @@ class SuiteProgress:
     def images(self, task: str, done: int, total: int) -> None:
         """A task's images so far."""
         if self._bar is None:
-            self._bar = self._progress.add_task(printable(task), total=total, numbers="")
+            numbers = count_and_rate(done, total, None, "pictures")
+            self._bar = self._progress.add_task(printable(task), total=total, numbers=numbers)
         started = next(bar for bar in self._progress.tasks if bar.id == self._bar)
         numbers = count_and_rate(done, total, started.elapsed, "pictures")
         self._progress.update(self._bar, completed=done, numbers=numbers)

@@ -27,7 +27,8 @@ class KnownModel:
         source: `https://…` (one file), `hf://…` (a repository of the hub), or `package:…` (inside
             an installed package, so that nothing is pulled).
         license: Of the weights, as their publisher says.
-        next_step: Command or flag to use it with; `{path}` is what was pulled.
+        next_step: Command or flag to use it with; `{path}` is what was pulled,
+            `{name}` the model's name.
         sha256: Hex, where the publisher gives one; "" where not.
     """
 
@@ -47,7 +48,7 @@ def _augreg(size: str, patch: int, what: str) -> KnownModel:
         what=f"AugReg {what}, ImageNet-21k",
         source=f"hf://timm/vit_{size}_patch{patch}_224.augreg_in21k",
         license="Apache-2.0",
-        next_step="cit convert augreg {path}/model.safetensors OUT",
+        next_step="cit convert augreg {path}/model.safetensors models/{name}",
     )
 
 
@@ -58,7 +59,7 @@ def _swag(name: str, what: str) -> KnownModel:
         what=f"SWAG {what}, 3.6 billion hashtagged pictures",
         source=f"https://dl.fbaipublicfiles.com/SWAG/{name}.torch",
         license="CC-BY-NC-4.0",
-        next_step="cit convert swag {path} OUT",
+        next_step="cit convert swag {path} models/{name}",
     )
 
 
@@ -69,7 +70,7 @@ def _released(name: str, pool: str) -> KnownModel:
         what=f"CiT's released model: {pool}, ImageNet metadata",
         source=f"https://dl.fbaipublicfiles.com/MMPT/cit/{name}.tar",
         license="CC-BY-NC-4.0",
-        next_step="cit convert checkpoint {path} OUT",
+        next_step="cit convert checkpoint {path} models/{name}",
     )
 
 
@@ -80,7 +81,7 @@ _MODELS = (
         what="MoCo-v3 ViT-B/16, 300 epochs of ImageNet-1k",
         source="https://dl.fbaipublicfiles.com/moco-v3/vit-b-300ep/vit-b-300ep.pth.tar",
         license="CC-BY-NC-4.0",
-        next_step="cit convert moco {path} OUT",
+        next_step="cit convert moco {path} models/{name}",
     ),
     _augreg("base", 32, "ViT-B/32"),
     _augreg("base", 16, "ViT-B/16"),

@@ -99,7 +99,7 @@ def pull(
         "source": source,
         "license": model.license if model else "",
         **summary,
-        "next": next_step.replace("{path}", shlex.quote(summary["path"])),
+        "next": next_step.replace("{path}", shlex.quote(summary["path"])).replace("{name}", name),
     }
     _show(summary, as_json=json)
 

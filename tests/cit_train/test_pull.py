@@ -66,12 +66,12 @@ def test_pull_says_where_the_file_is_and_what_to_do_next(
     assert path.read_bytes() == CONTENT
     assert value["path"] == str(path)
     assert value["sha256"] == SHA256
-    assert value["next"] == f"cit convert moco {path} OUT"
+    assert value["next"] == f"cit convert moco {path} models/moco-v3-vit-b16"
     assert value["license"] == "CC-BY-NC-4.0"
     cli.run(["pull", "moco-v3-vit-b16"])
     shown = capsys.readouterr().out
     assert "the publisher gives none" in shown
-    assert f"next: cit convert moco {path} OUT" in shown
+    assert f"next: cit convert moco {path} models/moco-v3-vit-b16" in shown
     assert len(moco.requests) == 1
 
 
