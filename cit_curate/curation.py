@@ -9,14 +9,14 @@ from pathlib import Path
 import pyarrow as pa
 
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
-from cit_curate.curator import Embedder, LaneScan, ScanTotals
+from cit_curate.curator import LaneScan, ScanTotals
 from cit_curate.environment import describe_environment
 from cit_curate.errors import ConfigError
 from cit_curate.ledger import Commit, Run
 from cit_curate.metadata.entries import MetadataEntry, load_metadata
 from cit_curate.pool.order import ScanOrder
 from cit_curate.pool.pool import Pool
-from cit_curate.records import Float32, PoolCursor
+from cit_curate.records import Embedder, Float32, PoolCursor
 from cit_curate.text_encoder import TextEncoder, embed_metadata
 from cit_curate.threshold import SimilaritySample, sample_similarity
 from indexes.durable import FileEntry, write_json

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from cit_curate.config import CurateConfig
 from cit_curate.errors import ShortfallError
 from cit_curate.ledger import HISTOGRAM_BINS, SCHEMAS
 from cit_curate.metadata.entries import MetadataEntry
-from cit_curate.records import CaptionBatch, Float32, Int64, PoolCursor
+from cit_curate.records import CaptionBatch, CaptionOrder, Embedder, Float32, Int64, PoolCursor
 from cit_curate.selection import (
     EVERYTHING,
     best_per_entry,
@@ -39,30 +39,6 @@ LARGEST_WINDOW = 16_384
 _ENCODING = threading.Lock()
 # First words of random keys, so that no two uses of a seed draw the same numbers.
 TAG_KEY = 11
-
-
-class CaptionOrder(Protocol):
-    """Where a lane's captions come from; `cit_curate.pool.order.ScanOrder` is one."""
-
-    @property
-    def length(self) -> int:
-        """Captions of one pass."""
-
-    def batches(
-        self, cursor: PoolCursor, batch_size: int, limit: int | None
-    ) -> Iterator[CaptionBatch]:
-        """Captions from a cursor on, `limit` at most; the last batch may be short."""
-
-
-class Embedder(Protocol):
-    """What turns captions into vectors; `cit_curate.text_encoder.TextEncoder` is one."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Version of the encoder."""
-
-    def embed(self, texts: Sequence[str]) -> Float32:
-        """float32 [texts, dim], unit norm."""
 
 
 @dataclass
@@ -117,11 +93,8 @@ class LaneScan:
         self.totals = ScanTotals()
         self.near_misses = _scored_schema().empty_table()
         self._limit = config.max_passes * order.length
-        # Without curation the budget is always met, so the scan goes round as often as it takes.
-        endless = config.curation == "none"
-        self._batches = order.batches(
-            cursor, 2 * config.batch_size, None if endless else self._limit
-        )
+        self._order = order
+        self._batches = self._read_from(cursor)
         self._pass_length = order.length
         self._on_progress = on_progress
         self._scored: Iterator[ScoredBatch] = iter(())
@@ -163,6 +136,8 @@ class LaneScan:
         if not self.totals.kept or (is_short and self.config.on_shortfall == "error"):
             raise self._shortfall()
         self._surplus = rows.slice(len(rows) if num_pairs is None else num_pairs)
+        if self.config.curation == "none" and len(self._surplus):
+            self._give_back_surplus()
         return rows.slice(0, num_pairs)
 
     def round_row(self, *, selected: int) -> pa.Table:
@@ -213,6 +188,23 @@ class LaneScan:
             for name in schema.names
         ]
         return pa.table(columns, names=schema.names).cast(schema)
+
+    def _read_from(self, cursor: PoolCursor) -> Iterator[CaptionBatch]:
+        # Without curation the budget is always met, so the scan goes round as often as it takes.
+        limit = None if self.config.curation == "none" else self._limit
+        return self._order.batches(cursor, 2 * self.config.batch_size, limit)
+
+    def _give_back_surplus(self) -> None:
+        """Read on from the last pair taken: without curation every pair comes in its turn.
+
+        A curated step drops what is left of its last batch (docs/method.md, outer step, 1).
+        """
+        first = self._surplus["scan_position"][0].as_py()
+        self.cursor = PoolCursor(*divmod(first, self._pass_length))
+        self.totals.scanned -= len(self._surplus)
+        self.totals.kept -= len(self._surplus)
+        self._surplus = self._surplus.slice(0, 0)
+        self._batches, self._scored = self._read_from(self.cursor), iter(())
 
     def _next_batch(self, wanted: int | None) -> ScoredBatch | None:
         """The next scored batch; None when the passes are over."""

@@ -1,7 +1,9 @@
 """The seam types: what the pool, the curator, the ledger and the trainer hand to each other."""
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -75,3 +77,27 @@ class CaptionBatch:
 
     def __len__(self) -> int:
         return len(self.scan_position)
+
+
+class CaptionOrder(Protocol):
+    """Where a lane's captions come from; `cit_curate.pool.order.ScanOrder` is one."""
+
+    @property
+    def length(self) -> int:
+        """Captions of one pass."""
+
+    def batches(
+        self, cursor: PoolCursor, batch_size: int, limit: int | None
+    ) -> Iterator[CaptionBatch]:
+        """Captions from a cursor on, `limit` at most; the last batch may be short."""
+
+
+class Embedder(Protocol):
+    """What turns captions into vectors; `cit_curate.text_encoder.TextEncoder` is one."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Version of the encoder."""
+
+    def embed(self, texts: Sequence[str]) -> Float32:
+        """float32 [texts, dim], unit norm."""

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cit_curate.config import CurateConfig
-from cit_curate.curator import CaptionOrder, Embedder
 from cit_curate.metadata.entries import MetadataEntry
-from cit_curate.records import Float32, PoolCursor
+from cit_curate.records import CaptionOrder, Embedder, Float32, PoolCursor
 from indexes.protocol import MetadataIndex
 
 SAMPLE_CAPTIONS = 5_000

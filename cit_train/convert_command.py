@@ -134,7 +134,7 @@ def _show(convert: Callable[[], "Conversion"], *, json: bool) -> None:
         more = ", …" if len(done.left_out) > _SHOWN else ""
         names = ", ".join(done.left_out[:_SHOWN])
         text += f"\nleft out of the source's tensors: {len(done.left_out)} ({names}{more})"
-    Console().print(Text(text))
+    Console().print(Text(text), soft_wrap=True)
     if done.model_type == "vision-text-dual-encoder" and not done.tokenizer:
         errors.print(
             Text(

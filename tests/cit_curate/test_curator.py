@@ -227,7 +227,10 @@ def test_without_curation_everything_is_taken_in_the_order_of_the_scan_as_often_
     assert rows["image_id"].to_pylist() == [f"{row % 3:08d}" for row in range(7)]
     assert set(rows["reason"].to_pylist()) == {"everything"}
     assert rows["similarity"].null_count == 7
-    assert len(scan.take(5)) == 5, "there is always more"
+    more = scan.take(5)
+    assert more["scan_position"].to_pylist() == [7, 8, 9, 10, 11], "nothing is dropped"
+    assert scan.cursor == PoolCursor(4, 0)
+    assert (scan.totals.scanned, scan.totals.kept) == (12, 12)
 
 
 def test_without_curation_all_pairs_are_those_of_the_passes() -> None:

@@ -31,6 +31,7 @@ def selection(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_a_selection_is_trained_on_pair_by_pair_and_nothing_else(
     world: Path, selection: Run, tmp_path: Path
 ) -> None:
+    # 8 x 3 pairs a step are no multiple of a scanned batch of 16.
     config = make_config(world, selection=str(selection.path), metadata="", curate_every=3)
     run = train(config, tmp_path / "run")
     chosen = set(selection.read("selections")["pair_key"].to_pylist())
