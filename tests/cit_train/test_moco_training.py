@@ -9,10 +9,12 @@ from safetensors.torch import load_file
 from tiny import make_config
 from transformers import AutoModel
 
-from cit_curate.ledger import Run
+from cit_curate.ledger import LEDGER_TABLES, Run
 from cit_train.models import MocoConfig, MocoModel
 from cit_train.outer_loop import train
 from cit_train.session import open_session
+from cit_train.trainer import TrainState, UpdateReport
+from cit_train.watcher import Watcher
 
 HEAD = "vision_model.moco.head."
 
@@ -90,3 +92,59 @@ def test_training_goes_on_from_a_saved_dual_encoder(
     assert isinstance(session.trainer.model.vision_model, MocoModel)
     vectors = session.trainer.text_encoder().embed(["a red disc"])
     assert np.isfinite(vectors).all()
+
+
+class StopAfter(Watcher):
+    """Ends a run as Ctrl-C does, after some update."""
+
+    def __init__(self, update: int) -> None:
+        self._update = update
+
+    def trained(self, state: TrainState, report: UpdateReport) -> None:
+        if state.update == self._update:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"lanes": 2, "max_passes": 6}, marks=pytest.mark.slow),
+        {"accumulate": 2, "max_passes": 6, "clip_grad": 0.1},
+        pytest.param(
+            {"curation": "none", "max_sample": 40, "vision_features": "cached"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"train_vision": "all", "train_text": "pool", "eval_every": 2}, marks=pytest.mark.slow
+        ),
+    ],
+    ids=["lanes", "accumulate", "subset", "all"],
+)
+def test_a_run_that_was_stopped_and_resumed_is_the_run_that_was_not(
+    world: Path, tower: Path, tmp_path: Path, fields: dict[str, object]
+) -> None:
+    # FAULTS: K3
+    config = make_config(world, vision_encoder=str(tower), **fields)
+    whole = train(config, tmp_path / "whole")
+    for update in (3, 5):
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "stopped", resume=True, watcher=StopAfter(update))
+    stopped = train(config, tmp_path / "stopped", resume=True)
+    first, second = last(whole), last(stopped)
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+    for table in LEDGER_TABLES:
+        assert whole.read(table).equals(stopped.read(table)), table
+
+
+def test_a_run_out_of_patience_ends_early_and_stays_ended(
+    world: Path, tower: Path, tmp_path: Path
+) -> None:
+    config = make_config(
+        world, vision_encoder=str(tower), eval_every=1, patience=1, lr=1e-9, min_lr=1e-9
+    )
+    run = train(config, tmp_path / "run")
+    [first, *_] = [row for row in run.metrics() if row["kind"] == "eval"]
+    assert first["update"] == 1
+    assert run.commits()[-1].update == 2, "the first outer step ends, and with it the run"
+    assert len(train(config, tmp_path / "run", resume=True).commits()) == 1
