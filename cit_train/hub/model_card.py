@@ -192,16 +192,18 @@ def _ranges(steps: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], ...]:
         part = steps[start : start + length]
         first, last = part[0]["outer_step"], part[-1]["outer_step"]
         scanned, kept, selected = (sum(r[n] for r in part) for n in ("scanned", "kept", "selected"))
-        thresholds = sorted({row["threshold"] for row in part})
+        # Before `skip_until` and without curation nothing is compared: no threshold held.
+        scored = [row for row in part if row["best_similarity"] is not None]
+        thresholds = sorted({f"{row['threshold']:g}" for row in scored}, key=float)
         rows.append(
             (
                 f"{first}" if first == last else f"{first}-{last}",
-                " to ".join(f"{value:g}" for value in {thresholds[0]: 0, thresholds[-1]: 0}),
+                " to ".join(dict.fromkeys([*thresholds[:1], *thresholds[-1:]])) or "-",
                 f"{scanned:,}",
                 f"{kept:,}",
                 f"{kept / scanned:.2%}" if scanned else "-",
                 f"{selected:,}",
-                f"{max(row['best_similarity'] for row in part):.3f}",
+                f"{max(row['best_similarity'] for row in scored):.3f}" if scored else "-",
             )
         )
     return tuple(rows)
@@ -219,7 +221,7 @@ def _best(
     settings: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]], update: int
 ) -> tuple[str, float] | None:
     """The accuracy of these weights, with the name of the task."""
-    task = _short(Path(settings.get("eval_data", "")).name)
+    task = settings.get("eval_task") or _short(Path(settings.get("eval_data", "")).name)
     values = [r["accuracy"] for r in evaluations if r["update"] == update and "accuracy" in r]
     return (task, float(values[-1])) if values and task else None
 

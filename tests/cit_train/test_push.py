@@ -14,11 +14,13 @@ from huggingface_hub import ModelCard
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from tiny import make_config
 from transformers import AutoModel, VisionTextDualEncoderProcessor
 
 from cit_curate.errors import ConfigError, ResourceError
 from cit_train import cli
 from cit_train.hub.model_card import inert
+from cit_train.outer_loop import train
 
 PUBLIC = [
     "README.md",
@@ -250,3 +252,14 @@ def test_a_damaged_checkpoint_is_not_published(world: Path, tmp_path: Path) -> N
     with pytest.raises(DamagedError, match="SHA-256 differs"):
         cli.run(["push", str(folder), "me/it", "--dry-run", "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+def test_the_card_of_an_uncurated_run_names_no_threshold(world: Path, tmp_path: Path) -> None:
+    run = train(make_config(world, curation="none", metadata="", max_updates=2), tmp_path / "run")
+    cli.run(["push", str(run.path), "me/toys", "--dry-run", "--out", str(tmp_path / "card")])
+    card = (tmp_path / "card" / "README.md").read_text(encoding="utf-8")
+    [row] = [line for line in card.splitlines() if line.startswith("| 0 |")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert (cells[1], cells[-1]) == ("-", "-")
+    assert "everything 16" in card
+    assert "Classes with the most pairs" not in card
