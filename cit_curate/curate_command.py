@@ -12,14 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
-from cit_curate.curation import Curator
-from cit_curate.curation import curate as curate_pool
 from cit_curate.curator import ScanTotals
 from cit_curate.errors import ConfigError
 from cit_curate.ledger import Run
 from cit_curate.pool import Pool
 from cit_curate.terminal import printable, progress_bar
-from cit_curate.text_encoder import TextEncoder
 from cit_curate.threshold import THRESHOLDS, SimilaritySample
 
 
@@ -59,6 +56,11 @@ def curate(
         overwrite: Replace the run that is at --out.
         json: Print one JSON document instead of a summary.
     """
+    # They import torch, which `--help` need not wait for.
+    from cit_curate.curation import Curator
+    from cit_curate.curation import curate as curate_pool
+    from cit_curate.text_encoder import TextEncoder
+
     if max_pairs is not None and max_pairs != "all" and max_pairs < 1:
         raise ConfigError(f"--max-pairs is {max_pairs}; it is at least 1, or all")
     opened = Pool.open(pool)

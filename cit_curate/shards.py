@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import webdataset as wds
-
 from cit_curate.errors import DamagedError
 from indexes.durable import FileEntry, atomic_file, check_file, describe_file, read_json, write_json
 
@@ -72,6 +70,8 @@ class ShardWriter:
         return self.entries
 
     def _close_shard(self) -> None:
+        import webdataset as wds  # here, since it imports torch, which a query does not need
+
         path = self.folder / f"{self.prefix}-{len(self.entries):06d}.tar"
         seen: Counter[str] = Counter()
         with (
@@ -105,6 +105,8 @@ def read_shard(folder: Path, entry: FileEntry) -> Iterator[Sample]:
     Raises:
         DamagedError: The tar differs from its manifest entry, or a sample lacks a member.
     """
+    import webdataset as wds  # imports torch
+
     path = check_file(folder, entry)
     count = 0
     with path.open("rb") as stream:

@@ -59,3 +59,16 @@ def test_the_overview_loads_neither_torch_nor_transformers() -> None:
         "sys.exit(bool({'torch', 'transformers', 'faiss', 'duckdb'} & sys.modules.keys()))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_no_help_of_a_command_loads_torch_or_transformers() -> None:
+    code = (
+        "import contextlib, io, sys\n"
+        "import cit_train.cli as cli\n"
+        "for verb in cli.VERBS:\n"
+        "    name = {'train': ['default'], 'sweep': ['alltask_5k_mr005']}.get(verb, [])\n"
+        "    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+        "        cli.run([*verb.split(), *name, '--help'])\n"
+        "    assert not {'torch', 'transformers', 'faiss'} & sys.modules.keys(), verb\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -68,7 +68,9 @@ def read_image_ids(path: Path) -> tuple[IdList, UInt8]:
     try:
         ids = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise DamagedError(f"{path} is no whole NumPy file (.npy): {error}") from error
+        # NumPy would advise to unpickle what is no array.
+        what = str(error).partition(". If you trust")[0]
+        raise DamagedError(f"{path} is no whole NumPy file (.npy): {what}") from error
     if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype.kind not in "iu":
         what = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, np.ndarray) else "an archive"
         raise ConfigError(f"{path} holds {what}; image ids are a list (1-d) of integers")
