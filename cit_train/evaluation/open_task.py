@@ -122,7 +122,7 @@ def _open(name: str, root: Path, folder: Path | None, classes: Path | None) -> F
         if cifar is not None:
             return cifar
         known = TORCHVISION_SETS.get(name)
-        if known is not None and (place / known.marker).exists():
+        if known is not None and known.is_below(place):
             return open_torchvision_set(name, place)
     return _open_folder(folder, classes) if folder is not None else None
 

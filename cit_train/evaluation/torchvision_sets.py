@@ -36,7 +36,8 @@ class TorchvisionSet:
 
     Attributes:
         name: The class in `torchvision.datasets`.
-        marker: Path below the root that is there when the data set is.
+        marker: Path below the root that is there when the data set is; several where its files may
+            have other names. A folder that class folders may have as well does not do.
         arguments: Of the constructor besides the root, such as the split.
         labels: Attribute with the label of each image, or with tuples that end in it.
         names: Attribute with the class names; empty = the labels are the task's positions.
@@ -46,13 +47,18 @@ class TorchvisionSet:
     """
 
     name: str
-    marker: str
+    marker: str | tuple[str, ...]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     labels: str = "_labels"
     names: str = ""
     loads: bool = True
     requires: str = ""
     note: str = ""
+
+    def is_below(self, root: Path) -> bool:
+        """Whether the data set lies below torchvision's root."""
+        markers = (self.marker,) if isinstance(self.marker, str) else self.marker
+        return any((root / marker).exists() for marker in markers)
 
 
 _TEST: Mapping[str, Any] = MappingProxyType({"split": "test"})
@@ -109,7 +115,11 @@ TORCHVISION_SETS: Mapping[str, TorchvisionSet] = MappingProxyType(
             loads=False,
         ),
         "fer2013": TorchvisionSet(
-            name="FER2013", marker="fer2013", arguments=_TEST, labels="_samples", loads=False
+            name="FER2013",
+            marker=("fer2013/fer2013.csv", "fer2013/icml_face_data.csv", "fer2013/test.csv"),
+            arguments=_TEST,
+            labels="_samples",
+            loads=False,
         ),
         "stl10": TorchvisionSet(
             name="STL10", marker="stl10_binary", arguments=_TEST, labels="labels", loads=False
@@ -132,7 +142,11 @@ TORCHVISION_SETS: Mapping[str, TorchvisionSet] = MappingProxyType(
             names="classes",
         ),
         "patch_camelyon": TorchvisionSet(
-            name="PCAM", marker="pcam", arguments=_TEST, loads=False, requires="h5py"
+            name="PCAM",
+            marker="pcam/camelyonpatch_level_2_split_test_x.h5",
+            arguments=_TEST,
+            loads=False,
+            requires="h5py",
         ),
         "clevr_counts": TorchvisionSet(
             name="CLEVRClassification",
@@ -204,9 +218,7 @@ def open_torchvision_set(task: str, root: Path) -> FoundImages:
         dataset = getattr(datasets, known.name)(str(root), **arguments)
         labels = _pcam_labels(root) if known.name == "PCAM" else _labels(dataset, known.labels)
     except errors as error:
-        raise DamagedError(
-            f"{root / known.marker}: torchvision's {known.name} cannot open it: {error}"
-        ) from error
+        raise DamagedError(f"{root}: torchvision's {known.name} cannot open it: {error}") from error
     names = _names(dataset, known)
     if known.name == "CLEVRClassification":
         # Its label is the number of objects itself.

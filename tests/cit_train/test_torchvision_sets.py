@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eval_layouts import LABELS, TORCHVISION_LAYOUTS, cifar_binary, grey
+from eval_layouts import LABELS, TORCHVISION_LAYOUTS, cifar_binary, grey, write_image
 
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
 from cit_curate.metadata.tasks import load_task
@@ -66,6 +66,27 @@ def test_torchvisions_root_may_be_the_tasks_own_folder(tmp_path: Path) -> None:
     (tmp_path / "food101").mkdir()
     TORCHVISION_LAYOUTS["food101"](tmp_path / "food101", names_of("food101"))
     assert open_task("food101", tmp_path).source == "torchvision Food101"
+
+
+@pytest.mark.parametrize("split", ["", "test"])
+@pytest.mark.parametrize(
+    ("folder", "task"), [("fer2013", "fer2013"), ("pcam", "patch_camelyon"), ("dtd", "dtd")]
+)
+def test_class_folders_are_read_where_torchvision_would_have_its_own_files(
+    folder: str, task: str, split: str, tmp_path: Path
+) -> None:
+    for number, name in enumerate(names_of(task)[:2]):
+        write_image(tmp_path / folder / split / name / "one.jpg", number)
+    images = open_task(task, tmp_path)
+    assert (images.source, images.targets.tolist()) == ("image folder", [0, 1])
+
+
+@pytest.mark.parametrize("name", ["icml_face_data.csv", "test.csv"])
+def test_each_file_of_fer2013_that_torchvision_takes_is_found(name: str, tmp_path: Path) -> None:
+    (tmp_path / "fer2013").mkdir()
+    (tmp_path / "fer2013" / name).write_text("not the real one")
+    with pytest.raises(DamagedError, match="FER2013 cannot open it"):
+        open_task("fer2013", tmp_path)
 
 
 def test_a_broken_image_is_rejected_with_a_reason(tmp_path: Path) -> None:
