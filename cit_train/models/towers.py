@@ -1,7 +1,7 @@
 """Vision towers: packaged weights, Hugging Face and timm models, all with a pooled output."""
 
 import torch
-from transformers import AutoModel, CLIPVisionModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from cit_curate.errors import ConfigError
@@ -17,8 +17,9 @@ def load_vision_tower(name: str) -> PreTrainedModel:
     """A vision tower in eval mode whose `pooler_output` is float [batch, config.hidden_size].
 
     Args:
-        name: `package:NAME`, a directory or a hub id: any Hugging Face vision model, a timm model,
-            or what `cit convert` made of MoCo-v3, AugReg or SWAG.
+        name: `package:NAME`, a directory or a hub id: any Hugging Face vision model or the vision
+            side of a CLIP or SigLIP, a timm model, or what `cit convert` made of MoCo-v3, AugReg
+            or SWAG.
 
     Raises:
         ConfigError: The model is not to be had, lacks tensors, or has no pooled output.
@@ -28,13 +29,15 @@ def load_vision_tower(name: str) -> PreTrainedModel:
     transformers_logging.disable_progress_bar()
     folder = resolve_model_name(name)
     try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        own = getattr(config, "vision_config", None)  # of a model that has a text tower besides
         tower, info = AutoModel.from_pretrained(
-            folder, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+            folder,
+            config=own if isinstance(own, PreTrainedConfig) else config,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
-        if tower.config.model_type == "clip":
-            tower, info = CLIPVisionModel.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True
-            )
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"--vision-encoder {name} cannot be loaded: {str(error).splitlines()[0]} "
@@ -59,10 +62,18 @@ def with_width(tower: PreTrainedModel) -> PreTrainedModel:
     height, width = (side, side) if isinstance(side, int) else side
     if tower.config.model_type == "timm_wrapper":
         height, width = tower.config.pretrained_cfg.get("input_size", (3, 224, 224))[1:]
-    with torch.inference_mode():
-        output = tower.eval()(pixel_values=torch.zeros(1, 3, height, width))
+    kind = tower.config.model_type
+    try:
+        with torch.inference_mode():
+            output = tower.eval()(pixel_values=torch.zeros(1, 3, height, width))
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"a {kind} model does not take images alone: {reason}") from error
     pooled = getattr(output, "pooler_output", None)
     if pooled is None or pooled.ndim != 2:
-        raise ConfigError(f"a {tower.config.model_type} model has no pooled output per image")
+        raise ConfigError(
+            f"a {kind} model has no pooled output with one vector per image; "
+            "timm may have a model of this architecture (hf://timm/NAME), which has one"
+        )
     tower.config.hidden_size = int(pooled.shape[1])
     return tower

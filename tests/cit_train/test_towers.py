@@ -17,6 +17,10 @@ from transformers import (
     Dinov2Config,
     Dinov2Model,
     PreTrainedModel,
+    ResNetConfig,
+    ResNetModel,
+    SiglipConfig,
+    SiglipModel,
     TimmWrapperConfig,
     TimmWrapperModel,
     ViTConfig,
@@ -48,11 +52,19 @@ def clip_model() -> CLIPModel:
     return CLIPModel(config)
 
 
+def siglip_model() -> SiglipModel:
+    sides = {**SIZES, "intermediate_size": 32}
+    return SiglipModel(
+        SiglipConfig(text_config={**sides, "vocab_size": 20}, vision_config={**sides, **IMAGES})
+    )
+
+
 MAKERS = {
     "vit": lambda: ViTModel(ViTConfig(**SIZES, **IMAGES, intermediate_size=32)),
     "dinov2": lambda: Dinov2Model(Dinov2Config(**SIZES, **IMAGES)),
     "clip vision": lambda: CLIPVisionModel(CLIP_VISION),
     "clip": clip_model,
+    "siglip": siglip_model,
     "timm convnet": lambda: TimmWrapperModel(timm_config()),
     "moco": lambda: AutoModel.from_config(MocoConfig(**OURS, projector_size=32)),
     "augreg": lambda: AutoModel.from_config(AugregConfig(**OURS, num_classes=5)),
@@ -121,3 +133,16 @@ def test_a_stray_tensor_is_refused_in_our_towers_and_a_classifier_tolerated_in_o
     load_vision_tower(str(tmp_path / "vit"))
     with pytest.raises(ConfigError, match=r"1 unexpected: classifier\.weight"):
         load_vision_tower(str(tmp_path / "swag"))
+
+
+def test_a_text_tower_is_refused_as_a_vision_tower(tmp_path: Path) -> None:
+    text_tower().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="a bert model does not take images alone"):
+        load_vision_tower(str(tmp_path))
+
+
+def test_a_tower_that_pools_to_a_map_is_refused_with_what_to_take_instead(tmp_path: Path) -> None:
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
+    ResNetModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"resnet model has no pooled output.*hf://timm/NAME"):
+        load_vision_tower(str(tmp_path))
