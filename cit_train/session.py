@@ -1,5 +1,6 @@
 """What a training run consists of, put together from its config, fresh or from the last commit."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -177,13 +178,16 @@ def _build_model(
         model, tokenizer = load_dual_encoder(start, tokenizer=other)
     else:
         text, tokenizer = load_text_tower(config.text)
-        vision = load_vision_tower(config.model.vision_encoder)
+        tower = load_vision_tower(config.model.vision_encoder)
         model = build_dual_encoder(
-            vision, text, projection_dim=config.model.projection_dim, seed=config.curate.seed
+            tower, text, projection_dim=config.model.projection_dim, seed=config.curate.seed
         )
+    # A feature depends on how pixels are normalised, too, which no weight shows.
+    statistics = repr(image_statistics(model.config.vision_config))
+    vision = f"{weights_sha256(model.vision_model)} {statistics}"
     fingerprints = {
         "text_fingerprint": weights_sha256(model.text_model),
-        "vision_fingerprint": weights_sha256(model.vision_model),
+        "vision_fingerprint": hashlib.sha256(vision.encode()).hexdigest(),
     }
     return model, tokenizer, fingerprints
 

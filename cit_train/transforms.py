@@ -159,9 +159,9 @@ class Normalizer:
 def image_statistics(vision_config: Any) -> ImageStatistics:
     """Mean, deviation and side of a vision tower's input, from its Hugging Face config.
 
-    A timm tower says them itself (`pretrained_cfg`). For any other the mean and deviation are
-    ImageNet's, but for AugReg's 0.5 (docs/method.md, "Inner loop"), and the side is its
-    `image_size`, or 224.
+    A timm tower says them itself (`pretrained_cfg`). For any other the mean and deviation are those
+    of the image processor that it came with (`load_vision_tower` notes them), or else ImageNet's,
+    but for AugReg's 0.5 (docs/method.md, "Inner loop"), and the side is its `image_size`, or 224.
 
     Args:
         vision_config: The dual encoder's `config.vision_config`.
@@ -177,7 +177,9 @@ def image_statistics(vision_config: Any) -> ImageStatistics:
     side = int(side[-1]) if isinstance(side, (list, tuple)) else int(side)
     if vision_config.model_type == "augreg":
         return ImageStatistics((0.5,) * 3, (0.5,) * 3, side)
-    return ImageStatistics(IMAGENET_MEAN, IMAGENET_STD, side)
+    mean = getattr(vision_config, "image_mean", IMAGENET_MEAN)
+    std = getattr(vision_config, "image_std", IMAGENET_STD)
+    return ImageStatistics(tuple(mean), tuple(std), side)
 
 
 def _cut_to_aspect(image: Image.Image) -> Image.Image:

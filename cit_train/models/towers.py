@@ -1,7 +1,13 @@
 """Vision towers: packaged weights, Hugging Face and timm models, all with a pooled output."""
 
 import torch
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    BaseImageProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from cit_curate.errors import ConfigError
@@ -47,7 +53,20 @@ def load_vision_tower(name: str) -> PreTrainedModel:
     # What a file lacks would be random numbers, frozen; a classifier that is left over is not read.
     ours = isinstance(tower, TimmTowerModel)
     refuse_differences(info, name, unexpected_is_fine=not ours)
+    if not ours:
+        _note_statistics(tower.config, folder)
     return with_width(tower)
+
+
+def _note_statistics(config: PreTrainedConfig, folder: str) -> None:
+    """Put the mean and deviation that lie beside a tower into its config, which stays with it."""
+    try:
+        values, _ = BaseImageProcessor.get_image_processor_dict(folder)
+    except OSError:  # there is no such file
+        return
+    for field in ("image_mean", "image_std"):
+        if values.get(field) is not None:
+            setattr(config, field, values[field])
 
 
 def with_width(tower: PreTrainedModel) -> PreTrainedModel:

@@ -10,6 +10,7 @@ from transformers import (
     BertConfig,
     BertModel,
     CLIPConfig,
+    CLIPImageProcessor,
     CLIPModel,
     CLIPTextConfig,
     CLIPVisionConfig,
@@ -31,6 +32,12 @@ from cit_curate.errors import ConfigError
 from cit_train.models import AugregConfig, MocoConfig, SwagConfig
 from cit_train.models.dual_encoder import build_dual_encoder
 from cit_train.models.towers import load_vision_tower
+from cit_train.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ImageStatistics,
+    image_statistics,
+)
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 IMAGES = {"image_size": 32, "patch_size": 8}
@@ -146,3 +153,25 @@ def test_a_tower_that_pools_to_a_map_is_refused_with_what_to_take_instead(tmp_pa
     ResNetModel(config).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"resnet model has no pooled output.*hf://timm/NAME"):
         load_vision_tower(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["vit", "clip", "siglip"])
+def test_images_are_normalised_as_the_tower_was_trained_also_after_reloading(
+    kind: str, tmp_path: Path
+) -> None:
+    make(kind).save_pretrained(tmp_path / "tower")
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    CLIPImageProcessor(image_mean=mean, image_std=std).save_pretrained(tmp_path / "tower")
+    tower = load_vision_tower(str(tmp_path / "tower"))
+    assert image_statistics(tower.config) == ImageStatistics(mean, std, 32)
+    build_dual_encoder(tower, text_tower(), projection_dim=8, seed=0).save_pretrained(
+        tmp_path / "dual"
+    )
+    again = AutoModel.from_pretrained(tmp_path / "dual").config.vision_config
+    assert image_statistics(again) == ImageStatistics(mean, std, 32)
+
+
+def test_a_tower_without_an_image_processor_takes_imagenets_statistics(tmp_path: Path) -> None:
+    make("vit").save_pretrained(tmp_path)
+    tower = load_vision_tower(str(tmp_path))
+    assert image_statistics(tower.config) == ImageStatistics(IMAGENET_MEAN, IMAGENET_STD, 32)
