@@ -45,10 +45,12 @@ def train(
     watcher, out = watcher or Watcher(), Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with owner_lock(out.with_name(f".{out.name}.lock")):
-        session = open_session(config, out, resume=resume, overwrite=overwrite)
         if not config.train.tensorboard:
+            session = open_session(config, out, resume=resume, overwrite=overwrite)
             return train_session(session, watcher)
+        # First: without the package there must be no run folder that the next try stumbles over.
         with contextlib.closing(TensorBoardWatcher(out / "tensorboard")) as board:
+            session = open_session(config, out, resume=resume, overwrite=overwrite)
             return train_session(session, Watchers(watcher, board))
 
 

@@ -1,11 +1,13 @@
 """The event files of a run, read back with TensorBoard's own reader."""
 
+import sys
 import warnings
 from pathlib import Path
 
 import pytest
 from tiny import make_config
 
+from cit_curate.errors import ConfigError
 from cit_train.outer_loop import train
 
 
@@ -33,3 +35,12 @@ def test_every_update_evaluation_and_outer_step_has_its_scalars(
 def test_no_event_file_is_written_unasked(world: Path, tmp_path: Path) -> None:
     train(make_config(world), tmp_path / "run")
     assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+def test_without_the_package_no_run_is_started(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match=r"pip install 'cit\[tensorboard\]'"):
+        train(make_config(world, tensorboard=True), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
