@@ -64,7 +64,8 @@ def evaluate(
         prompts: Templates of the class names; several are averaged. Left out, those of the task; of
             a folder of one's own those of the run, or "a photo of a {}".
         no_template: Take the class names alone.
-        extra_prompts: Two further prompts for ImageNet; auto = when it is the only task.
+        extra_prompts: Two further prompts for ImageNet; auto = when it is the only task and has its
+            own prompts.
         tokenizer: Tokenizer to use instead of the model's own: a directory or hf://org/name.
         max_text_length: Prompts are cut to this many tokens; left out, as in the run, or 32.
         batch_size: Pictures that are decoded and encoded together; left out, what suits the device.
@@ -83,7 +84,8 @@ def evaluate(
     is_run = (path / "manifests").is_dir()
     settings = Run.open(path).config if is_run else {}
     names = task_names(tasks, data) if tasks else ()
-    is_imagenet_alone = extra_prompts == "auto" and names == ("imagenet",)
+    # Whoever gives prompts means these and no others.
+    is_imagenet_alone = extra_prompts == "auto" and names == ("imagenet",) and not prompts
     if classes is not None and len(names) > 1:
         raise ConfigError("--classes names the classes of one task; give one with --tasks")
     if not tasks and (limit is not None or out is not None):

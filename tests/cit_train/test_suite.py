@@ -417,6 +417,8 @@ def test_imagenet_alone_has_two_more_prompts(
     assert num_prompts("--tasks", "imagenet", "--extra-prompts", "off") == 7
     assert num_prompts("--tasks", "imagenet,colours", "--extra-prompts", "on") == 9
     assert num_prompts("--tasks", "imagenet", "--no-template") == 1
+    assert num_prompts("--tasks", "imagenet", "--prompts", "a {}") == 1
+    assert num_prompts("--tasks", "imagenet", "--prompts", "a {}", "--extra-prompts", "on") == 3
 
 
 def test_flags_of_tasks_need_tasks(model_folder: Path, root: Path) -> None:
