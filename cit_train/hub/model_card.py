@@ -119,6 +119,15 @@ _PARTS = ("vision_config", "text_config")
 
 
 @dataclass(frozen=True)
+class _Best:
+    """The value of these weights by the task's own metric."""
+
+    task: str
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True)
 class _Curation:
     """What the card says of a run; every text is inert already."""
 
@@ -132,10 +141,11 @@ class _Curation:
     classes: tuple[tuple[str, ...], ...]
     rest: str
     evaluations: tuple[tuple[str, ...], ...]
+    eval_header: tuple[str, ...]
     eval_note: str
     config: tuple[tuple[str, ...], ...]
     versions: tuple[tuple[str, ...], ...]
-    best: tuple[str, float] | None
+    best: _Best | None
 
 
 def _curation(run: Run, update: int | None) -> _Curation:
@@ -166,7 +176,8 @@ def _curation(run: Run, update: int | None) -> _Curation:
         classes=tuple((inert(_short(r["name"])), f"{r['pairs']:,}") for r in classes[:MAX_CLASSES]),
         rest=f"And {rest:,} more classes with pairs." if rest > 0 else "",
         evaluations=_evaluations(evaluations[-MAX_EVALUATIONS:]),
-        eval_note=f", on the pictures of {_last_part(settings.get('eval_data', ''))}",
+        eval_header=("update", "accuracy", "mean per class", *_other_metric(evaluations)),
+        eval_note=f", on {_pictures(settings)}",
         config=tuple((_code(name), inert(value)) for name, value in _public(settings)),
         versions=_versions(environment),
         best=_best(settings, evaluations, seen),
@@ -210,20 +221,38 @@ def _ranges(steps: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], ...]:
 
 
 def _evaluations(records: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], ...]:
+    columns = ("accuracy", "mean_per_class", *(["value"] if _other_metric(records) else []))
     return tuple(
-        (f"{r['update']:,}", f"{r['accuracy']:.1f}", f"{r['mean_per_class']:.1f}")
+        (f"{r['update']:,}", *(f"{r[column]:.1f}" for column in columns))
         for r in records
-        if isinstance(r.get("accuracy"), float) and isinstance(r.get("mean_per_class"), float)
+        if all(isinstance(r.get(column), float) for column in columns)
     )
+
+
+def _other_metric(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The task's metric, when it is neither of the two that every evaluation has."""
+    metrics = {str(record.get("metric", "accuracy")) for record in records}
+    return tuple(
+        inert(metric.replace("_", " ")) for metric in metrics - {"accuracy", "mean_per_class"}
+    )
+
+
+def _pictures(settings: Mapping[str, Any]) -> str:
+    """What was evaluated on: a built-in task, or a folder of somebody's own."""
+    if settings.get("eval_task"):
+        return f"the task {inert(_short(settings['eval_task']))}"
+    return f"the pictures of {_last_part(settings.get('eval_data', ''))}"
 
 
 def _best(
     settings: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]], update: int
-) -> tuple[str, float] | None:
-    """The accuracy of these weights, with the name of the task."""
-    task = settings.get("eval_task") or _short(Path(settings.get("eval_data", "")).name)
-    values = [r["accuracy"] for r in evaluations if r["update"] == update and "accuracy" in r]
-    return (task, float(values[-1])) if values and task else None
+) -> _Best | None:
+    task = _short(settings.get("eval_task") or Path(settings.get("eval_data", "")).name)
+    own = [r for r in evaluations if r["update"] == update and "accuracy" in r]
+    if not own or not task:
+        return None
+    metric = str(own[-1].get("metric", "accuracy"))
+    return _Best(task, metric, float(own[-1].get("value", own[-1]["accuracy"])))
 
 
 def _public(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -286,15 +315,15 @@ def _front_matter(
     bases = [name.removeprefix(HUB_PREFIX).partition("@")[0] for name in names if _is_hub_id(name)]
     results = None
     if curation and curation.best:
-        task, value = curation.best
+        best = curation.best
         results = [
             EvalResult(
                 task_type="zero-shot-image-classification",
-                dataset_type=task,
-                dataset_name=task,
-                metric_type="accuracy",
-                metric_name="zero-shot accuracy, %",
-                metric_value=round(value, 2),
+                dataset_type=best.task,
+                dataset_name=best.task,
+                metric_type=best.metric,
+                metric_name=f"zero-shot {best.metric.replace('_', ' ')}, %",
+                metric_value=round(best.value, 2),
             )
         ]
     data = ModelCardData(

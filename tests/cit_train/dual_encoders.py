@@ -32,7 +32,7 @@ def save_dual_encoder(world: Path, folder: Path, *, pooling: str = "pooler") -> 
     return folder
 
 
-def make_run(world: Path, folder: Path) -> Run:
+def make_run(world: Path, folder: Path, *, eval_task: str = "", metric: str = "accuracy") -> Run:
     """Two outer steps of two updates of two pairs; checkpoints after updates 2 and 4."""
     config = {
         "pool": "/home/somebody/secret/toys",
@@ -46,6 +46,7 @@ def make_run(world: Path, folder: Path) -> Run:
         "max_text_length": 16,
         "threshold": 0.5,
         "eval_data": "/home/somebody/pictures",
+        "eval_task": eval_task,
         "feature_cache": "",
     }
     environment = {"python": "3.11.7", "packages": {"torch": "2.6.0"}, "command": ["/home/x/cit"]}
@@ -54,7 +55,9 @@ def make_run(world: Path, folder: Path) -> Run:
         _commit(run, step)
         run.log({"kind": "train", "update": 2 * step + 2, "loss": 1.0})
         accuracy = {"accuracy": 60.0 + step, "mean_per_class": 50.0 + step}
-        run.log({"kind": "eval", "update": 2 * step + 2, **accuracy})
+        value = accuracy.get(metric, 70.0 + step)
+        own = {"metric": metric, "value": value}
+        run.log({"kind": "eval", "update": 2 * step + 2, **accuracy, **own})
     for update in (2, 4):
         name = f"update-{update:06d}"
         checkpoint = save_dual_encoder(world, folder / "checkpoints" / name, pooling="mean")

@@ -130,6 +130,23 @@ def test_the_front_matter_is_what_the_hub_reads(pushed: Path) -> None:
     assert (result.dataset_name, result.metric_value) == ("pictures", 60.0)
 
 
+def test_a_built_in_task_is_named_with_the_value_of_its_own_metric(
+    world: Path, tmp_path: Path
+) -> None:
+    run = make_run(world, tmp_path / "run", eval_task="hateful_memes", metric="roc_auc")
+    cli.run(["push", str(run.path), "me/toys", "--dry-run", "--out", str(tmp_path / "model")])
+    card = ModelCard.load(tmp_path / "model" / "README.md")
+    (result,) = card.data.eval_results
+    assert (result.dataset_name, result.metric_type, result.metric_value) == (
+        "hateful_memes",
+        "roc_auc",
+        70.0,
+    )
+    assert "on the task hateful&#95;memes; these weights" in card.text
+    assert "| update | accuracy | mean per class | roc auc |" in card.text
+    assert "| 2 | 60.0 | 50.0 | 70.0 |" in card.text
+
+
 def test_a_class_name_does_nothing_in_the_card(pushed: Path) -> None:
     # FAULTS: R1
     card = (pushed / "README.md").read_text(encoding="utf-8")
