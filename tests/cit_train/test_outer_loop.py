@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import make_config
+from transformers import CLIPImageProcessor
 
 from cit_curate.errors import (
     BadInputError,
@@ -333,6 +335,16 @@ def test_changed_class_names_are_noticed_on_resume(world: Path, tmp_path: Path) 
     train(config, tmp_path / "run")
     classes.write_text("red disc\ngreen stripe\n")
     with pytest.raises(ConfigError, match="metadata_fingerprint"):
+        train(config, tmp_path / "run", resume=True)
+
+
+def test_another_normalisation_of_images_is_noticed_on_resume(world: Path, tmp_path: Path) -> None:
+    # FAULTS: K5
+    shutil.copytree(world / "vision", tmp_path / "vision")
+    config = make_config(world, vision_encoder=str(tmp_path / "vision"), max_updates=2)
+    train(config, tmp_path / "run")
+    CLIPImageProcessor(image_mean=(0.5,) * 3).save_pretrained(tmp_path / "vision")
+    with pytest.raises(ConfigError, match="vision_fingerprint"):
         train(config, tmp_path / "run", resume=True)
 
 
