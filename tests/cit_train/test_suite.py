@@ -408,14 +408,19 @@ def test_imagenet_alone_has_two_more_prompts(
         open_task_module, "load_task", lambda name: few if name == "imagenet" else load_task(name)
     )
 
-    def num_prompts(*args: str) -> int:
+    def num_prompts(*args: str, task: int = 0) -> int:
         cit_eval(model_folder, root, "--json", *args)
-        return len(json.loads(capsys.readouterr().out)["tasks"][0]["prompts"])
+        return len(json.loads(capsys.readouterr().out)["tasks"][task]["prompts"])
 
     assert num_prompts("--tasks", "imagenet") == 9
     assert num_prompts("--tasks", "imagenet,colours") == 7
     assert num_prompts("--tasks", "imagenet", "--extra-prompts", "off") == 7
     assert num_prompts("--tasks", "imagenet,colours", "--extra-prompts", "on") == 9
+    others = [
+        num_prompts("--tasks", "imagenet,colours", "--extra-prompts", which, task=1)
+        for which in ("on", "off")
+    ]
+    assert others[0] == others[1]
     assert num_prompts("--tasks", "imagenet", "--no-template") == 1
     assert num_prompts("--tasks", "imagenet", "--prompts", "a {}") == 1
     assert num_prompts("--tasks", "imagenet", "--prompts", "a {}", "--extra-prompts", "on") == 3

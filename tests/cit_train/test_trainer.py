@@ -93,6 +93,17 @@ def test_clipping_bounds_the_norm_of_the_whole_gradient(world: Path, tmp_path: P
     assert norms[1] == pytest.approx(0.01, rel=1e-3)
 
 
+def test_clipping_bounds_the_gradient_and_not_its_scaled_form(world: Path, tmp_path: Path) -> None:
+    opened = session(world, tmp_path / "run", clip_grad=0.01, precision="float16")
+    # A scale that nothing overflows at.
+    opened.trainer.scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    _, report = opened.trainer.step([lane_batch(0, 0)], replace(opened.state, update=3))
+    assert not report.skipped
+    values = gradients(opened.trainer).values()
+    norm = float(torch.cat([value.flatten() for value in values]).norm())
+    assert norm == pytest.approx(0.01, rel=1e-3)
+
+
 def test_a_vision_tower_that_is_trained_moves_and_a_frozen_one_does_not(
     world: Path, tmp_path: Path
 ) -> None:
