@@ -18,6 +18,7 @@ from cit_curate.ledger import Run
 from cit_train.config import RunConfig, flat
 from cit_train.recipes import recipe_help
 from cit_train.sweeps import SWEEPS
+from cit_train.train_command import InterruptedRunError
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class SweepRow:
         updates: Updates that are committed.
         metric: What `value` is; empty when nothing was evaluated.
         value: In percent.
-        seconds: Wall-clock time of this call; 0 for a run that was finished before.
+        seconds: Wall-clock time of this call.
         message: What went wrong.
     """
 
@@ -68,6 +69,8 @@ def main(args: Sequence[str]) -> None:
         json: bool = False,
     ) -> None:
         """Train every run of a sweep; what is finished stays, what was stopped goes on.
+
+        The sweep sets --metadata and --eval-task of each run; the other fields hold for all.
 
             cit sweep SWEEP --pool POOL --eval-data ROOT
             cit sweep SWEEP --pool POOL --eval-data ROOT --only food101,pets
@@ -114,6 +117,10 @@ def _sweep(runs: dict[str, RunConfig], out: Path, *, as_json: bool) -> None:
             with TerminalWatcher(config.train.max_updates, label=name) as watcher:
                 train(config, out / name, resume=True, watcher=watcher)
             message = ""
+        except KeyboardInterrupt:
+            raise InterruptedRunError(
+                f"stopped in run {number} of {len(runs)}; the same command goes on from there"
+            ) from None
         except CitError as error:
             first_error, message = first_error or error, str(error)
             console.print(Text(f"{name} failed: {message}"), soft_wrap=True)
