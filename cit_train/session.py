@@ -63,6 +63,7 @@ def open_session(
         DamagedError: What was stored does not match its manifest.
     """
     whole = _open_pool(config)
+    selection = _open_selection(config, out)  # before --overwrite removes anything
     if not resume:
         Run.check_free(out, overwrite=overwrite)
     curator = Curator(whole, config.metadata, config.curate_as, index_folder=out / "index")
@@ -82,7 +83,7 @@ def open_session(
         **fingerprints,
     }
     run = _open_run(out, settings, curator, resume=resume, overwrite=overwrite)
-    pool = _narrowed(whole, config, run)
+    pool = _narrowed(whole, config, run, selection)
     if pool is not whole:
         curator = Curator(pool, config.metadata, config.curate_as, index_folder=out / "index")
     statistics = image_statistics(model.config.vision_config)
@@ -122,6 +123,28 @@ def _open_pool(config: RunConfig) -> Pool:
     return pool
 
 
+def _open_selection(config: RunConfig, out: Path) -> Run | None:
+    """The run whose selected pairs are trained on; None = curate.
+
+    Raises:
+        ConfigError: It is no run, has selected nothing, or is the run that is about to be written.
+    """
+    if not config.selection:
+        return None
+    selection = Run.open(Path(config.selection))
+    if selection.path.resolve() == out.resolve():
+        raise ConfigError(
+            f"--selection and --out are both {config.selection}; what is trained on it needs a "
+            "folder of its own: give another --out"
+        )
+    if not selection.commits():
+        raise ConfigError(
+            f"--selection: {config.selection} has no committed outer step, so it has selected "
+            "nothing yet"
+        )
+    return selection
+
+
 def _open_run(
     out: Path, settings: Mapping[str, Any], curator: Curator, *, resume: bool, overwrite: bool
 ) -> Run:
@@ -136,17 +159,16 @@ def _open_run(
     return run
 
 
-def _narrowed(pool: Pool, config: RunConfig, run: Run) -> Pool:
+def _narrowed(pool: Pool, config: RunConfig, run: Run, selection: Run | None) -> Pool:
     """What is trained on: the whole pool, or a copy of its captions in RUN/pool with some pairs.
 
     Raises:
         ConfigError: The selection is no run of this pool; a new run is then removed again.
     """
-    if not config.selection and config.max_sample is None:
+    if selection is None and config.max_sample is None:
         return pool
     try:
-        chosen = Run.open(Path(config.selection)) if config.selection else None
-        return subset_pool(pool, run.path / "pool", run=chosen, max_images=config.max_sample)
+        return subset_pool(pool, run.path / "pool", run=selection, max_images=config.max_sample)
     except ConfigError:
         if not run.commits():
             shutil.rmtree(run.path)

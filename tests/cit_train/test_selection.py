@@ -64,6 +64,17 @@ def test_a_selection_of_another_pool_leaves_no_run_behind(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("named", ["itself", "nowhere"])
+def test_a_run_is_not_overwritten_for_a_selection_that_cannot_be_used(
+    world: Path, tmp_path: Path, named: str
+) -> None:
+    run = train(make_config(world, max_updates=2), tmp_path / "itself")
+    config = make_config(world, selection=str(tmp_path / named))
+    with pytest.raises(ConfigError, match=named):
+        train(config, run.path, overwrite=True)
+    assert len(Run.open(run.path).commits()) == 1
+
+
 def test_max_sample_trains_on_the_first_images_of_the_pool(world: Path, tmp_path: Path) -> None:
     config = make_config(world, max_sample=30, curation="none")
     run = train(config, tmp_path / "run")
