@@ -35,12 +35,13 @@ class TensorBoardWatcher(Watcher):
         self._add(state.update, loss=report.loss, learning_rate=report.learning_rate)
 
     def evaluated(self, state: TrainState, evaluation: Evaluation) -> None:
-        """Accuracies in percent."""
-        accuracies = {
+        """Accuracies and the task's own metric, in percent."""
+        values = {
             "accuracy": evaluation.accuracy,
             "mean_per_class": evaluation.mean_per_class,
+            evaluation.metric: evaluation.value,
         }
-        self._add(state.update, **accuracies)
+        self._add(state.update, **values)
 
     def committed(self, state: TrainState, selections: Sequence[LaneSelection]) -> None:
         """The kept ratio of an outer step; what came before is on disk from then on."""
