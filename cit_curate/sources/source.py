@@ -11,10 +11,11 @@ from braceexpand import braceexpand
 
 from cit_curate.errors import ConfigError
 from cit_curate.sources.columns import Columns
+from cit_curate.sources.embedded import embedded_columns
 from cit_curate.sources.folder import open_folder
 from cit_curate.sources.huggingface import dataset_sources, is_dataset, open_huggingface
 from cit_curate.sources.jsonl import open_jsonl
-from cit_curate.sources.parquet import open_parquet
+from cit_curate.sources.parquet import open_parquet, parquet_schema
 from cit_curate.sources.rows import SourceReader
 from cit_curate.sources.table import open_table
 from cit_curate.sources.webdataset import COMPRESSED_SUFFIXES, open_webdataset
@@ -71,7 +72,7 @@ def find_sources(
 
     Raises:
         ConfigError: A path is missing or of no known format, or the image root is no folder.
-        DamagedError: What describes a Hugging Face dataset is damaged.
+        DamagedError: What describes a Hugging Face dataset, or a linked Parquet file, is damaged.
     """
     if not paths:
         raise ConfigError(
@@ -91,9 +92,8 @@ def find_sources(
             while name in names:
                 name, number = f"{plain}#{number}", number + 1
             names.add(name)
-            own_root = file if file.is_dir() else file.parent
             is_own = image_root is None or kind in ("folder", "webdataset")
-            root = own_root if is_own or image_root is None else image_root
+            root = _own_root(file, kind) if is_own or image_root is None else image_root
             sources.append(Source(name, file.resolve(), kind, root.resolve()))
     return sources
 
@@ -115,6 +115,20 @@ def open_source(source: Source, columns: Columns) -> SourceReader:
     if source.format == "yfcc15m" or source.format == "yfcc100m":
         raise ConfigError(f"{source.path}: YFCC100M is read by build_yfcc_pool")
     return open_table(source.path, columns, source.format)
+
+
+def _own_root(file: Path, kind: SourceFormat) -> Path:
+    """Where a source's image paths start by themselves: its folder.
+
+    A link's is the folder that it stands in, unless the images lie in the file: they are never read
+    through a link that leads out of the root, as each of the hub's cache does.
+    """
+    if file.is_dir():
+        return file
+    holds_images = kind in ("webdataset", "huggingface") or (
+        kind == "parquet" and file.is_symlink() and bool(embedded_columns(parquet_schema(file)))
+    )
+    return (file.resolve() if holds_images else file).parent
 
 
 def _expanded(path: Path) -> list[Path]:

@@ -227,3 +227,13 @@ def test_what_is_missing_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="is no Hugging Face dataset"):
         find_sources([tmp_path / "empty"], format="huggingface")
+
+
+def test_a_snapshot_in_the_cache_of_the_hub_consists_of_links(tmp_path):
+    data = tmp_path / "snapshots" / "abc" / "data"
+    data.mkdir(parents=True)
+    (tmp_path / "blobs").mkdir()
+    dataset().to_parquet(tmp_path / "blobs" / "0123")
+    (data / "train.parquet").symlink_to(tmp_path / "blobs" / "0123")
+    found = read_all(data.parent, CAPTION)
+    assert [image for _, _, image in found] == [png(colour) for colour in COLOURS]

@@ -279,3 +279,13 @@ def test_a_folder_and_a_pattern_stand_for_their_tars(tmp_path):
         find_sources([tmp_path / "{002..003}.tar"])
     with pytest.raises(ConfigError, match="leave out --image"):
         open_webdataset(tmp_path / "000.tar", Columns(image="jpg"))
+
+
+def test_the_images_of_a_linked_tar_are_found(tmp_path):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    tar = write_tar(tmp_path / "blobs" / "0123", [("a.jpg", b"image"), ("a.txt", b"text")])
+    (tmp_path / "snapshot" / "000.tar").symlink_to(tar)
+    (source,) = find_sources([tmp_path / "snapshot"])
+    ((pair,), _) = read(source.path)
+    assert read_image_bytes(source.image_root, pair["image_uri"]) == b"image"
