@@ -1,5 +1,7 @@
 """FAISS behind the protocol; the only file that imports faiss."""
 
+from collections import Counter
+
 import faiss
 import numpy as np
 
@@ -25,12 +27,15 @@ class FaissFlatIndex:
             index = faiss.index_cpu_to_gpu(self._resources, 0, index)
         index.add(self.vectors)
         self._index = index
+        # Of equal vectors FAISS may propose any; with so many candidates, all of them.
+        most_equal = max(Counter(map(bytes, self.vectors)).values())
+        self._num_spare = SPARE_CANDIDATES + most_equal - 1
 
     def search(self, queries: Float32, k: int = 1) -> SearchResult:
         """The `k` nearest entries of each query; see `MetadataIndex.search`."""
         num_entries, dim = self.vectors.shape
         queries = check_queries(queries, num_entries=num_entries, dim=dim, k=k)
-        num_candidates = min(k + SPARE_CANDIDATES, num_entries)
+        num_candidates = min(k + self._num_spare, num_entries)
         parts = [
             self._best(block, self._index.search(block, num_candidates)[1], k)
             for block in blocks(queries)

@@ -57,6 +57,16 @@ def test_of_equal_entries_the_lower_id_comes_first(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["exact", "flat"])
+def test_of_many_equal_entries_the_lowest_id_comes_first(kind: str) -> None:
+    for seed in range(10):
+        vectors = unit_vectors(1111, 384, seed)
+        equal = np.sort(np.random.default_rng(seed).choice(1111, 12, replace=False))
+        vectors[equal] = vectors[equal[0]]
+        found = build_index(vectors, kind).search(vectors[equal[:1]], k=3)
+        assert found.ids[0].tolist() == equal[:3].tolist()
+
+
+@pytest.mark.parametrize("kind", ["exact", "flat"])
 def test_a_query_that_cannot_be_answered_is_refused(kind: str) -> None:
     # FAULTS: E4
     index = build_index(unit_vectors(4, 8, 0), kind)
