@@ -11,6 +11,8 @@ from indexes.protocol import Float32, Int64, SearchResult, blocks, check_queries
 # Haswell) round a row by its place in the matrix: the last bits of what it finds depend on the
 # queries beside it. So it only proposes, and near ties are decided by products of their own.
 SPARE_CANDIDATES = 4
+# 64 MB of float32: entries that the text tower cannot tell apart may be many.
+PRODUCTS_AT_ONCE = 1 << 24
 
 
 class FaissFlatIndex:
@@ -48,8 +50,12 @@ class FaissFlatIndex:
 
     def _best(self, block: Float32, ids: Int64, k: int) -> tuple[Float32, Int64]:
         """The `k` best of each query's candidates, by products that are computed one by one."""
-        # [queries, candidates, dim] summed over dim
-        similarity = (self.vectors[ids] * block[:, None, :]).sum(axis=2)
+        similarity = np.empty(ids.shape, dtype=np.float32)
+        rows = max(PRODUCTS_AT_ONCE // (ids.shape[1] * block.shape[1]), 1)
+        for start in range(0, len(block), rows):
+            part = slice(start, start + rows)
+            # [queries, candidates, dim] summed over dim
+            similarity[part] = (self.vectors[ids[part]] * block[part, None, :]).sum(axis=2)
         # FAISS keeps equal ones in the order of its heap; here the lower id comes first.
         order = np.lexsort((ids, -similarity), axis=1)[:, :k]
         return np.take_along_axis(similarity, order, axis=1), np.take_along_axis(ids, order, axis=1)
