@@ -75,6 +75,7 @@ def evaluate(
         json: Print one JSON document instead of a table.
     """
     from cit_train.evaluation.open_task import task_names
+    from cit_train.evaluation.prompts import prompts_of_run
     from cit_train.evaluation.suite import SuiteOptions
 
     if model in EVAL_RECIPES and not Path(model).exists():
@@ -92,7 +93,7 @@ def evaluate(
         flag = "--limit" if limit is not None else "--out"
         raise ConfigError(f"{flag} is for --tasks; add --tasks NAME with --data at its parent")
     if not names and not no_template:
-        prompts = prompts or tuple(settings.get("prompts", ()))
+        prompts = prompts or prompts_of_run(settings)
     options = SuiteOptions(
         limit=limit,
         prompts=prompts,

@@ -106,11 +106,13 @@ def _settings(
     model: str, prompts: tuple[str, ...], max_text_length: int | None, top: int
 ) -> tuple[tuple[str, ...], int]:
     """Prompts and maximum length: those given, else the run's, else the usual."""
+    from cit_train.evaluation.prompts import DEFAULT_PROMPTS, prompts_of_run
+
     if top < 1:
         raise ConfigError(f"--top is {top}; it must be at least 1")
     is_run = (Path(model) / "manifests").is_dir()
     settings = Run.open(model).config if is_run else {}
-    prompts = prompts or tuple(settings.get("prompts", ("a photo of a {}",)))
+    prompts = prompts or prompts_of_run(settings) or DEFAULT_PROMPTS
     for prompt in prompts:
         if prompt.count("{}") != 1:
             raise ConfigError(f"--prompts: {prompt!r} needs {{}} once, for the class name")

@@ -31,6 +31,7 @@ from cit_train.evaluation.pooled_images import (
     pooled_images,
     project,
 )
+from cit_train.evaluation.prompts import NAME_ONLY
 
 __all__ = [
     "NAME_ONLY",
@@ -44,9 +45,6 @@ __all__ = [
     "pooled_images",
     "project",
 ]
-
-# `use_template` off: the class name as it is.
-NAME_ONLY = ("{}",)
 
 TEXTS_PER_PASS = 256
 # Rows of the similarity matrix at once: 4096 images of 1,000 classes are 16 MB.

@@ -29,7 +29,7 @@ from cit_train.evaluation import open_task as open_task_module
 from cit_train.evaluation import zero_shot
 from cit_train.evaluation.evaluator import Evaluator
 from cit_train.evaluation.open_task import NoDataError, open_task, task_names
-from cit_train.evaluation.prompts import DEFAULT_PROMPTS, choose_prompts
+from cit_train.evaluation.prompts import DEFAULT_PROMPTS, choose_prompts, prompts_of_run
 from cit_train.evaluation.suite import SuiteOptions, TaskResult, mean_value, run_suite
 from cit_train.models.freeze import freeze
 from cit_train.pooled_vision import PooledVision
@@ -424,6 +424,13 @@ def test_imagenet_alone_has_two_more_prompts(
     assert num_prompts("--tasks", "imagenet", "--no-template") == 1
     assert num_prompts("--tasks", "imagenet", "--prompts", "a {}") == 1
     assert num_prompts("--tasks", "imagenet", "--prompts", "a {}", "--extra-prompts", "on") == 3
+
+
+def test_the_prompts_of_a_run_are_those_that_it_was_evaluated_with() -> None:
+    prompts = ["my {}", "your {}"]
+    assert prompts_of_run({"prompts": prompts}) == ("my {}", "your {}")
+    assert prompts_of_run({"prompts": prompts, "use_template": False}) == ("{}",)
+    assert prompts_of_run({}) == ()
 
 
 def test_flags_of_tasks_need_tasks(model_folder: Path, root: Path) -> None:
