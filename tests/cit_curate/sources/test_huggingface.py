@@ -70,6 +70,16 @@ def read_all(path, columns, image_root=None):
     return found
 
 
+def test_images_in_a_parquet_file_that_a_link_names_by_itself_are_read(tmp_path):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "data").mkdir()
+    dataset().to_parquet(tmp_path / "blobs" / "deadbeef")
+    (tmp_path / "data" / "0.parquet").symlink_to("../blobs/deadbeef")
+    columns = Columns(image_id="caption", image="photo", text=("caption",))
+    found = read_all(tmp_path / "data" / "0.parquet", columns)
+    assert [image for _, _, image in found] == [png(colour) for colour in COLOURS]
+
+
 def test_a_saved_dataset_is_read_with_the_images_inside_it(tmp_path):
     dataset().save_to_disk(tmp_path / "saved", num_shards=2)
     expected = [
