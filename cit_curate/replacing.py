@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 from indexes.durable import TEMPORARY_PREFIX, atomic_folder
@@ -43,15 +44,10 @@ def _old_or_new(out: Path) -> Iterator[None]:
 
 def _sweep(out: Path) -> None:
     """Remove what killed writers left; whoever holds the lock is the only living one."""
-    for path in out.parent.glob(f"{TEMPORARY_PREFIX}*-{_glob_escaped(out.name)}"):
+    for path in out.parent.glob(f"{TEMPORARY_PREFIX}*-{escape(out.name)}"):
         pid = path.name.removeprefix(TEMPORARY_PREFIX).removesuffix(f"-{out.name}")
         if pid == "0" and not out.exists():
             # Killed between the two renames: the old folder is still the one that counts.
             path.rename(out)
         elif pid.isdigit():
             shutil.rmtree(path)
-
-
-def _glob_escaped(name: str) -> str:
-    """A name as a glob pattern that matches only itself."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
