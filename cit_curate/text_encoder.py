@@ -76,7 +76,7 @@ class TextEncoder:
             tower,
             tokenizer,
             max_text_length=config.max_text_length,
-            projection=load_text_projection(config.text_encoder)
+            projection=load_text_projection(resolve_model_name(config.text_encoder))
             if config.project_embeddings
             else None,
             device=chosen,

@@ -67,6 +67,15 @@ def test_a_trained_text_tower_curates_before_or_after_its_projection(saved: Path
     assert np.allclose(vectors, expected / np.linalg.norm(expected), atol=1e-6)
 
 
+def test_the_projection_comes_from_the_hub_like_the_tower(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = saved / "checkpoints" / "last"
+    monkeypatch.setattr("cit_curate.text_encoder.hub_folder", lambda name: folder)
+    config = TextTowerConfig(text_encoder="hf://org/name", project_embeddings=True)
+    assert TextEncoder.load(config).dim == 8
+
+
 def test_a_tower_by_itself_has_no_projection() -> None:
     config = TextTowerConfig(text_encoder="package:minilm", project_embeddings=True)
     with pytest.raises(ConfigError, match="without a projection"):
