@@ -1,13 +1,11 @@
 """The built-in lists by name: each task, their union `mt`, and `imagenet21k`."""
 
-import difflib
-
 from cit_curate.errors import ConfigError
 from cit_curate.metadata.libraries import imagenet21k_lemmas
 from cit_curate.metadata.lines import MetadataEntry, merge_entries
 from cit_curate.metadata.tasks import TASK_NAMES, load_classes, load_prompts
 
-__all__ = ["BUILT_IN_NAMES", "built_in_entries", "imagenet21k", "multi_task", "nearest_built_in"]
+__all__ = ["BUILT_IN_NAMES", "built_in_entries", "imagenet21k", "multi_task"]
 
 BUILT_IN_NAMES = (*TASK_NAMES, "mt", "imagenet21k")
 
@@ -73,13 +71,6 @@ def imagenet21k() -> list[MetadataEntry]:
             others = tuple(dict.fromkeys(lemma for lemma in lemmas if lemma != name))
             entries[name] = MetadataEntry(name, others)
     return list(entries.values())
-
-
-def nearest_built_in(name: str) -> str:
-    """The end of an error message: that no built-in list has the name, and which is nearest."""
-    close = difflib.get_close_matches(name.lower(), BUILT_IN_NAMES, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f", nor a built-in list of that name{hint} (`cit metadata list`)"
 
 
 def _with_prompts(task: str, *, with_prompts: bool) -> list[MetadataEntry]:

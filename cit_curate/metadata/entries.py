@@ -1,10 +1,11 @@
 """The metadata of a run: a built-in list, or a file of one's own."""
 
+import difflib
 from pathlib import Path
 
 from cit_curate.config import MetadataConfig
 from cit_curate.errors import ConfigError
-from cit_curate.metadata.built_in import BUILT_IN_NAMES, built_in_entries, nearest_built_in
+from cit_curate.metadata.built_in import BUILT_IN_NAMES, built_in_entries
 from cit_curate.metadata.lines import (
     MetadataEntry,
     format_entry,
@@ -54,13 +55,21 @@ def load_metadata(config: MetadataConfig) -> list[MetadataEntry]:
         return built_in_entries(name, with_prompts=config.template_metadata)
     path = Path(name)
     if not path.is_file():
-        raise ConfigError(f"--metadata: there is no file {path}{nearest_built_in(name)}")
+        raise ConfigError(f"class names: there is no file {path}{_nearest(path)}")
     if config.template_metadata:
         raise ConfigError(
             f"--template-metadata: {path} is a file, which has no prompts; give them with "
             "--templates"
         )
     return read_entries(path, config.metadata_column)
+
+
+def _nearest(path: Path) -> str:
+    """The end of an error message: that no built-in list has the name, and what is near."""
+    beside = {each.name: str(each) for each in path.parent.glob("*") if each.is_file()}
+    close = difflib.get_close_matches(path.name.lower(), [*BUILT_IN_NAMES, *beside], n=1)
+    hint = f"; did you mean {beside.get(close[0], close[0])!r}?" if close else ""
+    return f", nor a built-in list of that name{hint} (`cit metadata list`)"
 
 
 def is_built_in(name: str) -> bool:

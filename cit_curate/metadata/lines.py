@@ -134,12 +134,15 @@ def _column(path: Path, column: str) -> list[str]:
             names = list(reader.fieldnames or [])
             if not column and len(names) == 1:
                 column = names[0]
+            if not column and names:
+                raise ConfigError(
+                    f"{path}: say which column holds the class names; it has {', '.join(names)}"
+                )
             if column not in names:
                 close = difflib.get_close_matches(column, names, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 raise ConfigError(
-                    f"--metadata-column: {path} has no column {column!r}; "
-                    f"it has {', '.join(names) or 'none'}{hint}"
+                    f"{path} has no column {column!r}; it has {', '.join(names) or 'none'}{hint}"
                 )
             return [row[column] or "" for row in reader]
         except csv.Error as error:

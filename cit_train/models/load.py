@@ -118,6 +118,11 @@ def checkpoint_folder(path: Path) -> Path:
     for folder in candidates:
         if (folder / "model.safetensors").is_file():
             return folder
+    if not path.exists():
+        raise ConfigError(
+            f"there is no {path}; a model is a run, a checkpoint's folder or file, or a model of "
+            "the hub as hf://org/name"
+        )
     raise ConfigError(
         f"{path} holds no model: neither model.safetensors, pytorch_model.bin nor a run's "
         "checkpoints/best; train one with `cit train`"

@@ -79,7 +79,7 @@ def unpickle_tensors(source: Path | IO[bytes], origin: str, *keys: str) -> dict[
     except MemoryError:
         raise
     except Exception as error:  # a damaged pickle raises whatever comes to it
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DamagedError(f"{origin} is not a readable PyTorch file: {reason}") from error
     tensors = _tensors(loaded, origin, keys)
     # A model must not live in a file that its owner may overwrite.

@@ -186,6 +186,8 @@ def test_wrong_flags_are_refused(model: Path, world: Path, labels: Path, tmp_pat
             cli.run([*command, *flags])
     with pytest.raises(ConfigError, match="holds no model"):
         cli.run(["predict", str(tmp_path), "--image", image, "--labels", str(labels)])
+    with pytest.raises(ConfigError, match=r"there is no .*runn; a model is"):
+        cli.run(["predict", str(tmp_path / "runn"), "--image", image, "--labels", str(labels)])
 
 
 def test_a_broken_model_is_an_error_that_names_the_picture(model: Path, world: Path) -> None:

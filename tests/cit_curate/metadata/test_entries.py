@@ -33,6 +33,9 @@ def test_a_missing_file_and_one_that_is_no_utf8_are_named(tmp_path: Path) -> Non
     # FAULTS: G1
     with pytest.raises(ConfigError, match="there is no file"):
         load_metadata(MetadataConfig(metadata=str(tmp_path / "gone.txt")))
+    (tmp_path / "classes.txt").write_text("cat\n")
+    with pytest.raises(ConfigError, match=r"did you mean '.*/classes\.txt'"):
+        load_metadata(MetadataConfig(metadata=str(tmp_path / "clases.txt")))
     path = tmp_path / "latin.txt"
     path.write_bytes("café".encode("latin-1"))
     with pytest.raises(ConfigError, match="is not UTF-8"):
