@@ -146,6 +146,10 @@ class EvaluationConfig:
             raise ConfigError(f"--eval-every is {self.eval_every}; it must be at least 1")
         if self.patience < 0:
             raise ConfigError(f"--patience is {self.patience}; it must not be negative")
+        if self.patience and not self.eval_data:
+            raise ConfigError(
+                "--patience counts evaluations; give --eval-data, what to evaluate on"
+            )
         if not self.prompts:
             raise ConfigError("--prompts is empty; the plain one is {}")
         for prompt in self.prompts:

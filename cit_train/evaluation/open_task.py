@@ -173,4 +173,4 @@ def _no_data(name: str, root: Path, folder: Path | None, task: Task | None) -> N
             "labels.csv with paths and labels, tars of a WebDataset export, or Parquet files"
         )
     how = f"; {task.how_to_get}" if task is not None and task.how_to_get else ""
-    return NoDataError(f"nothing of it in {root}; put it into {root / name}{how}")
+    return NoDataError(f"nothing of {name} in {root}; put it into {root / name}{how}")

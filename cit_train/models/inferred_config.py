@@ -25,6 +25,10 @@ __all__ = ["infer_dual_config", "infer_text_config", "infer_tower_config"]
 
 FAMILIES = ("moco", "augreg", "swag")
 BERT_HEAD_SIZE = 64
+_OTHER_TOWERS = (
+    "A checkpoint with other towers needs its config.json: "
+    "cit convert checkpoint SOURCE OUT --config config.json"
+)
 # (width, patch side, blocks) -> timm's name
 ARCHITECTURES = {
     (192, 16, 12): "vit_tiny_patch16_224",
@@ -60,8 +64,7 @@ def infer_tower_config(family: str, tensors: Mapping[str, Tensor]) -> TimmTowerC
     if shape not in ARCHITECTURES:
         known = ", ".join(map(str, ARCHITECTURES))
         raise ConfigError(
-            f"no known ViT has (width, patch, blocks) = {shape}; known are {known}. "
-            "Give its config.json with --config"
+            f"no known ViT has (width, patch, blocks) = {shape}; known are {known}. {_OTHER_TOWERS}"
         )
     name, side = ARCHITECTURES[shape], grid * patch
     if family == "swag":
@@ -93,14 +96,10 @@ def infer_text_config(tensors: Mapping[str, Tensor]) -> BertConfig:
         intermediate = len(tensors["encoder.layer.0.intermediate.dense.weight"])
     except (KeyError, ValueError, TypeError) as error:
         raise ConfigError(
-            f"the text tower is not a BERT; found {_some(tensors)}. "
-            "Give the model's config.json with --config"
+            f"the text tower is not a BERT; found {_some(tensors)}. {_OTHER_TOWERS}"
         ) from error
     if types == 1:
-        raise ConfigError(
-            "the text tower looks like a RoBERTa (one token type); "
-            "give the model's config.json with --config"
-        )
+        raise ConfigError(f"the text tower looks like a RoBERTa (one token type). {_OTHER_TOWERS}")
     return BertConfig(
         vocab_size=vocabulary,
         hidden_size=width,
@@ -125,7 +124,7 @@ def infer_dual_config(tensors: Mapping[str, Tensor]) -> VisionTextDualEncoderCon
     if len(families) != 1 or families[0] not in FAMILIES:
         raise ConfigError(
             f"the vision tower is none of {', '.join(FAMILIES)}; "
-            f"found {_some(tensors)}. Give the model's config.json with --config"
+            f"found {_some(tensors)}. {_OTHER_TOWERS}"
         )
     if "visual_projection.weight" not in tensors:
         raise ConfigError(f"visual_projection.weight is missing; found {_some(tensors)}")

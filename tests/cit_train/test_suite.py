@@ -552,6 +552,7 @@ def test_patience_counts_evaluations_since_the_best_one(root: Path) -> None:
     ("changes", "message"),
     [
         ({"patience": -1}, "--patience is -1"),
+        ({"patience": 2}, "--patience counts evaluations; give --eval-data"),
         ({"eval_task": "imagenet"}, "needs --eval-data"),
         ({"extra_prompts": True}, "--extra-prompts are ImageNet's"),
     ],

@@ -1,5 +1,6 @@
 """The metadata file: entries, synonyms, comments, tables, and what is wrong with them."""
 
+import csv
 import logging
 from pathlib import Path
 
@@ -99,7 +100,11 @@ def test_a_tsv_with_one_column_needs_no_column_name(tmp_path: Path) -> None:
 
 def test_a_table_that_cannot_be_read_names_its_place(tmp_path: Path) -> None:
     # FAULTS: G1
+    limit = csv.field_size_limit(100_000)  # a pool that this process built has raised it
     path = tmp_path / "classes.csv"
     path.write_text("name\ncat\n" + "x" * 200_000 + "\n")
-    with pytest.raises(ConfigError, match=r"classes.csv, after line 2: not a table: field larger"):
-        read_entries(path)
+    try:
+        with pytest.raises(ConfigError, match=r"classes.csv, after line 2: not a table: field lar"):
+            read_entries(path)
+    finally:
+        csv.field_size_limit(limit)
