@@ -145,6 +145,11 @@ def run(args: Sequence[str]) -> int:
 
         sys.stdout.write(f"cit {metadata.version('cit')}\n")
         return 0
+    group = [] if args[0] in VERBS else _verbs_of(args[0])
+    if group and list(args[1:]) in (["-h"], ["--help"]):  # `cit pool --help`
+        lines = [f"usage: cit {args[0]} COMMAND ...", "", *_lines_of(group), ""]
+        sys.stdout.write("\n".join(lines))
+        return 0
     verb = find_verb(args)
     rest = list(args[len(verb.split()) :])
     module, name = VERBS[verb][1].split(":")
@@ -173,7 +178,7 @@ def find_verb(args: Sequence[str]) -> str:
         verb = " ".join(args[:words])
         if verb in VERBS:
             return verb
-    group = [verb for verb in VERBS if verb.split()[0] == args[0]]
+    group = _verbs_of(args[0])
     asked = " ".join(args[: 2 if group else 1])
     close = difflib.get_close_matches(asked, group or [*VERBS, *(v.split()[0] for v in VERBS)], n=1)
     hint = f"; did you mean `cit {close[0]}`?" if close else ""
@@ -182,16 +187,24 @@ def find_verb(args: Sequence[str]) -> str:
     raise ConfigError(f"there is no command `cit {asked}`{hint}; `cit --help` lists them")
 
 
+def _verbs_of(group: str) -> list[str]:
+    return [verb for verb in VERBS if verb.split()[0] == group]
+
+
+def _lines_of(verbs: Sequence[str]) -> list[str]:
+    width = max(map(len, verbs))
+    return [f"  cit {verb:<{width}} {VERBS[verb][0]}" for verb in verbs]
+
+
 def overview() -> str:
     """The text of `cit --help`."""
-    width = max(map(len, VERBS))
     lines = [
         "usage: cit COMMAND ...",
         "",
         "Curation in training: pick the image-caption pairs worth training on, while training.",
         "",
     ]
-    lines += [f"  cit {verb:<{width}} {what}" for verb, (what, _) in VERBS.items()]
+    lines += _lines_of([*VERBS])
     lines += [
         "",
         "examples:",

@@ -169,6 +169,10 @@ def test_the_help_of_every_verb_shows_an_example(cit: Cit, verb: str) -> None:
 
 def test_help_and_version_end_with_0_and_no_command_with_2(cit: Cit) -> None:
     assert cit("--help").code == 0
+    ended = cit("pool", "--help")
+    assert ended.code == 0
+    assert "cit pool verify" in ended.out
+    assert cit("pull", "--help").out.startswith("usage: cit pull [-h]")
     assert cit("--version").out.startswith("cit ")
     assert cit().code == 2
 

@@ -68,9 +68,9 @@ def read_image_ids(path: Path) -> tuple[IdList, UInt8]:
     try:
         ids = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        # NumPy would advise to unpickle what is no array.
-        what = str(error).partition(". If you trust")[0]
-        raise DamagedError(f"{path} is no whole NumPy file (.npy): {what}") from error
+        # NumPy takes what it does not know for a pickle, and says how to load that unsafely.
+        reason = "it does not begin like one" if "pickle" in str(error) else error
+        raise DamagedError(f"{path} is no whole NumPy file (.npy): {reason}") from error
     if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype.kind not in "iu":
         what = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, np.ndarray) else "an archive"
         raise ConfigError(f"{path} holds {what}; image ids are a list (1-d) of integers")
@@ -94,13 +94,20 @@ def read_subset(path: Path) -> tuple[IdList, UInt8]:
         As `read_image_ids`.
 
     Raises:
-        ConfigError: The file is missing.
+        ConfigError: The file is missing, or it is the metadata.
         BadInputError: A line does not begin with an image id and a tab; names it.
     """
     _check_file(path, "--subset")
     listed = np.zeros(NUM_IDS, np.bool_)
     line = 0
     with path.open("rb") as stream:
+        # The metadata's lines begin alike: taken for the list, they would select every image.
+        if stream.readline(_BLOCK_BYTES).count(b"\t") >= NUM_COLUMNS - 1:
+            raise ConfigError(
+                f"--subset {path} looks like the metadata: its first line has {NUM_COLUMNS} "
+                "columns, CLIP's list has 3"
+            )
+        stream.seek(0)
         while block := stream.read(_BLOCK_BYTES):
             if not block.endswith(b"\n"):
                 block += stream.readline(_BLOCK_BYTES)

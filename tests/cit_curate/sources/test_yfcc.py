@@ -111,6 +111,13 @@ def test_a_cut_or_pickled_list_is_damaged_and_a_missing_one_is_named(tmp_path):
         read_image_ids(tmp_path / "none.npy")
 
 
+def test_a_file_that_is_no_numpy_list_is_not_recommended_to_be_unpickled(tmp_path):
+    path = tmp_path / "ids.npy"
+    path.write_text("1\n2\n")
+    with pytest.raises(DamagedError, match=r"does not begin like one$"):
+        read_image_ids(path)
+
+
 def test_the_subset_is_the_line_numbers_of_clips_list(tmp_path):
     path = tmp_path / "subset.tsv"
     path.write_text("4\t6985418911\t4e2f7a26a1\n\n99\t1\tff\r\n7\t2\t00")
@@ -119,4 +126,7 @@ def test_the_subset_is_the_line_numbers_of_clips_list(tmp_path):
     assert np.flatnonzero(np.unpackbits(bits[:16])).tolist() == [4, 7, 99]
     path.write_text("4\t6985418911\t4e2f7a26a1\n\n6985418911\t4e2f7a26a1\n")
     with pytest.raises(BadInputError, match=r"subset\.tsv line 3: '6985418911.t4e2f7a26a1'"):
+        read_subset(path)
+    path.write_text("\t".join(["4", *map(str, range(24))]) + "\n")
+    with pytest.raises(ConfigError, match="looks like the metadata"):
         read_subset(path)
