@@ -66,9 +66,9 @@ def unpickle_tensors(source: Path | IO[bytes], origin: str, *keys: str) -> dict[
         ConfigError: It holds something else than tensors by name.
         DamagedError: It is cut or no PyTorch file, or holds what is refused.
     """
-    # Mapped into memory where possible: a training checkpoint is three times its weights.
-    mapped = isinstance(source, Path) and zipfile.is_zipfile(source)
     try:
+        # Mapped into memory where possible: a training checkpoint is three times its weights.
+        mapped = isinstance(source, Path) and zipfile.is_zipfile(source)
         with torch.serialization.safe_globals([(_InertConfig, "configs.Config")]):
             loaded = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:

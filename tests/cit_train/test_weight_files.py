@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from foreign_files import original_configs
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -115,6 +115,7 @@ def test_a_damaged_safetensors_file_is_said_to_be_one(tmp_path: Path) -> None:
     cut=st.floats(0, 0.999),
     flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(1, 255)), max_size=3),
 )
+@example(zipped=True, cut=0.0, flips=[(0.9876029577381108, 1)])  # a zip of several disks
 def test_a_damaged_file_is_an_error_of_ours_or_still_tensors(
     tmp_path_factory: pytest.TempPathFactory,
     zipped: bool,
