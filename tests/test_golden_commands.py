@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "case",
     [
-        "case_a",
+        pytest.param("case_a", marks=pytest.mark.slow),
         pytest.param("case_b", marks=pytest.mark.slow),
         pytest.param("case_c", marks=pytest.mark.slow),
     ],
