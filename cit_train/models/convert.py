@@ -15,6 +15,7 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from cit_curate.errors import ConfigError, DamagedError, NotFiniteError
+from cit_curate.hub import hub_folder
 from cit_train.models.dual_encoder import make_processor
 from cit_train.models.image_processor import make_image_processor
 from cit_train.models.inferred_config import infer_tower_config
@@ -172,6 +173,12 @@ def _select_augreg(tensors: Mapping[str, Tensor], origin: str) -> _Selection:
 
 def _select_swag(tensors: Mapping[str, Tensor], origin: str) -> _Selection:
     """The trunk; the classifier of a fine-tuned model is left out."""
+    if "cls_token" in tensors:
+        # They would fit, and then see images normalised as SWAG's are and not as their own.
+        raise ConfigError(
+            f"{origin} has timm's names, not SWAG's; AugReg weights are for `cit convert augreg`, "
+            "and --vision-encoder takes other timm models as they are"
+        )
     left_out = tuple(name for name in tensors if name.startswith(("head.", "heads.")))
     return rename_to_timm({n: t for n, t in tensors.items() if n not in left_out}), left_out
 
@@ -188,10 +195,7 @@ _FAMILIES: dict[
 def _read_source(family: str, source: str) -> dict[str, Tensor]:
     path = Path(source).expanduser()
     if path.is_dir():
-        files = [path / name for name in _WEIGHT_FILES if (path / name).is_file()]
-        if not files:
-            raise ConfigError(f"{path} has none of {', '.join(_WEIGHT_FILES)}")
-        path = files[0]
+        return _read_folder(path)
     if path.is_file():
         return read_tensors(path, "state_dict", "model")
     name = source.removeprefix(TIMM_PREFIX)
@@ -209,13 +213,14 @@ def _fetch_from_timm(name: str) -> dict[str, Tensor]:
     repository = getattr(timm.get_pretrained_cfg(tagged), "hf_hub_id", None)
     if not repository:
         raise ConfigError(f"timm knows no weights {tagged!r}")
-    try:
-        return dict(timm.models.load_state_dict_from_hf(repository, weights_only=True))
-    except (OSError, RuntimeError) as error:
-        raise ConfigError(
-            f"{repository} cannot be fetched ({str(error).splitlines()[0]}); "
-            "where there is no network, give the path of its model.safetensors"
-        ) from error
+    return _read_folder(hub_folder(repository))
+
+
+def _read_folder(folder: Path) -> dict[str, Tensor]:
+    files = [folder / name for name in _WEIGHT_FILES if (folder / name).is_file()]
+    if not files:
+        raise ConfigError(f"{folder} has none of {', '.join(_WEIGHT_FILES)}")
+    return read_tensors(files[0], "state_dict", "model")
 
 
 def _refuse_existing(out: Path) -> None:

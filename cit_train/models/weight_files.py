@@ -7,6 +7,7 @@ in for it.
 """
 
 import pickle
+import tarfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,6 +47,11 @@ def read_tensors(path: Path, *keys: str) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise ConfigError(f"there is no weight file {path}")
+    if tarfile.is_tarfile(path):
+        raise ConfigError(
+            f"{path} is a tar, not a weight file; a released checkpoint of the original CiT is for "
+            "`cit convert checkpoint`"
+        )
     if path.suffix != ".safetensors":
         return unpickle_tensors(path, str(path), *keys)
     try:

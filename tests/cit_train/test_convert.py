@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from cit_curate.errors import ConfigError, DamagedError, NotFiniteError
 from cit_train.cli import run
-from cit_train.models import inferred_config
+from cit_train.models import convert, inferred_config
 from cit_train.models.convert import convert_checkpoint, convert_tower
 from cit_train.models.load import load_dual_encoder
 from cit_train.models.towers import load_vision_tower
@@ -205,6 +205,25 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     for family in ("augreg", "swag"):
         with pytest.raises(ConfigError, match=f"not the tensors of a {family} ViT"):
             convert_tower(family, str(tmp_path / "resnet.pth"), tmp_path / "out")
+    # AugReg's file fits SWAG's tower, which normalises images otherwise.
+    torch.save(augreg_vit().state_dict(), tmp_path / "augreg.pth")
+    with pytest.raises(ConfigError, match=r"timm's names, not SWAG's.*cit convert augreg"):
+        convert_tower("swag", str(tmp_path / "augreg.pth"), tmp_path / "out")
+
+
+def test_timm_weights_that_the_hubs_cache_has_need_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(augreg_vit().state_dict(), tmp_path / "model.safetensors")
+    asked: list[str] = []
+
+    def cached(name: str) -> Path:
+        asked.append(name)
+        return tmp_path
+
+    monkeypatch.setattr(convert, "hub_folder", cached)
+    convert_tower("augreg", "timm:vit_base_patch16_224", tmp_path / "out")
+    assert asked == ["timm/vit_base_patch16_224.augreg_in21k"]
 
 
 def test_names_that_need_the_network_say_what_to_do_without_one(tmp_path: Path) -> None:
@@ -213,7 +232,7 @@ def test_names_that_need_the_network_say_what_to_do_without_one(tmp_path: Path) 
     with pytest.raises(ConfigError, match="is not a file; fetch the weights with `cit pull`"):
         convert_tower("moco", "vit-b-300ep.pth.tar", tmp_path / "out")
     for name in ("timm:vit_base_patch16_224", "vit_base_patch32_224"):
-        with pytest.raises(ConfigError, match=r"cannot be fetched.*model\.safetensors"):
+        with pytest.raises(ConfigError, match=r"not in the hub's cache.*model\.safetensors"):
             convert_tower("augreg", name, tmp_path / "out")
 
 

@@ -1,6 +1,7 @@
 """Foreign weight files: tensors come out, nothing in them runs, damage is said."""
 
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,10 @@ def test_what_holds_no_tensors_says_what_it_holds(tmp_path: Path) -> None:
             read_tensors(tmp_path / "weights.bin")
     with pytest.raises(ConfigError, match="there is no weight file"):
         read_tensors(tmp_path / "nowhere.pth")
+    with tarfile.open(tmp_path / "released.tar", "w") as tar:
+        tar.add(tmp_path / "weights.bin", "released/pytorch_model.bin")
+    with pytest.raises(ConfigError, match=r"is a tar.*cit convert checkpoint"):
+        read_tensors(tmp_path / "released.tar")
 
 
 def test_a_damaged_safetensors_file_is_said_to_be_one(tmp_path: Path) -> None:
