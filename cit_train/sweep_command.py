@@ -82,6 +82,7 @@ def main(args: Sequence[str]) -> None:
             print_config: Show the resolved fields of every run and do nothing else.
             json: Print one JSON document at the end instead of a table.
         """
+        _refuse_own_fields(config, SWEEPS[name].base())
         runs = _chosen(SWEEPS[name].runs(config), only)
         if print_config:
             shown = {run: flat(each) for run, each in runs.items()}
@@ -91,6 +92,17 @@ def main(args: Sequence[str]) -> None:
 
     style = (tyro.conf.FlagCreatePairsOff,)
     tyro.cli(sweep, prog=f"cit sweep {name}", args=list(args[1:]), config=style)
+
+
+def _refuse_own_fields(config: RunConfig, base: RunConfig) -> None:
+    """Stop at a flag whose value each run would replace by its own."""
+    given, own = flat(config), flat(base)
+    for field in ("metadata", "eval_task"):
+        if given[field] != own[field]:
+            flag = field.replace("_", "-")
+            raise ConfigError(
+                f"--{flag} {given[field]}: each run of a sweep has its own; choose runs with --only"
+            )
 
 
 def _chosen(runs: dict[str, RunConfig], only: str) -> dict[str, RunConfig]:

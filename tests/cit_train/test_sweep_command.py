@@ -55,6 +55,14 @@ def test_a_failed_run_does_not_stop_the_others_and_decides_the_exit_code(
 
 
 @pytest.mark.usefixtures("sweep")
+@pytest.mark.parametrize("flag", ["--metadata", "--eval-task"])
+def test_a_flag_that_every_run_would_replace_is_refused(tmp_path: Path, flag: str) -> None:
+    with pytest.raises(ConfigError, match=f"{flag} pets: each run of a sweep has its own"):
+        sweep_command.main(["tiny", "--out", str(tmp_path / "runs"), flag, "pets"])
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("sweep")
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
