@@ -1,5 +1,6 @@
 """What `cit eval` does: zero-shot evaluation of a saved model on tasks, or on an image folder."""
 
+import difflib
 import json as json_format
 import sys
 from pathlib import Path
@@ -80,7 +81,20 @@ def evaluate(
 
     if model in EVAL_RECIPES and not Path(model).exists():
         recipe = EVAL_RECIPES[model]()
+        if not Path(recipe.model).exists():
+            raise ConfigError(
+                f"the recipe {model} evaluates {recipe.model}, which is not there; train it with "
+                f"`cit train {Path(recipe.model).name}`, or name a model: `cit eval MODEL --tasks "
+                f"{tasks or recipe.tasks}`"
+            )
         model, tasks = recipe.model, tasks or recipe.tasks
+    elif not model.startswith(HUB_PREFIX) and not Path(model).exists():
+        close = difflib.get_close_matches(model, EVAL_RECIPES, n=1)
+        hint = f"; did you mean the recipe {close[0]}?" if close else ""
+        raise ConfigError(
+            f"there is no {model}; a model is a run, a checkpoint's folder or file, a model of the "
+            f"hub as hf://org/name, or an evaluation recipe{hint}"
+        )
     path = hub_folder(model) if model.startswith(HUB_PREFIX) else Path(model)
     is_run = (path / "manifests").is_dir()
     settings = Run.open(path).config if is_run else {}

@@ -433,6 +433,19 @@ def test_the_prompts_of_a_run_are_those_that_it_was_evaluated_with() -> None:
     assert prompts_of_run({}) == ()
 
 
+def test_a_misspelt_recipe_is_told_before_the_data_are_looked_for(root: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean the recipe eval_yfcc15m_in1k_mocob16"):
+        cit_eval(Path("eval_yfcc15m_in1k_mocob1"), root / "nowhere")
+
+
+def test_a_recipe_without_its_run_says_what_to_do(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"`cit train yfcc15m_in1k_mocob16`, or .*--tasks all"):
+        cit_eval(Path("eval_yfcc15m_in1k_mocob16"), root)
+
+
 def test_flags_of_tasks_need_tasks(model_folder: Path, root: Path) -> None:
     with pytest.raises(ConfigError, match="--limit is for --tasks"):
         cit_eval(model_folder, root / "colours", "--limit", "5")
