@@ -1,6 +1,7 @@
 """What `cit query`, `cit export` and `cit report` do, and what they print."""
 
 import csv as csv_format
+import difflib
 import json as json_format
 import math
 import os
@@ -113,9 +114,12 @@ def export(
     opened = Run.open(run)
     source = run_pool(opened, pool)
     suffix = out.suffix.lower()
-    if suffix in _OTHER_FILES:
+    close = difflib.get_close_matches(suffix, COUNT_SUFFIXES, n=1)
+    if suffix in _OTHER_FILES or (close and suffix not in COUNT_SUFFIXES):
+        hint = f"; did you mean {out.with_suffix(close[0])}?" if close else ""
         raise ConfigError(
             f"{out}: an export ends in {', '.join(COUNT_SUFFIXES)}, or is a folder for WebDataset"
+            f"{hint}"
         )
     summary: dict[str, Any]
     if suffix in COUNT_SUFFIXES:

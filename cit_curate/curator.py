@@ -339,8 +339,8 @@ class LaneScan:
         suggested = suggest_threshold(totals.histogram, round(needed * max(passes, 1.0)))
         if suggested is None:
             advice = (
-                f"the pool has too few captions for {needed:,} pairs at any threshold: lower "
-                "--max-pairs or --curate-every, or raise --max-passes"
+                f"the pool has too few captions for {needed:,} pairs at any threshold: ask for "
+                "fewer (--curate-every; in `cit curate` also --max-pairs), or raise --max-passes"
             )
         else:
             advice = (

@@ -232,6 +232,16 @@ def test_a_value_out_of_range_is_named_with_its_limit(cit: Cit, line: str, messa
     assert not ended.out
 
 
+def test_a_misspelt_suffix_of_an_export_makes_no_folder(
+    cit: Cit, run_folder: Path, tmp_path: Path
+) -> None:
+    ended = cit("export", run_folder, tmp_path / "counts.jsn")
+    assert ended.code == 2
+    assert "did you mean" in ended.err
+    assert "counts.json?" in ended.err.replace("\n", "")
+    assert not list(tmp_path.iterdir())
+
+
 def test_debug_adds_a_traceback_and_keeps_the_code(cit: Cit) -> None:
     ended = cit("curate", "POOL", "--threshold", "7", "--debug")
     assert ended.code == 2

@@ -1,5 +1,6 @@
 """From what a person names on the command line to sources that can be read."""
 
+import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -158,7 +159,9 @@ def _compressed_tars(folder: Path) -> list[Path]:
 
 def _format_of(path: Path, format: Format) -> SourceFormat:
     if not path.exists():
-        raise ConfigError(f"the source {path} does not exist")
+        close = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
+        hint = f"; did you mean {path.with_name(close[0])}?" if close else ""
+        raise ConfigError(f"the source {path} does not exist{hint}")
     if not os.access(path, os.R_OK):
         raise ConfigError(f"the source {path} may not be read by this user")
     if format == "auto":

@@ -275,7 +275,7 @@ def test_a_folder_and_a_pattern_stand_for_their_tars(tmp_path):
     assert [(s.name, s.format, s.image_root) for s in found] == [
         (f"{number:03d}.tar", "webdataset", tmp_path.resolve()) for number in range(3)
     ]
-    with pytest.raises(ConfigError, match=r"003\.tar does not exist"):
+    with pytest.raises(ConfigError, match=r"003\.tar does not exist; did you mean .*00\d\.tar\?"):
         find_sources([tmp_path / "{002..003}.tar"])
     with pytest.raises(ConfigError, match="leave out --image"):
         open_webdataset(tmp_path / "000.tar", Columns(image="jpg"))
