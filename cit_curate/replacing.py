@@ -1,4 +1,8 @@
-"""A new folder in the place of an old one: at every moment one of the two is there, whole."""
+"""A new folder in the place of an old one: one of the two is there, whole.
+
+Not every system can exchange two folders in one call: for the moment between two renames neither
+has the name. Who is killed in it leaves the old one aside, and the next writer puts it back.
+"""
 
 import shutil
 from collections.abc import Iterator
@@ -19,10 +23,8 @@ def replacing(out: Path) -> Iterator[Path]:
     _sweep(out)
     if out.is_dir() and not any(out.iterdir()):
         out.rmdir()
-    with _old_or_new(out), atomic_folder(out) as folder:
+    with _old_or_new(out), atomic_folder(out, aside=_aside(out)) as folder:
         yield folder
-        if out.exists():
-            out.rename(_aside(out))
 
 
 def _aside(out: Path) -> Path:

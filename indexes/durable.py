@@ -44,8 +44,13 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder that becomes `path`, which is absent, when the block ends well."""
+def atomic_folder(path: Path, *, aside: Path | None = None) -> Iterator[Path]:
+    """Give a temporary folder that becomes `path` when the block ends well.
+
+    Args:
+        path: The folder, which is absent unless `aside` is given.
+        aside: Where what is at `path` goes, once the new folder is safe on the disk.
+    """
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -54,6 +59,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         for entry in sorted(temporary.rglob("*")):
             _sync(entry)
         _sync(temporary)
+        if aside is not None and path.exists():
+            path.rename(aside)
         temporary.rename(path)
         _sync(path.parent)
     finally:
