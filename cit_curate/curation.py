@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
-from cit_curate.curator import LaneScan, ScanTotals
+from cit_curate.curator import LaneScan, ScanState, ScanTotals
 from cit_curate.environment import describe_environment
 from cit_curate.errors import ConfigError
 from cit_curate.ledger import Commit, Run
@@ -28,10 +28,17 @@ ScanProgress = Callable[[int, ScanTotals], None]
 
 @dataclass(frozen=True)
 class LaneSelection:
-    """What one lane's scan gave: the pairs that were asked for, and the scan, to ask it further."""
+    """What one lane's scan gave: the pairs that were asked for, and the scan, to ask it further.
+
+    Attributes:
+        scan: The scan.
+        rows: The pairs, in arrival order.
+        state: How the scan stood when it had given them.
+    """
 
     scan: LaneScan
     rows: pa.Table
+    state: ScanState
 
 
 class Curator:
@@ -94,6 +101,7 @@ class Curator:
         outer_step: int,
         update: int,
         num_pairs: int | None,
+        lanes: Sequence[int] | None = None,
         on_progress: ScanProgress | None = None,
     ) -> list[LaneSelection]:
         """One outer step: the next kept pairs of every lane, by caption alone.
@@ -101,31 +109,49 @@ class Curator:
         Args:
             encoder: The text encoder as it is now.
             index: The metadata under that encoder; None without curation.
-            cursors: Where each lane's scan stands.
+            cursors: Where each lane's scan stands, of all lanes.
             outer_step: Its number.
             update: Updates made so far.
             num_pairs: Pairs of each lane; None = all that `max_passes` passes have.
+            lanes: Only these lanes; None = all.
             on_progress: Called with lane and totals after each scanned batch.
 
         Raises:
             ShortfallError: See `LaneScan.take`.
         """
         selections = []
-        for lane, (order, cursor) in enumerate(zip(self.orders, cursors, strict=True)):
-            scan = LaneScan(
-                self.config,
-                order=order,
-                entries=self.entries,
-                encoder=encoder,
-                index=index,
-                cursor=cursor,
-                outer_step=outer_step,
-                lane=lane,
-                update=update,
-                on_progress=_for_lane(on_progress, lane),
-            )
-            selections.append(LaneSelection(scan, scan.take(num_pairs)))
+        for lane in range(self.config.lanes) if lanes is None else lanes:
+            place = {"outer_step": outer_step, "lane": lane, "update": update}
+            scan = self.scan(encoder, index, cursors[lane], **place)
+            scan.on_progress = _for_lane(on_progress, lane)
+            rows = scan.take(num_pairs)
+            # From here on it is asked for replacements, by the thread that writes the shards.
+            scan.on_progress = None
+            selections.append(LaneSelection(scan, rows, scan.state(rows)))
         return selections
+
+    def scan(
+        self,
+        encoder: Embedder,
+        index: MetadataIndex | None,
+        cursor: PoolCursor,
+        *,
+        outer_step: int,
+        lane: int,
+        update: int,
+    ) -> LaneScan:
+        """The scan of one lane in one outer step, before its first caption."""
+        return LaneScan(
+            self.config,
+            order=self.orders[lane],
+            entries=self.entries,
+            encoder=encoder,
+            index=index,
+            cursor=cursor,
+            outer_step=outer_step,
+            lane=lane,
+            update=update,
+        )
 
     def write_entries(self, run: Run) -> None:
         """Write `metadata.json`: the entries; `metadata_id` in the ledger counts them from 0."""
@@ -144,8 +170,7 @@ class Curator:
 
 
 def write_scan(run: Run, scan: LaneScan, rows: pa.Table) -> list[FileEntry]:
-    """Write the ledger tables and the log line of a scan; `rows` are its selection."""
-    run.log(scan.metrics_record())
+    """Write the ledger tables of a scan; `rows` are its selection."""
     place = {"outer_step": scan.outer_step, "lane": scan.lane}
     selected = scan.ledger_rows(rows, "selections")
     missed = scan.ledger_rows(scan.near_misses, "near_misses")
@@ -197,7 +222,10 @@ def curate(
     )
     run = Run.create(out, config=settings, environment=describe_environment(), overwrite=overwrite)
     curator.write_entries(run)
-    files = [entry for each in selections for entry in write_scan(run, each.scan, each.rows)]
+    files = []
+    for each in selections:
+        run.log(each.scan.metrics_record())
+        files += write_scan(run, each.scan, each.rows)
     cursors = tuple(each.scan.cursor for each in selections)
     run.commit(Commit(outer_step=0, update=0, cursors=cursors, files=tuple(files)))
     return run

@@ -8,7 +8,7 @@ for; asking again continues the scan, which is how a pair whose image cannot be 
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,27 @@ class ScoredBatch:
     cursor: PoolCursor
 
 
+@dataclass(frozen=True)
+class ScanState:
+    """A scan between two questions: what it needs to answer the next one as if never stopped.
+
+    Attributes:
+        cursor: Where it stands.
+        totals: What it has seen.
+        num_asked: Pairs it was asked for.
+        near_misses: The best pairs that were not kept.
+        surplus: Kept pairs that nobody has taken yet.
+        taken: Pair keys that were taken, which in `unique` collection count once.
+    """
+
+    cursor: PoolCursor
+    totals: ScanTotals
+    num_asked: int
+    near_misses: pa.Table
+    surplus: pa.Table
+    taken: Sequence[str]
+
+
 class LaneScan:
     """The scan of one lane in one outer step."""
 
@@ -96,11 +117,32 @@ class LaneScan:
         self._order = order
         self._batches = self._read_from(cursor)
         self._pass_length = order.length
-        self._on_progress = on_progress
+        self.on_progress = on_progress
         self._scored: Iterator[ScoredBatch] = iter(())
         self._surplus = self.near_misses
         self._seen: set[str] = set()
         self._num_asked = 0
+
+    def state(self, rows: pa.Table) -> ScanState:
+        """The scan as it stands, having given `rows`."""
+        totals = replace(self.totals, histogram=self.totals.histogram.copy())
+        taken = rows["pair_key"].to_pylist() if self._counts_once else []
+        return ScanState(
+            self.cursor, totals, self._num_asked, self.near_misses, self._surplus, taken
+        )
+
+    def go_on_from(self, state: ScanState) -> None:
+        """Put the scan where another one of the same lane and outer step stood.
+
+        The captions from there on may be embedded in other windows, which changes no vector.
+        """
+        self.cursor = state.cursor
+        self.totals = replace(state.totals, histogram=state.totals.histogram.copy())
+        self.near_misses, self._surplus = state.near_misses, state.surplus
+        self._num_asked = state.num_asked
+        if self._counts_once:
+            self._seen = {*state.taken, *state.surplus["pair_key"].to_pylist()}
+        self._batches, self._scored = self._read_from(self.cursor), iter(())
 
     @property
     def everything_passes(self) -> bool:
@@ -191,7 +233,7 @@ class LaneScan:
 
     def _read_from(self, cursor: PoolCursor) -> Iterator[CaptionBatch]:
         # Without curation the budget is always met, so the scan goes round as often as it takes.
-        limit = None if self.config.curation == "none" else self._limit
+        limit = None if self.config.curation == "none" else self._limit - self.totals.scanned
         return self._order.batches(cursor, 2 * self.config.batch_size, limit)
 
     def _give_back_surplus(self) -> None:
@@ -271,8 +313,12 @@ class LaneScan:
         rows = self._scored_rows(batch, None, None, EVERYTHING)
         return ScoredBatch(len(batch), None, self._collect(rows), rows.slice(0, 0), batch.cursor)
 
+    @property
+    def _counts_once(self) -> bool:
+        return self.config.collection == "unique" and self.config.curation != "none"
+
     def _collect(self, rows: pa.Table) -> pa.Table:
-        if self.config.collection == "multiset" or self.config.curation == "none":
+        if not self._counts_once:
             return rows
         fresh = rows.filter(first_of_each(rows["pair_key"], self._seen))
         self._seen.update(fresh["pair_key"].to_pylist())
@@ -318,8 +364,8 @@ class LaneScan:
             clipped = np.clip(batch.similarity, -1, 1)
             totals.histogram += np.histogram(clipped, bins=HISTOGRAM_BINS, range=(-1, 1))[0]
             self._remember_near_misses(batch.missed)
-        if self._on_progress is not None:
-            self._on_progress(totals)
+        if self.on_progress is not None:
+            self.on_progress(totals)
 
     def _remember_near_misses(self, missed: pa.Table) -> None:
         missed = pa.concat_tables([self.near_misses, missed])

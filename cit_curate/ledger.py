@@ -323,8 +323,12 @@ class Run:
         value = {"format_version": FORMAT_VERSION, **asdict(commit)}
         write_json(self.path / "manifests" / f"{step_folder(commit.outer_step)}.json", value)
 
-    def roll_back(self) -> Commit | None:
+    def roll_back(self, *, keep_update: int | None = None) -> Commit | None:
         """Remove whatever is younger than the last commit.
+
+        Args:
+            keep_update: The next outer step was left in its middle, after this update: its shards
+                and its metrics up to there stay.
 
         Returns:
             The last commit; None when the run has none.
@@ -336,10 +340,16 @@ class Run:
                 if _step_number(folder) >= len(commits):
                     shutil.rmtree(folder)
         for folder in (self.path / "shards").glob("step=*"):
-            if _step_number(folder) >= len(commits):
+            if _step_number(folder) >= len(commits) + (keep_update is not None):
                 shutil.rmtree(folder)
+                continue
+            for marker in folder.glob("*.failed"):
+                marker.unlink()
         last = commits[-1] if commits else None
-        self._cut_metrics(last)
+        update = last.update if last else -1
+        self._cut_metrics(
+            max(update, keep_update or -1), outer_step=last.outer_step if last else -1
+        )
         return last
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -355,15 +365,14 @@ class Run:
         lines = path.read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines[:-1] if line]
 
-    def _cut_metrics(self, last: Commit | None) -> None:
+    def _cut_metrics(self, update: int, *, outer_step: int) -> None:
         path = self.path / "metrics.jsonl"
         if not path.is_file():
             return
-        update, step = (last.update, last.outer_step) if last else (-1, -1)
         kept = [
             line
             for line in self.metrics()
-            if line["update"] <= update and line.get("outer_step", -1) <= step
+            if line["update"] <= update and line.get("outer_step", -1) <= outer_step
         ]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
         if text != path.read_text(encoding="utf-8"):

@@ -6,9 +6,10 @@ webdataset cuts a name at its first dot. Beside each closed tar lies `{tar name}
 count, size and SHA-256: a tar that is cut at any byte is refused, never read short.
 """
 
+import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,26 @@ def member_name(pair_key: str) -> str:
 class ShardWriter:
     """Writes samples, in the order given, into `{prefix}-000000.tar`, and so on."""
 
-    def __init__(self, folder: Path, prefix: str, *, pairs_per_shard: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        prefix: str,
+        *,
+        pairs_per_shard: int,
+        entries: Sequence[FileEntry] = (),
+    ) -> None:
+        """Start, or go on after the shards that `entries` name."""
         self.folder = folder
         self.prefix = prefix
         self.pairs_per_shard = pairs_per_shard
-        self.entries: list[FileEntry] = []
+        self.entries = list(entries)
         self._pending: list[Sample] = []
         folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def is_almost_full(self) -> bool:
+        """Whether the next sample closes a shard."""
+        return len(self._pending) == self.pairs_per_shard - 1
 
     def add(self, sample: Sample) -> None:
         """Take one sample; every `pairs_per_shard` of them become a closed shard."""
@@ -116,6 +130,23 @@ def read_shard(folder: Path, entry: FileEntry) -> Iterator[Sample]:
             count += 1
     if count != entry.rows:
         raise DamagedError(f"{path} has {count} samples; its manifest says {entry.rows}")
+
+
+def closed_shards(folder: Path, prefix: str) -> list[FileEntry]:
+    """The entries of the whole shards from `{prefix}-000000.tar` on; what follows a damaged one,
+    or one that was never closed, is removed.
+    """
+    entries: list[FileEntry] = []
+    (folder / f"{prefix}.json").unlink(missing_ok=True)  # complete once it is written again
+    with contextlib.suppress(DamagedError):
+        while (path := folder / f"{prefix}-{len(entries):06d}.tar").exists():
+            entry = shard_entry(path)
+            check_file(folder, entry)
+            entries.append(entry)
+    for path in folder.glob(f"{prefix}-*"):
+        if int(path.stem.removeprefix(f"{prefix}-")) >= len(entries):
+            path.unlink()
+    return entries
 
 
 def shard_entry(path: Path) -> FileEntry:

@@ -7,8 +7,9 @@ share the batches out by number, so that the order is that of one process.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ class StreamConfig:
 
     folder: Path
     batch_size: int
-    lanes: int
+    pairs_per_shard: int
+    lanes: Sequence[int]
     seed: int
     augments_tags: bool
     side: int
@@ -75,11 +77,13 @@ class StreamConfig:
 
 
 class BatchStream(IterableDataset[LaneBatch]):
-    """The batches of every outer step from `outer_step` on, lanes in turn; it does not end."""
+    """The batches from a place on, lanes in turn, one outer step after the other; without end."""
 
-    def __init__(self, config: StreamConfig, outer_step: int) -> None:
+    def __init__(self, config: StreamConfig, outer_step: int, *, first_batch: int = 0) -> None:
+        super().__init__()
         self.config = config
         self.outer_step = outer_step
+        self.first_batch = first_batch
 
     def __iter__(self) -> Iterator[LaneBatch]:
         """Batches of this worker: every `num_workers`-th one."""
@@ -87,27 +91,28 @@ class BatchStream(IterableDataset[LaneBatch]):
         number, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
         index = 0
         outer_step = self.outer_step
+        start = self.first_batch * self.config.batch_size
         while True:
-            lanes = [self._samples(outer_step, lane) for lane in range(self.config.lanes)]
-            start = 0
-            while groups := [_next_samples(lane, self.config.batch_size) for lane in lanes]:
+            lanes = [self._samples(outer_step, lane, start) for lane in self.config.lanes]
+            while groups := [_next_samples(samples, self.config.batch_size) for samples in lanes]:
                 if any(len(group) < self.config.batch_size for group in groups):
                     break
-                for lane, samples in enumerate(groups):
+                for lane, samples in zip(self.config.lanes, groups, strict=True):
                     if index % num_workers == number:
                         yield self._batch(outer_step, lane, start, samples)
                     index += 1
                 start += self.config.batch_size
             outer_step += 1
+            start = 0
 
-    def _samples(self, outer_step: int, lane: int) -> Iterator[Sample]:
-        """A lane's samples of one outer step, shard by shard as they are closed."""
+    def _samples(self, outer_step: int, lane: int, start: int) -> Iterator[Sample]:
+        """A lane's samples of one outer step from a place on, as their shards are closed."""
         folder = self.config.folder / step_folder(outer_step)
-        number = 0
+        number, skipped = divmod(start, self.config.pairs_per_shard)
         while self._wait_for_shard(folder, lane, number):
             path = folder / f"{lane_prefix(lane)}-{number:06d}.tar"
-            yield from read_shard(folder, shard_entry(path))
-            number += 1
+            yield from islice(read_shard(folder, shard_entry(path)), skipped, None)
+            number, skipped = number + 1, 0
 
     def _wait_for_shard(self, folder: Path, lane: int, number: int) -> bool:
         """Wait until a shard is closed (true) or the lane is complete without it (false)."""
@@ -195,24 +200,35 @@ def _next_samples(samples: Iterator[Sample], batch_size: int) -> list[Sample]:
 
 
 def count_uses(
-    batches: list[LaneBatch], first_update: int, batches_per_update: int
+    pair_keys: Sequence[str],
+    *,
+    outer_step: int,
+    lane: int,
+    first_update: int,
+    pairs_per_update: int,
 ) -> list[dict[str, Any]]:
-    """Times used, first and last update of each pair; `batches` hold all of each update."""
-    uses: dict[tuple[int, str], dict[str, Any]] = {}
-    for number, batch in enumerate(batches):
-        update = first_update + number // batches_per_update
-        for key in batch.pair_keys:
-            row = uses.setdefault(
-                (batch.lane, key),
-                {
-                    "outer_step": batch.outer_step,
-                    "lane": batch.lane,
-                    "pair_key": key,
-                    "times_used": 0,
-                    "first_update": update,
-                    "last_update": update,
-                },
-            )
-            row["times_used"] += 1
-            row["last_update"] = update
+    """The `used` rows of a lane: times used, first and last update of each pair.
+
+    Args:
+        pair_keys: What the lane was trained on, in order; all of each update.
+        outer_step: Its number.
+        lane: The lane.
+        first_update: The update that the first pairs were used in.
+        pairs_per_update: Of this lane.
+    """
+    uses: dict[str, dict[str, Any]] = {}
+    for place, key in enumerate(pair_keys):
+        update = first_update + place // pairs_per_update
+        row = uses.setdefault(
+            key,
+            {
+                "outer_step": outer_step,
+                "lane": lane,
+                "pair_key": key,
+                "times_used": 0,
+                "first_update": update,
+            },
+        )
+        row["times_used"] += 1
+        row["last_update"] = update
     return list(uses.values())

@@ -11,15 +11,17 @@ checkpoints/last, checkpoints/best -> update-…
 All randomness of training is a function of (seed, update, lane), so there is no generator to save.
 """
 
+import copy
 import os
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import ProcessorMixin
+from torch import Tensor
+from transformers import ProcessorMixin, VisionTextDualEncoderModel
 
 from cit_curate.errors import DamagedError
 from cit_train.trainer import Trainer
@@ -38,19 +40,49 @@ def checkpoint_name(update: int) -> str:
     return f"checkpoints/update-{update:06d}"
 
 
-def save_checkpoint(folder: Path, trainer: Trainer, processor: ProcessorMixin) -> None:
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds, as it was at one moment: training goes on while it is written."""
+
+    model: VisionTextDualEncoderModel
+    processor: ProcessorMixin
+    optimizer: Mapping[str, Tensor]
+    scaler: Mapping[str, Any]
+
+
+def take_snapshot(trainer: Trainer, processor: ProcessorMixin) -> Snapshot:
+    """The trainer as it is now, in copies that training does not move."""
+    return Snapshot(
+        copy.deepcopy(trainer.model),
+        processor,
+        {name: value.detach().clone() for name, value in _optimizer_tensors(trainer).items()},
+        dict(trainer.scaler.state_dict()),
+    )
+
+
+def save_checkpoint(folder: Path, snapshot: Snapshot) -> None:
     """Write a checkpoint, whole or not at all; one that is there already is left as it is."""
     if folder.is_dir():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder) as temporary:
-        trainer.model.save_pretrained(temporary)
-        processor.save_pretrained(temporary)
-        save_file(_optimizer_tensors(trainer), temporary / "optimizer.safetensors")
-        write_json(temporary / "trainer.json", {"scaler": trainer.scaler.state_dict()})
+        snapshot.model.save_pretrained(temporary)
+        snapshot.processor.save_pretrained(temporary)
+        save_file(dict(snapshot.optimizer), temporary / "optimizer.safetensors")
+        write_json(temporary / "trainer.json", {"scaler": snapshot.scaler})
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
         entries = [asdict(describe_file(path, temporary, rows=0)) for path in files]
         write_json(temporary / "manifest.json", entries)
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Compare every file with the manifest.
+
+    Raises:
+        DamagedError: A file, or the whole checkpoint, is missing or changed.
+    """
+    for entry in read_json(folder / "manifest.json"):
+        check_file(folder, FileEntry(**entry))
 
 
 def load_checkpoint(folder: Path, trainer: Trainer) -> None:
@@ -59,8 +91,7 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> None:
     Raises:
         DamagedError: A file is missing or changed, or does not fit the model.
     """
-    for entry in read_json(folder / "manifest.json"):
-        check_file(folder, FileEntry(**entry))
+    check_checkpoint(folder)
     # Through transformers, which may store a weight under another name than the module has.
     stored = type(trainer.model).from_pretrained(folder, dtype=torch.float32)
     try:

@@ -1,7 +1,6 @@
 """The `cit` command: finds the verb, runs it, and turns what goes wrong into an exit code."""
 
 import difflib
-import errno
 import importlib
 import io
 import logging
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cit_curate.errors import CitError, ConfigError
+from cit_train.status import STOPPED, exit_code_of, is_not_allowed, is_out_of_resources
 
 # Verb -> what it does in a line, and the function; imported only when it is asked for.
 VERBS = {
@@ -75,9 +75,6 @@ VERBS = {
 }
 # Verbs that read their own arguments, because what comes first decides the flags.
 _OWN_ARGUMENTS = ("train", "sweep")
-
-_OUT_OF_RESOURCES = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-_NOT_ALLOWED = (errno.EACCES, errno.EROFS, errno.EPERM)
 
 
 def main() -> None:
@@ -223,20 +220,24 @@ def overview() -> str:
 
 def _report(error: Exception, *, debug: bool) -> int:
     """Say what went wrong on stderr, and give the exit code."""
+    code = exit_code_of(error)
     if isinstance(error, CitError):
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES + _NOT_ALLOWED:
+        # What was asked for is no error; and of several ranks one says what went wrong.
+        prefix = "" if code == STOPPED else "error: "
+        if not error.is_told:
+            sys.stderr.write(f"{prefix}{error}\n")
+        return code
+    if is_out_of_resources(error) or is_not_allowed(error):
         advice = (
             "free some space or raise the limit"
-            if error.errno in _OUT_OF_RESOURCES
+            if is_out_of_resources(error)
             else "choose a place that you may write to"
         )
         sys.stderr.write(f"error: {error}; {advice}, and run the command again\n")
-        return 5
+        return code
     if isinstance(error, MemoryError):
         sys.stderr.write("error: out of memory; lower --batch-size\n")
-        return 5
+        return code
     log = Path(tempfile.gettempdir()) / f"cit-error-{os.getpid()}.log"
     log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     what = f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,72 +1,177 @@
-"""The commit of an outer step, and what is removed once nothing needs it any more."""
+"""What a run keeps: the commit of an outer step, and the state in the middle of one."""
 
 import shutil
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any, NoReturn
 
 import pyarrow as pa
 
 from cit_curate.curation import write_scan
 from cit_curate.ledger import SCHEMAS, Commit, step_folder
-from cit_train.batches import LaneBatch, count_uses
-from cit_train.checkpoint import checkpoint_name, checkpoints_except, point_to, save_checkpoint
+from cit_curate.records import PoolCursor
+from cit_train.batches import count_uses
+from cit_train.checkpoint import (
+    Snapshot,
+    checkpoint_name,
+    checkpoints_except,
+    point_to,
+    save_checkpoint,
+    take_snapshot,
+)
+from cit_train.mid_step import MidStep, remove_mid_step, write_mid_step, write_selection
 from cit_train.session import Session
 from cit_train.step_batches import Streams
+from cit_train.stopping import StoppedError
+from cit_train.stream import ShardStream
 from cit_train.trainer import TrainState
+from cit_train.watcher import StepNumbers, Watcher
+from indexes.durable import FileEntry
 
 
 def commit_step(
     session: Session,
     state: TrainState,
     streams: Streams,
-    used: list[LaneBatch],
-    best: dict[str, Any] | None,
+    watcher: Watcher,
 ) -> TrainState:
-    """Weights, cursors, ledger and counts of an outer step become part of the run, all at once."""
-    run, lanes = session.run, session.config.curate.lanes
-    files = []
-    batches_per_update = lanes * session.config.train.accumulate
-    first_update = state.update - len(used) // batches_per_update + 1
-    uses = count_uses(used, first_update, batches_per_update)
-    for stream in streams.lanes:
-        place = {"outer_step": state.outer_step, "lane": stream.scan.lane}
-        files += write_scan(run, stream.scan, stream.selected_rows())
-        own = [row for row in uses if row["lane"] == stream.scan.lane]
-        table = pa.Table.from_pylist(own, schema=SCHEMAS["used"])
-        files.append(run.write_table("used", table, **place))
-        files.append(run.write_table("rejects", stream.reject_rows(), **place))
-    name = checkpoint_name(state.update)
-    save_checkpoint(run.path / name, session.trainer, session.processor)
+    """Weights, cursors, ledger and counts of an outer step become part of the run, all at once.
+
+    Each rank writes the tables of its lanes; rank 0 writes the rest, while the next outer step
+    begins. The watcher is told once the commit is on the disk.
+    """
+    num_updates = state.update - streams.first_update
+    written = [_write_lane(session, stream, state, num_updates) for stream in streams.lanes]
     if session.trainer.cache is not None:
         session.trainer.cache.flush()
-    cursors = tuple(stream.scan.cursor for stream in streams.lanes)
-    run.commit(
-        Commit(
+    lanes = [lane for rank in session.world.agree("committed", written) for lane in rank]
+    cursors = tuple(PoolCursor(**lane["cursor"]) for lane in lanes)
+    after = replace(state, outer_step=state.outer_step + 1, cursors=cursors)
+    if session.world.is_first:
+        for lane in lanes:
+            session.run.log(lane["metrics"])
+        commit = Commit(
             outer_step=state.outer_step,
             update=state.update,
             cursors=cursors,
-            files=tuple(files),
-            checkpoint=name,
-            best=best,
+            files=tuple(FileEntry(**entry) for lane in lanes for entry in lane["files"]),
+            checkpoint=checkpoint_name(state.update),
+            best=state.best,
         )
+        snapshot = take_snapshot(session.trainer, session.processor)
+        numbers = StepNumbers(
+            scanned=sum(lane["metrics"]["scanned"] for lane in lanes),
+            kept=sum(lane["metrics"]["kept"] for lane in lanes),
+            selected=sum(lane["selected"] for lane in lanes),
+        )
+        told = partial(watcher.committed, after, numbers)
+        job = partial(_commit, session, commit, snapshot, told)
+        session.saver.submit(job, update=state.update)
+    return after
+
+
+def stop_here(session: Session, state: TrainState, streams: Streams) -> NoReturn:
+    """Save the state and end the try.
+
+    Raises:
+        StoppedError: Always.
+    """
+    save_within_step(session, state, streams)
+    session.saver.wait()
+    raise StoppedError("asked to stop")
+
+
+def save_within_step(session: Session, state: TrainState, streams: Streams) -> None:
+    """Save the state in the middle of an outer step, while training goes on."""
+    if state.update == streams.first_update:  # the last commit is this very state
+        return
+    written = [asdict(e) for each in streams.selections for e in write_selection(session.run, each)]
+    if session.trainer.cache is not None:
+        session.trainer.cache.flush()
+    entries = [entry for rank in session.world.agree("saved", written) for entry in rank]
+    if session.world.is_first:
+        place = MidStep(
+            outer_step=state.outer_step,
+            update=state.update,
+            checkpoint=checkpoint_name(state.update),
+            files=tuple(FileEntry(**entry) for entry in entries),
+            best=state.best,
+            owes_evaluation=state.owes_evaluation,
+        )
+        snapshot = take_snapshot(session.trainer, session.processor)
+        session.saver.submit(partial(_save, session, place, snapshot), update=state.update)
+
+
+def _write_lane(
+    session: Session, stream: ShardStream, state: TrainState, num_updates: int
+) -> dict[str, Any]:
+    """Write the ledger tables of one lane; gives what the commit says of it, as JSON."""
+    run, scan = session.run, stream.scan
+    place = {"outer_step": state.outer_step, "lane": scan.lane}
+    pairs_per_update = session.config.curate.batch_size * session.config.train.accumulate
+    uses = count_uses(
+        stream.rows["pair_key"].slice(0, num_updates * pairs_per_update).to_pylist(),
+        first_update=state.update - num_updates + 1,
+        pairs_per_update=pairs_per_update,
+        **place,
     )
-    point_to(run.path, "last", name)
-    if best:
-        point_to(run.path, "best", best["checkpoint"])
-    _tidy(session, state, best)
-    return replace(state, outer_step=state.outer_step + 1, cursors=cursors)
+    rows = stream.selected_rows()
+    files = [
+        *write_scan(run, scan, rows),
+        run.write_table("used", pa.Table.from_pylist(uses, schema=SCHEMAS["used"]), **place),
+        run.write_table("rejects", stream.reject_rows(), **place),
+    ]
+    return {
+        "selected": len(rows),
+        "files": [asdict(entry) for entry in files],
+        "cursor": asdict(scan.cursor),
+        "metrics": scan.metrics_record(),
+    }
 
 
-def _tidy(session: Session, state: TrainState, best: dict[str, Any] | None) -> None:
+def _commit(
+    session: Session,
+    commit: Commit,
+    snapshot: Snapshot,
+    told: Callable[[], None],
+) -> None:
+    run = session.run
+    assert commit.checkpoint is not None
+    save_checkpoint(run.path / commit.checkpoint, snapshot)
+    run.commit(commit)
+    point_to(run.path, "last", commit.checkpoint)
+    if commit.best:
+        point_to(run.path, "best", commit.best["checkpoint"])
+    remove_mid_step(run)
+    _tidy(session, commit)
+    told()
+
+
+def _save(session: Session, place: MidStep, snapshot: Snapshot) -> None:
+    run = session.run
+    save_checkpoint(run.path / place.checkpoint, snapshot)
+    write_mid_step(run, place)
+    best = [place.best["checkpoint"]] if place.best else []
+    for path in checkpoints_except(run.path, [place.checkpoint, *_needed(session), *best]):
+        shutil.rmtree(path)
+
+
+def _needed(session: Session) -> list[str]:
+    """The checkpoints of the last two commits: one to go on from, one should it be damaged."""
+    return [commit.checkpoint for commit in session.run.commits()[-2:] if commit.checkpoint]
+
+
+def _tidy(session: Session, commit: Commit) -> None:
     """Remove checkpoints and shards that nothing needs any more."""
     run, keep = session.run, session.config.train.keep_shards
-    commits = run.commits()
-    needed = [commit.checkpoint for commit in commits[-2:] if commit.checkpoint]
-    for path in checkpoints_except(run.path, [*needed, *([best["checkpoint"]] if best else [])]):
+    best = [commit.best["checkpoint"]] if commit.best else []
+    for path in checkpoints_except(run.path, [*_needed(session), *best]):
         shutil.rmtree(path)
     if keep != "all":
         num_kept = 0 if keep == "none" else int(keep)
-        kept = {step_folder(state.outer_step - back) for back in range(num_kept)}
+        kept = {step_folder(commit.outer_step - back) for back in range(num_kept)}
         for folder in (run.path / "shards").glob("step=*"):
-            if folder.name not in kept:
+            # Not what the next outer step has begun to write.
+            if folder.name not in kept and folder.name <= step_folder(commit.outer_step):
                 shutil.rmtree(folder)

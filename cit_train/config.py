@@ -11,7 +11,7 @@ Loss = Literal["cit", "clip"]
 VisionFeatures = Literal["live", "cached"]
 TrainVision = Literal["none", "head", "all"]
 TrainText = Literal["pool", "all"]
-Precision = Literal["auto", "float32", "float16"]
+Precision = Literal["auto", "float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,16 @@ class TrainConfig:
     feature_cache: str = ""
     """Folder of the cached vision features, shared by runs; RUN/features when left out."""
     precision: Precision = "auto"
-    """float16 = mixed precision with a gradient scaler, float32, or auto = float16 on a GPU."""
+    """float16 = mixed precision with a gradient scaler, bfloat16 = mixed precision without one,
+    float32, or auto = float16 on a GPU."""
+    compile: bool = False
+    """Compile the text tower with torch.compile before it trains; needs a C++ compiler."""
+    micro_batch: int | None = None
+    """Pairs of a lane that go through the towers at once, for batches that do not fit: the
+    gradient stays that of the whole batch, at the cost of a second forward pass."""
+    local_loss: bool = False
+    """With several ranks, each computes its own rows of the logits and no others; the same loss
+    in a fraction of the memory."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     num_workers: int = 0
@@ -86,6 +95,15 @@ class TrainConfig:
     """
     stream_seconds: float = 600.0
     """How long training waits for the next shard before it gives up."""
+    save_every: int | None = None
+    """Updates after which the state is saved within an outer step, too; left out, by time alone."""
+    save_minutes: float | None = 15.0
+    """Minutes after which the state is saved within an outer step, too; None = at its end alone.
+    What is saved is what a run that was killed goes on from; one asked to stop always saves."""
+    peer_seconds: float = 120.0
+    """How long a rank may be silent before the others give it up."""
+    barrier_seconds: float = 7200.0
+    """How long the ranks wait for the slowest one, to have curated or evaluated."""
 
     def __post_init__(self) -> None:
         for name in ("max_updates", "cached_views", "pairs_per_shard", "max_pixels", "accumulate"):
@@ -100,8 +118,16 @@ class TrainConfig:
             raise ConfigError(f"--clip-grad is {self.clip_grad}; it is a norm above 0")
         if not self.warmup_div > 1:
             raise ConfigError(f"--warmup-div is {self.warmup_div}; it must be above 1")
-        if not self.stream_seconds > 0:
-            raise ConfigError(f"--stream-seconds is {self.stream_seconds}; it must be above 0")
+        for name in ("stream_seconds", "peer_seconds", "barrier_seconds", "save_minutes"):
+            seconds = getattr(self, name)
+            if seconds is not None and not seconds > 0:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--{flag} is {seconds}; it must be above 0")
+        for name in ("save_every", "micro_batch"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--{flag} is {number}; it must be at least 1")
         for name in ("lr", "text_lr", "projection_lr"):
             rate = getattr(self, name)
             if rate is not None and not 0 < rate < 10:

@@ -26,13 +26,13 @@ class PooledVision:
         normalizer: Normalizer,
         device: torch.device,
         *,
-        mixed: bool = False,
+        autocast: torch.dtype | None = None,
     ) -> None:
         self.device = device
         self.rows = CPU_ROWS if device.type == "cpu" else GPU_ROWS
         self._tower = tower
         self._normalizer = normalizer
-        self._mixed = mixed
+        self._autocast = autocast
 
     @torch.no_grad()
     def __call__(self, views: Tensor) -> Tensor:
@@ -50,7 +50,9 @@ class PooledVision:
             filled = torch.zeros((self.rows, *block.shape[1:]), dtype=torch.uint8)
             filled[: len(block)] = block
             pixels = self.pixels(filled)
-            with torch.autocast(self.device.type, torch.float16, enabled=self._mixed):
+            with torch.autocast(
+                self.device.type, self._autocast, enabled=self._autocast is not None
+            ):
                 output = frozen_features(self._tower, pixels)
             pooled.append(output[: len(block)].float().cpu())
         return torch.cat(pooled)

@@ -1,19 +1,17 @@
 """What a person sees of a training run: a bar with rate and time left, one line per outer step."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
 
 from rich.text import Text
 
-from cit_curate.curation import LaneSelection
 from cit_curate.curator import ScanTotals
 from cit_curate.terminal import progress_bar
 from cit_curate.threshold import SimilaritySample
 from cit_train.config import RunConfig
 from cit_train.evaluation.zero_shot import Evaluation
 from cit_train.trainer import TrainState, UpdateReport
-from cit_train.watcher import Watcher
+from cit_train.watcher import StepNumbers, Watcher
 
 
 class TerminalWatcher(Watcher):
@@ -67,14 +65,12 @@ class TerminalWatcher(Watcher):
             f"({evaluation.num_images:,} pictures, chance {evaluation.chance:.1f} %)"
         )
 
-    def committed(self, state: TrainState, selections: Sequence[LaneSelection]) -> None:
+    def committed(self, state: TrainState, numbers: StepNumbers) -> None:
         """A line with what was kept."""
-        scanned = sum(each.scan.totals.scanned for each in selections)
-        kept = sum(each.scan.totals.kept for each in selections)
         self._line(
             f"outer step {state.outer_step - 1} committed at update {state.update}: "
-            f"{kept:,} of {scanned:,} captions passed ({kept / scanned:.1%}), "
-            f"{sum(len(each.rows) for each in selections):,} selected"
+            f"{numbers.kept:,} of {numbers.scanned:,} captions passed "
+            f"({numbers.kept / numbers.scanned:.1%}), {numbers.selected:,} selected"
         )
 
     def _line(self, text: str) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from transformers import (
 from cit_curate.curation import Curator
 from cit_curate.environment import describe_environment
 from cit_curate.errors import ConfigError
-from cit_curate.ledger import Run
+from cit_curate.ledger import Commit, Run
 from cit_curate.pool.pool import Pool
 from cit_curate.pool.subset import subset_pool
 from cit_curate.records import PoolCursor
@@ -26,13 +26,18 @@ from cit_curate.text_encoder import choose_device, load_text_tower, weights_sha2
 from cit_train.batches import BatchStream, StreamConfig
 from cit_train.checkpoint import checkpoints_except, load_checkpoint, point_to
 from cit_train.config import RunConfig, flat
+from cit_train.distributed import World
 from cit_train.evaluation.evaluator import Evaluator
 from cit_train.features import FeatureCache
+from cit_train.mid_step import MidStep, read_mid_step, remove_mid_step
 from cit_train.models.dual_encoder import build_dual_encoder, make_processor
 from cit_train.models.freeze import freeze
 from cit_train.models.load import is_foreign, load_dual_encoder
 from cit_train.models.towers import load_vision_tower
 from cit_train.pooled_vision import PooledVision
+from cit_train.saver import Saver
+from cit_train.status import clear_status
+from cit_train.stopping import StopSignals
 from cit_train.trainer import Trainer, TrainState
 from cit_train.transforms import Normalizer, image_statistics
 
@@ -49,48 +54,77 @@ class Session:
     processor: ProcessorMixin
     evaluator: Evaluator | None
     batches: BatchStream
+    saver: Saver
+    world: World
     state: TrainState
-    best: dict[str, Any] | None
+    mid_step: MidStep | None
+
+    @property
+    def stop(self) -> StopSignals:
+        """The signals that this rank has heard."""
+        return self.world.stop
 
 
 def open_session(
-    config: RunConfig, out: Path, *, resume: bool = False, overwrite: bool = False
+    config: RunConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    world: World | None = None,
 ) -> Session:
     """Start a run, or take up one at its last commit.
+
+    With several ranks, rank 0 writes what is there once, and the others open it.
 
     Raises:
         ConfigError: The folder, a field, the pool, the metadata or a model is not as it must be.
         DamagedError: What was stored does not match its manifest.
     """
+    world = world or World(StopSignals())
+    lanes = world.lanes(config.curate.lanes)
     whole = _open_pool(config)
     selection = _open_selection(config, out)  # before --overwrite removes anything
-    if not resume:
+    if not resume and world.is_first:
         Run.check_free(out, overwrite=overwrite)
-    curator = Curator(whole, config.metadata, config.curate_as, index_folder=out / "index")
+    index_folder = out / "index" if world.is_first else None
+    curator = Curator(whole, config.metadata, config.curate_as, index_folder=index_folder)
     evaluator = Evaluator.open(config.evaluate_as, config.text.max_text_length)
     model, tokenizer, fingerprints = _build_model(config)
     freeze(model, config.model)
-    device = choose_device(config.train.device)
-    mixed = config.train.precision == "float16" or (
-        config.train.precision == "auto" and device.type == "cuda"
-    )
+    device = _own_device(config.train.device, world)
+    precision = config.train.precision
+    if precision == "auto":
+        precision = "float16" if device.type == "cuda" else "float32"
+    autocast = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(precision)
     settings = {
         **flat(config),
         "pool": str(whole.path.resolve()),
         "pool_fingerprint": whole.fingerprint,
         "metadata_fingerprint": curator.fingerprint,
-        "precision": "float16" if mixed else "float32",
+        "precision": precision,
         **fingerprints,
     }
-    run = _open_run(out, settings, curator, resume=resume, overwrite=overwrite)
-    pool = _narrowed(whole, config, run, selection)
+    world.check_same("settings", settings)
+    if world.is_first:
+        run = _open_run(out, settings, curator, resume=resume, overwrite=overwrite)
+        pool = _narrowed(whole, config, run, selection)
+        last, mid_step = _roll_back(run)
+        clear_status(run.path)
+    world.agree("seen the run opened", None)
+    if not world.is_first:
+        run = Run.open(out)
+        pool = _narrowed(whole, config, run, selection)
+        last, mid_step = _last_commit(run), read_mid_step(run)
+    world.run_folder = run.path
     if pool is not whole:
-        curator = Curator(pool, config.metadata, config.curate_as, index_folder=out / "index")
+        curator = Curator(pool, config.metadata, config.curate_as, index_folder=index_folder)
     statistics = image_statistics(model.config.vision_config)
     normalizer = Normalizer(statistics.mean, statistics.std)
     model.to(device).vision_model.to(memory_format=torch.channels_last)
     is_cached = config.train.vision_features == "cached"
-    vision = PooledVision(model.vision_model, normalizer, device, mixed=mixed and not is_cached)
+    cast = None if is_cached else autocast
+    vision = PooledVision(model.vision_model, normalizer, device, autocast=cast)
     cache = None
     if is_cached:
         folder = config.train.feature_cache
@@ -103,11 +137,29 @@ def open_session(
             max_pixels=config.train.max_pixels,
             num_threads=os.cpu_count() or 1,
         )
-    trainer = Trainer(config, model, tokenizer, vision, cache, mixed=mixed)
+    trainer = Trainer(config, model, tokenizer, vision, cache, world=world, autocast=autocast)
     processor = make_processor(tokenizer, statistics, max_text_length=config.text.max_text_length)
-    state, best = _go_on(run, config, trainer)
-    batches = BatchStream(_stream_config(config, run, statistics.side), state.outer_step)
-    return Session(config, run, pool, curator, trainer, processor, evaluator, batches, state, best)
+    state = _state_of(run, config, trainer, last)
+    world.beat("starting", outer_step=state.outer_step, update=state.update)
+    batches = BatchStream(
+        _stream_config(config, run, statistics.side, lanes),
+        state.outer_step,
+        first_batch=(mid_step.update - state.update) * config.train.accumulate if mid_step else 0,
+    )
+    return Session(
+        config,
+        run,
+        pool,
+        curator,
+        trainer,
+        processor,
+        evaluator,
+        batches,
+        Saver(config.train),
+        world,
+        state,
+        mid_step,
+    )
 
 
 def _open_pool(config: RunConfig) -> Pool:
@@ -175,11 +227,21 @@ def _narrowed(pool: Pool, config: RunConfig, run: Run, selection: Run | None) ->
         raise
 
 
-def _stream_config(config: RunConfig, run: Run, side: int) -> StreamConfig:
+def _own_device(name: str, world: World) -> torch.device:
+    """The device of this rank: with several ranks on a machine, each has a GPU of its own."""
+    device = choose_device(name)
+    if device.type == "cuda" and world.size > 1:
+        device = torch.device("cuda", world.local_rank)
+        torch.cuda.set_device(device)
+    return device
+
+
+def _stream_config(config: RunConfig, run: Run, side: int, lanes: Sequence[int]) -> StreamConfig:
     return StreamConfig(
         folder=run.path / "shards",
         batch_size=config.curate.batch_size,
-        lanes=config.curate.lanes,
+        pairs_per_shard=config.train.pairs_per_shard,
+        lanes=lanes,
         seed=config.curate.seed,
         augments_tags=config.curate.augments_tags,
         side=side,
@@ -214,28 +276,51 @@ def _build_model(
     return model, tokenizer, fingerprints
 
 
-def _go_on(
-    run: Run, config: RunConfig, trainer: Trainer
-) -> tuple[TrainState, dict[str, Any] | None]:
-    """Put the last commit's state into the trainer; what is younger than it is removed."""
-    last = run.roll_back()
-    if last is None or last.checkpoint is None:
-        shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
-        return TrainState(0, 0, (PoolCursor(),) * config.curate.lanes), None
-    load_checkpoint(run.path / last.checkpoint, trainer)
+def _roll_back(run: Run) -> tuple[Commit | None, MidStep | None]:
+    """The last commit, and the place after it that was saved; what is younger is removed."""
+    mid_step = read_mid_step(run)
+    last = run.roll_back(keep_update=mid_step.update if mid_step else None)
+    if mid_step is None:
+        remove_mid_step(run)
+    update = mid_step.update if mid_step else last.update if last else -1
     for path in checkpoints_except(run.path, []):
-        if int(path.name.removeprefix("update-")) > last.update:
+        if int(path.name.removeprefix("update-")) > update:
             shutil.rmtree(path)
-    point_to(run.path, "last", last.checkpoint)
+    if last is not None and last.checkpoint is not None:
+        point_to(run.path, "last", last.checkpoint)
+        if last.best:
+            point_to(run.path, "best", last.best["checkpoint"])
+    return last, mid_step
+
+
+def _last_commit(run: Run) -> Commit | None:
+    commits = run.commits()
+    return commits[-1] if commits else None
+
+
+def _state_of(run: Run, config: RunConfig, trainer: Trainer, last: Commit | None) -> TrainState:
+    """Where the run stands after its last commit, whose weights the trainer then has."""
+    if last is None or last.checkpoint is None:
+        return TrainState(0, 0, (PoolCursor(),) * config.curate.lanes)
+    load_checkpoint(run.path / last.checkpoint, trainer)
     best = dict(last.best) if last.best else None
-    if best:
-        point_to(run.path, "best", best["checkpoint"])
-    return TrainState(last.update, last.outer_step + 1, last.cursors), best
+    return TrainState(last.update, last.outer_step + 1, last.cursors, best)
 
 
 # What may differ when a run is taken up again: it changes where and how fast, never what.
 _FREE_TO_CHANGE = frozenset(
-    {"num_workers", "keep_shards", "stream_seconds", "feature_cache", "device", "tensorboard"}
+    {
+        "num_workers",
+        "keep_shards",
+        "stream_seconds",
+        "feature_cache",
+        "device",
+        "tensorboard",
+        "save_every",
+        "save_minutes",
+        "peer_seconds",
+        "barrier_seconds",
+    }
 )
 
 

@@ -9,15 +9,26 @@ from cit_curate.curation import LaneSelection
 from cit_curate.errors import BadInputError, PeerLostError
 from cit_train.batches import LaneBatch
 from cit_train.session import Session
+from cit_train.stopping import StoppedError
 from cit_train.stream import ShardStream
 from cit_train.trainer import TrainState
 
 
 @dataclass
 class Streams:
-    """The shard streams of one outer step, lane by lane."""
+    """The shard streams of one outer step, one for each lane of this rank.
+
+    Attributes:
+        lanes: The streams.
+        selections: What they write, by lane.
+        first_update: Updates made before this outer step.
+        num_updates: Updates that its pairs are enough for, on all ranks.
+    """
 
     lanes: list[ShardStream]
+    selections: Sequence[LaneSelection]
+    first_update: int
+    num_updates: int
 
     def finish(self) -> None:
         """Wait until every shard is written, and raise what went wrong with one."""
@@ -31,21 +42,36 @@ class Streams:
                 raise stream.error
 
 
+@dataclass(frozen=True)
+class Planned:
+    """What comes next, on all ranks alike: to save, to stop, or else to make an update.
+
+    Attributes:
+        batches: One batch of each lane of this rank, `accumulate` times.
+        saves: Save the state first.
+        stops: A stop was asked for; there are no batches.
+    """
+
+    batches: list[LaneBatch]
+    saves: bool
+    stops: bool
+
+
 @contextlib.contextmanager
 def open_streams(
     session: Session, state: TrainState, selections: Sequence[LaneSelection]
 ) -> Iterator[Streams]:
     """Start writing the shards of an outer step; stop it when training ends early."""
     train, cache = session.config.train, session.trainer.cache
-    num_batches = _planned_updates(session, state, selections) * train.accumulate
-    num_pairs = num_batches * session.config.curate.batch_size
+    num_updates = _num_updates(session, state, selections)
+    num_batches = num_updates * train.accumulate
     lanes = [
         ShardStream(
             session.run,
             session.pool,
             each.scan,
             each.rows,
-            num_pairs=num_pairs,
+            num_pairs=num_batches * session.config.curate.batch_size,
             pairs_per_shard=train.pairs_per_shard,
             max_pixels=train.max_pixels,
             is_decoded=cache.knows if cache is not None else _never,
@@ -55,7 +81,7 @@ def open_streams(
     for stream in lanes:
         stream.start()
     try:
-        yield Streams(lanes)
+        yield Streams(lanes, selections, state.update, num_updates)
     finally:
         for stream in lanes:
             stream.stop()
@@ -66,13 +92,12 @@ def _never(image: bytes) -> bool:
     return False
 
 
-def _planned_updates(
-    session: Session, state: TrainState, selections: Sequence[LaneSelection]
-) -> int:
+def _num_updates(session: Session, state: TrainState, selections: Sequence[LaneSelection]) -> int:
     """Updates of this outer step: as many as its pairs and the run have left."""
     config = session.config
     pairs_per_update = config.curate.batch_size * config.train.accumulate
-    updates = min(len(each.rows) // pairs_per_update for each in selections)
+    own = min(len(each.rows) for each in selections)
+    updates: int = min(session.world.agree("started their shards", own)) // pairs_per_update
     if not updates:
         raise BadInputError(
             f"outer step {state.outer_step} found fewer pairs than the {pairs_per_update} of one "
@@ -82,35 +107,43 @@ def _planned_updates(
 
 
 def updates(
-    batches: Iterator[LaneBatch],
-    streams: Streams,
-    session: Session,
-    state: TrainState,
-    selections: Sequence[LaneSelection],
-) -> Iterator[list[LaneBatch]]:
-    """The batches of each update of this outer step: one of every lane."""
-    lanes, accumulate = session.config.curate.lanes, session.config.train.accumulate
-    planned = _planned_updates(session, state, selections)
-    surplus = 0
+    batches: Iterator[LaneBatch], streams: Streams, session: Session, state: TrainState
+) -> Iterator[Planned]:
+    """The updates of this outer step from where the run stands; the last may be a stop."""
+    accumulate, world = session.config.train.accumulate, session.world
+    num_lanes = len(streams.lanes)
+    num_updates, surplus = streams.num_updates, 0
     if session.config.curate.on_shortfall == "train":
-        # Rejected images may leave fewer pairs than planned; then the step is shorter.
-        streams.finish()
-        batch_size = session.config.curate.batch_size
-        num_batches = min(len(stream.rows) // batch_size for stream in streams.lanes)
-        planned = min(planned, num_batches // accumulate)
-        surplus = num_batches - planned * accumulate
-        if not planned:
-            raise BadInputError(
-                f"outer step {state.outer_step} has too few images that can be opened for one "
-                f"update of {batch_size * accumulate} pairs; lower --threshold or --batch-size, "
-                f"and check the pool's image root with: cit pool info {session.pool.path}"
-            )
-    for _ in range(planned):
+        num_updates, surplus = _what_images_allow(session, streams, state)
+    for update in range(state.update, streams.first_update + num_updates):
+        batch: list[LaneBatch] = []
         try:
-            batch = list(islice(batches, lanes * accumulate))
+            with session.stop.interrupting():
+                batch = list(islice(batches, num_lanes * accumulate))
+        except StoppedError:
+            pass
         except PeerLostError:
             streams.raise_first_error()
             raise
-        yield batch
-    for _ in islice(batches, surplus * lanes):  # too few for an update; the next step is next
+        stops, saves = world.any_of(not batch, session.saver.is_due(update))
+        yield Planned(batch, saves or stops, stops)
+    for _ in islice(batches, surplus * num_lanes):  # too few for an update; the next step is next
         pass
+
+
+def _what_images_allow(session: Session, streams: Streams, state: TrainState) -> tuple[int, int]:
+    """Updates that are left when pairs whose image cannot be opened are missing, and the batches
+    that are too few for another one.
+    """
+    config = session.config
+    streams.finish()
+    own = min(len(stream.rows) // config.curate.batch_size for stream in streams.lanes)
+    num_batches = min(session.world.agree("written their shards", own))
+    updates = min(streams.num_updates, num_batches // config.train.accumulate)
+    if not updates:
+        raise BadInputError(
+            f"outer step {state.outer_step} has too few images that can be opened for one update "
+            f"of {config.curate.batch_size * config.train.accumulate} pairs; lower --threshold or "
+            f"--batch-size, and check the pool's image root with: cit pool info {session.pool.path}"
+        )
+    return updates, num_batches - updates * config.train.accumulate

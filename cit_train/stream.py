@@ -19,7 +19,8 @@ from cit_curate.errors import BadInputError
 from cit_curate.ledger import SCHEMAS, Run, step_folder
 from cit_curate.pool.images import ImageRejected, image_suffix, read_image
 from cit_curate.pool.pool import Pool
-from cit_curate.shards import Sample, ShardWriter
+from cit_curate.shards import Sample, ShardWriter, closed_shards
+from indexes.durable import read_json, write_json
 
 # First word of the random key of the training order.
 ORDER_KEY = 21
@@ -76,10 +77,12 @@ class ShardStream(threading.Thread):
         self._planned = selection.take(order)
         self._num_pairs = num_pairs
         self._unused = self._planned.slice(num_pairs)
-        self._writer = ShardWriter(
-            self.folder, lane_prefix(scan.lane), pairs_per_shard=pairs_per_shard
-        )
+        self._pairs_per_shard = pairs_per_shard
         self._stopping = threading.Event()
+        # What a run that was stopped in this outer step had written: so many pairs need not be
+        # opened again, and these scan positions were rejected.
+        self._num_written = 0
+        self._known_rejects: dict[int, ImageRejected] = {}
 
     def run(self) -> None:
         """Write everything; a failure becomes `error` and a marker that readers see."""
@@ -115,35 +118,77 @@ class ShardStream(threading.Thread):
         return pa.Table.from_pylist(self._rejects, schema=SCHEMAS["rejects"])
 
     def _write(self) -> None:
+        writer = self._open_writer()
         written: list[pa.Table] = []
         place = 0
         while place < len(self._planned) and len(written) < self._num_pairs:
             if self._stopping.is_set():
                 raise BadInputError("the stream was asked to stop")
+            is_new = len(written) >= self._num_written
             row = self._planned.slice(place, 1)
             place += 1
-            image = self._image_or_none(row)
+            image = self._image_or_none(row, is_new=is_new)
             while image is None:
                 row = self.scan.take(1)
                 if not len(row):
                     break
-                image = self._image_or_none(row)
+                image = self._image_or_none(row, is_new=is_new)
             if image is None:  # the passes are over, and the policy is to train on what there is
                 continue
-            fields = row.to_pylist()[0]
-            self._writer.add(Sample(image, image_suffix(image), fields["caption"], _info(fields)))
+            if is_new:
+                fields = row.to_pylist()[0]
+                sample = Sample(image, image_suffix(image), fields["caption"], _info(fields))
+                self._add(writer, sample)
             written.append(row)
-        self._writer.close()
+        self._write_rejects()
+        writer.close()
         self._unused = self._planned.slice(place)
         self.rows = pa.concat_tables([self.rows, *written]).combine_chunks()
 
-    def _image_or_none(self, row: pa.Table) -> bytes | None:
-        """The image's bytes, once it decodes; a rejected image is written down."""
+    def _open_writer(self) -> ShardWriter:
+        """A writer that goes on after the shards that are there."""
+        prefix = lane_prefix(self.scan.lane)
+        entries = closed_shards(self.folder, prefix)
+        self._num_written = sum(entry.rows for entry in entries)
+        if self._rejects_path.exists():
+            self._known_rejects = {
+                position: ImageRejected(reason, detail)
+                for position, reason, detail in read_json(self._rejects_path)
+            }
+        return ShardWriter(
+            self.folder, prefix, pairs_per_shard=self._pairs_per_shard, entries=entries
+        )
+
+    def _add(self, writer: ShardWriter, sample: Sample) -> None:
+        # Before the shard is closed: whoever goes on after it must know what was left out.
+        if self._rejects and writer.is_almost_full:
+            self._write_rejects()
+        writer.add(sample)
+
+    def _write_rejects(self) -> None:
+        rejects = [(row["scan_position"], row["reason"], row["detail"]) for row in self._rejects]
+        if rejects:
+            write_json(self._rejects_path, rejects)
+
+    @property
+    def _rejects_path(self) -> Path:
+        return self.folder / f"{lane_prefix(self.scan.lane)}.rejects.json"
+
+    def _image_or_none(self, row: pa.Table, *, is_new: bool) -> bytes | None:
+        """The image's bytes, once it decodes; a rejected image is written down.
+
+        A pair that is not new is in a closed shard, so its image is not opened again: b"".
+        """
         fields = row.to_pylist()[0]
         try:
-            image = self._pool.image_bytes(fields["image_uri"], fields["source"])
-            if not self._is_decoded(image):
-                read_image(image, max_pixels=self._max_pixels)
+            if not is_new:
+                image = b""
+                if fields["scan_position"] in self._known_rejects:
+                    raise self._known_rejects[fields["scan_position"]]
+            else:
+                image = self._pool.image_bytes(fields["image_uri"], fields["source"])
+                if not self._is_decoded(image):
+                    read_image(image, max_pixels=self._max_pixels)
         except ImageRejected as error:
             self._reject(fields, error)
             return None

@@ -17,8 +17,8 @@ from cit_curate.errors import CitError, ConfigError
 from cit_curate.ledger import Run
 from cit_train.config import RunConfig, flat
 from cit_train.recipes import recipe_help
+from cit_train.stopping import StoppedError
 from cit_train.sweeps import SWEEPS
-from cit_train.train_command import InterruptedRunError
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,10 @@ def _sweep(runs: dict[str, RunConfig], out: Path, *, as_json: bool) -> None:
             with TerminalWatcher(config.train.max_updates, label=name) as watcher:
                 train(config, out / name, resume=True, watcher=watcher)
             message = ""
-        except KeyboardInterrupt:
-            raise InterruptedRunError(
+        except StoppedError as error:
+            raise StoppedError(
                 f"stopped in run {number} of {len(runs)}; the same command goes on from there"
-            ) from None
+            ) from error
         except CitError as error:
             first_error, message = first_error or error, str(error)
             console.print(Text(f"{name} failed: {message}"), soft_wrap=True)

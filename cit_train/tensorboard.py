@@ -1,13 +1,11 @@
 """TensorBoard event files of a run: loss, rate and kept ratio as they come, and evaluations."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from cit_curate.curation import LaneSelection
 from cit_curate.errors import ConfigError
 from cit_train.evaluation.zero_shot import Evaluation
 from cit_train.trainer import TrainState, UpdateReport
-from cit_train.watcher import Watcher
+from cit_train.watcher import StepNumbers, Watcher
 
 
 class TensorBoardWatcher(Watcher):
@@ -43,11 +41,9 @@ class TensorBoardWatcher(Watcher):
         }
         self._add(state.update, **values)
 
-    def committed(self, state: TrainState, selections: Sequence[LaneSelection]) -> None:
+    def committed(self, state: TrainState, numbers: StepNumbers) -> None:
         """The kept ratio of an outer step; what came before is on disk from then on."""
-        scanned = sum(each.scan.totals.scanned for each in selections)
-        kept = sum(each.scan.totals.kept for each in selections)
-        self._add(state.update, kept_ratio=kept / max(scanned, 1))
+        self._add(state.update, kept_ratio=numbers.kept / max(numbers.scanned, 1))
         if self._writer is not None:
             self._writer.flush()
 

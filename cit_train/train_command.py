@@ -11,16 +11,10 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from cit_curate.errors import CitError, ConfigError
+from cit_curate.errors import ConfigError
 from cit_train.config import RunConfig, flat
 from cit_train.recipes import EVAL_RECIPES, RECIPES, recipe_help
 from cit_train.sweeps import SWEEPS
-
-
-class InterruptedRunError(CitError):
-    """Ctrl-C: the run stands at its last commit and can be taken up again."""
-
-    exit_code = 75
 
 
 def main(args: Sequence[str]) -> None:
@@ -83,14 +77,8 @@ def _train(config: RunConfig, out: Path, resume: bool, overwrite: bool, *, as_js
 
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other")
-    try:
-        with TerminalWatcher(config.train.max_updates) as watcher:
-            run = train(config, out, resume=resume, overwrite=overwrite, watcher=watcher)
-    except KeyboardInterrupt:
-        raise InterruptedRunError(
-            f"stopped; {out} stands at its last committed outer step: go on with the same "
-            "command and --resume"
-        ) from None
+    with TerminalWatcher(config.train.max_updates) as watcher:
+        run = train(config, out, resume=resume, overwrite=overwrite, watcher=watcher)
     last = run.commits()[-1]
     summary: dict[str, Any] = {
         "path": str(run.path),

@@ -1,34 +1,29 @@
 """The inner loop: one update on one batch of every lane."""
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, VisionTextDualEncoderModel
 
 from cit_curate.errors import NotFiniteError
 from cit_curate.records import PoolCursor
-from cit_curate.text_encoder import TextEncoder, tokenize
+from cit_curate.text_encoder import TextEncoder
 from cit_train.batches import LaneBatch
 from cit_train.config import RunConfig
+from cit_train.distributed import World
 from cit_train.features import FeatureCache
+from cit_train.gradient_cache import cached_backward
+from cit_train.lane_towers import LaneTowers
 from cit_train.losses import contrastive_loss
-from cit_train.models.freeze import (
-    running_statistics,
-    set_train_mode,
-    trainable_parameters,
-    trains_vision_tower,
-    with_head,
-)
+from cit_train.models.freeze import set_train_mode, trainable_parameters
 from cit_train.optim import learning_rate, parameter_groups, set_learning_rates
 from cit_train.pooled_vision import PooledVision
-
-# First words of the random keys of an update.
-DROPOUT_KEY = 51
-VIEW_CHOICE_KEY = 52
+from cit_train.replica import Replica
 
 
 @dataclass(frozen=True)
@@ -38,12 +33,16 @@ class TrainState:
     Attributes:
         update: Updates made.
         outer_step: Outer steps made.
-        cursors: Where each lane's scan stands.
+        cursors: Where each lane's scan stands, of all lanes.
+        best: The best evaluation so far; None before the first.
+        owes_evaluation: The run was asked to stop before it had evaluated this update.
     """
 
     update: int
     outer_step: int
     cursors: tuple[PoolCursor, ...]
+    best: dict[str, Any] | None = None
+    owes_evaluation: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,18 @@ class UpdateReport:
     loss: float
     learning_rate: float
     skipped: bool
+
+
+class NotFiniteLossError(NotFiniteError):
+    """The loss is NaN or infinite.
+
+    Attributes:
+        pair_keys: The pairs of this rank that are in it.
+    """
+
+    def __init__(self, message: str, pair_keys: Sequence[str]) -> None:
+        super().__init__(message)
+        self.pair_keys = list(pair_keys)
 
 
 class Trainer:
@@ -66,7 +77,8 @@ class Trainer:
         vision: PooledVision,
         cache: FeatureCache | None,
         *,
-        mixed: bool = False,
+        world: World,
+        autocast: torch.dtype | None = None,
     ) -> None:
         train = config.train
         self.config = config
@@ -74,8 +86,8 @@ class Trainer:
         self.tokenizer = tokenizer
         self.device = vision.device
         self.cache = cache
-        self._vision = vision
-        self._trains_tower = trains_vision_tower(model)
+        self._autocast = autocast
+        self._world = world
         self.optimizer = torch.optim.AdamW(
             parameter_groups(
                 model,
@@ -88,8 +100,10 @@ class Trainer:
             lr=train.lr,
             eps=1e-8,
         )
-        self.mixed = mixed
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.mixed)
+        is_scaled = autocast == torch.float16  # bfloat16 has the range of float32
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=is_scaled)
+        self._towers = LaneTowers(config, model, tokenizer, vision, cache, autocast=autocast)
+        self._replica = Replica(self._towers, world)
 
     def text_encoder(self) -> TextEncoder:
         """The text tower as it is now: a copy that training does not move."""
@@ -110,16 +124,16 @@ class Trainer:
         """One update: the mean of the losses of `accumulate` global batches.
 
         Args:
-            batches: One batch of each lane, `accumulate` times.
+            batches: One batch of each lane of this rank, `accumulate` times.
             state: Where the run stands.
 
         Returns:
-            The state after the update, and what it did.
+            The state after the update, and what it did; the same on all ranks.
 
         Raises:
-            NotFiniteError: A loss is NaN or infinite.
+            NotFiniteLossError: A loss is NaN or infinite; no weight has moved, on no rank.
         """
-        train, lanes = self.config.train, self.config.curate.lanes
+        train = self.config.train
         rate = learning_rate(
             state.update,
             lr=train.lr,
@@ -130,9 +144,10 @@ class Trainer:
         set_learning_rates(self.optimizer, rate)
         set_train_mode(self.model)
         self.optimizer.zero_grad(set_to_none=True)
+        lanes = len(batches) // train.accumulate
         losses = [
-            self._backward(batches[first : first + lanes], state.update, first // lanes)
-            for first in range(0, len(batches), lanes)
+            self._backward(batches[part * lanes : (part + 1) * lanes], state.update, part)
+            for part in range(train.accumulate)
         ]
         if train.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
@@ -140,63 +155,73 @@ class Trainer:
         scale_before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        skipped = self.mixed and self.scaler.get_scale() < scale_before
+        skipped = self.scaler.is_enabled() and self.scaler.get_scale() < scale_before
         report = UpdateReport(sum(losses) / len(losses), rate, skipped)
         return replace(state, update=state.update + 1), report
 
     def _backward(self, batches: Sequence[LaneBatch], update: int, part: int) -> float:
         """Add the gradient of one global batch, over all lanes' pairs; gives its loss."""
         train = self.config.train
-        with torch.autocast(self.device.type, torch.float16, enabled=self.mixed):
-            sides = [self._embed(batch, update, part) for batch in batches]
-        # images, texts: float32 [lanes * batch, projection dim]
-        images = torch.cat([image for image, _ in sides]).float()
-        texts = torch.cat([text for _, text in sides]).float()
-        loss = contrastive_loss(images, texts, self.model.logit_scale, loss=train.loss)
-        if not torch.isfinite(loss):
-            keys = [key for batch in batches for key in batch.pair_keys]
-            raise NotFiniteError(
-                f"the loss is {loss.item()} at update {update}; its pairs begin with "
-                f"{', '.join(keys[:3])}. Lower --lr, and go on from the last commit with --resume"
+        is_last = part == train.accumulate - 1
+        if train.micro_batch is None or train.micro_batch >= self.config.curate.batch_size:
+            if is_last:
+                loss = self._loss_backward(*self._replica(batches, update, part))
+            else:
+                with self._replica.alone():
+                    loss = self._loss_backward(*self._replica(batches, update, part))
+        else:
+            loss = cached_backward(
+                self._towers,
+                batches,
+                self._loss_backward,
+                update=update,
+                part=part,
+                micro_batch=train.micro_batch,
+                autocast=self._autocast,
             )
-        scaled = self.scaler.scale(loss / train.accumulate)
-        scaled.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
+            if is_last:
+                self._replica.average()
+        if not math.isfinite(loss):
+            keys = [key for batch in batches for key in batch.pair_keys]
+            raise NotFiniteLossError(
+                f"the loss is {loss} at update {update}; its pairs begin with "
+                f"{', '.join(keys[:3])}. Lower --lr, and go on from the last commit with --resume",
+                keys,
+            )
+        return loss
 
-    def _embed(self, batch: LaneBatch, update: int, part: int) -> tuple[Tensor, Tensor]:
-        """One lane's images and texts, projected: float [batch, projection dim] each."""
-        # A lane's parts of one update draw their own dropout.
-        key = (update, batch.lane, part) if part else (update, batch.lane)
-        seed = np.random.SeedSequence((self.config.curate.seed, DROPOUT_KEY, *key))
-        torch.manual_seed(int(seed.generate_state(1)[0]))
-        tokens = tokenize(
-            self.tokenizer, batch.captions, max_text_length=self.config.text.max_text_length
-        )
-        pooled_text = self.model.text_model(
-            input_ids=tokens["input_ids"].to(self.device),
-            attention_mask=tokens["attention_mask"].to(self.device),
-        ).pooler_output
-        with running_statistics(self.model.vision_model, update=batch.lane == 0):
-            pooled_images = self._pooled_images(batch)
-        return self.model.visual_projection(pooled_images), self.model.text_projection(pooled_text)
+    def _loss_backward(self, images: Tensor, texts: Tensor, scale: Tensor) -> float:
+        """Run the loss of the global batch backwards, from this rank's features; gives the loss.
 
-    def _pooled_images(self, batch: LaneBatch) -> Tensor:
-        """Pooled images of a batch: float [batch, vision dim], with the gradient of what trains."""
-        if self._trains_tower:
-            if batch.views is None:
-                raise ValueError("a batch without crops needs cached features")
-            pixels = self._vision.pixels(batch.views)
-            output: Tensor = self.model.vision_model(pixel_values=pixels).pooler_output.flatten(1)
-            return output
-        return with_head(self.model.vision_model, self._frozen(batch).to(self.device))
+        The ranks' gradients are averaged, and the average must be the gradient of the loss.
+        """
+        train, world = self.config.train, self._world
+        is_local = train.local_loss and world.size > 1
+        all_images = world.gather(images, through=is_local)
+        all_texts = world.gather(texts, through=is_local)
+        if world.size > 1 and not is_local:
+            # Every rank finds the whole gradient of the scale, but a share of all others.
+            scale = scale.detach() + (scale - scale.detach()) / world.size
+        total = 0.0
+        blocks = self._row_blocks(len(images), is_local=is_local, are_leaves=images.is_leaf)
+        for number, rows in enumerate(blocks, 1):
+            loss = contrastive_loss(all_images, all_texts, scale, loss=train.loss, rows=rows)
+            total += float(loss.detach())
+            scaled = self.scaler.scale(loss * world.size / train.accumulate)
+            scaled.backward(retain_graph=number < len(blocks))  # type: ignore[no-untyped-call]
+        return world.sum(total) if is_local else total
 
-    def _frozen(self, batch: LaneBatch) -> Tensor:
-        """Output of the frozen part of the vision tower: float32 [batch, width]."""
-        if self.cache is None:
-            if batch.views is None:
-                raise ValueError("a batch without crops needs cached features")
-            return self._vision(batch.views)
-        key = (self.config.curate.seed, VIEW_CHOICE_KEY, batch.outer_step, batch.lane, batch.start)
-        rng = np.random.default_rng(key)
-        views = rng.integers(self.cache.num_views, size=len(batch.images)).tolist()
-        return self.cache.features(batch.images, views)
+    def _row_blocks(
+        self, num_own: int, *, is_local: bool, are_leaves: bool
+    ) -> Sequence[slice | None]:
+        """The rows of the logits that are computed at once; None = all.
+
+        Only from leaves is a loss in several blocks cheap: else each would go through the towers.
+        """
+        first = self._world.rank * num_own if is_local else 0
+        num_rows = num_own if is_local else num_own * self._world.size
+        if not are_leaves:
+            return [slice(first, first + num_rows)] if is_local else [None]
+        size = self.config.curate.batch_size
+        ends = range(first, first + num_rows, size)
+        return [slice(start, min(start + size, first + num_rows)) for start in ends]

@@ -1,13 +1,21 @@
 """Who is told what a run is doing, as it happens."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
-from cit_curate.curation import LaneSelection
 from cit_curate.curator import ScanTotals
 from cit_curate.threshold import SimilaritySample
 from cit_train.config import RunConfig
 from cit_train.evaluation.zero_shot import Evaluation
 from cit_train.trainer import TrainState, UpdateReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepNumbers:
+    """Captions scanned, kept and selected in an outer step, over all lanes."""
+
+    scanned: int
+    kept: int
+    selected: int
 
 
 class Watcher:
@@ -25,8 +33,8 @@ class Watcher:
     def evaluated(self, state: TrainState, evaluation: Evaluation) -> None:
         """After each evaluation."""
 
-    def committed(self, state: TrainState, selections: Sequence[LaneSelection]) -> None:
-        """After each outer step."""
+    def committed(self, state: TrainState, numbers: StepNumbers) -> None:
+        """After each outer step, once it is on the disk; in the thread that has written it."""
 
 
 class Watchers(Watcher):
@@ -55,7 +63,7 @@ class Watchers(Watcher):
         for watcher in self._watchers:
             watcher.evaluated(state, evaluation)
 
-    def committed(self, state: TrainState, selections: Sequence[LaneSelection]) -> None:
-        """After each outer step."""
+    def committed(self, state: TrainState, numbers: StepNumbers) -> None:
+        """After each outer step, once it is on the disk; in the thread that has written it."""
         for watcher in self._watchers:
-            watcher.committed(state, selections)
+            watcher.committed(state, numbers)

@@ -4,10 +4,12 @@
 class CitError(Exception):
     """Something a person can act on: the message says what, where, why and what to do.
 
-    `exit_code` is what the command line ends with.
+    `exit_code` is what the command line ends with; `is_told` says that another process has said
+    what is wrong, so this one need not.
     """
 
     exit_code = 1
+    is_told = False
 
 
 class DamagedError(CitError):

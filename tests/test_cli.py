@@ -562,6 +562,6 @@ def test_ctrl_c_ends_cit_train_with_75_and_the_command_to_go_on(
     stdout, err = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (75, "")
     assert "Traceback" not in err
-    assert err.splitlines()[-1].startswith("error: stopped; ")
+    assert err.splitlines()[-1].startswith("stopped by SIGINT; ")
     assert err.splitlines()[-1].endswith("--resume")
     assert cit("query", out, "SELECT count(*) FROM used").code == 0

@@ -89,6 +89,11 @@ def with_head(vision: PreTrainedModel, features: Tensor) -> Tensor:
     return pooled
 
 
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether a batch may not be cut: BatchNorm in train mode computes with all of it."""
+    return any(isinstance(layer, _BatchNorm) and layer.training for layer in module.modules())
+
+
 @contextmanager
 def running_statistics(module: nn.Module, *, update: bool) -> Iterator[None]:
     """Within it, BatchNorm in train mode moves its running statistics only if `update` is set."""

@@ -9,8 +9,8 @@ from tiny import make_config
 from cit_curate.errors import ConfigError
 from cit_train import outer_loop, sweep_command
 from cit_train.config import RunConfig, replace_fields
+from cit_train.stopping import StoppedError
 from cit_train.sweeps import Sweep
-from cit_train.train_command import InterruptedRunError
 
 
 @pytest.fixture
@@ -65,8 +65,8 @@ def test_a_flag_that_every_run_would_replace_is_refused(tmp_path: Path, flag: st
 @pytest.mark.usefixtures("sweep")
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*args: object, **kwargs: object) -> None:
-        raise KeyboardInterrupt
+        raise StoppedError
 
     monkeypatch.setattr(outer_loop, "train", stopped)
-    with pytest.raises(InterruptedRunError, match="run 1 of 3; the same command goes on"):
+    with pytest.raises(StoppedError, match="run 1 of 3; the same command goes on"):
         sweep_command.main(["tiny", "--out", str(tmp_path / "runs")])

@@ -71,7 +71,7 @@ def test_lanes_make_one_loss_over_all_their_pairs(world: Path, tmp_path: Path) -
     images, texts = [], []
     for lane in lanes:
         with torch.no_grad():
-            image, text = opened.trainer._embed(lane, 3, 0)
+            image, text, _ = opened.trainer._towers([lane], 3, 0)
         images.append(image)
         texts.append(text)
     expected = contrastive_loss(

@@ -1,0 +1,84 @@
+"""One try of a run: its ranks, its signals, and how it ended, written down whatever happens."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from cit_curate.errors import CitError
+from cit_train.config import TrainConfig
+from cit_train.distributed import World, open_world
+from cit_train.status import exit_code_of, write_status
+from cit_train.stopping import StoppedError, StopSignals
+from cit_train.trainer import NotFiniteLossError
+from indexes.durable import write_json
+
+
+@contextlib.contextmanager
+def attempt(config: TrainConfig, out: Path) -> Iterator[World]:
+    """Be a rank of the run within the block; afterwards RUN/status.json says how it ended.
+
+    The first rank that fails says why; the others end with a PeerLostError that names it.
+
+    Raises:
+        StoppedError: The block was stopped; the message says what to do.
+        PeerLostError: Another rank failed, or is silent.
+    """
+    with (
+        StopSignals() as stop,
+        open_world(
+            stop,
+            device=config.device,
+            peer_seconds=config.peer_seconds,
+            barrier_seconds=config.barrier_seconds,
+        ) as world,
+    ):
+        world.last_words = lambda failure: _write(world, failure["code"], failure["message"])
+        try:
+            yield world
+        except StoppedError as error:
+            place = f"update {world.place['update']} of outer step {world.place['outer_step']}"
+            stopped = StoppedError(
+                f"stopped by {stop.requested}; {out} is saved at {place}: go on with the same "
+                "command and --resume"
+            )
+            stopped.is_told = not world.is_first
+            if world.is_first:
+                _write(world, stopped.exit_code, str(stopped))
+            raise stopped from error
+        except BaseException as error:
+            if isinstance(error, NotFiniteLossError):
+                _keep_keys(world, error)
+            ended = _failed(world, error)
+            if ended is error:
+                raise
+            raise ended from error
+        if world.is_first:
+            _write(world, 0, "finished")
+
+
+def _failed(world: World, error: BaseException) -> BaseException:
+    """Tell the others, and what the failure really is: a peer's, when a collective broke."""
+    lost = None
+    if isinstance(error, RuntimeError) and not isinstance(error, CitError):
+        lost = world.explain(error)
+    ended = lost or error
+    failure = world.fail(exit_code_of(ended), str(ended) or type(ended).__name__)
+    if failure["told_by"] == world.rank:
+        _write(world, failure["code"], failure["message"], failure)
+    elif isinstance(ended, CitError):
+        ended.is_told = True
+    return ended
+
+
+def _write(world: World, code: int, message: str, place: dict[str, object] | None = None) -> None:
+    if world.run_folder is not None:
+        write_status(world.run_folder, code, message, place or world.place)
+
+
+def _keep_keys(world: World, error: NotFiniteLossError) -> None:
+    """Leave the pairs of the loss that is not finite on the disk, for whoever looks into it."""
+    if world.run_folder is None:
+        return
+    name = f"update={world.place['update']:06d}-rank={world.rank:05d}.json"
+    with contextlib.suppress(OSError):
+        write_json(world.run_folder / "not_finite" / name, error.pair_keys)

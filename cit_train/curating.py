@@ -1,0 +1,58 @@
+"""The outer loop's half of an outer step on this rank, and its agreement with the others."""
+
+import contextlib
+from typing import Any
+
+from cit_curate.curation import LaneSelection
+from cit_curate.curator import ScanTotals
+from cit_curate.records import Embedder
+from cit_train.session import Session
+from cit_train.stopping import StoppedError
+from cit_train.trainer import TrainState
+from cit_train.watcher import Watcher
+from indexes.protocol import MetadataIndex
+
+
+def curated(
+    session: Session,
+    state: TrainState,
+    encoder: Embedder,
+    index: MetadataIndex | None,
+    watcher: Watcher,
+) -> list[LaneSelection]:
+    """The next pairs of every lane of this rank, by caption alone; the ranks wait for each other.
+
+    Raises:
+        StoppedError: A stop was asked for, on some rank; on all ranks alike.
+        ShortfallError: See `LaneScan.take`.
+    """
+    world, config, curator = session.world, session.config, session.curator
+    place: dict[str, Any] = {"outer_step": state.outer_step, "update": state.update}
+
+    def progress(lane: int, totals: ScanTotals) -> None:
+        watcher.curating(state.outer_step, lane, totals)
+        told = f"curating lane {lane}: {totals.kept:,} of {totals.scanned:,} captions kept"
+        world.beat(told, **place)
+        if session.stop.requested is not None:
+            raise StoppedError("asked to stop")
+
+    world.beat("curating", **place)
+    scores = curator.config.curation != "none"
+    is_start = state.update == 0 and config.curate.skip_until < config.train.max_updates
+    if scores and is_start and world.is_first:
+        watcher.sampled(curator.sample(encoder), config)
+    selections: list[LaneSelection] = []
+    with contextlib.suppress(StoppedError):
+        selections = curator.run(
+            encoder,
+            index,
+            state.cursors,
+            num_pairs=config.budget,  # also in a shorter last outer step, as in the paper
+            lanes=world.lanes(config.curate.lanes),
+            on_progress=progress,
+            **place,
+        )
+    world.beat("waiting for the others", **place)
+    if not all(world.agree("curated", bool(selections))):
+        raise StoppedError("asked to stop")
+    return selections

@@ -1,0 +1,101 @@
+"""How the last try of a run ended: RUN/status.json.
+
+A launcher's own exit code says little (torchrun ends with 1 whatever its ranks ended with), so
+the code and the reason are written down where whoever starts the next try can read them.
+"""
+
+import contextlib
+import errno
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cit_curate.errors import CitError, ResourceError
+from indexes.durable import read_json, write_json
+
+STOPPED = 75
+# By exit code (docs/formats.md).
+REASONS = {
+    0: "finished",
+    1: "bug",
+    2: "config",
+    3: "bad_input",
+    4: "damaged",
+    5: "resource",
+    6: "peer_lost",
+    7: "not_finite",
+    STOPPED: "stopped",
+    130: "interrupted",
+}
+# What the same command, given again, may get over by itself.
+_RESUMABLE = (5, 6, STOPPED, 130)
+
+
+_OUT_OF_RESOURCES = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_NOT_ALLOWED = (errno.EACCES, errno.EROFS, errno.EPERM)
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The code that a command ends with after this error (docs/formats.md)."""
+    if isinstance(error, CitError):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, MemoryError) or is_out_of_resources(error) or is_not_allowed(error):
+        return ResourceError.exit_code
+    return 1
+
+
+def is_out_of_resources(error: BaseException) -> bool:
+    """Whether a disk, a quota or a limit of the system is used up."""
+    return isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES
+
+
+def is_not_allowed(error: BaseException) -> bool:
+    """Whether the system does not let us write or read there."""
+    return isinstance(error, OSError) and error.errno in _NOT_ALLOWED
+
+
+def write_status(run_folder: Path, code: int, message: str, place: Mapping[str, Any]) -> None:
+    """Write down how a try ended; a folder that cannot be written to goes without.
+
+    Args:
+        run_folder: The run; nothing is written where none is.
+        code: The exit code.
+        message: For people.
+        place: `outer_step` and `update`, and `rank` when a rank was the reason.
+    """
+    if not (run_folder / "config.json").is_file():
+        return
+    by_signal = code - 128 in set(signal.Signals)
+    value = {
+        "code": code,
+        "reason": REASONS.get(code, "interrupted" if by_signal else "bug"),
+        "outer_step": place["outer_step"],
+        "step": place["update"],
+        "rank": place.get("rank", 0),
+        "resumable": code in _RESUMABLE or by_signal,
+        "message": message,
+    }
+    with contextlib.suppress(OSError):
+        if read_status(run_folder) != value:
+            write_json(run_folder / "status.json", value)
+
+
+def read_status(run_folder: Path) -> dict[str, Any] | None:
+    """How the last try ended; None while one is going on, or after one that was killed."""
+    path = run_folder / "status.json"
+    if not path.is_file():
+        return None
+    value: dict[str, Any] = read_json(path)
+    return value
+
+
+def clear_status(run_folder: Path) -> None:
+    """Forget how the last try ended, for a new one begins; what is finished stays finished."""
+    status = read_status(run_folder)
+    if status is not None and status["code"] != 0:
+        (run_folder / "status.json").unlink(missing_ok=True)

@@ -1,0 +1,78 @@
+"""Signals that ask a run to stop: noticed where nothing is lost, and at once when they insist."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+from cit_curate.errors import CitError
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+# A launcher, a scheduler and a terminal may each pass on the same request; what follows the first
+# one later than this is a second request.
+SAME_REQUEST_SECONDS = 0.5
+
+
+class StoppedError(CitError):
+    """The run was asked to stop; what it has is on disk, and it can be taken up again."""
+
+    exit_code = 75
+
+
+class StopSignals:
+    """Turns the first signal into a wish that the run looks at, and the second into an end.
+
+    Attributes:
+        requested: Name of the signal that asked for the stop; None before.
+    """
+
+    def __init__(self) -> None:
+        self.requested: str | None = None
+        self._since = 0.0
+        self._interrupting = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        """Listen; in a thread that is not the main one Python gives no signals, so nobody does."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._heard) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Give the signals back to whom they belonged."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Within it a request ends what is done with a StoppedError: for waiting, not for writing.
+
+        Raises:
+            StoppedError: A stop is or was asked for.
+        """
+        self._interrupting = True
+        try:
+            if self.requested is not None:
+                raise StoppedError(f"{self.requested} asked to stop")
+            yield
+        finally:
+            self._interrupting = False
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if self.requested is None:
+            self.requested, self._since = name, time.monotonic()
+            if self._interrupting:
+                raise StoppedError(f"{name} asked to stop")
+        elif time.monotonic() - self._since > SAME_REQUEST_SECONDS:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            raise SystemExit(128 + number)
