@@ -156,7 +156,7 @@ class Run:
         """
         cls.check_free(path, overwrite=overwrite)
         path.parent.mkdir(parents=True, exist_ok=True)
-        sweep_temporary(path.parent)
+        sweep_temporary(path.parent, below=False)
         if path.is_dir():
             # Aside first: a kill in between leaves the old run gone or whole, never half.
             aside = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-old-{path.name}")

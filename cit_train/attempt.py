@@ -36,6 +36,7 @@ def attempt(config: TrainConfig, out: Path) -> Iterator[World]:
         try:
             yield world
         except StoppedError as error:
+            stop.ignore()
             place = f"update {world.place['update']} of outer step {world.place['outer_step']}"
             stopped = StoppedError(
                 f"stopped by {stop.requested}; {out} is saved at {place}: go on with the same "

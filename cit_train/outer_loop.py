@@ -55,7 +55,9 @@ def train(
                 board = TensorBoardWatcher(out / "tensorboard")
                 watchers.append(stack.enter_context(contextlib.closing(board)))
         session = open_session(config, out, resume=resume, overwrite=overwrite, world=world)
-        return train_session(session, Watchers(*watchers))
+        run = train_session(session, Watchers(*watchers))
+        world.agree("finished", None)
+        return run
 
 
 def train_session(session: Session, watcher: Watcher) -> Run:

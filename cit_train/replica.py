@@ -1,6 +1,7 @@
 """The towers of one rank among the equal ones of the others: gradients are averaged over ranks."""
 
 import contextlib
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -25,12 +26,15 @@ class Replica:
         self._parallel: DistributedDataParallel | None = None
         if world.size > 1:
             device = towers.model.logit_scale.device
-            self._parallel = DistributedDataParallel(
-                _Reduced(towers),
-                device_ids=[device] if device.type == "cuda" else None,
-                # BatchNorm's running statistics are those of lane 0, which rank 0 has and saves.
-                broadcast_buffers=False,
-            )
+            with warnings.catch_warnings():
+                # torch 2.14 gives the argument another name, which older versions do not know.
+                warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+                self._parallel = DistributedDataParallel(
+                    _Reduced(towers),
+                    device_ids=[device] if device.type == "cuda" else None,
+                    # BatchNorm's running statistics are those of lane 0; rank 0 saves them.
+                    broadcast_buffers=False,
+                )
 
     def __call__(self, batches: Sequence[LaneBatch], update: int, part: int) -> Features:
         """As `LaneTowers.forward`; a backward pass from it ends with the averaged gradient."""

@@ -51,6 +51,11 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def ignore(self) -> None:
+        """Hear nothing more: what was asked for is done, and only its end is left."""
+        for number in self._before:
+            signal.signal(number, signal.SIG_IGN)
+
     @contextmanager
     def interrupting(self) -> Iterator[None]:
         """Within it a request ends what is done with a StoppedError: for waiting, not for writing.

@@ -2,6 +2,7 @@
 
 import difflib
 import json as json_format
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +45,7 @@ def main(args: Sequence[str]) -> None:
         out: Path | None = None,
         resume: bool = False,
         overwrite: bool = False,
+        nproc: int | None = None,
         print_config: bool = False,
         json: bool = False,
     ) -> None:
@@ -53,22 +55,54 @@ def main(args: Sequence[str]) -> None:
 
             cit train RECIPE --pool POOL --metadata classes.txt --out RUN
             cit train RECIPE --pool POOL --metadata classes.txt --out RUN --resume
+            cit train RECIPE --pool POOL --metadata classes.txt --out RUN --nproc 4
+
+        TERM, INT, USR1, USR2 and HUP save the run where it is and end with code 75.
 
         Args:
             config: The run.
             out: Folder of the run; runs/RECIPE when left out.
-            resume: Go on from the last commit, with the same flags as before.
+            resume: Go on from what was saved last, with the same flags as before; another number
+                of ranks may go on.
             overwrite: Replace the run that is at --out.
+            nproc: Processes (ranks) on this machine, one per GPU, which share the recipe's lanes.
             print_config: Show the resolved fields and do nothing else.
             json: Print one JSON document at the end instead of a summary.
         """
         if print_config:
             sys.stdout.write(json_format.dumps(flat(config), indent=1) + "\n")
             return
-        _train(config, out or Path("runs") / name, resume, overwrite, as_json=json)
+        folder = out or Path("runs") / name
+        if nproc is not None:
+            _launch(config, nproc, args, folder)
+            return
+        _train(config, folder, resume, overwrite, as_json=json)
 
     config = (tyro.conf.FlagCreatePairsOff,)
     tyro.cli(train, prog=f"cit train {name}", args=list(args[1:]), config=config)
+
+
+def _launch(config: RunConfig, num_ranks: int, args: Sequence[str], out: Path) -> None:
+    from cit_train.torchrun import launch
+
+    if num_ranks < 1 or config.curate.lanes % num_ranks:
+        raise ConfigError(
+            f"--nproc {num_ranks} does not divide the {config.curate.lanes} lanes of this recipe; "
+            "take one of their divisors, or another --lanes"
+        )
+    code = launch(num_ranks, ["train", *_without_nproc(args)], out)
+    if code:
+        raise SystemExit(code)
+
+
+def _without_nproc(args: Sequence[str]) -> list[str]:
+    left: list[str] = []
+    skip = False
+    for arg in args:
+        if not skip and arg != "--nproc" and not arg.startswith("--nproc="):
+            left.append(arg)
+        skip = arg == "--nproc"
+    return left
 
 
 def _train(config: RunConfig, out: Path, resume: bool, overwrite: bool, *, as_json: bool) -> None:
@@ -77,6 +111,9 @@ def _train(config: RunConfig, out: Path, resume: bool, overwrite: bool, *, as_js
 
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other")
+    if int(os.environ.get("RANK", "0")):  # rank 0 shows and sums up
+        train(config, out, resume=resume, overwrite=overwrite)
+        return
     with TerminalWatcher(config.train.max_updates) as watcher:
         run = train(config, out, resume=resume, overwrite=overwrite, watcher=watcher)
     last = run.commits()[-1]

@@ -119,14 +119,19 @@ def check_file(root: Path, entry: FileEntry, *, full: bool = True) -> Path:
     return path
 
 
-def sweep_temporary(folder: Path) -> list[Path]:
-    """Remove what killed writers left below `folder`; a living writer's files stay.
+def sweep_temporary(folder: Path, *, below: bool = True) -> list[Path]:
+    """Remove what killed writers left in `folder`; a living writer's files stay.
+
+    Args:
+        folder: Where to look.
+        below: Look into its sub-folders, too: not where a folder is anybody's.
 
     Returns:
         The paths that were removed.
     """
     removed = []
-    for path in sorted(folder.rglob(f"{TEMPORARY_PREFIX}*")):
+    pattern = f"{TEMPORARY_PREFIX}*"
+    for path in sorted(folder.rglob(pattern) if below else folder.glob(pattern)):
         owner = path.name.removeprefix(TEMPORARY_PREFIX).split("-", 1)[0]
         if owner.isdigit() and _is_running(int(owner)) and int(owner) != os.getpid():
             continue
