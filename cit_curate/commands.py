@@ -6,8 +6,9 @@ import json as json_format
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from cit_curate.errors import ConfigError
 from cit_curate.export import COUNT_SUFFIXES, csv_text, export_counts, export_webdataset
 from cit_curate.ledger import Run
 from cit_curate.pool import Pool
+from cit_curate.pool.mixture import PoolMixture, parse_pool, run_pools
 from cit_curate.query import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_SECONDS, query_run
 from cit_curate.report import build_report
 from cit_curate.terminal import count_and_rate, printable, progress_bar
@@ -39,7 +41,7 @@ def query(
     csv: bool = False,
     json: bool = False,
     parquet: Path | None = None,
-    pool: Path | None = None,
+    pool: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     max_rows: int = DEFAULT_MAX_ROWS,
 ) -> None:
@@ -59,7 +61,8 @@ def query(
         csv: Print CSV instead of a table.
         json: Print one JSON document: a list of objects.
         parquet: Write the result to this Parquet file.
-        pool: The pool's folder; default the one the run was made from.
+        pool: The pool's folder; default the one the run was made from. Of several, once for each:
+            --pool A --pool B, or --pool NAME:A when the run gave it another name.
         timeout_seconds: Stop the query after this long.
         max_rows: Stop the query when it returns more rows.
     """
@@ -90,7 +93,7 @@ def export(
     run: tyro.conf.Positional[Path],
     out: tyro.conf.Positional[Path],
     *,
-    pool: Path | None = None,
+    pool: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     pairs_per_shard: int = 1000,
     json: bool = False,
 ) -> None:
@@ -105,7 +108,8 @@ def export(
     Args:
         run: The run's folder.
         out: A file for the counts, or a folder for pairs with their images.
-        pool: The pool's folder; default the one the run was made from.
+        pool: The pool's folder; default the one the run was made from. Of several, once for each:
+            --pool A --pool B, or --pool NAME:A when the run gave it another name.
         pairs_per_shard: Pairs of each tar.
         json: Print one JSON document instead of a summary.
     """
@@ -158,7 +162,7 @@ def report(
     run: tyro.conf.Positional[Path],
     *,
     out: Path | None = None,
-    pool: Path | None = None,
+    pool: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     json: bool = False,
 ) -> None:
     """Write one self-contained HTML page about a run: numbers, charts, and pictures of each class.
@@ -168,7 +172,8 @@ def report(
     Args:
         run: The run's folder, finished or not.
         out: The page; default report.html in the run's folder.
-        pool: The pool's folder; default the one the run was made from.
+        pool: The pool's folder; default the one the run was made from. Of several, once for each:
+            --pool A --pool B, or --pool NAME:A when the run gave it another name.
         json: Print one JSON document instead of a summary.
     """
     opened = Run.open(run)
@@ -177,18 +182,50 @@ def report(
     _show({"path": str(path), "bytes": size}, [f"{path}: {size / 1e6:,.1f} MB"], as_json=json)
 
 
-def run_pool(run: Run, path: Path | None = None) -> Pool | None:
-    """The pool at `path`, else the one that the run's configuration names.
+def run_pool(run: Run, paths: Sequence[str | Path] = ()) -> Pool | PoolMixture | None:
+    """The pool at `paths`, else the one that the run's configuration names; of several, all.
 
     Returns:
-        None when no path was given and the configuration names none that is still there.
+        None when no path was given and the configuration names one that is no longer there.
+
+    Raises:
+        ConfigError: The paths are not those of the run's pools.
     """
-    if path is not None:
-        return Pool.open(path)
+    of_run = run_pools(run.config)
+    if of_run:
+        return _mixture(run, of_run, [str(path) for path in paths])
+    if len(paths) > 1:
+        raise ConfigError(f"--pool is given {len(paths)} times; {run.path} has one pool")
+    if paths:
+        return Pool.open(paths[0])
     named = run.config.get("pool")
     if not isinstance(named, str) or not (Path(named) / "pool.json").is_file():
         return None
     return Pool.open(named)
+
+
+def _mixture(
+    run: Run, of_run: Sequence[Mapping[str, Any]], paths: Sequence[str]
+) -> PoolMixture | None:
+    """All pools of a run of several, each under the name that its ledger has."""
+    if not paths:
+        if not all((Path(pool["path"]) / "pool.json").is_file() for pool in of_run):
+            return None
+        opened = [(str(pool["name"]), Pool.open(pool["path"])) for pool in of_run]
+    else:
+        opened = []
+        for name, path, _ in map(parse_pool, paths):
+            pool = Pool.open(path)
+            opened.append((name or pool.name, pool))
+    names = [str(pool["name"]) for pool in of_run]
+    if sorted(name for name, _ in opened) != sorted(names):
+        given = ", ".join(name for name, _ in opened)
+        raise ConfigError(
+            f"{run.path} was made from the pools {', '.join(names)}, and --pool names {given}; "
+            "give --pool once for each, as NAME:POOL where its own name is another"
+        )
+    weights = {str(pool["name"]): Fraction(str(pool["weight"])) for pool in of_run}
+    return PoolMixture([(name, pool, weights[name]) for name, pool in opened])
 
 
 def _print_table(table: pa.Table) -> None:

@@ -56,17 +56,17 @@ FROM entries ANTI JOIN found USING (entry)
 _SELECTIONS = """
 SELECT 0 AS outer_step, 0 AS lane, place AS scan_position, pair_key, image_id, text_key,
        NULL::FLOAT AS similarity, NULL::INTEGER AS metadata_id, NULL::VARCHAR AS metadata_text,
-       'imported' AS reason, '' AS encoder
+       'imported' AS reason, '' AS encoder, getvariable('pool') AS pool
 FROM found ORDER BY place
 """
 _USED = """
 SELECT 0 AS outer_step, 0 AS lane, pair_key, count AS times_used,
-       NULL::BIGINT AS first_update, NULL::BIGINT AS last_update
+       NULL::BIGINT AS first_update, NULL::BIGINT AS last_update, getvariable('pool') AS pool
 FROM found ORDER BY place
 """
 _REJECTS = """
 SELECT 0 AS outer_step, 0 AS lane, NULL::BIGINT AS scan_position, pair_key, '' AS image_uri,
-       reason, detail
+       reason, detail, NULL::VARCHAR AS pool
 FROM rejects ORDER BY entry
 """
 
@@ -147,6 +147,7 @@ def import_counts(
             raise DamagedError(f"{file} changed while it was read; import it again")
         progress("matching", 0, pool.num_pairs)
         num_missing = _match(sql, file, pool, max_missing_ratio)
+        sql.execute("SET VARIABLE pool = ?", [pool.name])
         num_pairs, num_uses = _commit(sql, run, progress)
         reasons = sql.execute("SELECT reason, count(*) FROM rejects GROUP BY ALL ORDER BY ALL")
         rejects = {str(reason): int(count) for reason, count in reasons.fetchall()}
@@ -249,6 +250,7 @@ def _round(num_pairs: int) -> dict[str, object]:
         "best_similarity": None,
         "pool_passes": 0.0,
         "histogram": [0] * HISTOGRAM_BINS,
+        "pools": [],
     }
 
 

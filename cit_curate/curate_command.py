@@ -15,13 +15,13 @@ from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
 from cit_curate.curator import ScanTotals
 from cit_curate.errors import ConfigError
 from cit_curate.ledger import Run
-from cit_curate.pool import Pool
+from cit_curate.pool.mixture import PoolMixture
 from cit_curate.terminal import printable, progress_bar
 from cit_curate.threshold import THRESHOLDS, SimilaritySample
 
 
 def curate(
-    pool: tyro.conf.Positional[Path],
+    pool: tyro.conf.Positional[tuple[str, ...]],
     metadata: tyro.conf.OmitArgPrefixes[MetadataConfig] = MetadataConfig(),  # noqa: B008 - frozen
     text: tyro.conf.OmitArgPrefixes[TextTowerConfig] = TextTowerConfig(),  # noqa: B008
     config: tyro.conf.OmitArgPrefixes[CurateConfig] = CurateConfig(),  # noqa: B008
@@ -42,9 +42,11 @@ def curate(
         cit curate POOL --metadata classes.txt --text-encoder package:minilm --pooling mean \
           --threshold 0.5 --max-pairs all --out RUN
         cit report RUN
+        cit curate A=0.7 B=0.3 --metadata classes.txt --out RUN
 
     Args:
-        pool: Folder made by `cit pool build`.
+        pool: Folder made by `cit pool build`; or several, each with its share of the captions that
+            are looked at, as A=0.7 B=0.3, or NAME:A=0.7 to give one another name.
         metadata: The class names.
         text: The text tower.
         config: The rules.
@@ -63,7 +65,9 @@ def curate(
 
     if max_pairs is not None and max_pairs != "all" and max_pairs < 1:
         raise ConfigError(f"--max-pairs is {max_pairs}; it is at least 1, or all")
-    opened = Pool.open(pool)
+    if not pool:
+        raise ConfigError("POOL is missing: give a folder made by `cit pool build`")
+    opened = PoolMixture.open(pool)
     if dry_run:
         encoder = TextEncoder.load(text, device=device)
         curator = Curator(opened, metadata, config)
@@ -73,7 +77,7 @@ def curate(
         raise ConfigError("--out is missing: give a folder for the run, or --dry-run")
     wanted = config.budget if max_pairs is None else max_pairs
     num_pairs = None if wanted == "all" else wanted
-    total = opened.num_images * config.max_passes if num_pairs is None else None
+    total = opened.pass_images * config.max_passes if num_pairs is None else None
     with progress_bar() as progress:
         bar = progress.add_task("curating", total=total or num_pairs, numbers="")
 

@@ -14,7 +14,8 @@ from cit_curate.environment import describe_environment
 from cit_curate.errors import ConfigError
 from cit_curate.ledger import Commit, Run
 from cit_curate.metadata.entries import MetadataEntry, load_metadata
-from cit_curate.pool.order import ScanOrder
+from cit_curate.pool.mixed_order import MixedOrder
+from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool
 from cit_curate.records import Embedder, Float32, PoolCursor
 from cit_curate.text_encoder import TextEncoder, embed_metadata
@@ -42,17 +43,17 @@ class LaneSelection:
 
 
 class Curator:
-    """The outer loop's side of a run: metadata, their index, and each lane's scan of the pool."""
+    """The outer loop's side of a run: metadata, their index, and each lane's scan of the pools."""
 
     def __init__(
         self,
-        pool: Pool,
+        pool: Pool | PoolMixture,
         metadata: MetadataConfig,
         config: CurateConfig,
         *,
         index_folder: Path | None = None,
     ) -> None:
-        self.pool = pool
+        self.pools = PoolMixture.of(pool)
         self.config = config
         self.templates = metadata.templates
         # Without curation nothing is compared with them, so none need be given.
@@ -60,8 +61,8 @@ class Curator:
         self.entries: Sequence[MetadataEntry] = load_metadata(metadata) if needed else ()
         self.index = VersionedIndex(config.index, index_folder)
         self.orders = tuple(
-            ScanOrder(
-                pool,
+            MixedOrder(
+                self.pools,
                 seed=config.seed,
                 lane=lane,
                 num_lanes=config.lanes,
@@ -177,12 +178,12 @@ def write_scan(run: Run, scan: LaneScan, rows: pa.Table) -> list[FileEntry]:
     return [
         run.write_table("selections", selected, **place),
         run.write_table("near_misses", missed, **place),
-        run.write_table("rounds", scan.round_row(selected=len(rows)), **place),
+        run.write_table("rounds", scan.round_row(selected=len(rows), pools=rows["pool"]), **place),
     ]
 
 
 def curate(
-    pool: Pool,
+    pool: Pool | PoolMixture,
     metadata: MetadataConfig,
     text: TextTowerConfig,
     config: CurateConfig,
@@ -195,6 +196,8 @@ def curate(
 ) -> Run:
     """One outer step without training, committed to a new run folder.
 
+    Several pools are one `PoolMixture.open(["A=0.7", "B=0.3"])`.
+
     Raises:
         ConfigError: The folder is not empty, or the encoder or metadata are not to be had.
         ShortfallError: See `LaneScan.take`.
@@ -203,8 +206,7 @@ def curate(
     encoder = TextEncoder.load(text, device=device)
     curator = Curator(pool, metadata, config)
     settings = {
-        "pool": str(pool.path.resolve()),
-        "pool_fingerprint": pool.fingerprint,
+        **curator.pools.settings(),
         "metadata_fingerprint": curator.fingerprint,
         **asdict(metadata),
         **asdict(text),

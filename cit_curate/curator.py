@@ -5,10 +5,12 @@ search, apply the rules batch by batch. It gives kept pairs in arrival order, as
 for; asking again continues the scan, which is how a pair whose image cannot be opened is replaced.
 """
 
+import copy
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from cit_curate.config import CurateConfig
 from cit_curate.errors import ShortfallError
 from cit_curate.ledger import HISTOGRAM_BINS, SCHEMAS
 from cit_curate.metadata.entries import MetadataEntry
+from cit_curate.pool.mixed_order import MixedOrder
 from cit_curate.records import CaptionBatch, CaptionOrder, Embedder, Float32, Int64, PoolCursor
 from cit_curate.selection import (
     EVERYTHING,
@@ -49,6 +52,8 @@ class ScanTotals:
     kept: int = 0
     best_similarity: float = -1.0
     histogram: Int64 = field(default_factory=lambda: np.zeros(HISTOGRAM_BINS, dtype=np.int64))
+    scanned_of_pool: Counter[str] = field(default_factory=Counter)
+    kept_of_pool: Counter[str] = field(default_factory=Counter)
     read_seconds: float = 0.0
     embed_seconds: float = 0.0
     search_seconds: float = 0.0
@@ -56,9 +61,12 @@ class ScanTotals:
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """One scan batch after the rules: what is kept, what misses, and where the scan stands."""
+    """One scan batch after the rules: what is kept, what misses, and where the scan stands.
 
-    num_captions: int
+    `pools` has the pool of each of its captions.
+    """
+
+    pools: pa.ChunkedArray
     similarity: Float32 | None
     kept: pa.Table
     missed: pa.Table
@@ -75,7 +83,7 @@ class ScanState:
         num_asked: Pairs it was asked for.
         near_misses: The best pairs that were not kept.
         surplus: Kept pairs that nobody has taken yet.
-        taken: Pair keys that were taken, which in `unique` collection count once.
+        taken: Keys of the pairs that were taken, which in `unique` collection count once.
     """
 
     cursor: PoolCursor
@@ -125,8 +133,8 @@ class LaneScan:
 
     def state(self, rows: pa.Table) -> ScanState:
         """The scan as it stands, having given `rows`."""
-        totals = replace(self.totals, histogram=self.totals.histogram.copy())
-        taken = rows["pair_key"].to_pylist() if self._counts_once else []
+        taken = self._unique_keys(rows).to_pylist() if self._counts_once else []
+        totals = copy.deepcopy(self.totals)
         return ScanState(
             self.cursor, totals, self._num_asked, self.near_misses, self._surplus, taken
         )
@@ -137,11 +145,11 @@ class LaneScan:
         The captions from there on may be embedded in other windows, which changes no vector.
         """
         self.cursor = state.cursor
-        self.totals = replace(state.totals, histogram=state.totals.histogram.copy())
+        self.totals = copy.deepcopy(state.totals)
         self.near_misses, self._surplus = state.near_misses, state.surplus
         self._num_asked = state.num_asked
         if self._counts_once:
-            self._seen = {*state.taken, *state.surplus["pair_key"].to_pylist()}
+            self._seen = {*state.taken, *self._unique_keys(state.surplus).to_pylist()}
         self._batches, self._scored = self._read_from(self.cursor), iter(())
 
     @property
@@ -182,8 +190,8 @@ class LaneScan:
             self._give_back_surplus()
         return rows.slice(0, num_pairs)
 
-    def round_row(self, *, selected: int) -> pa.Table:
-        """The `rounds` row of this scan."""
+    def round_row(self, *, selected: int, pools: pa.ChunkedArray | None = None) -> pa.Table:
+        """The `rounds` row of this scan; `pools` are those of the selected pairs."""
         totals = self.totals
         row = {
             "outer_step": self.outer_step,
@@ -197,8 +205,21 @@ class LaneScan:
             "best_similarity": None if self.everything_passes else totals.best_similarity,
             "pool_passes": totals.scanned / self._pass_length,
             "histogram": totals.histogram.tolist(),
+            "pools": self._pool_counts(_count_pools(pools) if pools is not None else Counter()),
         }
         return pa.Table.from_pylist([row], schema=SCHEMAS["rounds"])
+
+    def _pool_counts(self, selected: Counter[str]) -> list[dict[str, Any]]:
+        names = self._order.names if isinstance(self._order, MixedOrder) else ()
+        return [
+            {
+                "pool": name,
+                "scanned": self.totals.scanned_of_pool[name],
+                "kept": self.totals.kept_of_pool[name],
+                "selected": selected[name],
+            }
+            for name in names
+        ]
 
     def metrics_record(self) -> dict[str, Any]:
         """The line of this scan in metrics.jsonl: its counts, and seconds by stage."""
@@ -245,6 +266,9 @@ class LaneScan:
         self.cursor = PoolCursor(*divmod(first, self._pass_length))
         self.totals.scanned -= len(self._surplus)
         self.totals.kept -= len(self._surplus)
+        given_back = _count_pools(self._surplus["pool"])
+        self.totals.scanned_of_pool -= given_back
+        self.totals.kept_of_pool -= given_back
         self._surplus = self._surplus.slice(0, 0)
         self._batches, self._scored = self._read_from(self.cursor), iter(())
 
@@ -307,11 +331,12 @@ class LaneScan:
             rows = self._scored_rows(batch, similarity[part], nearest[part], reason)
             kept = self._collect(rows.filter(mask))
             missed = rows.filter(~mask)
-            yield ScoredBatch(len(batch), similarity[part], kept, missed, batch.cursor)
+            yield ScoredBatch(rows["pool"], similarity[part], kept, missed, batch.cursor)
 
     def _keep_all(self, batch: CaptionBatch) -> ScoredBatch:
         rows = self._scored_rows(batch, None, None, EVERYTHING)
-        return ScoredBatch(len(batch), None, self._collect(rows), rows.slice(0, 0), batch.cursor)
+        kept, missed = self._collect(rows), rows.slice(0, 0)
+        return ScoredBatch(rows["pool"], None, kept, missed, batch.cursor)
 
     @property
     def _counts_once(self) -> bool:
@@ -320,9 +345,17 @@ class LaneScan:
     def _collect(self, rows: pa.Table) -> pa.Table:
         if not self._counts_once:
             return rows
-        fresh = rows.filter(first_of_each(rows["pair_key"], self._seen))
-        self._seen.update(fresh["pair_key"].to_pylist())
-        return fresh
+        keys = self._unique_keys(rows)
+        fresh = first_of_each(keys, self._seen)
+        self._seen.update(keys.filter(fresh).to_pylist())
+        return rows.filter(fresh)
+
+    def _unique_keys(self, rows: pa.Table) -> pa.ChunkedArray:
+        """What may be kept once in an outer step of `unique` collection."""
+        if isinstance(self._order, MixedOrder) and len(self._order.names) > 1:
+            # Two pools may have different pairs of the same key. No text key has a `|`.
+            return pc.binary_join_element_wise(rows["pair_key"], rows["pool"], "|")
+        return rows["pair_key"]
 
     def _texts(self, batch: CaptionBatch) -> list[str]:
         """The texts that are scored: captions, tags augmented anew at each visit."""
@@ -352,13 +385,16 @@ class LaneScan:
             "metadata_id": ids,
             "metadata_text": self.entry_names.take(ids),
             "reason": pa.repeat(reason, len(rows)),
+            "pool": rows["pool"] if "pool" in rows.column_names else pa.nulls(len(rows)),
         }
         return pa.table(columns).cast(_scored_schema())
 
     def _account(self, batch: ScoredBatch) -> None:
         totals = self.totals
-        totals.scanned += batch.num_captions
+        totals.scanned += len(batch.pools)
         totals.kept += len(batch.kept)
+        totals.scanned_of_pool += _count_pools(batch.pools)
+        totals.kept_of_pool += _count_pools(batch.kept["pool"])
         if batch.similarity is not None:
             totals.best_similarity = max(totals.best_similarity, float(batch.similarity.max()))
             clipped = np.clip(batch.similarity, -1, 1)
@@ -382,6 +418,8 @@ class LaneScan:
         needed = max(self._num_asked, 1)
         # In `unique` mode a caption counts once, however many passes have seen it.
         passes = totals.scanned / self._pass_length if self.config.collection == "unique" else 1.0
+        if isinstance(self._order, MixedOrder) and self.config.collection == "unique":
+            passes = self._order.repeats(totals.scanned)
         suggested = suggest_threshold(totals.histogram, round(needed * max(passes, 1.0)))
         if suggested is None:
             advice = (
@@ -414,5 +452,13 @@ def _scored_schema() -> pa.Schema:
             ("metadata_id", pa.int32()),
             ("metadata_text", pa.string()),
             ("reason", pa.string()),
+            ("pool", pa.string()),
         ]
     )
+
+
+def _count_pools(pools: pa.ChunkedArray) -> Counter[str]:
+    """Rows of each pool; none where nobody named it."""
+    counts = pools.drop_null().value_counts()
+    values = counts.field("values").to_pylist()
+    return Counter(dict(zip(values, counts.field("counts").to_pylist(), strict=True)))

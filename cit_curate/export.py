@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cit_curate.errors import BadInputError, ConfigError
-from cit_curate.ledger import Run
+from cit_curate.ledger import Run, same_key_error
 from cit_curate.pool.images import ImageRejected, image_suffix, read_image
+from cit_curate.pool.mixture import PoolMixture
 from cit_curate.query import ImageSource, PairSource, RunDatabase
 from cit_curate.shards import Sample, ShardWriter
 from indexes.durable import atomic_file, atomic_folder
@@ -27,27 +28,28 @@ COUNT_SUFFIXES = (".json", ".parquet", ".csv")
 # What a spreadsheet takes for a formula when a text cell starts with it.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
+# {key}, {order} and {p}: a pair's key, and in a run of several pools its pool besides.
 _COUNTS = "SELECT pair_key, count FROM counts ORDER BY pair_key"
-_COUNTS_PARTS = "SELECT pair_key, image_id, text_key, count FROM counts ORDER BY pair_key"
+_COUNTS_PARTS = "SELECT {key}, image_id, text_key, count FROM counts c ORDER BY {order}"
 _COUNTS_PAIRS = """
-SELECT c.pair_key, c.image_id, c.text_key, c.count, p.caption, p.image_uri
-FROM counts c LEFT JOIN pairs p ON p.image_id = c.image_id AND p.text_key = c.text_key
-ORDER BY c.pair_key
+SELECT {key}, c.image_id, c.text_key, c.count, p.caption, p.image_uri
+FROM counts c LEFT JOIN pairs p ON p.image_id = c.image_id AND p.text_key = c.text_key{p}
+ORDER BY {order}
 """
 # A pair may have been selected in several outer steps: its best similarity speaks for it.
 _SAMPLES = """
 WITH best AS (
-    SELECT pair_key, similarity, metadata_text, reason FROM selections
+    SELECT {key}, similarity, metadata_text, reason FROM selections c
     QUALIFY 1 = row_number() OVER (
-        PARTITION BY pair_key
+        PARTITION BY {key}
         ORDER BY similarity DESC NULLS LAST, outer_step, lane, scan_position)
 )
-SELECT c.pair_key, c.image_id, c.text_key, c.count, b.similarity, b.metadata_text, b.reason,
+SELECT {key}, c.image_id, c.text_key, c.count, b.similarity, b.metadata_text, b.reason,
        p.caption, p.image_uri, p.source
 FROM counts c
-LEFT JOIN best b USING (pair_key)
-LEFT JOIN pairs p ON p.image_id = c.image_id AND p.text_key = c.text_key
-ORDER BY c.pair_key
+LEFT JOIN best b ON b.pair_key = c.pair_key{b}
+LEFT JOIN pairs p ON p.image_id = c.image_id AND p.text_key = c.text_key{p}
+ORDER BY {order}
 """
 
 REJECT_SCHEMA = pa.schema(
@@ -70,18 +72,19 @@ class ExportedShards:
     rejects: Mapping[str, int]
 
 
-def export_counts(run: Run, path: Path, *, pool: PairSource | None = None) -> int:
+def export_counts(run: Run, path: Path, *, pool: PairSource | PoolMixture | None = None) -> int:
     """Write how often each pair was used (or selected, in a run that trained nothing).
 
     `.json` is `{pair_key: count}`. `.parquet` and `.csv` have pair_key, image_id, text_key, count
-    and, with a pool, caption and image_uri. In the CSV, a text that starts like a spreadsheet
-    formula gets a `'` in front.
+    and, with a pool, caption and image_uri; in a run of several pools, pool in front. In the CSV, a
+    text that starts like a spreadsheet formula gets a `'` in front.
 
     Returns:
         The number of pairs.
 
     Raises:
-        ConfigError: The name ends in something else.
+        ConfigError: The name ends in something else; or it is `.json`, and two pools have pairs of
+            the same key.
     """
     writers = {".json": _write_json, ".parquet": _write_parquet, ".csv": _write_csv}
     write = writers.get(path.suffix.lower())
@@ -90,12 +93,13 @@ def export_counts(run: Run, path: Path, *, pool: PairSource | None = None) -> in
     sql = _COUNTS_PARTS if pool is None else _COUNTS_PAIRS
     path.parent.mkdir(parents=True, exist_ok=True)
     with RunDatabase(run, pool) as database, atomic_file(path) as temporary:
-        return write(database.batches(_COUNTS if write is _write_json else sql), temporary)
+        sql = _COUNTS if write is _write_json else _with_keys(sql, run)
+        return write(database.batches(sql), temporary)
 
 
 def export_webdataset(
     run: Run,
-    pool: ImageSource,
+    pool: ImageSource | PoolMixture,
     folder: Path,
     *,
     pairs_per_shard: int = 1000,
@@ -104,12 +108,13 @@ def export_webdataset(
     """Write each distinct pair of the run once, with its image, as WebDataset tars.
 
     A sample is the image's own bytes, the pool's caption, and `.json` with pair_key, image_id,
-    text_key, count, similarity (the best one), metadata_text and reason. A pair whose image cannot
+    text_key, count, similarity (the best one), metadata_text and reason; in a run of several pools,
+    pool. A pair whose image cannot
     be opened is set aside in `rejects.parquet`.
 
     Args:
         run: The run whose counts are exported.
-        pool: The pool it was curated from.
+        pool: The pool it was curated from, or the mixture.
         folder: Absent or empty; it appears whole at the end.
         pairs_per_shard: Samples of each tar but the last.
         on_progress: Called with the pairs done and their total.
@@ -126,9 +131,10 @@ def export_webdataset(
         total = database.rows("SELECT count(*) AS total FROM counts")[0]["total"]
         with atomic_folder(folder) as temporary:
             shards = ShardWriter(temporary, "pairs", pairs_per_shard=pairs_per_shard)
-            with pq.ParquetWriter(temporary / "rejects.parquet", REJECT_SCHEMA) as writer:
+            schema = _reject_schema(run)
+            with pq.ParquetWriter(temporary / "rejects.parquet", schema) as writer:
                 done = 0
-                for batch in database.batches(_SAMPLES):
+                for batch in database.batches(_with_keys(_SAMPLES, run)):
                     set_aside = []
                     for row in batch.to_pylist():
                         try:
@@ -138,15 +144,39 @@ def export_webdataset(
                         done += 1
                         on_progress(done, total)
                     rejects.update(row["reason"] for row in set_aside)
-                    writer.write_table(pa.Table.from_pylist(set_aside, schema=REJECT_SCHEMA))
+                    writer.write_table(pa.Table.from_pylist(set_aside, schema=schema))
             entries = shards.close()
             num_pairs = sum(entry.rows for entry in entries)
             if total and not num_pairs:
                 raise BadInputError(
                     f"none of the {total:,} images could be opened ({_most_common(rejects)}); "
-                    f"check that the sources of {pool.path} are still where pool.json says"
+                    f"check that the sources of {_paths(pool)} are still where pool.json says"
                 )
     return ExportedShards(num_pairs, len(entries), dict(rejects))
+
+
+def _with_keys(sql: str, run: Run) -> str:
+    """SQL by pair key, or by pool and pair key."""
+    if not run.has_several_pools:
+        return sql.format(key="c.pair_key", order="c.pair_key", p="", b="")
+    return sql.format(
+        key="c.pool, c.pair_key",
+        order="c.pair_key, c.pool",
+        p=" AND p.pool = c.pool",
+        b=" AND b.pool = c.pool",
+    )
+
+
+def _reject_schema(run: Run) -> pa.Schema:
+    if not run.has_several_pools:
+        return REJECT_SCHEMA
+    return REJECT_SCHEMA.append(pa.field("pool", pa.string()))
+
+
+def _paths(pool: PairSource | PoolMixture) -> str:
+    if isinstance(pool, PoolMixture):
+        return " and ".join(str(each.pool.path) for each in pool)
+    return str(pool.path)
 
 
 def csv_text(value: object) -> object:
@@ -158,12 +188,16 @@ def csv_text(value: object) -> object:
 
 def _write_json(batches: Iterator[pa.RecordBatch], path: Path) -> int:
     num_pairs = 0
+    last = None
     with path.open("w", encoding="utf-8") as stream:
         stream.write("{")
         for batch in batches:
             for key, count in zip(
                 batch["pair_key"].to_pylist(), batch["count"].to_pylist(), strict=True
             ):
+                if key == last:  # they come in the order of their keys
+                    raise same_key_error(key)
+                last = key
                 stream.write(",\n" if num_pairs else "\n")
                 stream.write(f"{json.dumps(key, ensure_ascii=False)}: {count}")
                 num_pairs += 1
@@ -198,22 +232,24 @@ def _write_csv(batches: Iterator[pa.RecordBatch], path: Path) -> int:
     return num_pairs
 
 
-def _check_images(database: RunDatabase, pool: PairSource, folder: Path) -> None:
+def _check_images(database: RunDatabase, pool: PairSource | PoolMixture, folder: Path) -> None:
     sql = "SELECT 1 FROM pairs WHERE image_uri <> '' AND NOT regexp_matches(image_uri, '^https?:')"
     if not database.rows(f"{sql} LIMIT 1"):
         raise ConfigError(
-            f"{pool.path} has no images that can be opened, so there is nothing to put in shards; "
-            f"export the pairs themselves: {folder}.json or {folder}.parquet"
+            f"{_paths(pool)} has no images that can be opened, so there is nothing to put in "
+            f"shards; export the pairs themselves: {folder}.json or {folder}.parquet"
         )
 
 
-def _sample(row: Mapping[str, Any], pool: ImageSource) -> Sample:
+def _sample(row: Mapping[str, Any], pools: ImageSource | PoolMixture) -> Sample:
+    pool = pools if not isinstance(pools, PoolMixture) else pools.single or pools[row["pool"]]
     if row["caption"] is None:
         raise ImageRejected("missing_image", f"{pool.path} has no pair {row['pair_key']}")
     data = pool.image_bytes(row["image_uri"], row["source"])
     # Decoded once, so that nothing reaches a trainer that it cannot open.
     read_image(data)
-    names = ("pair_key", "image_id", "text_key", "count", "metadata_text", "reason")
+    names = ["pair_key", "image_id", "text_key", "count", "metadata_text", "reason"]
+    names += ["pool"] if "pool" in row else []
     info = {name: row[name] for name in names} | {"similarity": _rounded(row["similarity"])}
     return Sample(data, image_suffix(data), row["caption"], info)
 
@@ -225,13 +261,14 @@ def _rounded(similarity: float | None) -> float | None:
     return round(similarity, 7)
 
 
-def _reject_row(row: Mapping[str, Any], error: ImageRejected) -> dict[str, str]:
+def _reject_row(row: Mapping[str, Any], error: ImageRejected) -> dict[str, Any]:
     return {
         "pair_key": row["pair_key"],
         "image_uri": row["image_uri"] or "",
         "source": row["source"] or "",
         "reason": error.reason,
         "detail": error.detail,
+        "pool": row.get("pool"),
     }
 
 

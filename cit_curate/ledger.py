@@ -57,12 +57,25 @@ _SCANNED = [
     ("metadata_text", pa.string()),
 ]
 
+# What `rounds` says of one pool; over all pools of a row they add up to the row's own numbers.
+POOL_COUNTS = pa.struct(
+    [
+        ("pool", pa.string()),
+        ("scanned", pa.int64()),
+        ("kept", pa.int64()),
+        ("selected", pa.int64()),
+    ]
+)
+
+# Columns that came later (`pool`, `pools`) stand last; older files are read with null for them.
 SCHEMAS: Mapping[LedgerTable, pa.Schema] = {
     # What was kept, in arrival order. `reason`: threshold, min_ratio, everything, a policy, or
     # imported (with no similarity, metadata or encoder: nobody knows them).
-    "selections": pa.schema([*_SCANNED, ("reason", pa.string()), ("encoder", pa.string())]),
+    "selections": pa.schema(
+        [*_SCANNED, ("reason", pa.string()), ("encoder", pa.string()), ("pool", pa.string())]
+    ),
     # The best pairs that were not kept, per metadata entry, best first.
-    "near_misses": pa.schema([*_SCANNED, ("encoder", pa.string())]),
+    "near_misses": pa.schema([*_SCANNED, ("encoder", pa.string()), ("pool", pa.string())]),
     # One row: what the scan of this outer step saw. Its seconds are in metrics.jsonl, so that
     # the ledger of the same run is the same bytes.
     "rounds": pa.schema(
@@ -78,6 +91,8 @@ SCHEMAS: Mapping[LedgerTable, pa.Schema] = {
             ("best_similarity", pa.float32()),
             ("pool_passes", pa.float64()),
             ("histogram", pa.list_(pa.int64())),
+            # The same numbers of each pool, in the order they were given.
+            ("pools", pa.list_(POOL_COUNTS)),
         ]
     ),
     # Which pairs the weights have seen: updates from `first_update` to `last_update`, inclusive;
@@ -90,6 +105,7 @@ SCHEMAS: Mapping[LedgerTable, pa.Schema] = {
             ("times_used", pa.int64()),
             ("first_update", pa.int64()),
             ("last_update", pa.int64()),
+            ("pool", pa.string()),
         ]
     ),
     # Pairs that were kept but whose image could not be opened.
@@ -102,6 +118,7 @@ SCHEMAS: Mapping[LedgerTable, pa.Schema] = {
             ("image_uri", pa.string()),
             ("reason", pa.string()),
             ("detail", pa.string()),
+            ("pool", pa.string()),
         ]
     ),
 }
@@ -234,6 +251,11 @@ class Run:
         """The resolved configuration that the run was started with."""
         return dict(read_json(self.path / "config.json"))
 
+    @property
+    def has_several_pools(self) -> bool:
+        """Whether it was made from a mixture: a pair is then known by its pool and its key."""
+        return bool(self.config.get("pools"))
+
     def commits(self) -> list[Commit]:
         """The committed outer steps, in order.
 
@@ -265,23 +287,31 @@ class Run:
 
     def read(self, table: LedgerTable) -> pa.Table:
         """One ledger table over all committed outer steps."""
-        parts = [pq.ParquetFile(path).read() for path in self.files(table)]
         schema = SCHEMAS[table]
+        parts = [_as_now(pq.ParquetFile(path).read(), schema) for path in self.files(table)]
         return pa.concat_tables(parts) if parts else schema.empty_table()
 
     def counts(self) -> dict[str, int]:
         """The curated dataset: how often training used each pair, by pair key.
 
         A run that only curated has used nothing; there it is how often each pair was selected.
+
+        Raises:
+            ConfigError: Two pools have used pairs of the same key, so a key does not say which.
         """
+        keys = ["pool", "pair_key"] if self.has_several_pools else ["pair_key"]
         used = self.read("used")
         if len(used):
-            grouped = used.group_by("pair_key").aggregate([("times_used", "sum")])
+            grouped = used.group_by(keys).aggregate([("times_used", "sum")])
             values = grouped["times_used_sum"].to_pylist()
         else:
-            grouped = self.read("selections").group_by("pair_key").aggregate([([], "count_all")])
+            grouped = self.read("selections").group_by(keys).aggregate([([], "count_all")])
             values = grouped["count_all"].to_pylist()
-        return dict(sorted(zip(grouped["pair_key"].to_pylist(), values, strict=True)))
+        counts = dict(sorted(zip(grouped["pair_key"].to_pylist(), values, strict=True)))
+        if len(counts) < len(grouped):
+            named = grouped["pair_key"].value_counts().to_pylist()
+            raise same_key_error(next(each["values"] for each in named if each["counts"] > 1))
+        return counts
 
     def write_table(
         self, table: LedgerTable, rows: pa.Table, *, outer_step: int, lane: int
@@ -384,6 +414,21 @@ def _write_head(folder: Path, config: Mapping[str, Any], environment: Mapping[st
     (folder / "manifests").mkdir()
     write_json(folder / "environment.json", environment)
     write_json(folder / "config.json", config)
+
+
+def same_key_error(pair_key: str) -> ConfigError:
+    """That counts by pair key alone would merge pairs of different pools."""
+    return ConfigError(
+        f"the pair key {pair_key} is in more than one pool of this run, so counts by pair key "
+        "alone would merge different pairs; export .parquet or .csv, which have a column pool"
+    )
+
+
+def _as_now(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows of a ledger file with the columns that came later, as null."""
+    for name in schema.names[len(rows.schema) :]:
+        rows = rows.append_column(name, pa.nulls(len(rows), schema.field(name).type))
+    return rows
 
 
 def step_folder(outer_step: int) -> str:

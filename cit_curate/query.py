@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +19,9 @@ import duckdb
 import pyarrow as pa
 
 from cit_curate.errors import DamagedError, QueryError, ResourceError
-from cit_curate.ledger import LEDGER_TABLES, SCHEMAS, Commit, LedgerTable, Run
+from cit_curate.ledger import LEDGER_TABLES, POOL_COUNTS, SCHEMAS, Commit, LedgerTable, Run
 from cit_curate.one_select import check_select, short_message
+from cit_curate.pool.mixture import PoolMixture
 from indexes.durable import FileEntry, check_file
 
 DEFAULT_TIMEOUT_SECONDS = 60.0
@@ -37,16 +38,17 @@ _SQL_TYPES = {
     pa.float64(): "DOUBLE",
     pa.string(): "VARCHAR",
     pa.list_(pa.int64()): "BIGINT[]",
+    pa.list_(POOL_COUNTS): "STRUCT(pool VARCHAR, scanned BIGINT, kept BIGINT, selected BIGINT)[]",
 }
 
 # A text key has no `_` and is ASCII, so both halves of a pair key are found by its length.
 _COUNTS_VIEW = """
 CREATE VIEW counts AS
-SELECT pair_key,
+SELECT {keys},
        left(pair_key, length(pair_key) - length(split_part(pair_key, '_', -1)) - 1) AS image_id,
        split_part(pair_key, '_', -1) AS text_key,
        count
-FROM (SELECT pair_key, CAST({count} AS BIGINT) AS count FROM {table} GROUP BY pair_key)
+FROM (SELECT {keys}, CAST({count} AS BIGINT) AS count FROM {table} GROUP BY {keys})
 """
 
 
@@ -80,16 +82,25 @@ class ImageSource(PairSource, Protocol):
 class RunDatabase:
     """The views selections, near_misses, rounds, used, rejects, counts and, with a pool, pairs.
 
+    In a run of several pools a pair is known by its pool and its key: counts and pairs have a
+    column pool, too.
+
     Attributes:
         commits: The committed outer steps that the views show.
         views: Their names.
+        pool_sql: The pool of a row of a view, in SQL; `''` in a run of one pool.
     """
 
     def __init__(
-        self, run: Run, pool: PairSource | None = None, *, memory_limit: str = MEMORY_LIMIT
+        self,
+        run: Run,
+        pool: PairSource | PoolMixture | None = None,
+        *,
+        memory_limit: str = MEMORY_LIMIT,
     ) -> None:
         self.commits: list[Commit] = run.commits()
         self.views: tuple[str, ...] = (*LEDGER_TABLES, "counts")
+        self.pool_sql = "pool" if run.has_several_pools else "''"
         self._spill = Path(tempfile.mkdtemp(prefix="cit-query-"))
         self._connection = duckdb.connect(
             ":memory:",
@@ -101,7 +112,7 @@ class RunDatabase:
             },
         )
         try:
-            self._create_views(run, pool)
+            self._create_views(run, _by_name(pool))
         except BaseException:
             self.close()
             raise
@@ -171,7 +182,7 @@ class RunDatabase:
             if not num_batches:
                 yield pa.RecordBatch.from_pylist([], schema=reader.schema)
 
-    def _create_views(self, run: Run, pool: PairSource | None) -> None:
+    def _create_views(self, run: Run, pools: Mapping[str, PairSource]) -> None:
         sources: dict[str, list[Path]] = {
             table: [
                 check_file(run.path, entry, full=False)
@@ -181,8 +192,12 @@ class RunDatabase:
             ]
             for table in LEDGER_TABLES
         }
-        if pool is not None:
-            sources["pairs"] = [check_file(pool.path, part.file, full=False) for part in pool.parts]
+        pairs = {
+            name: [check_file(pool.path, part.file, full=False) for part in pool.parts]
+            for name, pool in pools.items()
+        }
+        if pools:
+            sources["pairs"] = [path for paths in pairs.values() for path in paths]
             self.views = (*self.views, "pairs")
         patterns = {name: [_pattern(path) for path in paths] for name, paths in sources.items()}
         allowed = [
@@ -192,9 +207,11 @@ class RunDatabase:
         with self._named_errors():
             self._connection.execute(f"SET allowed_paths = {_sql_list(allowed)}")
             for table in LEDGER_TABLES:
-                self._connection.execute(_ledger_view(table, patterns[table]))
+                self._connection.execute(self._ledger_view(table, patterns[table]))
             self._connection.execute(self._counts_view())
-            if pool is not None:
+            if pools and run.has_several_pools:
+                self._connection.execute(_mixed_pairs_view(pairs))
+            elif pools:
                 self._connection.execute(_pairs_view(patterns["pairs"]))
             for setting in (
                 "python_enable_replacements = false",
@@ -211,7 +228,25 @@ class RunDatabase:
         entries = [entry for commit in self.commits for entry in commit.files]
         was_used = any(entry.rows for entry in entries if entry.path.startswith("used/"))
         table, count = ("used", "sum(times_used)") if was_used else ("selections", "count(*)")
-        return _COUNTS_VIEW.format(table=table, count=count)
+        keys = "pair_key" if self.pool_sql == "''" else "pool, pair_key"
+        return _COUNTS_VIEW.format(table=table, count=count, keys=keys)
+
+    def _ledger_view(self, table: LedgerTable, patterns: Sequence[str]) -> str:
+        if not patterns:
+            columns = ", ".join(_null(field) for field in SCHEMAS[table])
+            return f"CREATE VIEW {table} AS SELECT {columns} WHERE false"
+        scan = _scan(patterns)
+        # A run only ever grows: what its first file has, all have.
+        if self._lacking(table, _scan(patterns[:1])):
+            scan = _scan(patterns, "union_by_name = true")
+        nulls = "".join(f", {_null(field)}" for field in self._lacking(table, scan))
+        return f"CREATE VIEW {table} AS SELECT *{nulls} FROM {scan}"  # noqa: S608 - our own names
+
+    def _lacking(self, table: LedgerTable, scan: str) -> list[pa.Field]:
+        """Columns of a ledger table that files of an older cit do not have."""
+        rows = self._connection.execute(f"DESCRIBE FROM {scan}").fetchall()
+        names = {str(row[0]) for row in rows}
+        return [field for field in SCHEMAS[table] if field.name not in names]
 
     @contextmanager
     def _time_limit(self, seconds: float) -> Iterator[None]:
@@ -264,7 +299,7 @@ def query_run(
     run: Run,
     sql: str,
     *,
-    pool: PairSource | None = None,
+    pool: PairSource | PoolMixture | None = None,
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     max_rows: int = DEFAULT_MAX_ROWS,
 ) -> pa.Table:
@@ -273,14 +308,27 @@ def query_run(
         return database.query(sql, timeout_seconds=timeout_seconds, max_rows=max_rows)
 
 
-def _ledger_view(table: LedgerTable, patterns: Sequence[str]) -> str:
-    if patterns:
-        return f"CREATE VIEW {table} AS FROM {_scan(patterns)}"
-    columns = ", ".join(
-        f"CAST(NULL AS {_SQL_TYPES[field.type]}) AS {_identifier(field.name)}"
-        for field in SCHEMAS[table]
-    )
-    return f"CREATE VIEW {table} AS SELECT {columns} WHERE false"
+def _by_name(pool: PairSource | PoolMixture | None) -> dict[str, PairSource]:
+    """The pools whose pairs are shown, by what the ledger calls them."""
+    if pool is None:
+        return {}
+    if isinstance(pool, PoolMixture):
+        return {each.name: each.pool for each in pool}
+    return {"": pool}
+
+
+def _null(field: pa.Field) -> str:
+    return f"CAST(NULL AS {_SQL_TYPES[field.type]}) AS {_identifier(field.name)}"
+
+
+def _mixed_pairs_view(pairs: Mapping[str, Sequence[Path]]) -> str:
+    # A pool may carry a column `pool` along; here the name means the pool itself.
+    selects = [
+        f"SELECT {_literal(name)} AS pool, concat(image_id, '_', text_key) AS pair_key, "  # noqa: S608
+        f"COLUMNS(c -> c <> 'pool') FROM {_scan([_pattern(path) for path in paths])}"
+        for name, paths in pairs.items()
+    ]
+    return f"CREATE VIEW pairs AS {' UNION ALL BY NAME '.join(selects)}"
 
 
 def _pairs_view(patterns: Sequence[str]) -> str:
@@ -294,9 +342,10 @@ def _pairs_view(patterns: Sequence[str]) -> str:
     )
 
 
-def _scan(patterns: Sequence[str]) -> str:
+def _scan(patterns: Sequence[str], *options: str) -> str:
     # Without the flag, the folder name `step=000001` would become a column.
-    return f"read_parquet({_sql_list(patterns)}, hive_partitioning = false)"
+    settings = ", ".join(["hive_partitioning = false", *options])
+    return f"read_parquet({_sql_list(patterns)}, {settings})"
 
 
 def _pattern(path: Path) -> str:

@@ -62,7 +62,8 @@ class CaptionBatch:
     """Captions in the order they are scanned.
 
     Attributes:
-        rows: Table with `PAIR_COLUMNS`, all string, never null (image_uri "" = no image).
+        rows: Table with `PAIR_COLUMNS`, all string, never null (image_uri "" = no image); and where
+            pools have names, `pool`.
         pass_index: int64 [batch], the pass that each caption belongs to.
         position: int64 [batch], its place within that pass of the lane.
         scan_position: int64 [batch], captions this lane had scanned before it, over all passes.
@@ -80,7 +81,7 @@ class CaptionBatch:
 
 
 class CaptionOrder(Protocol):
-    """Where a lane's captions come from; `cit_curate.pool.order.ScanOrder` is one."""
+    """Where a lane's captions come from; `ScanOrder` and `MixedOrder` of `cit_curate.pool` are."""
 
     @property
     def length(self) -> int:

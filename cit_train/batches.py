@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor
@@ -200,7 +201,7 @@ def _next_samples(samples: Iterator[Sample], batch_size: int) -> list[Sample]:
 
 
 def count_uses(
-    pair_keys: Sequence[str],
+    rows: pa.Table,
     *,
     outer_step: int,
     lane: int,
@@ -210,23 +211,25 @@ def count_uses(
     """The `used` rows of a lane: times used, first and last update of each pair.
 
     Args:
-        pair_keys: What the lane was trained on, in order; all of each update.
+        rows: Table with `pair_key` and `pool`, what the lane was trained on, in order.
         outer_step: Its number.
         lane: The lane.
         first_update: The update that the first pairs were used in.
         pairs_per_update: Of this lane.
     """
-    uses: dict[str, dict[str, Any]] = {}
-    for place, key in enumerate(pair_keys):
+    uses: dict[tuple[str, str], dict[str, Any]] = {}
+    pairs = zip(rows["pool"].to_pylist(), rows["pair_key"].to_pylist(), strict=True)
+    for place, (pool, key) in enumerate(pairs):
         update = first_update + place // pairs_per_update
         row = uses.setdefault(
-            key,
+            (pool, key),
             {
                 "outer_step": outer_step,
                 "lane": lane,
                 "pair_key": key,
                 "times_used": 0,
                 "first_update": update,
+                "pool": pool,
             },
         )
         row["times_used"] += 1

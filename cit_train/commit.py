@@ -113,7 +113,7 @@ def _write_lane(
     place = {"outer_step": state.outer_step, "lane": scan.lane}
     pairs_per_update = session.config.curate.batch_size * session.config.train.accumulate
     uses = count_uses(
-        stream.rows["pair_key"].slice(0, num_updates * pairs_per_update).to_pylist(),
+        stream.rows.slice(0, num_updates * pairs_per_update),
         first_update=state.update - num_updates + 1,
         pairs_per_update=pairs_per_update,
         **place,

@@ -193,8 +193,9 @@ class EvaluationConfig:
 class RunConfig:
     """A whole run: every field of every part is a flag of `cit train`."""
 
-    pool: str = ""
-    """Folder made by `cit pool build`."""
+    pool: str | tuple[str, ...] = ""
+    """Folder made by `cit pool build`; or several, each with its share of the captions that are
+    looked at: --pool A=0.7 --pool B=0.3, or NAME:A=0.7 to give one another name."""
     selection: str = ""
     """Run whose selected pairs are trained on, all of them in turn, instead of curating anew: of
     `cit curate`, `cit train` or `cit import-counts`, made from the same pool."""

@@ -14,6 +14,7 @@ one. The commit of the outer step ends all this.
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -97,7 +98,8 @@ def write_selection(run: Run, selection: LaneSelection) -> list[FileEntry]:
         "surplus": state.surplus,
         "near_misses": state.near_misses,
     }
-    totals = {**asdict(state.totals), "histogram": state.totals.histogram.tolist()}
+    # Not asdict: it takes a Counter apart into pairs and counts those.
+    totals = {**vars(state.totals), "histogram": state.totals.histogram.tolist()}
     value = {
         "update": scan.update,
         "encoder": scan.encoder.fingerprint,
@@ -138,8 +140,14 @@ def read_selection(run: Run, scan: LaneScan) -> LaneSelection:
     selected, surplus, near_misses = (
         pq.ParquetFile(stem.with_name(f"{stem.name}-{name}.parquet")).read() for name in _TABLES
     )
+    saved = value["totals"]
     totals = ScanTotals(
-        **{**value["totals"], "histogram": np.asarray(value["totals"]["histogram"], dtype=np.int64)}
+        **{
+            **saved,
+            "histogram": np.asarray(saved["histogram"], dtype=np.int64),
+            "scanned_of_pool": Counter(saved["scanned_of_pool"]),
+            "kept_of_pool": Counter(saved["kept_of_pool"]),
+        }
     )
     state = ScanState(
         PoolCursor(**value["cursor"]),

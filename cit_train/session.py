@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from cit_curate.curation import Curator
 from cit_curate.environment import describe_environment
 from cit_curate.errors import ConfigError
 from cit_curate.ledger import Commit, Run
-from cit_curate.pool.pool import Pool
+from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.subset import subset_pool
 from cit_curate.records import PoolCursor
 from cit_curate.text_encoder import choose_device, load_text_tower, weights_sha256
@@ -48,7 +49,7 @@ class Session:
 
     config: RunConfig
     run: Run
-    pool: Pool
+    pools: PoolMixture
     curator: Curator
     trainer: Trainer
     processor: ProcessorMixin
@@ -83,7 +84,7 @@ def open_session(
     """
     world = world or World(StopSignals())
     lanes = world.lanes(config.curate.lanes)
-    whole = _open_pool(config)
+    whole = _open_pools(config)
     selection = _open_selection(config, out)  # before --overwrite removes anything
     if not resume and world.is_first:
         Run.check_free(out, overwrite=overwrite)
@@ -99,8 +100,7 @@ def open_session(
     autocast = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(precision)
     settings = {
         **flat(config),
-        "pool": str(whole.path.resolve()),
-        "pool_fingerprint": whole.fingerprint,
+        **whole.settings(),
         "metadata_fingerprint": curator.fingerprint,
         "precision": precision,
         **fingerprints,
@@ -108,17 +108,17 @@ def open_session(
     world.check_same("settings", settings)
     if world.is_first:
         run = _open_run(out, settings, curator, resume=resume, overwrite=overwrite)
-        pool = _narrowed(whole, config, run, selection)
+        pools = _narrowed(whole, config, run, selection)
         last, mid_step = _roll_back(run)
         clear_status(run.path)
     world.agree("seen the run opened", None)
     if not world.is_first:
         run = Run.open(out)
-        pool = _narrowed(whole, config, run, selection)
+        pools = _narrowed(whole, config, run, selection)
         last, mid_step = _last_commit(run), read_mid_step(run)
     world.run_folder = run.path
-    if pool is not whole:
-        curator = Curator(pool, config.metadata, config.curate_as, index_folder=index_folder)
+    if pools is not whole:
+        curator = Curator(pools, config.metadata, config.curate_as, index_folder=index_folder)
     statistics = image_statistics(model.config.vision_config)
     normalizer = Normalizer(statistics.mean, statistics.std)
     model.to(device).vision_model.to(memory_format=torch.channels_last)
@@ -149,7 +149,7 @@ def open_session(
     return Session(
         config,
         run,
-        pool,
+        pools,
         curator,
         trainer,
         processor,
@@ -162,17 +162,26 @@ def open_session(
     )
 
 
-def _open_pool(config: RunConfig) -> Pool:
-    """The pool that the config names, once it has images."""
+def _open_pools(config: RunConfig) -> PoolMixture:
+    """The pools that the config names, once each has images."""
     if not config.pool:
         raise ConfigError("--pool is missing: give a folder made by `cit pool build`")
-    pool = Pool.open(config.pool)
-    if not pool.has_images:
+    pools = PoolMixture.open(config.pool)
+    for each in pools:
+        if each.pool.has_images:
+            continue
         raise ConfigError(
-            f"{config.pool} names no images, and training needs them; "
+            f"{each.pool.path} names no images, and training needs them; "
             "curate without training with `cit curate`, or build the pool with --image COLUMN"
         )
-    return pool
+    if pools.single is None and (config.selection or config.max_sample is not None):
+        flag = "--selection" if config.selection else "--max-sample"
+        raise ConfigError(
+            f"{flag} cuts pairs out of one pool, and --pool names {len(pools)}; make one pool "
+            "first: export what a run selected to a folder (cit export RUN PAIRS) and build a pool "
+            "from it (cit pool build PAIRS --out POOL)"
+        )
+    return pools
 
 
 def _open_selection(config: RunConfig, out: Path) -> Run | None:
@@ -211,20 +220,25 @@ def _open_run(
     return run
 
 
-def _narrowed(pool: Pool, config: RunConfig, run: Run, selection: Run | None) -> Pool:
-    """What is trained on: the whole pool, or a copy of its captions in RUN/pool with some pairs.
+def _narrowed(
+    pools: PoolMixture, config: RunConfig, run: Run, selection: Run | None
+) -> PoolMixture:
+    """What is trained on: the pools, or a copy of its captions in RUN/pool with some pairs.
 
     Raises:
         ConfigError: The selection is no run of this pool; a new run is then removed again.
     """
-    if selection is None and config.max_sample is None:
-        return pool
+    if pools.single is None or (selection is None and config.max_sample is None):
+        return pools
     try:
-        return subset_pool(pool, run.path / "pool", run=selection, max_images=config.max_sample)
+        subset = subset_pool(
+            pools.single, run.path / "pool", run=selection, max_images=config.max_sample
+        )
     except ConfigError:
         if not run.commits():
             shutil.rmtree(run.path)
         raise
+    return PoolMixture([(pools.pools[0].name, subset, Fraction(1))])
 
 
 def _own_device(name: str, world: World) -> torch.device:

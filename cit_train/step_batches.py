@@ -68,7 +68,7 @@ def open_streams(
     lanes = [
         ShardStream(
             session.run,
-            session.pool,
+            session.pools,
             each.scan,
             each.rows,
             num_pairs=num_batches * session.config.curate.batch_size,
@@ -144,6 +144,6 @@ def _what_images_allow(session: Session, streams: Streams, state: TrainState) ->
         raise BadInputError(
             f"outer step {state.outer_step} has too few images that can be opened for one update "
             f"of {config.curate.batch_size * config.train.accumulate} pairs; lower --threshold or "
-            f"--batch-size, and check the pool's image root with: cit pool info {session.pool.path}"
+            f"--batch-size, and check the pool's image root with: {session.pools.info_commands}"
         )
     return updates, num_batches - updates * config.train.accumulate

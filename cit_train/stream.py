@@ -18,7 +18,7 @@ from cit_curate.curator import LaneScan
 from cit_curate.errors import BadInputError
 from cit_curate.ledger import SCHEMAS, Run, step_folder
 from cit_curate.pool.images import ImageRejected, image_suffix, read_image
-from cit_curate.pool.pool import Pool
+from cit_curate.pool.mixture import PoolMixture
 from cit_curate.shards import Sample, ShardWriter, closed_shards
 from indexes.durable import read_json, write_json
 
@@ -52,7 +52,7 @@ class ShardStream(threading.Thread):
     def __init__(
         self,
         run: Run,
-        pool: Pool,
+        pools: PoolMixture,
         scan: LaneScan,
         selection: pa.Table,
         *,
@@ -65,7 +65,7 @@ class ShardStream(threading.Thread):
         self.error: BaseException | None = None
         self.rows = selection.slice(0, 0)
         self.folder = shard_folder(run, scan.outer_step)
-        self._pool = pool
+        self._pools = pools
         self.scan = scan
         self._max_pixels = max_pixels
         self._is_decoded = is_decoded
@@ -136,9 +136,7 @@ class ShardStream(threading.Thread):
             if image is None:  # the passes are over, and the policy is to train on what there is
                 continue
             if is_new:
-                fields = row.to_pylist()[0]
-                sample = Sample(image, image_suffix(image), fields["caption"], _info(fields))
-                self._add(writer, sample)
+                self._add(writer, self._sample(row.to_pylist()[0], image))
             written.append(row)
         self._write_rejects()
         writer.close()
@@ -174,6 +172,13 @@ class ShardStream(threading.Thread):
     def _rejects_path(self) -> Path:
         return self.folder / f"{lane_prefix(self.scan.lane)}.rejects.json"
 
+    def _sample(self, fields: Mapping[str, Any], image: bytes) -> Sample:
+        names = ["pair_key", "image_id", "text_key", "similarity", "metadata_text", "reason"]
+        if len(self._pools) > 1:
+            names.append("pool")
+        info = {name: fields[name] for name in names}
+        return Sample(image, image_suffix(image), fields["caption"], info)
+
     def _image_or_none(self, row: pa.Table, *, is_new: bool) -> bytes | None:
         """The image's bytes, once it decodes; a rejected image is written down.
 
@@ -186,7 +191,8 @@ class ShardStream(threading.Thread):
                 if fields["scan_position"] in self._known_rejects:
                     raise self._known_rejects[fields["scan_position"]]
             else:
-                image = self._pool.image_bytes(fields["image_uri"], fields["source"])
+                pool = self._pools[fields["pool"]]
+                image = pool.image_bytes(fields["image_uri"], fields["source"])
                 if not self._is_decoded(image):
                     read_image(image, max_pixels=self._max_pixels)
         except ImageRejected as error:
@@ -204,6 +210,7 @@ class ShardStream(threading.Thread):
                 **{name: fields[name] for name in names},
                 "reason": error.reason,
                 "detail": error.detail,
+                "pool": fields["pool"],
             }
         )
         if error.reason == "no_image":  # the pool says so itself: nothing is wrong with it
@@ -217,10 +224,5 @@ class ShardStream(threading.Thread):
                 f"cannot be opened ({self._in_a_row} in a row); the last one is "
                 f"{fields['image_uri']} of source {fields['source']}: {error.reason}, "
                 f"{error.detail}. Check the image root of the pool with: cit pool info "
-                f"{self._pool.path}"
+                f"{self._pools[fields['pool']].path}"
             )
-
-
-def _info(fields: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("pair_key", "image_id", "text_key", "similarity", "metadata_text", "reason")
-    return {name: fields[name] for name in names}

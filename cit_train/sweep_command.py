@@ -19,6 +19,7 @@ from cit_train.config import RunConfig, flat
 from cit_train.recipes import recipe_help
 from cit_train.stopping import StoppedError
 from cit_train.sweeps import SWEEPS
+from cit_train.train_command import one_pool_flag
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def main(args: Sequence[str]) -> None:
         _sweep(runs, out or Path("runs") / name, as_json=json)
 
     style = (tyro.conf.FlagCreatePairsOff,)
-    tyro.cli(sweep, prog=f"cit sweep {name}", args=list(args[1:]), config=style)
+    tyro.cli(sweep, prog=f"cit sweep {name}", args=one_pool_flag(args[1:]), config=style)
 
 
 def _refuse_own_fields(config: RunConfig, base: RunConfig) -> None:

@@ -56,6 +56,7 @@ def main(args: Sequence[str]) -> None:
             cit train RECIPE --pool POOL --metadata classes.txt --out RUN
             cit train RECIPE --pool POOL --metadata classes.txt --out RUN --resume
             cit train RECIPE --pool POOL --metadata classes.txt --out RUN --nproc 4
+            cit train RECIPE --pool A=0.7 --pool B=0.3 --metadata classes.txt --out RUN
 
         TERM, INT, USR1, USR2 and HUP save the run where it is and end with code 75.
 
@@ -79,7 +80,28 @@ def main(args: Sequence[str]) -> None:
         _train(config, folder, resume, overwrite, as_json=json)
 
     config = (tyro.conf.FlagCreatePairsOff,)
-    tyro.cli(train, prog=f"cit train {name}", args=list(args[1:]), config=config)
+    tyro.cli(train, prog=f"cit train {name}", args=one_pool_flag(args[1:]), config=config)
+
+
+def one_pool_flag(args: Sequence[str]) -> list[str]:
+    """Arguments in which `--pool A … --pool B` is one flag, `… --pool A B`, as tyro reads it."""
+    rest: list[str] = []
+    pools: list[str] = []
+    place = 0
+    while place < len(args):
+        name, equals, value = args[place].partition("=")
+        if name != "--pool":
+            rest.append(args[place])
+            place += 1
+        elif equals:
+            pools.append(value)
+            place += 1
+        else:
+            place += 1
+            while place < len(args) and not args[place].startswith("--"):
+                pools.append(args[place])
+                place += 1
+    return [*rest, "--pool", *pools] if len(pools) > 1 else list(args)
 
 
 def _launch(config: RunConfig, num_ranks: int, args: Sequence[str], out: Path) -> None:

@@ -80,6 +80,11 @@ def subset_pool(
         raise ValueError("give a run, max_images, or both; all pairs of a pool are the pool")
     if max_images is not None and max_images < 1:
         raise ConfigError(f"max_images is {max_images}; it must be at least 1")
+    if run is not None and run.has_several_pools:
+        raise ConfigError(
+            f"{run.path} selected pairs of several pools, and a selection is cut out of one; make "
+            "one pool of it first: cit export RUN PAIRS, then cit pool build PAIRS --out POOL"
+        )
     out = out.absolute()
     origin = SubsetOrigin(
         pool_name=pool.name,

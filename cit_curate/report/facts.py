@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cit_curate.ledger import HISTOGRAM_BINS, Run
+from cit_curate.pool.mixture import run_pools
 from cit_curate.query import RunDatabase
 from indexes.durable import read_json
 
@@ -28,39 +29,41 @@ _HISTOGRAM = """
 SELECT bin, CAST(sum(histogram[bin]) AS BIGINT) AS count
 FROM rounds, range(1, $1) AS bins(bin) GROUP BY bin ORDER BY bin
 """
+# In these queries {pool} is the pool of a pair, or `''` in a run of one pool (`pool_sql`).
 _CLASSES = """
-SELECT metadata_id, any_value(metadata_text) AS name, count(DISTINCT pair_key) AS pairs
+SELECT metadata_id, any_value(metadata_text) AS name, count(DISTINCT ({keys})) AS pairs
 FROM selections GROUP BY metadata_id ORDER BY pairs DESC, metadata_id
 """
 # The best and the worst kept pairs of each class. A pair that is among the best is not shown again.
 _KEPT = """
 WITH kept AS (
-    SELECT metadata_id, pair_key, max(similarity) AS similarity
+    SELECT metadata_id, {pool} AS pool, pair_key, max(similarity) AS similarity
     FROM selections WHERE metadata_id IN (SELECT unnest($1::INTEGER[]))
-    GROUP BY metadata_id, pair_key),
+    GROUP BY ALL),
 ranked AS (
-    SELECT *, row_number() OVER (PARTITION BY metadata_id ORDER BY similarity DESC, pair_key) best,
-              row_number() OVER (PARTITION BY metadata_id ORDER BY similarity, pair_key) worst
+    SELECT *,
+        row_number() OVER (PARTITION BY metadata_id ORDER BY similarity DESC, pair_key, pool) best,
+        row_number() OVER (PARTITION BY metadata_id ORDER BY similarity, pair_key, pool) worst
     FROM kept)
-SELECT metadata_id, pair_key, similarity, best, worst FROM ranked
+SELECT metadata_id, pool, pair_key, similarity, best, worst FROM ranked
 WHERE best <= $2 OR worst <= $2 ORDER BY metadata_id, best
 """
 # A pair that another outer step did keep is no near miss.
 _MISSED = """
 WITH missed AS (
-    SELECT metadata_id, pair_key, max(similarity) AS similarity
-    FROM near_misses ANTI JOIN selections USING (pair_key)
+    SELECT metadata_id, {pool} AS pool, pair_key, max(similarity) AS similarity
+    FROM near_misses ANTI JOIN selections USING ({keys})
     WHERE metadata_id IN (SELECT unnest($1::INTEGER[]))
-    GROUP BY metadata_id, pair_key)
-SELECT metadata_id, pair_key, similarity FROM missed
-QUALIFY row_number() OVER (PARTITION BY metadata_id ORDER BY similarity DESC, pair_key) <= $2
-ORDER BY metadata_id, similarity DESC, pair_key
+    GROUP BY ALL)
+SELECT metadata_id, pool, pair_key, similarity FROM missed
+QUALIFY row_number() OVER (PARTITION BY metadata_id ORDER BY similarity DESC, pair_key, pool) <= $2
+ORDER BY metadata_id, similarity DESC, pair_key, pool
 """
 # Pairs that no similarity chose, as before `skip_until` or in imported counts: the most used ones.
 _UNSCORED = """
-SELECT pair_key, count AS uses FROM counts
-WHERE pair_key IN (SELECT pair_key FROM selections WHERE metadata_id IS NULL)
-ORDER BY uses DESC, pair_key LIMIT $1
+SELECT {pool} AS pool, pair_key, count AS uses FROM counts
+WHERE ({keys}) IN (SELECT ({keys}) FROM selections WHERE metadata_id IS NULL)
+ORDER BY uses DESC, pair_key, pool LIMIT $1
 """
 # How many pairs were used once, 2 to 3 times, 4 to 7 times, and so on.
 _USES = """
@@ -72,9 +75,27 @@ SELECT text_key, count(*) AS pairs FROM counts GROUP BY text_key ORDER BY pairs 
 LIMIT $1
 """
 _PAIRS = """
-SELECT pair_key, caption, image_uri, source FROM pairs
+SELECT {pool} AS pool, pair_key, caption, image_uri, source FROM pairs
 WHERE image_id IN (SELECT unnest($1::VARCHAR[])) AND pair_key IN (SELECT unnest($2::VARCHAR[]))
 """
+# What each pool gave, in the order that the pools were named.
+_POOLS = """
+WITH each AS (SELECT unnest(pools) AS pool, generate_subscripts(pools, 1) AS place FROM rounds)
+SELECT pool.pool AS name, CAST(sum(pool.scanned) AS BIGINT) AS scanned,
+       CAST(sum(pool.kept) AS BIGINT) AS kept, CAST(sum(pool.selected) AS BIGINT) AS selected
+FROM each GROUP BY ALL ORDER BY min(place)
+"""
+
+
+@dataclass(frozen=True)
+class PoolFacts:
+    """What one pool of several gave, over all outer steps; `weight` is its share of the scan."""
+
+    name: str
+    weight: float
+    scanned: int
+    kept: int
+    selected: int
 
 
 @dataclass(frozen=True)
@@ -105,6 +126,12 @@ class Example:
     caption: str
     image_uri: str
     source: str
+    pool: str = ""  # in a run of several
+
+    @property
+    def title(self) -> str:
+        """Its pair key, and in a run of several pools its pool."""
+        return f"{self.pool}: {self.pair_key}" if self.pool else self.pair_key
 
 
 @dataclass(frozen=True)
@@ -161,6 +188,7 @@ class RunFacts:
         losses: (update, loss).
         rejects: (reason, pairs) of kept pairs whose image could not be opened; of imported
             counts, the entries that were set aside.
+        pools: Only of a run of several.
         imported: Only of imported counts.
     """
 
@@ -177,13 +205,14 @@ class RunFacts:
     evaluations: tuple[Evaluation, ...]
     losses: tuple[tuple[float, float], ...]
     rejects: tuple[tuple[str, int], ...]
+    pools: tuple[PoolFacts, ...] = ()
     imported: ImportedFacts | None = None
 
 
 def collect_facts(run: Run, database: RunDatabase) -> RunFacts:
     """Read what the page shows of a run's committed outer steps."""
     steps = tuple(_step(row) for row in database.rows(_STEPS))
-    classes = database.rows(_CLASSES)
+    classes = database.rows(_with_pool(_CLASSES, database))
     last_update = database.commits[-1].update if database.commits else -1
     metrics = [record for record in run.metrics() if record.get("update", 0) <= last_update]
     reasons = database.rows(
@@ -214,6 +243,7 @@ def collect_facts(run: Run, database: RunDatabase) -> RunFacts:
             if record.get("kind") == "train"
         ),
         rejects=tuple((row["reason"], row["pairs"]) for row in reasons),
+        pools=_pools(database, config),
         imported=_imported(database, config),
     )
 
@@ -285,6 +315,20 @@ def _imported(database: RunDatabase, config: Mapping[str, Any]) -> ImportedFacts
     )
 
 
+def _with_pool(sql: str, database: RunDatabase) -> str:
+    pool = database.pool_sql
+    return sql.format(pool=pool, keys="pool, pair_key" if pool == "pool" else "pair_key")
+
+
+def _pools(database: RunDatabase, config: Mapping[str, Any]) -> tuple[PoolFacts, ...]:
+    weights = {pool["name"]: float(pool["weight"]) for pool in run_pools(config)}
+    if not weights:
+        return ()
+    return tuple(
+        PoolFacts(weight=weights.get(row["name"], math.nan), **row) for row in database.rows(_POOLS)
+    )
+
+
 def _histogram(database: RunDatabase) -> tuple[int, ...]:
     counts = [0] * HISTOGRAM_BINS
     for row in database.rows(_HISTOGRAM, [HISTOGRAM_BINS + 1]):
@@ -296,18 +340,16 @@ def _with_examples(
     database: RunDatabase, classes: Sequence[Mapping[str, Any]]
 ) -> tuple[ClassFacts, ...]:
     ids = [row["metadata_id"] for row in classes if row["metadata_id"] is not None]
-    kept = database.rows(_KEPT, [ids, EXAMPLES])
-    missed = database.rows(_MISSED, [ids, EXAMPLES])
-    unscored = database.rows(_UNSCORED, [2 * EXAMPLES]) if len(ids) < len(classes) else []
+    kept = database.rows(_with_pool(_KEPT, database), [ids, EXAMPLES])
+    missed = database.rows(_with_pool(_MISSED, database), [ids, EXAMPLES])
+    unscored = []
+    if len(ids) < len(classes):
+        unscored = database.rows(_with_pool(_UNSCORED, database), [2 * EXAMPLES])
     pairs = _pairs_of(database, [row["pair_key"] for row in (*kept, *missed, *unscored)])
-    most_used = tuple(_example(row, pairs.get(row["pair_key"], {})) for row in unscored)
+    most_used = tuple(_example(row, pairs) for row in unscored)
 
     def examples(rows: Sequence[Mapping[str, Any]], metadata_id: int | None) -> tuple[Example, ...]:
-        return tuple(
-            _example(row, pairs.get(row["pair_key"], {}))
-            for row in rows
-            if row["metadata_id"] == metadata_id
-        )
+        return tuple(_example(row, pairs) for row in rows if row["metadata_id"] == metadata_id)
 
     best = [row for row in kept if row["best"] <= EXAMPLES]
     worst = [row for row in kept if row["best"] > EXAMPLES]
@@ -325,15 +367,17 @@ def _with_examples(
     )
 
 
-def _pairs_of(database: RunDatabase, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _pairs_of(database: RunDatabase, keys: Sequence[str]) -> dict[tuple[str, str], dict[str, Any]]:
     if "pairs" not in database.views:
         return {}
     # The image id stands in the files themselves, so most row groups are skipped by it.
     image_ids = [key.rpartition("_")[0] for key in keys]
-    return {row["pair_key"]: row for row in database.rows(_PAIRS, [image_ids, list(keys)])}
+    rows = database.rows(_with_pool(_PAIRS, database), [image_ids, list(keys)])
+    return {(row["pool"], row["pair_key"]): row for row in rows}
 
 
-def _example(row: Mapping[str, Any], pair: Mapping[str, Any]) -> Example:
+def _example(row: Mapping[str, Any], pairs: Mapping[tuple[str, str], Mapping[str, Any]]) -> Example:
+    pair = pairs.get((row["pool"], row["pair_key"]), {})
     return Example(
         pair_key=row["pair_key"],
         similarity=_number(row, "similarity"),
@@ -341,6 +385,7 @@ def _example(row: Mapping[str, Any], pair: Mapping[str, Any]) -> Example:
         caption=shortened(pair.get("caption", ""), MAX_CAPTION),
         image_uri=pair.get("image_uri", ""),
         source=pair.get("source", ""),
+        pool=row["pool"],
     )
 
 

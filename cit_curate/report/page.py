@@ -11,9 +11,10 @@ from pathlib import Path
 import jinja2
 
 from cit_curate.ledger import Run
+from cit_curate.pool.mixture import PoolMixture
 from cit_curate.query import ImageSource, RunDatabase
 from cit_curate.report import charts
-from cit_curate.report.facts import MAX_CLASSES, RunFacts, collect_facts
+from cit_curate.report.facts import MAX_CLASSES, Example, RunFacts, collect_facts
 from cit_curate.report.thumbnails import Thumbnail, pool_thumbnail
 from indexes.durable import atomic_file
 
@@ -21,12 +22,13 @@ from indexes.durable import atomic_file
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def build_report(run: Run, pool: ImageSource | None, out: Path) -> Path:
+def build_report(run: Run, pool: ImageSource | PoolMixture | None, out: Path) -> Path:
     """Write the page of a run's committed outer steps.
 
     Args:
         run: A run, finished or not.
-        pool: Where captions and pictures come from; without it the page shows pair keys.
+        pool: Where captions and pictures come from, one pool or a mixture; without it the page
+            shows pair keys.
         out: The HTML file; it is replaced.
 
     Returns:
@@ -42,7 +44,7 @@ def build_report(run: Run, pool: ImageSource | None, out: Path) -> Path:
     return out
 
 
-def _rendered(facts: RunFacts, pool: ImageSource | None) -> str:
+def _rendered(facts: RunFacts, pool: ImageSource | PoolMixture | None) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("cit_curate.report", "."),
         autoescape=True,
@@ -138,9 +140,9 @@ def _charts(facts: RunFacts) -> dict[str, str]:
     }
 
 
-def _thumbnails(facts: RunFacts, pool: ImageSource | None) -> dict[str, Thumbnail]:
+def _thumbnails(facts: RunFacts, pool: ImageSource | PoolMixture | None) -> dict[str, Thumbnail]:
     examples = {
-        example.pair_key: example
+        example.title: example
         for entry in facts.classes
         for example in (
             *entry.most_used,
@@ -150,9 +152,15 @@ def _thumbnails(facts: RunFacts, pool: ImageSource | None) -> dict[str, Thumbnai
         )
     }
     return {
-        key: pool_thumbnail(pool, example.image_uri, example.source)
-        for key, example in examples.items()
+        title: pool_thumbnail(_pool_of(example, pool), example.image_uri, example.source)
+        for title, example in examples.items()
     }
+
+
+def _pool_of(example: Example, pool: ImageSource | PoolMixture | None) -> ImageSource | None:
+    if not isinstance(pool, PoolMixture):
+        return pool
+    return pool.single or pool[example.pool]
 
 
 def _percent(value: float) -> str:

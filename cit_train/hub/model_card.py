@@ -18,6 +18,7 @@ from transformers import AutoConfig
 from cit_curate.hub import HUB_PREFIX
 from cit_curate.ledger import Run
 from cit_curate.packaged import PACKAGED
+from cit_curate.pool.mixture import run_pools
 from cit_curate.query import RunDatabase
 from cit_curate.report.facts import shortened
 from indexes.durable import read_json
@@ -187,9 +188,17 @@ def _curation(run: Run, update: int | None) -> _Curation:
 def _data(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     fingerprints = (settings.get(f"{name}_fingerprint", "") for name in ("pool", "metadata"))
     pool, metadata = (f" (fingerprint {inert(value)})" if value else "" for value in fingerprints)
+    pools = [
+        (
+            f"pool {inert(_short(each['name']))}",
+            f"{100 * each['weight']:.3g} % of the scanned captions "
+            f"(fingerprint {inert(each['fingerprint'])})",
+        )
+        for each in run_pools(settings)
+    ]
     prompts = ", ".join(inert(prompt) for prompt in settings.get("templates", ()))
     return (
-        ("pool", f"{_last_part(settings.get('pool', ''))}{pool}"),
+        *(pools or [("pool", f"{_last_part(settings.get('pool', ''))}{pool}")]),
         ("class names", f"{_last_part(settings.get('metadata', ''))}{metadata}"),
         ("class names are curated as", prompts),
     )
@@ -259,9 +268,17 @@ def _public(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The settings without the folders of the machine: a path is shown as its last part."""
     return [
         (name, _short(", ".join(_without_folders(str(entry)) for entry in values)))
-        for name, value in settings.items()
+        for name, value in _with_pool_names(settings).items()
         if (values := value if isinstance(value, list) else [value])
     ]
+
+
+def _with_pool_names(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings with `NAME=WEIGHT` for each of several pools, instead of their folders."""
+    pools = run_pools(settings)
+    if not pools:
+        return settings
+    return {**settings, "pools": [f"{pool['name']}={pool['weight']:g}" for pool in pools]}
 
 
 def _without_folders(value: str) -> str:

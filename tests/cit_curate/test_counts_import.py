@@ -107,6 +107,7 @@ def test_the_ledger_holds_the_pools_order_and_no_guesses(tmp_path: Path, pool: P
             "metadata_text": None,
             "reason": "imported",
             "encoder": "",
+            "pool": pool.name,
         }
         for key in ("00000007_desc", "a_b_tag")
     ]

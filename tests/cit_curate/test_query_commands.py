@@ -88,9 +88,9 @@ def test_the_pool_is_the_configured_one_unless_named(
     alone = small_run(tmp_path / "alone", pool=tmp_path / "gone").path
     with pytest.raises(QueryError, match="--pool POOL"):
         commands.query(alone, sql)
-    commands.query(alone, sql, pool=pool, csv=True)
+    commands.query(alone, sql, pool=(str(pool),), csv=True)
     with pytest.raises(ConfigError, match="no pool"):
-        commands.query(alone, sql, pool=tmp_path / "gone")
+        commands.query(alone, sql, pool=(str(tmp_path / "gone"),))
 
 
 def nasty_sql() -> str:
