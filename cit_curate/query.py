@@ -210,7 +210,7 @@ class RunDatabase:
                 self._connection.execute(self._ledger_view(table, patterns[table]))
             self._connection.execute(self._counts_view())
             if pools and run.has_several_pools:
-                self._connection.execute(_mixed_pairs_view(pairs))
+                self._connection.execute(self._mixed_pairs_view(pairs))
             elif pools:
                 self._connection.execute(_pairs_view(patterns["pairs"]))
             for setting in (
@@ -244,9 +244,22 @@ class RunDatabase:
 
     def _lacking(self, table: LedgerTable, scan: str) -> list[pa.Field]:
         """Columns of a ledger table that files of an older cit do not have."""
-        rows = self._connection.execute(f"DESCRIBE FROM {scan}").fetchall()
-        names = {str(row[0]) for row in rows}
+        names = self._columns(scan)
         return [field for field in SCHEMAS[table] if field.name not in names]
+
+    def _mixed_pairs_view(self, pairs: Mapping[str, Sequence[Path]]) -> str:
+        selects = []
+        for name, paths in pairs.items():
+            scan = _scan([_pattern(path) for path in paths])
+            # A pool may carry a column `pool` along; here the name means the pool itself.
+            others = "* EXCLUDE (pool)" if "pool" in self._columns(scan) else "*"
+            key = "concat(image_id, '_', text_key) AS pair_key"
+            selects.append(f"FROM {scan} SELECT {_literal(name)} AS pool, {key}, {others}")
+        return f"CREATE VIEW pairs AS {' UNION ALL BY NAME '.join(f'({s})' for s in selects)}"
+
+    def _columns(self, scan: str) -> set[str]:
+        rows = self._connection.execute(f"DESCRIBE FROM {scan}").fetchall()
+        return {str(row[0]) for row in rows}
 
     @contextmanager
     def _time_limit(self, seconds: float) -> Iterator[None]:
@@ -319,16 +332,6 @@ def _by_name(pool: PairSource | PoolMixture | None) -> dict[str, PairSource]:
 
 def _null(field: pa.Field) -> str:
     return f"CAST(NULL AS {_SQL_TYPES[field.type]}) AS {_identifier(field.name)}"
-
-
-def _mixed_pairs_view(pairs: Mapping[str, Sequence[Path]]) -> str:
-    # A pool may carry a column `pool` along; here the name means the pool itself.
-    selects = [
-        f"SELECT {_literal(name)} AS pool, concat(image_id, '_', text_key) AS pair_key, "  # noqa: S608
-        f"COLUMNS(c -> c <> 'pool') FROM {_scan([_pattern(path) for path in paths])}"
-        for name, paths in pairs.items()
-    ]
-    return f"CREATE VIEW pairs AS {' UNION ALL BY NAME '.join(selects)}"
 
 
 def _pairs_view(patterns: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """WebDataset tars: written whole or not at all, and read against their manifest.
 
 One sample is `{name}.jpg|png|webp` (the image's own bytes), `{name}.txt` (the caption) and
-`{name}.json` (pair key, similarity, metadata, reason). `name` is the escaped pair key, since
+`{name}.json` (pair key, similarity, metadata, reason). `name` is the escaped pair key (in a run of
+several pools `POOL/PAIR-KEY`), since
 webdataset cuts a name at its first dot. Beside each closed tar lies `{tar name}.json` with its
 count, size and SHA-256: a tar that is cut at any byte is refused, never read short.
 """
@@ -34,6 +35,12 @@ class Sample:
     def pair_key(self) -> str:
         """The real pair key, unescaped."""
         return str(self.info["pair_key"])
+
+    @property
+    def name(self) -> str:
+        """What tells it from other pairs: the pair key, behind its pool in a run of several."""
+        pool = self.info.get("pool")
+        return f"{pool}/{self.pair_key}" if pool else self.pair_key
 
 
 def member_name(pair_key: str) -> str:
@@ -94,7 +101,7 @@ class ShardWriter:
             wds.TarWriter(stream, encoder=False, mtime=0.0, format="PAX_FORMAT") as tar,
         ):
             for sample in self._pending:
-                name = member_name(sample.pair_key)
+                name = member_name(sample.name)
                 seen[name] += 1
                 # The same pair twice in one shard would read back as one sample.
                 unique = name if seen[name] == 1 else f"{name}+{seen[name]}"

@@ -179,7 +179,7 @@ def _open_pools(config: RunConfig) -> PoolMixture:
         raise ConfigError(
             f"{flag} cuts pairs out of one pool, and --pool names {len(pools)}; make one pool "
             "first: export what a run selected to a folder (cit export RUN PAIRS) and build a pool "
-            "from it (cit pool build PAIRS --out POOL)"
+            "from it (cit pool build PAIRS --image-id __key__ --out POOL)"
         )
     return pools
 

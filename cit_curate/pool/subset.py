@@ -83,7 +83,8 @@ def subset_pool(
     if run is not None and run.has_several_pools:
         raise ConfigError(
             f"{run.path} selected pairs of several pools, and a selection is cut out of one; make "
-            "one pool of it first: cit export RUN PAIRS, then cit pool build PAIRS --out POOL"
+            "one pool of it first: cit export RUN PAIRS, then cit pool build PAIRS "
+            "--image-id __key__ --out POOL"
         )
     out = out.absolute()
     origin = SubsetOrigin(

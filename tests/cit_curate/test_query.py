@@ -1,13 +1,18 @@
 import shutil
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from run_fixtures import row, scanned, small_pool, small_run, write_step
 
 from cit_curate.errors import DamagedError, QueryError, ResourceError
 from cit_curate.ledger import LEDGER_TABLES, SCHEMAS, Run
 from cit_curate.query import RunDatabase, query_run
+from cit_curate.report import build_report
+from indexes.durable import describe_file, read_json, write_json
 
 # FAULTS: Q1
 HOSTILE = [
@@ -291,3 +296,38 @@ def test_the_spill_folder_is_removed(
         query_run(run, "FROM nothing")
     assert list(tmp_path.iterdir()) == []
     shutil.rmtree(tmp_path)
+
+
+def older(run: Run, *, steps: Sequence[int]) -> Run:
+    """The run as if an older cit had written some of its outer steps: without pool and pools."""
+    for manifest in sorted((run.path / "manifests").glob("*.json")):
+        value = read_json(manifest)
+        if value["outer_step"] not in steps:
+            continue
+        for number, entry in enumerate(value["files"]):
+            path = run.path / entry["path"]
+            rows = pq.read_table(path)
+            names = [name for name in ("pool", "pools") if name in rows.column_names]
+            pq.write_table(rows.drop_columns(names), path)
+            value["files"][number] = asdict(describe_file(path, run.path, rows=len(rows)))
+        write_json(manifest, value)
+    return Run.open(run.path)
+
+
+@pytest.mark.parametrize("steps", [[0], [0, 1]])
+def test_a_run_of_before_there_were_several_pools_is_read_with_null_for_the_pool(
+    tmp_path: Path, steps: Sequence[int]
+) -> None:
+    run = small_run(tmp_path / "run")
+    counts = run.counts()
+    assert len(run.commits()) == 2
+    old = older(run, steps=steps)
+    assert old.counts() == counts
+    for table in LEDGER_TABLES:
+        rows = old.read(table)
+        assert rows.schema.names == SCHEMAS[table].names
+        shown = query_run(old, f"FROM {table}")
+        assert shown.schema.names == SCHEMAS[table].names
+        assert len(shown) == len(rows)
+    assert set(old.read("selections")["pool"].to_pylist()) == {None}
+    assert build_report(old, None, tmp_path / "r.html").is_file()
