@@ -279,7 +279,7 @@ def test_a_missing_pool_run_model_or_file_ends_with_2_and_is_named(
         ("curate", no, *text_flags(tiny), *out),
         ("curate", pool, *text_flags(tiny), "--metadata", no, *out),
         ("curate", pool, *text_flags(tiny), "--text-encoder", no, *out),
-        ("train", "default", *train_flags(tiny), "--pool", no, *out),
+        ("train", "default", *train_flags(tiny, str(no)), *out),
         ("train", "default", *train_flags(tiny), "--vision-encoder", no, *out),
         ("train", "default", *train_flags(tiny), "--eval-data", no, *out),
         ("eval", no, "--data", tiny / "pictures"),
