@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import make_config
+from tiny import make_config, make_moco_tower
 from transformers import AutoModel
 
 from cit_curate.ledger import LEDGER_TABLES, Run
-from cit_train.models import MocoConfig, MocoModel
+from cit_train.models import MocoModel
 from cit_train.outer_loop import train
 from cit_train.session import open_session
 from cit_train.trainer import TrainState, UpdateReport
@@ -22,13 +22,7 @@ HEAD = "vision_model.moco.head."
 @pytest.fixture(scope="module")
 def tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random MoCo tower of timm's smallest ViT, for pictures of 32 x 32."""
-    torch.manual_seed(4)
-    config = MocoConfig(
-        config_name="vit_tiny_patch16_224", image_size=32, projector_size=24, hidden_size=12
-    )
-    folder = tmp_path_factory.mktemp("moco")
-    MocoModel(config).save_pretrained(folder)
-    return folder
+    return make_moco_tower(tmp_path_factory.mktemp("moco"))
 
 
 def last(run: Run) -> dict[str, torch.Tensor]:

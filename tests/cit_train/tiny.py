@@ -22,6 +22,7 @@ from transformers import (
 from cit_curate.pool import Pool
 from cit_curate.sources.columns import Columns
 from cit_train.config import RunConfig, replace_fields
+from cit_train.models.timm_tower import MocoConfig, MocoModel
 from cit_train.recipes import default
 
 COLOURS = {
@@ -79,6 +80,16 @@ def make_vision_tower(folder: Path) -> Path:
         patch_size=8,
     )
     ViTModel(config).save_pretrained(folder)
+    return folder
+
+
+def make_moco_tower(folder: Path) -> Path:
+    """A random MoCo tower of timm's smallest ViT, for pictures of 32 x 32."""
+    torch.manual_seed(4)
+    config = MocoConfig(
+        config_name="vit_tiny_patch16_224", image_size=32, projector_size=24, hidden_size=12
+    )
+    MocoModel(config).save_pretrained(folder)
     return folder
 
 
