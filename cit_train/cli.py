@@ -38,6 +38,14 @@ VERBS = {
     ),
     "train": ("train on pairs that are curated while training", "cit_train.train_command:main"),
     "sweep": ("the runs of a sweep, one after another", "cit_train.sweep_command:main"),
+    "sweep status": (
+        "how the runs of a sweep, or of a folder, stand",
+        "cit_train.launch.status_command:status",
+    ),
+    "launch slurm": (
+        "a recipe, a sweep or an evaluation as jobs of a cluster",
+        "cit_train.launch.command:main",
+    ),
     "eval": (
         "zero-shot accuracy on the 26 tasks, or an image folder",
         "cit_train.evaluation.command:evaluate",
@@ -74,7 +82,7 @@ VERBS = {
     "report": ("one HTML page that shows what was picked", "cit_curate.commands:report"),
 }
 # Verbs that read their own arguments, because what comes first decides the flags.
-_OWN_ARGUMENTS = ("train", "sweep")
+_OWN_ARGUMENTS = ("train", "sweep", "launch slurm")
 
 
 def main() -> None:

@@ -1,0 +1,148 @@
+"""What is special about a cluster: a small TOML file of the user, never code."""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from cit_curate.errors import ConfigError
+
+# What cit decides for each job itself; another value would break its logs, signals or requeueing.
+_OWN_OPTIONS = frozenset(
+    {"array", "chdir", "error", "gpus_per_node", "job_name", "nodes", "ntasks_per_node"}
+    | {"open_mode", "output", "requeue", "no_requeue", "signal", "time"}
+)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OPTION = re.compile(r"--(?P<name>[a-z][a-z0-9-]*)(=(?P<value>.+))?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """The facts of one cluster; `""` and None leave a thing to SLURM's own defaults."""
+
+    partition: str = ""
+    """Queue of the jobs."""
+    account: str = ""
+    """Whom the time is charged to."""
+    qos: str = ""
+    """Quality of service."""
+    constraint: str = ""
+    """Features that the nodes must have."""
+    time: str = ""
+    """Time limit of a job when no --time is given, as HH:MM:SS."""
+    cpus_per_task: int | None = None
+    """Cores of each rank."""
+    mem_gb: int | None = None
+    """Memory of each node, in GB."""
+    sbatch: tuple[str, ...] = ()
+    """Further options of sbatch, such as "--exclusive" or "--mail-type=END"."""
+    modules: tuple[str, ...] = ()
+    """Environment modules that are loaded before the job starts."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of the job."""
+    python: str = ""
+    """Command that starts Python on the nodes; left out, the Python that launches."""
+
+    @property
+    def options(self) -> dict[str, str | bool]:
+        """`sbatch` as submitit takes it: name with underscores to value; True = without one."""
+        matches = (_OPTION.fullmatch(each) for each in self.sbatch)
+        return {m["name"].replace("-", "_"): m["value"] or True for m in matches if m is not None}
+
+    @property
+    def setup(self) -> list[str]:
+        """Lines of the batch script before the job."""
+        import shlex
+
+        lines = [f"module load {shlex.join(self.modules)}"] if self.modules else []
+        exports = self.environment.items()
+        return [*lines, *(f"export {name}={shlex.quote(value)}" for name, value in exports)]
+
+
+def cluster_path() -> Path:
+    """Where the file is looked for when none is named."""
+    home = os.environ.get("XDG_CONFIG_HOME", "")
+    # The XDG specification: a relative path there is invalid and is ignored.
+    folder = Path(home) if Path(home).is_absolute() else Path.home() / ".config"
+    return folder / "cit" / "cluster.toml"
+
+
+def read_cluster(path: Path | None = None) -> Cluster:
+    """The facts in `path`, or in the user's own file; without that, none.
+
+    Raises:
+        ConfigError: The file named is missing, is no TOML, or a key or a value in it is wrong.
+    """
+    found = path if path is not None else cluster_path()
+    try:
+        values = tomllib.loads(found.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if path is None:
+            return Cluster()
+        raise ConfigError(f"--cluster: there is no file {path}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{found} is not TOML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{found} cannot be read: {error.strerror}") from error
+    known = [each.name for each in fields(Cluster)]
+    for key in values:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
+            raise ConfigError(f"{found}: there is no key {key!r}{hint}")
+    return Cluster(**{key: _CHECKS[key](found, key, value) for key, value in values.items()})
+
+
+def _text(path: Path, key: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise ConfigError(f"{path}: {key} is {value!r}; it must be one line of text in quotes")
+    return value
+
+
+def _count(path: Path, key: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{path}: {key} is {value!r}; it must be a whole number of at least 1")
+    return value
+
+
+def _texts(path: Path, key: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ConfigError(f'{path}: {key} is {value!r}; it must be a list, such as ["…", "…"]')
+    return tuple(_text(path, f"an entry of {key}", each) for each in value)
+
+
+def _options(path: Path, key: str, value: Any) -> tuple[str, ...]:
+    options = _texts(path, key, value)
+    for option in options:
+        match = _OPTION.fullmatch(option)
+        if match is None:
+            raise ConfigError(
+                f"{path}: {key} has {option!r}; an option looks like --name or --name=value"
+            )
+        if match["name"].replace("-", "_") in _OWN_OPTIONS:
+            raise ConfigError(f"{path}: {key} has {option!r}, which cit sets for each job itself")
+    return options
+
+
+def _environment(path: Path, key: str, value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: {key} is {value!r}; it must be a table, [{key}]")
+    for name, each in value.items():
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"{path}: {key} has {name!r}, which is no name of a variable")
+        if not isinstance(each, str) or not (each.isprintable() or not each):
+            raise ConfigError(f"{path}: {key}.{name} is {each!r}; write it as text in quotes")
+    return dict(value)
+
+
+_CHECKS: Mapping[str, Callable[[Path, str, Any], Any]] = {
+    **dict.fromkeys(("partition", "account", "qos", "constraint", "time", "python"), _text),
+    **dict.fromkeys(("cpus_per_task", "mem_gb"), _count),
+    "sbatch": _options,
+    "modules": _texts,
+    "environment": _environment,
+}
