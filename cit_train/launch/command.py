@@ -102,7 +102,8 @@ def _check(plan: Plan, resources: Resources, flags: LaunchFlags) -> None:
 def _missing() -> str:
     """What of SLURM is not here; empty when all is."""
     absent = [name for name in ("sbatch", "srun") if shutil.which(name) is None]
-    return f"{' and '.join(absent)} not found on the PATH" if absent else ""
+    verb = "is" if len(absent) == 1 else "are"
+    return f"{' and '.join(absent)} {verb} not on the PATH" if absent else ""
 
 
 def _jobs(plan: Plan, resources: Resources, flags: LaunchFlags) -> "list[CitJob]":

@@ -201,6 +201,7 @@ def _collect(
                 job_id=job_id,
                 log=end.log,
                 code=1,
-                message=f"it ended without a word; see {submitted.paths.stderr}",
+                reason="it ended without a word",
+                message=f"{job.run}: it ended without a word; see {submitted.paths.stderr}",
             )
             on_end(end, report)

@@ -6,6 +6,7 @@ job holds plain texts and numbers only.
 """
 
 import os
+import shlex
 import signal
 import sys
 import time
@@ -90,7 +91,7 @@ class CitJob:
             die_with_parent()  # SLURM ends what it started; the local launcher may just be gone
         if is_first:
             Path(self.report).unlink(missing_ok=True)
-        reason = ""
+        refusal = ""
         with self._started(environment) as child:
             try:
                 code = child.wait()
@@ -101,12 +102,14 @@ class CitJob:
                         raise SystemExit(0)
                     self._await_decision()
             except _EndedError as end:
-                code, reason = child.code() or 0, str(end)
+                code, refusal = child.code() or 0, str(end)
+            reason = refusal or self._reason(code, child)
             message = self._message(code, reason, child)
         if is_first:
-            report = replace(report, code=code, message=message)
+            code_told = STOPPED if refusal or code in _STOPPED_CODES else code
+            report = replace(report, code=code_told, reason=reason, message=message)
             report.write(Path(self.report))
-        if code != 0 and (reason or code not in _STOPPED_CODES):
+        if code != 0 and (refusal or code not in _STOPPED_CODES):
             raise FailedCommandError(message)
         return STOPPED if code else 0
 
@@ -164,23 +167,29 @@ class CitJob:
         while time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
 
-    def _message(self, code: int, reason: str, child: Child) -> str:
-        """What a person needs to know; empty when it is done."""
+    def _reason(self, code: int, child: Child) -> str:
+        """What went wrong, in a line: as the run says, else as the command said last."""
         if code == 0:
             return ""
-        if reason:
-            return f"{self.run}: {reason}"
         if code in _STOPPED_CODES:
-            return f"{self.run}: stopped; launch it again to go on"
-        how = f"ended with exit code {code}" if code > 0 else f"was killed by signal {-code}"
-        lines = [f"cit {' '.join(self.command)} {how}"]
+            return "stopped; launch it again to go on"
         status = Path(self.run) / "status.json"
-        if status.is_file():
-            try:
-                lines.append(f"{status} says: {read_json(status).get('message', '')}")
-            except DamagedError as error:
-                lines.append(str(error))
-        return "\n".join([*lines, f"the last lines of {child.log}:", child.tail()])
+        try:
+            told = str(read_json(status).get("message", "")) if status.is_file() else ""
+        except DamagedError as error:
+            told = str(error)
+        errors = [line for line in child.tail().splitlines() if line.startswith("error: ")]
+        told = told or (errors[-1].removeprefix("error: ") if errors else "")
+        how = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
+        return f"{told} ({how})" if told else f"it ended with {how}"
+
+    def _message(self, code: int, reason: str, child: Child) -> str:
+        """The same for a person who looks for more."""
+        if not reason or code in _STOPPED_CODES:
+            return f"{self.run}: {reason}" if reason else ""
+        what = f"cit {shlex.join(self.command)}"
+        told = f"{self.run}: {reason}\nthe command was: {what}\nthe last lines of {child.log}:"
+        return f"{told}\n{child.tail()}"
 
 
 def _log_path(environment: submitit.JobEnvironment) -> Path:

@@ -18,12 +18,14 @@ class JobReport:
         job_id: As SLURM counts.
         log: What the command of its first rank said.
         code: Its exit code; negative = the signal that ended it.
-        message: What went wrong; empty when it is done.
+        reason: What went wrong, in a line; empty when it is done.
+        message: The same with the last lines of the log.
     """
 
     job_id: str
     log: str
     code: int = 0
+    reason: str = ""
     message: str = ""
 
     def write(self, path: Path) -> None:
@@ -66,7 +68,8 @@ class LaunchedJob:
 
 def jobs_folder(out: Path) -> Path:
     """Where the jobs of a run, or of the runs in a folder, have their scripts, logs and reports."""
-    return out.with_name(f"{out.name}.jobs")
+    out = out.absolute()  # `.` has no name
+    return out.with_name(f"{out.name.removesuffix('.json')}.jobs")
 
 
 def report_path(folder: Path, name: str) -> Path:

@@ -7,8 +7,8 @@ from cit_curate.errors import ConfigError
 from cit_train.launch.cluster import Cluster
 
 # The forms that sbatch takes: [D-]HH[:MM[:SS]] with days, [HH:]MM:SS or MM without.
-_WITH_DAYS = re.compile(r"(\d+)-(\d+)(?::(\d+))?(?::(\d+))?")
-_WITHOUT_DAYS = re.compile(r"(?:(?:(\d+):)?(\d+):(\d+))|(\d+)")
+_WITH_DAYS = re.compile(r"(\d+)-(\d+)(?::(\d+))?(?::(\d+))?", re.ASCII)
+_WITHOUT_DAYS = re.compile(r"(?:(?:(\d+):)?(\d+):(\d+))|(\d+)", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,8 +67,8 @@ def read_run_state(path: Path, report: JobReport | None = None) -> RunState:
     """
     if not (path / "config.json").is_file():
         if report is not None and report.code not in (0, 75):
-            reason = _first_line(report.message)
-            return RunState(name=path.name, path=str(path), state="failed", reason=reason)
+            told = report.reason
+            return RunState(name=path.name, path=str(path), state="failed", reason=told)
         return RunState(name=path.name, path=str(path), state="waiting")
     try:
         return _started(path, report)
@@ -123,12 +123,12 @@ def _state(path: Path, report: JobReport | None, *, done: bool) -> tuple[State, 
     elif done:
         return "finished", ""
     elif report is not None:
-        code, message = report.code, report.message
+        code, message = report.code, report.reason
     else:
         return "stopped", ""
     if code == 0:
         return "finished", ""
-    return ("stopped", "") if code == 75 else ("failed", _first_line(message))
+    return ("stopped", message) if code == 75 else ("failed", message)
 
 
 def _is_held(path: Path) -> bool:
@@ -166,7 +166,3 @@ def _rate(path: Path, updates: list[int]) -> float | None:
     manifests = sorted((path / "manifests").glob("step=*.json"))[-2:]
     seconds = manifests[1].stat().st_mtime - manifests[0].stat().st_mtime
     return (updates[-1] - updates[-2]) / seconds if seconds > 0 else None
-
-
-def _first_line(text: str) -> str:
-    return text.strip().split("\n", 1)[0]

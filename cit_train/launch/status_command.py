@@ -2,6 +2,7 @@
 
 import json as json_format
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,7 +10,13 @@ from pathlib import Path
 import tyro
 
 from cit_curate.errors import ConfigError
-from cit_train.launch.job_report import JobReport, jobs_folder, read_launch, report_path
+from cit_train.launch.job_report import (
+    JobReport,
+    LaunchedJob,
+    jobs_folder,
+    read_launch,
+    report_path,
+)
 from cit_train.launch.run_states import RunState, read_run_state
 from cit_train.sweeps import SWEEPS
 
@@ -30,57 +37,66 @@ def status(
         out: Folder of the sweep's runs; runs/SWEEP when left out.
         json: Print one JSON document instead of a table.
     """
-    folder, names = _runs(sweep, out)
-    states = [_state(folder, name) for name in names]
+    paths = _run_paths(sweep, out)
+    states = [_state(path) for path in paths]
     if json:
         sys.stdout.write(json_format.dumps([asdict(state) for state in states]) + "\n")
     else:
-        _print_table(folder, states)
+        _print_table(states)
 
 
-def _runs(sweep: str, out: Path | None) -> tuple[Path, list[str]]:
-    """The folder of the runs, and their names; the only run of a single one is `""`."""
+def _run_paths(sweep: str, out: Path | None) -> list[Path]:
+    """The folders of the runs that are asked for; some may not be there yet."""
+    known: list[str] = []
     if sweep in SWEEPS and not Path(sweep).exists():
-        folder, known = out or Path("runs") / sweep, list(SWEEPS[sweep].runs(SWEEPS[sweep].base()))
+        folder = out or Path("runs") / sweep
+        known += SWEEPS[sweep].runs(SWEEPS[sweep].base())
     elif out is not None:
         raise ConfigError(f"--out is for a sweep; there are {', '.join(SWEEPS)}")
     else:
-        folder, known = Path(sweep), []
-    launched = [job.name for job in read_launch(jobs_folder(folder))]
-    is_one = (folder / "config.json").is_file() or (
-        launched == [folder.name] and not any(folder.glob("*/config.json"))
-    )
-    if is_one and not known:
-        return folder, [""]
-    there = sorted(path.parent.name for path in folder.glob("*/config.json"))
-    names = list(dict.fromkeys([*known, *launched, *there]))
-    if not names:
+        folder = Path(sweep)
+        if (folder / "config.json").is_file() or _launched(folder) is not None:
+            return [folder]
+    known += [job.name for job in read_launch(jobs_folder(folder))]
+    for jobs in sorted(folder.glob("*.jobs")):
+        known += [job.name for job in read_launch(jobs) if _is_run_in(folder, job)]
+    known += sorted(path.parent.name for path in folder.glob("*/config.json"))
+    if not known:
         raise ConfigError(
             f"{sweep} is no sweep, no run and no folder of runs; sweeps: {', '.join(SWEEPS)}"
         )
-    return folder, names
+    return [folder / name for name in dict.fromkeys(known)]
 
 
-def _state(folder: Path, name: str) -> RunState:
-    jobs = jobs_folder(folder)
-    path = folder / name
-    title = name or folder.name
-    state = read_run_state(path, JobReport.read(report_path(jobs, title)))
-    launched = {job.name: job for job in read_launch(jobs)}.get(title)
-    if launched is None:
-        return state
-    return replace(state, job_id=launched.job_id, log=launched.log)
+def _is_run_in(folder: Path, job: LaunchedJob) -> bool:
+    """Whether a job makes a run in this folder, not an evaluation or a run of a sweep below it."""
+    return Path(job.run).parent == folder.absolute() and Path(job.run).suffix != ".json"
 
 
-def _print_table(folder: Path, states: Sequence[RunState]) -> None:
+def _launched(path: Path) -> tuple[LaunchedJob, JobReport | None] | None:
+    """The job that was launched for a run, alone or in a sweep, and how it ended."""
+    for jobs in (jobs_folder(path), jobs_folder(path.parent)):
+        for job in read_launch(jobs):
+            if job.name == path.name and Path(job.run) == path.absolute():
+                return job, JobReport.read(report_path(jobs, job.name))
+    return None
+
+
+def _state(path: Path) -> RunState:
+    job, report = _launched(path) or (None, None)
+    state = read_run_state(path, report)
+    return state if job is None else replace(state, job_id=job.job_id, log=job.log)
+
+
+def _print_table(states: Sequence[RunState]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(str(folder)), title_justify="left")
-    for heading in ("run", "state", "outer step", "update", "updates/s", "best %", "job", "reason"):
-        side = "left" if heading in ("run", "state", "job", "reason") else "right"
-        table.add_column(heading, justify="right" if side == "right" else "left")
+    table = Table()
+    for heading in ("run", "state", "outer step", "update", "updates/s", "best %", "job"):
+        is_word = heading in ("run", "state", "job")
+        table.add_column(heading, justify="left" if is_word else "right")
     for state in states:
         total = f" of {state.max_updates:,}" if state.max_updates else ""
         rate, value = state.updates_per_second, state.value
@@ -92,12 +108,12 @@ def _print_table(folder: Path, states: Sequence[RunState]) -> None:
             "–" if rate is None else f"{rate:.2f}",
             "–" if value is None else f"{value:.1f} {state.metric}",
             state.job_id or "–",
-            state.reason,
         )
         table.add_row(*(Text(cell) for cell in cells))
-    Console().print(table)
-    counts = {state.state: 0 for state in states}
+    console = Console()
+    console.print(table)
     for state in states:
-        counts[state.state] += 1
-    summary = ", ".join(f"{number} {name}" for name, number in counts.items())
-    Console(stderr=True).print(Text(f"{len(states)} runs: {summary}"), soft_wrap=True)
+        if state.reason:
+            console.print(Text(f"{state.name} {state.state}: {state.reason}"), soft_wrap=True)
+    counts = Counter(state.state for state in states)
+    console.print(", ".join(f"{number} {name}" for name, number in counts.items()))
