@@ -182,7 +182,8 @@ def _run_here(plan: Plan, resources: Resources, flags: LaunchFlags) -> None:
     def on_end(job: LaunchedJob, report: JobReport) -> None:
         ends.append((job, report))
         how = {0: "finished", 75: "stopped"}.get(report.code, f"failed with {report.code}")
-        _line(f"{how}: {job.name}, {len(ends)} of {len(plan.jobs)}; {job.run}")
+        place = job.run if Path(job.run).exists() else job.log
+        _line(f"{how}: {job.name}, {len(ends)} of {len(plan.jobs)}; {place}")
 
     run_here(_jobs(plan, resources, flags), folder, resources, on_start=on_start, on_end=on_end)
     if flags.json:
@@ -214,5 +215,10 @@ def _overview() -> str:
     lines += ["", "sweeps, one job for each run:", *recipe_help(sweeps)]
     lines += ["", "evaluations:", *recipe_help(evals)]
     lines += [f"  {EVAL} MODEL --tasks TASKS --data ROOT, as `cit eval`"]
+    lines += ["", "examples:"]
+    lines += ["  cit launch slurm laptop --pool POOL --out RUN --time 8:00:00 --partition gpu"]
+    lines += [
+        "  cit launch slurm alltask_5k_mr005 --pool POOL --eval-data ROOT --time 1-0 --dry-run"
+    ]
     lines += ["", "The launcher's flags: cit launch slurm RECIPE --help", ""]
     return "\n".join(lines)

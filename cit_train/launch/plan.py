@@ -129,7 +129,9 @@ def _evaluation(name: str, given: Sequence[str], out: Path | None, own: Collecti
     values = tyro.cli(parsed, prog=f"cit launch slurm {name}", args=words, config=style)
     model = str(values["model"])
     title = name if name in EVAL_RECIPES else f"{EVAL}-{Path(model).name or 'model'}"
-    has_file = out is not None or bool(values["tasks"]) or model in EVAL_RECIPES
+    has_file = bool(values["tasks"]) or model in EVAL_RECIPES
+    if out is not None and not has_file:
+        raise ConfigError("--out is for --tasks; add --tasks NAME with --data at its parent")
     results = (out or Path("runs") / f"{title}.json").absolute()
     command = (EVAL, *words, *(("--out", str(results)) if has_file else ()))
     return Plan(title, results, (PlannedJob(results.stem, results, command),), 1, trains=False)

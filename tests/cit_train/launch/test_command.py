@@ -99,6 +99,7 @@ def test_an_evaluation_runs_on_one_rank(folder: Path, capsys: pytest.CaptureFixt
         (["laptop", "--time", "60", "--gpus-per-node", "2"], "2 ranks do not divide the 1 lane"),
         (["laptop", "--time", "60", "--out", "a%jb"], "replace what follows a %"),
         (["laptop", "--nodes", "2", "--lanes", "2", "--local"], "leave out --nodes"),
+        (["eval", "m", "--data", "d", "--out", "x", "--time", "60"], "--out is for --tasks"),
         (["alltask_5k_mr005", "--only", "pest", "--time", "60"], "did you mean pets?"),
         (["alltask_5k_mr005", "--metadata", "a", "--time", "60"], "each run of a sweep has its"),
         (["laptop", "--time", "60"], "sbatch.* not on the PATH.*--dry-run.*--local"),
