@@ -191,14 +191,15 @@ def test_a_time_limit_on_slurm_requeues_through_scontrol(
     batch = ["bash", str(tmp_path / "jobs" / f"{launched.job_id}_submission.sh")]
 
     first = subprocess.Popen(batch, env=environment)
-    wait_for(lambda: tries(tmp_path, 0) and tries(tmp_path, 1))
+    wait_for(lambda: tries(tmp_path, 0) and tries(tmp_path, 1) and (tmp_path / "pids").exists())
     # SLURM's order at a preemption: TERM to everybody, then USR2 to what submitit runs.
     for rank in (0, 1):
         os.kill(tries(tmp_path, rank)[0]["pid"], signal.SIGTERM)
     bodies = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     for body in bodies:
         os.kill(body, signal.SIGTERM)
-    wait_for(lambda: len((tmp_path / "stops").read_text().split()) == 2)
+    stops = tmp_path / "stops"
+    wait_for(lambda: stops.exists() and len(stops.read_text().split()) == 2)
     os.kill(bodies[0], signal.SIGUSR2)
     assert first.wait(20) == 0
     assert (tmp_path / "scontrol").read_text() == "requeue 42\n"
