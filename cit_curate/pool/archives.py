@@ -5,13 +5,12 @@ decoded row groups) belongs to one process and is dropped when the file changes.
 """
 
 import tarfile
-from pathlib import Path
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cit_curate.image_uri import ImageUri
-from cit_curate.pool.inside import BoundedCache, OpenFile, opened_inside
+from cit_curate.pool.inside import BoundedCache, OpenFile
+from cit_curate.pool.image_root import ImageRoot, opened_below
 from cit_curate.pool.rejected import ImageRejected
 from cit_curate.pool.zip_members import read_zip_member
 
@@ -30,7 +29,7 @@ _footers: BoundedCache[pq.FileMetaData] = BoundedCache(_MAX_TABLES)
 _row_groups: BoundedCache[pa.ChunkedArray] = BoundedCache(_ROW_GROUP_CACHE_BYTES)
 
 
-def read_archived_bytes(root: Path, uri: ImageUri, *, max_bytes: int) -> bytes:
+def read_archived_bytes(root: ImageRoot, uri: ImageUri, *, max_bytes: int) -> bytes:
     """The bytes of an image inside another file, which lies inside `root`.
 
     Args:
@@ -41,7 +40,7 @@ def read_archived_bytes(root: Path, uri: ImageUri, *, max_bytes: int) -> bytes:
     Raises:
         ImageRejected: The file or the place is missing, damaged, outside or too large.
     """
-    with opened_inside(root, uri.path) as file:
+    with opened_below(root, uri.path) as file:
         if uri.scheme == "zip":
             return read_zip_member(file, uri.member, max_bytes=max_bytes)
         if uri.scheme == "tar":
@@ -84,7 +83,7 @@ def _read_tar_member(file: OpenFile, uri: ImageUri, max_bytes: int) -> bytes:
 
 
 def _mapped_table(file: OpenFile) -> tuple[pa.Table, int]:
-    with pa.ipc.open_stream(pa.memory_map(str(file.path))) as reader:
+    with pa.ipc.open_stream(pa.memory_map(str(file.local()))) as reader:
         table = reader.read_all()
     num_arrays = sum(column.num_chunks for column in table.columns)
     return table, max(num_arrays * _BYTES_PER_ARRAY, _TABLE_CACHE_BYTES // _MAX_TABLES)
@@ -102,7 +101,7 @@ def _parquet_column(file: OpenFile, uri: ImageUri) -> tuple[pa.ChunkedArray, int
 
     Row groups are decoded whole, which is why the last ones are remembered.
     """
-    footer = _footers.get(file.identity, lambda: (pq.read_metadata(file.path), 1))
+    footer = _footers.get(file.identity, lambda: (pq.read_metadata(file.for_arrow), 1))
     _check_column(footer.schema.to_arrow_schema().names, file, uri)
     row = uri.row
     for group in range(footer.num_row_groups):
@@ -117,7 +116,7 @@ def _parquet_column(file: OpenFile, uri: ImageUri) -> tuple[pa.ChunkedArray, int
         raise ImageRejected("too_many_bytes", f"{_where(file, uri)}: its row group has {size}")
 
     def decoded() -> tuple[pa.ChunkedArray, int]:
-        with pq.ParquetFile(file.path, metadata=footer, pre_buffer=False) as opened:
+        with pq.ParquetFile(file.for_arrow, metadata=footer, pre_buffer=False) as opened:
             values = opened.read_row_group(group, columns=[uri.column]).column(0)
         return values, values.nbytes
 

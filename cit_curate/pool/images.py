@@ -4,7 +4,6 @@ import struct
 import zlib
 from collections.abc import Callable
 from io import BytesIO
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,7 +17,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from cit_curate.image_uri import parse_image_uri
 from cit_curate.pool.archives import read_archived_bytes
-from cit_curate.pool.inside import opened_inside
+from cit_curate.pool.image_root import ImageRoot, RemoteFolder, opened_below, whole_file
 from cit_curate.pool.rejected import ImageRejected, Reason
 
 __all__ = [
@@ -128,11 +127,13 @@ def read_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         ) from error
 
 
-def read_image_bytes(root: Path, image_uri: str, *, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
+def read_image_bytes(
+    root: ImageRoot, image_uri: str, *, max_bytes: int = MAX_IMAGE_BYTES
+) -> bytes:
     """The bytes of an image that lies inside `root` even after links are followed.
 
     Args:
-        root: The source's image root.
+        root: The source's image root, a folder or a folder's URL.
         image_uri: A path, or a place in an archive as `cit_curate.image_uri` spells it.
         max_bytes: A larger image is refused.
 
@@ -150,7 +151,9 @@ def read_image_bytes(root: Path, image_uri: str, *, max_bytes: int = MAX_IMAGE_B
             raise ImageRejected("missing_image", str(error)) from error
         if archived is not None:
             return read_archived_bytes(root, archived, max_bytes=max_bytes)
-    with opened_inside(root, image_uri) as file:
+    if isinstance(root, RemoteFolder):
+        return whole_file(root, image_uri, max_bytes)
+    with opened_below(root, image_uri) as file:
         # One byte more than there is: the file may be growing.
         data = file.read(0, file.num_bytes + 1) if file.num_bytes <= max_bytes else b""
         if file.num_bytes > max_bytes or len(data) > max_bytes:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from cit_curate.pool.rejected import ImageRejected
 
@@ -24,15 +24,24 @@ class OpenFile:
 
     Attributes:
         descriptor: For `os.pread`; it has no position, so that threads and forks share it safely.
-        path: Absolute, links followed.
+        path: Absolute, links followed; the URL of a remote file.
         num_bytes: Its size.
         identity: Tells whether something remembered of it still holds.
     """
 
     descriptor: int
-    path: Path
+    path: Path | str
     num_bytes: int
     identity: Identity
+
+    @property
+    def for_arrow(self) -> Any:
+        """What pyarrow opens by itself."""
+        return self.path
+
+    def local(self) -> Path:
+        """A path that can be mapped."""
+        return Path(self.path)
 
     def read(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset` on; fewer only at the end of the file."""

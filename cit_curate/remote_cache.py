@@ -1,0 +1,148 @@
+"""Local copies of remote files, shared by processes, with a bound on their bytes.
+
+A copy is named by URL, size and version, so a file that was written again has another one; it is
+whole or absent. The least recently used ones make room for new ones.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.remote import CutDownloadError, RemoteFile, fetch_file
+from indexes.durable import TEMPORARY_PREFIX, atomic_file, file_sha256
+
+DEFAULT_CACHE_BYTES = 20 << 30
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_NAME_LETTERS = 60
+# What killed processes left is removed after this long; pids mean nothing on a shared disk.
+_LEFT_BEHIND_SECONDS = 86_400.0
+
+
+def cache_folder() -> Path:
+    """`$CIT_CACHE/remote`, else `$XDG_CACHE_HOME/cit/remote`; XDG's default is `~/.cache`."""
+    if configured := os.environ.get("CIT_CACHE"):
+        return Path(configured).expanduser() / "remote"
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(caches).expanduser() / "cit" / "remote"
+
+
+def cache_bytes() -> int:
+    """Bytes that the copies may take together: `$CIT_CACHE_BYTES`, such as 500G, else 20 GiB.
+
+    Raises:
+        ConfigError: The variable is no size.
+    """
+    text = os.environ.get("CIT_CACHE_BYTES", "")
+    if not text:
+        return DEFAULT_CACHE_BYTES
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ConfigError(f"CIT_CACHE_BYTES is {text!r}; give bytes, or a size such as 500G")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def cache_name(file: RemoteFile) -> str:
+    """Where the copy of a file lies in the cache: `ab/abcdef…-NAME`, NAME being its last part."""
+    key = "\0".join((file.url, str(file.bytes), file.version))
+    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", file.url.rpartition("/")[2])[-_NAME_LETTERS:]
+    return f"{digest[:2]}/{digest[:40]}-{plain}"
+
+
+def local_copy(file: RemoteFile, *, sha256: str = "", recheck: bool = False) -> Path:
+    """The local copy of a remote file, fetched when there is none.
+
+    It may be removed when others make room, so open it at once, or `hold` it.
+
+    Args:
+        file: The file, as its store describes it.
+        sha256: What a manifest says of it; compared when it is fetched.
+        recheck: Compare an old copy, too, and fetch it again when it differs.
+
+    Raises:
+        DamagedError: What the store gives has another size or hash.
+        ConfigError: There is no such file any more, or it may not be read.
+        ResourceError: The network stays away.
+    """
+    folder = cache_folder()
+    path = folder / "files" / cache_name(file)
+    if not recheck and _is_there(path, file):
+        return path
+    with _locked(folder, path.name[:2]):
+        # Another process may have fetched it meanwhile.
+        if _is_there(path, file) and not (recheck and sha256 and file_sha256(path) != sha256):
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make_room(folder, file.bytes)
+
+        def check(copy: Path) -> None:
+            if sha256 and file_sha256(copy) != sha256:
+                raise CutDownloadError("its SHA-256 differs from its manifest's")
+
+        try:
+            with atomic_file(path) as temporary:
+                fetch_file(file, temporary, check)
+        except CutDownloadError as error:
+            raise DamagedError(f"{file.url} is not as it should be: {error}") from error
+        except FileNotFoundError as error:
+            raise ConfigError(f"{file.url} is not there any more") from error
+    return path
+
+
+def hold(path: Path, link: Path) -> None:
+    """Give a copy another name, under which it stays when others make room."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        link.hardlink_to(path)
+
+
+def make_room(folder: Path, wanted: int) -> None:
+    """Remove the least recently used copies until `wanted` more bytes fit under the bound."""
+    copies = []
+    for path in folder.glob("files/*/*"):
+        with suppress(FileNotFoundError):
+            state = path.stat()
+            if path.name.startswith(TEMPORARY_PREFIX):
+                if time.time() - state.st_mtime > _LEFT_BEHIND_SECONDS:
+                    path.unlink()
+                continue
+            copies.append((state.st_mtime_ns, state.st_size, path))
+    excess = sum(size for _, size, _ in copies) + wanted - cache_bytes()
+    for used_ns, size, path in sorted(copies):
+        if excess <= 0:
+            return
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime_ns != used_ns:
+                continue  # Somebody has just used it.
+            path.unlink()
+            excess -= size
+
+
+def _is_there(path: Path, file: RemoteFile) -> bool:
+    try:
+        is_whole = path.stat().st_size == file.bytes
+        if is_whole:
+            os.utime(path)
+        return is_whole
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _locked(folder: Path, group: str) -> Iterator[None]:
+    """Be the only one who fetches files of a group: one of 256, so that locks need no removal."""
+    locks = folder / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(locks / group, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
