@@ -3,6 +3,7 @@
 import csv as csv_format
 import difflib
 import json as json_format
+import logging
 import math
 import os
 import sys
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 from rich.console import Console, JustifyMethod
+from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
@@ -25,9 +27,13 @@ from cit_curate.ledger import Run
 from cit_curate.pool import Pool
 from cit_curate.pool.mixture import PoolMixture, parse_pool, run_pools
 from cit_curate.query import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_SECONDS, query_run
+from cit_curate.remote import remote_url
 from cit_curate.report import build_report
 from cit_curate.terminal import count_and_rate, printable, progress_bar
+from cit_curate.upload import check_empty, made_here
 from indexes.durable import atomic_file
+
+logger = logging.getLogger(__name__)
 
 SHOWN_ROWS = 100
 # Names that somebody means as a file; everything else is a folder.
@@ -69,10 +75,14 @@ def query(
     if csv + json + (parquet is not None) > 1:
         raise ConfigError("--csv, --json and --parquet exclude each other; choose one")
     opened = Run.open(run)
+    source = run_pool(opened, pool)
+    if source is not None and any(each.pool.is_remote for each in PoolMixture.of(source)):
+        # It is fetched whole for SQL: only when the SQL may be about it.
+        source = _fetched(source) if "pairs" in sql.lower() else None
     table = query_run(
         opened,
         sql,
-        pool=run_pool(opened, pool),
+        pool=source,
         timeout_seconds=timeout_seconds,
         max_rows=max_rows,
     )
@@ -116,6 +126,7 @@ def export(
     if pairs_per_shard < 1:
         raise ConfigError(f"--pairs-per-shard is {pairs_per_shard}; it must be at least 1")
     opened = Run.open(run)
+    url = remote_url(out)
     source = run_pool(opened, pool)
     suffix = out.suffix.lower()
     close = difflib.get_close_matches(suffix, COUNT_SUFFIXES, n=1)
@@ -126,16 +137,21 @@ def export(
             f"{hint}"
         )
     summary: dict[str, Any]
+    name = url or str(out)
     if suffix in COUNT_SUFFIXES:
-        num_pairs = export_counts(opened, out, pool=source)
-        summary = {"path": str(out), "num_pairs": num_pairs}
-        lines = [f"{out}: {num_pairs:,} pairs"]
+        with made_here(out) as local:
+            num_pairs = export_counts(opened, local, pool=_fetched(source))
+        summary = {"path": name, "num_pairs": num_pairs}
+        lines = [f"{name}: {num_pairs:,} pairs"]
     else:
         if source is None:
             raise ConfigError(
                 f"a WebDataset export needs the pool of {run}, which is not where its config.json "
-                f"says; name it with --pool POOL, or export {out}.json"
+                f"says; name it with --pool POOL, or export {name}.json"
             )
+        if url is not None:
+            check_empty(url)
+        _fetched(source)
         with progress_bar() as progress:
             bar = progress.add_task("exporting", total=None, numbers="")
 
@@ -144,16 +160,17 @@ def export(
                 numbers = count_and_rate(done, total, seconds, "pairs")
                 progress.update(bar, completed=done, total=total, numbers=numbers)
 
-            shards = export_webdataset(
-                opened, source, out, pairs_per_shard=pairs_per_shard, on_progress=tell
-            )
+            with made_here(out) as local:
+                shards = export_webdataset(
+                    opened, source, local, pairs_per_shard=pairs_per_shard, on_progress=tell
+                )
         summary = {
-            "path": str(out),
+            "path": name,
             "num_pairs": shards.num_pairs,
             "num_shards": shards.num_shards,
             "rejects": dict(shards.rejects),
         }
-        lines = [f"{out}: {shards.num_pairs:,} pairs in {shards.num_shards:,} shards"]
+        lines = [f"{name}: {shards.num_pairs:,} pairs in {shards.num_shards:,} shards"]
         lines += [f"set aside in rejects.parquet: {n:,} {why}" for why, n in shards.rejects.items()]
     _show(summary, lines, as_json=json)
 
@@ -177,9 +194,12 @@ def report(
         json: Print one JSON document instead of a summary.
     """
     opened = Run.open(run)
-    path = build_report(opened, run_pool(opened, pool), out or run / "report.html")
-    size = path.stat().st_size
-    _show({"path": str(path), "bytes": size}, [f"{path}: {size / 1e6:,.1f} MB"], as_json=json)
+    page = out or run / "report.html"
+    source = _fetched(run_pool(opened, pool))
+    with made_here(page) as local:
+        size = build_report(opened, source, local).stat().st_size
+    name = remote_url(page) or str(page)
+    _show({"path": name, "bytes": size}, [f"{name}: {size / 1e6:,.1f} MB"], as_json=json)
 
 
 def run_pool(run: Run, paths: Sequence[str | Path] = ()) -> Pool | PoolMixture | None:
@@ -199,9 +219,19 @@ def run_pool(run: Run, paths: Sequence[str | Path] = ()) -> Pool | PoolMixture |
     if paths:
         return Pool.open(paths[0])
     named = run.config.get("pool")
+    if _is_unnamed_store(run, named):
+        return None
     if not isinstance(named, str) or not (Path(named) / "pool.json").is_file():
         return None
     return Pool.open(named)
+
+
+def _is_unnamed_store(run: Run, named: object) -> bool:
+    """Whether a run's pool is in a store, which is not asked: its folder may be anybody's."""
+    if not isinstance(named, str) or remote_url(named) is None:
+        return False
+    logger.warning("a pool of %s is %s: name it with --pool to read it", run.path, named)
+    return True
 
 
 def _mixture(
@@ -209,6 +239,8 @@ def _mixture(
 ) -> PoolMixture | None:
     """All pools of a run of several, each under the name that its ledger has."""
     if not paths:
+        if any(_is_unnamed_store(run, pool["path"]) for pool in of_run):
+            return None
         if not all((Path(pool["path"]) / "pool.json").is_file() for pool in of_run):
             return None
         opened = [(str(pool["name"]), Pool.open(pool["path"])) for pool in of_run]
@@ -226,6 +258,28 @@ def _mixture(
         )
     weights = {str(pool["name"]): Fraction(str(pool["weight"])) for pool in of_run}
     return PoolMixture([(name, pool, weights[name]) for name, pool in opened])
+
+
+def _fetched(pools: Pool | PoolMixture | None) -> Pool | PoolMixture | None:
+    """Pools whose parts are all on this machine, for SQL over them."""
+    if pools is not None:
+        for each in PoolMixture.of(pools):
+            _fetch(each.pool)
+    return pools
+
+
+def _fetch(pool: Pool) -> None:
+    with progress_bar() as progress:
+        bar: list[TaskID] = []
+
+        def tell(done: int, total: int) -> None:
+            if not bar:
+                bar.append(progress.add_task("fetching the pool", total=total, numbers=""))
+            seconds = progress.tasks[0].elapsed
+            numbers = count_and_rate(done // 10**6, total // 10**6, seconds, "MB")
+            progress.update(bar[0], completed=done, numbers=numbers)
+
+        pool.fetch(tell)
 
 
 def _print_table(table: pa.Table) -> None:

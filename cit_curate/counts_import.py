@@ -130,7 +130,7 @@ def import_counts(
     settings = {
         "imported_counts": str(file.resolve()),
         "imported_sha256": file_sha256(file),
-        "pool": str(pool.path.resolve()),
+        "pool": pool.named,
         "pool_fingerprint": pool.fingerprint,
         "max_missing_ratio": max_missing_ratio,
         "max_reject_ratio": max_reject_ratio,
@@ -202,7 +202,7 @@ def _match(sql: duckdb.DuckDBPyConnection, file: Path, pool: Pool, max_missing_r
         if found:
             advice += f" To import the {found:,} that it has: --max-missing-ratio 1"
         raise BadInputError(
-            f"{pool.path} lacks {missing:,} of the {wanted:,} pairs of {file}, as {lacking} "
+            f"{pool.location} lacks {missing:,} of the {wanted:,} pairs of {file}, as {lacking} "
             f"(it has {having}); {advice}"
         )
     return missing

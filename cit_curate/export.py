@@ -175,8 +175,8 @@ def _reject_schema(run: Run) -> pa.Schema:
 
 def _paths(pool: PairSource | PoolMixture) -> str:
     if isinstance(pool, PoolMixture):
-        return " and ".join(str(each.pool.path) for each in pool)
-    return str(pool.path)
+        return " and ".join(each.pool.location for each in pool)
+    return pool.location
 
 
 def csv_text(value: object) -> object:
@@ -244,7 +244,7 @@ def _check_images(database: RunDatabase, pool: PairSource | PoolMixture, folder:
 def _sample(row: Mapping[str, Any], pools: ImageSource | PoolMixture) -> Sample:
     pool = pools if not isinstance(pools, PoolMixture) else pools.single or pools[row["pool"]]
     if row["caption"] is None:
-        raise ImageRejected("missing_image", f"{pool.path} has no pair {row['pair_key']}")
+        raise ImageRejected("missing_image", f"{pool.location} has no pair {row['pair_key']}")
     data = pool.image_bytes(row["image_uri"], row["source"])
     # Decoded once, so that nothing reaches a trainer that it cannot open.
     read_image(data)

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.lock import owner_lock
 from cit_curate.records import PoolCursor
+from cit_curate.remote import refuse_remote_run
 from cit_curate.replacing import replacing
 from indexes.durable import (
     TEMPORARY_PREFIX,
@@ -219,6 +220,7 @@ class Run:
             ConfigError: The folder has something in it, and overwrite was not asked; or what is
                 in it is not a run.
         """
+        refuse_remote_run(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             if not overwrite:
                 raise ConfigError(
@@ -238,6 +240,7 @@ class Run:
         Raises:
             ConfigError: There is no run at `path`.
         """
+        refuse_remote_run(path)
         path = Path(path)
         if not (path / "config.json").is_file():
             raise ConfigError(

@@ -68,6 +68,10 @@ class PairSource(Protocol):
         """The pool folder."""
 
     @property
+    def location(self) -> str:
+        """The folder or the URL, as people know the pool."""
+
+    @property
     def parts(self) -> Sequence[PairFile]:
         """Its parts, in order."""
 

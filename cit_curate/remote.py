@@ -42,13 +42,37 @@ _URL = re.compile(r"(?P<protocol>[A-Za-z][A-Za-z0-9+.-]+):/+(?P<rest>.*)", re.DO
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # Packages whose errors are about the network or the store, whatever class they are.
 _NETWORK_PACKAGES = frozenset(
-    "aiohttp botocore aiobotocore urllib3 httpx httpx2 httpcore requests http gcsfs google azure "
-    "huggingface_hub".split()
+    [
+        "aiohttp",
+        "botocore",
+        "aiobotocore",
+        "urllib3",
+        "httpx",
+        "httpx2",
+        "httpcore",
+        "requests",
+        "http",
+        "gcsfs",
+        "google",
+        "azure",
+        "huggingface_hub",
+    ]
 )
 _NO_CREDENTIALS = frozenset(
-    "NoCredentialsError PartialCredentialsError CredentialRetrievalError ProfileNotFound "
-    "TokenRetrievalError SSOTokenLoadError UnauthorizedSSOTokenError DefaultCredentialsError "
-    "RefreshError ClientAuthenticationError LocalTokenNotFoundError GatedRepoError".split()
+    [
+        "NoCredentialsError",
+        "PartialCredentialsError",
+        "CredentialRetrievalError",
+        "ProfileNotFound",
+        "TokenRetrievalError",
+        "SSOTokenLoadError",
+        "UnauthorizedSSOTokenError",
+        "DefaultCredentialsError",
+        "RefreshError",
+        "ClientAuthenticationError",
+        "LocalTokenNotFoundError",
+        "GatedRepoError",
+    ]
 )
 _LOCAL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
 # What a driver calls the version of a file; the first one there is taken.
@@ -245,11 +269,13 @@ def put_file(local: Path, url: str) -> None:
     except FileNotFoundError as error:
         raise ConfigError(f"{url} cannot be written: there is no such bucket") from error
     except CutDownloadError as error:
-        raise ResourceError(f"{url} was not written whole: {error}; run the command again") from error
+        raise ResourceError(
+            f"{url} was not written whole: {error}; run the command again"
+        ) from error
 
 
 def _driver(url: str) -> tuple[Any, str]:
-    """fsspec's file system for a URL, and the path in it."""
+    """The file system of fsspec for a URL, and the path in it."""
     import fsspec
 
     protocol = url.partition("://")[0]
@@ -277,8 +303,8 @@ def _retried(doing: str, url: str, call: Callable[[], T]) -> T:
         except Exception as error:
             if type(error).__name__ in _NO_CREDENTIALS or isinstance(error, PermissionError):
                 raise ConfigError(
-                    f"{doing} {url}: not allowed ({_first_line(error)}); check the credentials that "
-                    "its driver uses, and what they may do"
+                    f"{doing} {url}: not allowed ({_first_line(error)}); check the credentials "
+                    "that its driver uses, and what they may do"
                 ) from error
             if not _is_transient(error):
                 raise

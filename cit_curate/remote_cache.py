@@ -8,6 +8,8 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -101,6 +103,20 @@ def hold(path: Path, link: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         link.hardlink_to(path)
+
+
+def private_folder(what: str) -> Path:
+    """A new folder beside the copies, for links to them; its owner removes it.
+
+    What killed owners left is removed here after a day.
+    """
+    folder = cache_folder().resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _LEFT_BEHIND_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{os.getpid()}-{what}-", dir=folder))
 
 
 def make_room(folder: Path, wanted: int) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cit_curate.ledger import Run
 from cit_curate.lock import owner_lock
+from cit_curate.remote import refuse_remote_run
 from cit_train.attempt import attempt
 from cit_train.batches import open_batches
 from cit_train.commit import commit_step, save_within_step, stop_here
@@ -44,6 +45,7 @@ def train(
         StoppedError: A signal asked to stop; everything up to then is saved.
         CitError: See `cit_curate.errors`; the run can be resumed from what was saved last.
     """
+    refuse_remote_run(out)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with attempt(config.train, out) as world, contextlib.ExitStack() as stack:

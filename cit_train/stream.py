@@ -224,5 +224,5 @@ class ShardStream(threading.Thread):
                 f"cannot be opened ({self._in_a_row} in a row); the last one is "
                 f"{fields['image_uri']} of source {fields['source']}: {error.reason}, "
                 f"{error.detail}. Check the image root of the pool with: cit pool info "
-                f"{self._pools[fields['pool']].path}"
+                f"{self._pools[fields['pool']].location}"
             )

@@ -5,12 +5,13 @@ decoded row groups) belongs to one process and is dropped when the file changes.
 """
 
 import tarfile
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cit_curate.image_uri import ImageUri
-from cit_curate.pool.inside import BoundedCache, OpenFile
 from cit_curate.pool.image_root import ImageRoot, opened_below
+from cit_curate.pool.inside import BoundedCache, OpenFile
 from cit_curate.pool.rejected import ImageRejected
 from cit_curate.pool.zip_members import read_zip_member
 

@@ -1,7 +1,9 @@
 """What `cit pool build|info|verify|repair` do; the pool's only file that writes to a terminal."""
 
 import json
+import logging
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,13 +17,18 @@ from rich.progress import TaskID
 
 from cit_curate.captions import Cleaning
 from cit_curate.errors import ConfigError
+from cit_curate.pool.format import CATALOG_NAME, MANIFEST_NAME
 from cit_curate.pool.pool import Pool, verify_pool
 from cit_curate.pool.yfcc_build import build_yfcc_pool
 from cit_curate.pool.yfcc_source import YfccSource
+from cit_curate.remote import remote_url
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.source import Format
 from cit_curate.sources.yfcc import YfccFormat
 from cit_curate.terminal import count_and_rate, printable, progress_bar
+from cit_curate.upload import check_empty, upload_folder
+
+logger = logging.getLogger(__name__)
 
 
 def build(
@@ -88,6 +95,19 @@ def build(
         overwrite: Replace a pool that is there.
         json: Print one JSON document instead of a summary.
     """
+    url = remote_url(out)
+    if url is not None:
+        if overwrite:
+            raise ConfigError(
+                f"{url} is in a store, where nothing is overwritten; choose an empty place, or "
+                "remove the old pool with the store's own tools"
+            )
+        if format == "yfcc15m" or format == "yfcc100m":
+            raise ConfigError(
+                f"a YFCC pool is built on a disk, where a kill loses nothing; then copy its folder "
+                f"to {url} with the store's own tools, pool.json last"
+            )
+        check_empty(url)
     if format == "yfcc15m" or format == "yfcc100m":
         _refuse_table_flags(sources, image_id, image, text, text_key, caption, extra)
         if metadata is None or image_ids is None:
@@ -123,10 +143,10 @@ def build(
         caption=caption or None,
         extra=_names(extra),
     )
-    with _shown_progress() as progress:
+    with _shown_progress() as progress, _for_store(out, url) as folder:
         pool = Pool.build(
             sources,
-            out,
+            folder,
             columns=columns,
             format=format,
             image_root=image_root,
@@ -136,7 +156,40 @@ def build(
             overwrite=overwrite,
             progress=progress,
         )
+        if url is not None:
+            # It names files of this disk, and can be made again from the others.
+            (folder / CATALOG_NAME).unlink()
+            upload_folder(
+                folder,
+                url,
+                last=MANIFEST_NAME,
+                progress=lambda done, total: progress("uploading MB", done // 10**6, done / total),
+            )
+            pool = Pool.open(url)
     _show(pool, as_json=json)
+    _warn_of_local_images(pool)
+
+
+@contextmanager
+def _for_store(out: Path, url: str | None) -> Iterator[Path]:
+    """The folder to build in: `out`, or one that is gone when it has been uploaded."""
+    if url is None:
+        yield out
+        return
+    with tempfile.TemporaryDirectory(prefix="cit-pool-") as folder:
+        yield Path(folder) / out.name
+
+
+def _warn_of_local_images(pool: Pool) -> None:
+    """Say when a pool in a store has images that nobody will find there."""
+    roots = [source.image_root for source in pool.sources if remote_url(source.image_root) is None]
+    if remote_url(pool.location) is not None and pool.has_images and roots:
+        logger.warning(
+            "%s has the captions, its images stay in %s: to train from the store, put them there "
+            "and build with --image-root URL",
+            pool.location,
+            roots[0],
+        )
 
 
 def _refuse_table_flags(sources: Sequence[Path], image_id: str, *others: str) -> None:
@@ -194,11 +247,12 @@ def verify(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:
         json: Print one JSON document.
     """
     notes = verify_pool(pool)
+    name = remote_url(pool) or str(pool)
     if json:
-        _print_json({"path": str(pool), "damaged": False, "notes": notes})
+        _print_json({"path": name, "damaged": False, "notes": notes})
         return
     console = Console()
-    console.print(f"{escape(str(pool))}: every file is as it was written", highlight=False)
+    console.print(f"{escape(name)}: every file is as it was written", highlight=False)
     for note in notes:
         console.print(f"note: {escape(note)}", highlight=False)
 
@@ -223,7 +277,7 @@ def summary(pool: Pool) -> dict[str, Any]:
     """What `cit pool info --json` prints."""
     manifest = pool.manifest
     return {
-        "path": str(pool.path),
+        "path": pool.location,
         "name": manifest.name,
         "format_version": manifest.format_version,
         "fingerprint": manifest.fingerprint,
@@ -249,7 +303,7 @@ def _show(pool: Pool, *, as_json: bool) -> None:
         return
     manifest = pool.manifest
     lines = [
-        f"{pool.path}: {manifest.num_pairs:,} pairs of {manifest.num_images:,} images, "
+        f"{pool.location}: {manifest.num_pairs:,} pairs of {manifest.num_images:,} images, "
         f"{pool.num_bytes / 1e6:,.1f} MB in {len(manifest.parts):,} parts",
         "text keys: " + ", ".join(f"{key} {n:,}" for key, n in manifest.text_keys.items()),
         f"pairs with an image file: {manifest.num_with_image:,}",

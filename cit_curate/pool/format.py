@@ -160,7 +160,16 @@ def read_manifest(folder: Path) -> PoolManifest:
         raise ConfigError(
             f"{folder} is no pool; make one with: cit pool build SOURCE --out {folder}"
         )
-    value = read_json(path)
+    return manifest_of(read_json(path), str(path))
+
+
+def manifest_of(value: Any, path: str) -> PoolManifest:
+    """The manifest that parsed JSON stands for; `path` is for messages.
+
+    Raises:
+        ConfigError: A newer version made it.
+        DamagedError: It is damaged.
+    """
     try:
         version = value["format_version"]
         if version > FORMAT_VERSION:

@@ -127,9 +127,7 @@ def read_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         ) from error
 
 
-def read_image_bytes(
-    root: ImageRoot, image_uri: str, *, max_bytes: int = MAX_IMAGE_BYTES
-) -> bytes:
+def read_image_bytes(root: ImageRoot, image_uri: str, *, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
     """The bytes of an image that lies inside `root` even after links are followed.
 
     Args:

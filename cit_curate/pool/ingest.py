@@ -30,6 +30,7 @@ from cit_curate.pool.format import (
 )
 from cit_curate.pool.parts import PartsWritten, cut_groups, write_parts, write_rejects
 from cit_curate.pool.staging import STAGING_MEMORY, Staging
+from cit_curate.remote import remote_url
 from cit_curate.replacing import replacing
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.parquet import column_kind
@@ -253,6 +254,8 @@ def changed_sources(manifest: PoolManifest) -> list[str]:
     """What became of a pool's sources since it was built: a sentence per missing or changed one."""
     changes = []
     for entry in manifest.sources:
+        if remote_url(entry.path) is not None:
+            continue  # Its store is not asked without need.
         path = Path(entry.path)
         if not path.exists():
             changes.append(f"the source {path} is gone")
@@ -316,11 +319,12 @@ def source_entry(source: Source) -> SourceEntry:
             head = stream.read(HEAD_BYTES)
     return SourceEntry(
         name=source.name,
-        path=str(source.path),
+        path=source.url or str(source.path),
         format=source.format,
-        image_root=str(source.image_root),
+        image_root=source.root_url or str(source.image_root),
         bytes=state.st_size if is_file else 0,
-        mtime_ns=state.st_mtime_ns,
+        # Of a local copy it would be the time when that was made or used.
+        mtime_ns=0 if source.url else state.st_mtime_ns,
         head_sha256=hashlib.sha256(head).hexdigest() if is_file else "",
     )
 

@@ -59,6 +59,7 @@ def create_places(connection: duckdb.DuckDBPyConnection, pool: Pool) -> None:
     )
     connection.execute("CREATE TABLE parts AS FROM numbered")
     connection.unregister("numbered")
+    pool.fetch()
     files = file_list(pool.path, [part.file.path for part in pool.parts])
     # Without the flag, a folder of the pool's path like `year=2024` would become a column.
     connection.execute(

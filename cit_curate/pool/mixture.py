@@ -113,7 +113,7 @@ class PoolMixture:
     @property
     def info_commands(self) -> str:
         """What to type to look at the pools."""
-        return " and ".join(f"cit pool info {each.pool.path}" for each in self.pools)
+        return " and ".join(f"cit pool info {each.pool.location}" for each in self.pools)
 
     def settings(self) -> dict[str, Any]:
         """What `config.json` says of the pools: path, fingerprint and, of several, name and weight.
@@ -122,13 +122,13 @@ class PoolMixture:
         """
         if self.single is not None:
             return {
-                "pool": str(self.single.path.resolve()),
+                "pool": self.single.named,
                 "pool_fingerprint": self.single.fingerprint,
             }
         pools = [
             {
                 "name": each.name,
-                "path": str(each.pool.path.resolve()),
+                "path": each.pool.named,
                 "fingerprint": each.pool.fingerprint,
                 "weight": float(each.share),
             }
@@ -175,12 +175,13 @@ def _check_distinct(pools: Sequence[tuple[str, Pool, Fraction]]) -> None:
         same = fingerprints.get(pool.fingerprint)
         if same is not None:
             raise ConfigError(
-                f"--pool: {same.path} and {pool.path} are the same pool (fingerprint "
+                f"--pool: {same.location} and {pool.location} are the same pool (fingerprint "
                 f"{pool.fingerprint[:12]}); give it once, with the sum of the weights"
             )
         if name in names:
             raise ConfigError(
-                f"--pool: {names[name].path} and {pool.path} are both called {name!r}, and the "
-                f"ledger names pools; call one of them otherwise: --pool other:{pool.path}=WEIGHT"
+                f"--pool: {names[name].location} and {pool.location} are both called {name!r}, and "
+                "the ledger names pools; call one of them otherwise: --pool "
+                f"other:{pool.location}=WEIGHT"
             )
         names[name] = fingerprints[pool.fingerprint] = pool

@@ -81,8 +81,8 @@ class ScanOrder:
             raise ValueError(f"order {order!r}, texts {texts!r}: shuffled|sequential and one|every")
         if num_lanes > len(pool.row_groups):
             raise ConfigError(
-                f"{num_lanes} lanes, but {pool.path} has only {len(pool.row_groups)} row groups to "
-                "share out; use fewer lanes or a larger pool"
+                f"{num_lanes} lanes, but {pool.location} has only {len(pool.row_groups)} row "
+                "groups to share out; use fewer lanes or a larger pool"
             )
         self._pool = pool
         self._seed = seed

@@ -1,6 +1,6 @@
 """A pool that was built: its counts, its pairs by row group, its images by name."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -13,13 +13,16 @@ from cit_curate.captions import Cleaning
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.pool.catalog import catalog_problem, rebuild_catalog
 from cit_curate.pool.format import Part, PoolManifest, SourceEntry, read_manifest
+from cit_curate.pool.image_root import ImageRoot, image_root
 from cit_curate.pool.images import MAX_IMAGE_BYTES, read_image_bytes
 from cit_curate.pool.ingest import Progress, build_pool, changed_sources
 from cit_curate.pool.parts import image_starts
+from cit_curate.pool.remote_pool import FETCHES, RemotePool
 from cit_curate.records import PAIR_COLUMNS
+from cit_curate.remote import remote_url
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.source import Format, find_sources
-from indexes.durable import check_file
+from indexes.durable import FileEntry, check_file
 
 
 @dataclass(frozen=True)
@@ -33,23 +36,28 @@ class RowGroup:
 
 
 class Pool:
-    """A pool folder, opened for reading.
+    """A pool folder, or a pool in a store, opened for reading.
 
     Attributes:
-        path: The folder.
+        path: The folder; of a pool in a store, where `fetch` puts its Parquet files.
+        location: The folder or the URL, as people know it.
         manifest: All of `pool.json`.
         row_groups: Every row group, in the order of the files.
     """
 
-    def __init__(self, path: Path, manifest: PoolManifest) -> None:
+    def __init__(
+        self, path: Path, manifest: PoolManifest, *, remote: RemotePool | None = None
+    ) -> None:
         self.path = path
+        self.location = str(path) if remote is None else remote.url
+        self._remote = remote
         self.manifest = manifest
         self.row_groups = tuple(
             RowGroup(part, group, rows, images)
             for part, entry in enumerate(manifest.parts)
             for group, (rows, images) in enumerate(entry.row_groups)
         )
-        self._image_roots = {source.name: Path(source.image_root) for source in manifest.sources}
+        self._image_roots: dict[str, ImageRoot] = {}
 
     @classmethod
     def build(
@@ -88,10 +96,16 @@ class Pool:
     def open(cls, path: str | Path) -> "Pool":
         """Open a pool after a cheap check: every file is there and has its size.
 
+        Of a pool in a store (`s3://BUCKET/POOL`), parts are fetched when they are first needed.
+
         Raises:
             ConfigError: There is no pool.
             DamagedError: A file is missing or cut; `verify` checks every byte.
+            ResourceError: The store cannot be reached.
         """
+        if (url := remote_url(path)) is not None:
+            remote = RemotePool(url)
+            return cls(remote.folder, remote.manifest, remote=remote)
         folder = Path(path)
         manifest = read_manifest(folder)
         for part in manifest.parts:
@@ -102,6 +116,16 @@ class Pool:
     def name(self) -> str:
         """The pool's name."""
         return self.manifest.name
+
+    @property
+    def is_remote(self) -> bool:
+        """True for a pool in a store."""
+        return self._remote is not None
+
+    @property
+    def named(self) -> str:
+        """What a run's configuration calls the pool: its absolute folder, or its URL."""
+        return str(self.path.resolve()) if self._remote is None else self.location
 
     @property
     def fingerprint(self) -> str:
@@ -145,15 +169,17 @@ class Pool:
             DamagedError: A part cannot be read.
         """
         tables = []
-        for part, places in groupby(groups, key=lambda place: self.row_groups[place].part):
-            wanted = [self.row_groups[place].group for place in places]
-            path = self.path / self.parts[part].file.path
+        runs = [
+            (part, [self.row_groups[place].group for place in places])
+            for part, places in groupby(groups, key=lambda place: self.row_groups[place].part)
+        ]
+        for (_, wanted), path in zip(runs, self._paths([part for part, _ in runs]), strict=True):
             try:
                 with pq.ParquetFile(path, pre_buffer=False) as file:
                     tables.append(file.read_row_groups(wanted, columns=list(PAIR_COLUMNS)))
             except (pa.ArrowInvalid, OSError) as error:
                 raise DamagedError(
-                    f"{path} cannot be read: {error}; see: cit pool verify {self.path}"
+                    f"{path} cannot be read: {error}; see: cit pool verify {self.location}"
                 ) from error
         return pa.concat_tables(tables).select(list(PAIR_COLUMNS)).combine_chunks()
 
@@ -171,13 +197,50 @@ class Pool:
         """
         root = self._image_roots.get(source)
         if root is None:
-            known = ", ".join(list(self._image_roots)[:5])
-            raise ConfigError(f"{self.path} has no source {source!r}; it has {known}")
+            root = self._image_roots[source] = self._image_root(source)
         return read_image_bytes(root, image_uri, max_bytes=max_bytes)
 
+    def part_path(self, part: int) -> Path:
+        """A part's Parquet file; of a pool in a store its local copy, to be opened at once."""
+        return next(self._paths([part]))
+
+    def fetch(self, progress: Callable[[int, int], None] = lambda done, total: None) -> "Pool":
+        """Make sure that all parts lie below `path`, for SQL over them; gives the pool itself.
+
+        Args:
+            progress: Told the bytes done and all bytes, for a pool in a store.
+        """
+        if self._remote is not None:
+            self._remote.hold_all(progress)
+            self.path = self._remote.folder
+        return self
+
     def rebuild_catalog(self) -> Path:
-        """Write `pool.duckdb` anew, and give its path."""
+        """Write `pool.duckdb` anew, and give its path.
+
+        Raises:
+            ConfigError: The pool is in a store, where no catalog serves anybody.
+        """
+        if self._remote is not None:
+            raise ConfigError(f"{self.location} is in a store; a catalog is for a pool on a disk")
         return rebuild_catalog(self.path, self.manifest)
+
+    def _paths(self, parts: Sequence[int]) -> Iterator[Path]:
+        """The parts' files; those of a pool in a store are fetched side by side, some at a time."""
+        if self._remote is None:
+            yield from (self.path / self.parts[part].file.path for part in parts)
+            return
+        for first in range(0, len(parts), FETCHES):
+            entries = [self.parts[part].file for part in parts[first : first + FETCHES]]
+            yield from self._remote.copies(entries)
+
+    def _image_root(self, name: str) -> ImageRoot:
+        source = next((source for source in self.sources if source.name == name), None)
+        if source is None:
+            known = ", ".join(source.name for source in self.sources[:5])
+            raise ConfigError(f"{self.location} has no source {name!r}; it has {known}")
+        pool_url = None if self._remote is None else self._remote.url
+        return image_root(source.image_root, pool_url=pool_url)
 
 
 def verify_pool(folder: Path) -> list[str]:
@@ -190,16 +253,24 @@ def verify_pool(folder: Path) -> list[str]:
         ConfigError: There is no pool.
         DamagedError: Names every damaged file.
     """
-    manifest = read_manifest(folder)
+    url = remote_url(folder)
+    remote = None if url is None else RemotePool(url)
+    manifest = read_manifest(folder) if remote is None else remote.manifest
+
+    def checked(entry: FileEntry) -> Path:
+        if remote is None:
+            return check_file(folder, entry)
+        return remote.copy(entry, recheck=True)
+
     problems: list[str] = []
     for part in manifest.parts:
         try:
-            _check_part(check_file(folder, part.file), part)
+            _check_part(checked(part.file), part)
         except DamagedError as error:
             problems.append(str(error))
     for entry in manifest.reject_parts:
         try:
-            path = check_file(folder, entry)
+            path = checked(entry)
             if pq.read_metadata(path).num_rows != entry.rows:
                 problems.append(f"{path} has not the {entry.rows:,} rows of its manifest")
         except DamagedError as error:
@@ -211,14 +282,20 @@ def verify_pool(folder: Path) -> list[str]:
         problems.append(f"{folder}/pool.json counts {manifest.num_images:,} images, not {images:,}")
     listed = {part.file.path for part in manifest.parts}
     listed |= {entry.path for entry in manifest.reject_parts}
-    for path in sorted([*folder.glob("pairs/*.parquet"), *folder.glob("rejects/*.parquet")]):
-        if path.relative_to(folder).as_posix() not in listed:
-            problems.append(f"{path} belongs to no manifest")
+    if remote is None:
+        files = [*folder.glob("pairs/*.parquet"), *folder.glob("rejects/*.parquet")]
+        there = [path.relative_to(folder).as_posix() for path in files]
+    else:
+        there = [name for name in remote.listed if name.startswith(("pairs/", "rejects/"))]
+    where = folder if remote is None else remote.url
+    problems += [f"{where}/{path} belongs to no manifest" for path in sorted({*there} - listed)]
     if problems:
         raise DamagedError(
-            f"{folder} is damaged: {'; '.join(problems)}; build it again from its sources "
+            f"{where} is damaged: {'; '.join(problems)}; build it again from its sources "
             "(cit pool build … --overwrite)"
         )
+    if remote is not None:
+        return []
     catalog = catalog_problem(folder, manifest)
     notes = [] if catalog is None else [f"{catalog}; mend it with: cit pool repair {folder}"]
     return notes + changed_sources(manifest)

@@ -173,9 +173,9 @@ def _write(
             num_pairs, places = _count(sql, "chosen"), _chosen_places(sql)
         if not num_pairs:
             within = "" if limit == pool.num_pairs else f" within its first {limit:,} pairs"
-            raise ConfigError(f"{run and run.path} selected no pair of {pool.path}{within}")
+            raise ConfigError(f"{run and run.path} selected no pair of {pool.location}{within}")
         tables = _rows_at(pool, places, progress)
-        schema = pq.read_schema(pool.path / pool.parts[0].file.path)
+        schema = pq.read_schema(pool.part_path(0))
         written = write_parts(cut_groups(tables, group_rows(num_pairs)), folder, schema)
     assert written.num_pairs == num_pairs
     return replace(
@@ -215,7 +215,7 @@ def _not_in_pool(
     pool: Pool, run: Run, missing: int, wanted: int, examples: Sequence[str]
 ) -> ConfigError | DamagedError:
     what = (
-        f"{missing:,} of the {wanted:,} pairs that {run.path} selected are not in {pool.path}, "
+        f"{missing:,} of the {wanted:,} pairs that {run.path} selected are not in {pool.location}, "
         f"as {', '.join(examples)}"
     )
     if run.config.get("pool_fingerprint") == pool.fingerprint:
@@ -226,7 +226,7 @@ def _not_in_pool(
     return ConfigError(
         f"{what}; the run was made from {run.config.get('pool', 'another pool')}: name that pool, "
         "or carry the selection over with cit export RUN counts.json and "
-        f"cit import-counts counts.json --pool {pool.path}"
+        f"cit import-counts counts.json --pool {pool.location}"
     )
 
 
@@ -263,11 +263,11 @@ def _rows_at(pool: Pool, places: Iterator[Int64], progress: Progress) -> Iterato
 
 
 def _read_part(pool: Pool, part: int) -> pa.Table:
-    path = pool.path / pool.parts[part].file.path
+    path = pool.part_path(part)
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
             return file.read()
     except (pa.ArrowInvalid, OSError) as error:
         raise DamagedError(
-            f"{path} cannot be read: {error}; see: cit pool verify {pool.path}"
+            f"{path} cannot be read: {error}; see: cit pool verify {pool.location}"
         ) from error

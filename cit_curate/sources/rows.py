@@ -14,6 +14,7 @@ import pyarrow as pa
 from cit_curate.captions import cut_at_bytes, is_blank, replace_bad_text
 from cit_curate.image_uri import parse_image_uri
 from cit_curate.records import text_key_of
+from cit_curate.remote import remote_url
 from cit_curate.sources.columns import Columns
 
 ROWS_PER_BATCH = 8192
@@ -218,6 +219,9 @@ def checked_image_uri(value: str | None, image_root: Path) -> str:
         return _path_inside(value, image_root)
     if value.startswith(("http://", "https://")):
         return value
+    root = remote_url(image_root)
+    if root is not None and value.startswith(f"{root}/"):
+        return _path_inside(value[len(root) + 1 :], image_root)
     try:
         uri = parse_image_uri(value)
     except ValueError as error:

@@ -1,7 +1,9 @@
 """From what a person names on the command line to sources that can be read."""
 
+import atexit
 import difflib
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -11,12 +13,15 @@ from typing import Literal
 from braceexpand import braceexpand
 
 from cit_curate.errors import ConfigError
+from cit_curate.remote import remote_url
+from cit_curate.remote_cache import private_folder
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.embedded import embedded_columns
 from cit_curate.sources.folder import open_folder
 from cit_curate.sources.huggingface import dataset_sources, is_dataset, open_huggingface
 from cit_curate.sources.jsonl import open_jsonl
 from cit_curate.sources.parquet import open_parquet, parquet_schema
+from cit_curate.sources.remote_sources import held_copies
 from cit_curate.sources.rows import SourceReader
 from cit_curate.sources.table import open_table
 from cit_curate.sources.webdataset import COMPRESSED_SUFFIXES, open_webdataset
@@ -37,6 +42,7 @@ _BY_SUFFIX: dict[str, SourceFormat] = {
     ".tar": "webdataset",
     **dict.fromkeys(COMPRESSED_SUFFIXES, "webdataset"),  # To be refused with a hint.
 }
+_NOT_FROM_STORES = (".zip",)
 _READ_FROM_FOLDERS = ("folder", "parquet", "webdataset", "huggingface")
 
 
@@ -48,13 +54,17 @@ class Source:
         name: Its name in the pool, unique there.
         path: Absolute.
         format: How it is read.
-        image_root: Absolute folder that its image paths start from.
+        image_root: Absolute folder that its image paths start from, or a URL as a path.
+        url: Where a source in a store lies; `path` is its local copy. "" on a disk.
+        root_url: Where its images lie, when that is a store.
     """
 
     name: str
     path: Path
     format: SourceFormat | YfccFormat
     image_root: Path
+    url: str = ""
+    root_url: str = ""
 
 
 def find_sources(
@@ -79,11 +89,13 @@ def find_sources(
         raise ConfigError(
             "name at least one source: a .csv, .tsv, .jsonl, .parquet or .tar file, or a folder"
         )
-    if image_root is not None and not image_root.is_dir():
+    root_url = None if image_root is None else remote_url(image_root)
+    if image_root is not None and root_url is None and not image_root.is_dir():
         raise ConfigError(f"the image root {image_root} is not a folder")
     sources: list[Source] = []
     names: set[str] = set()
-    for path in chain.from_iterable(map(_expanded, paths)):
+    held: dict[Path, str] = {}
+    for path in chain.from_iterable(_expanded_here(path, held) for path in paths):
         kind = _format_of(path, format)
         for file in _files(path, kind):
             below = file.relative_to(path).as_posix()
@@ -94,8 +106,15 @@ def find_sources(
                 name, number = f"{plain}#{number}", number + 1
             names.add(name)
             is_own = image_root is None or kind in ("folder", "webdataset")
-            root = _own_root(file, kind) if is_own or image_root is None else image_root
-            sources.append(Source(name, file.resolve(), kind, root.resolve()))
+            if is_own or image_root is None:
+                url = held.get(file, "")
+                root = _own_root(file, kind).resolve()
+                own = url.rpartition("/")[0]
+                sources.append(Source(name, file.resolve(), kind, root, url, own))
+            else:
+                root = image_root.resolve() if root_url is None else image_root
+                url = held.get(file, "")
+                sources.append(Source(name, file.resolve(), kind, root, url, root_url or ""))
     return sources
 
 
@@ -130,6 +149,21 @@ def _own_root(file: Path, kind: SourceFormat) -> Path:
         kind == "parquet" and file.is_symlink() and bool(embedded_columns(parquet_schema(file)))
     )
     return (file.resolve() if holds_images else file).parent
+
+
+def _expanded_here(path: Path, held: dict[Path, str]) -> list[Path]:
+    """As `_expanded`; files of a store are fetched, and `held` learns their URLs."""
+    url = remote_url(path)
+    if url is None:
+        return _expanded(path)
+    if url.endswith(_NOT_FROM_STORES):
+        raise ConfigError(f"{url}: a zip is no source; name a table whose images are its members")
+    # Until the process ends: a pool is built from what was there when its sources were opened.
+    folder = private_folder("sources")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    copies = held_copies([url], folder)
+    held.update((link, file.url) for file, link in copies)
+    return [link for _, link in copies]
 
 
 def _expanded(path: Path) -> list[Path]:

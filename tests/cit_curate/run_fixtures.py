@@ -34,6 +34,7 @@ class MemoryPool:
 
     def __init__(self, path: Path, rows: Sequence[dict[str, str]], images: dict[str, bytes]):
         self.path = path
+        self.location = str(path)
         self.images = images
         self.asked: list[str] = []
         (path / "pairs").mkdir(parents=True)

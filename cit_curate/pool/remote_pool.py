@@ -1,0 +1,115 @@
+"""A pool in a store: its manifest, its files as the store lists them, and local copies of parts."""
+
+import json
+import shutil
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.pool.format import MANIFEST_NAME, PoolManifest, manifest_of
+from cit_curate.remote import RemoteFile, below, list_files, read_range
+from cit_curate.remote_cache import cache_folder, hold, local_copy, private_folder
+from indexes.durable import FileEntry
+
+# Parts that are fetched at the same time: one connection does not fill a network.
+FETCHES = 8
+
+_MAX_MANIFEST_BYTES = 1 << 30
+
+
+class RemotePool:
+    """The files of a pool in a store.
+
+    Attributes:
+        url: The pool's folder.
+        manifest: All of `pool.json`.
+        folder: Where `hold_all` puts the pool's Parquet files; gone when the process ends.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Read the manifest, and compare the sizes of all files with what the store lists.
+
+        Raises:
+            ConfigError: There is no pool, or it may not be read.
+            DamagedError: A file is missing or has another size.
+            ResourceError: The network stays away.
+        """
+        self.url = url
+        self.manifest = _manifest(url)
+        self.listed = list_files(url)
+        self._files = {
+            entry.path: self._checked(entry)
+            for entry in (
+                *(part.file for part in self.manifest.parts),
+                *self.manifest.reject_parts,
+            )
+        }
+        self.folder = cache_folder() / "not-fetched"
+        self._held = False
+
+    def copy(self, entry: FileEntry, *, recheck: bool = False) -> Path:
+        """The local copy of a file of the manifest, fetched when the cache has none."""
+        return local_copy(self._files[entry.path], sha256=entry.sha256, recheck=recheck)
+
+    def copies(self, entries: Sequence[FileEntry]) -> list[Path]:
+        """The local copies of some files; missing ones are fetched side by side."""
+        if len(entries) == 1:
+            return [self.copy(entries[0])]
+        with ThreadPoolExecutor(min(FETCHES, max(len(entries), 1))) as threads:
+            return list(threads.map(self.copy, entries))
+
+    def hold_all(self, progress: Callable[[int, int], None]) -> None:
+        """Put all Parquet files of pairs below `folder`, for SQL; the cache keeps them meanwhile.
+
+        Args:
+            progress: Told the bytes done and all bytes.
+        """
+        if self._held:
+            return
+        self.folder = private_folder("pool")
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        entries = [part.file for part in self.manifest.parts]
+        total, done = sum(entry.bytes for entry in entries), 0
+
+        def take(entry: FileEntry) -> int:
+            hold(self.copy(entry), self.folder / entry.path)
+            return entry.bytes
+
+        with ThreadPoolExecutor(FETCHES) as threads:
+            for size in threads.map(take, entries):
+                done += size
+                progress(done, total)
+        self._held = True
+
+    def _checked(self, entry: FileEntry) -> RemoteFile:
+        if below(self.url, entry.path) is None:
+            raise DamagedError(
+                f"the manifest names {entry.path!r}, which lies outside {self.url}: it was changed"
+            )
+        file = self.listed.get(entry.path)
+        if file is None:
+            raise DamagedError(
+                f"{self.url}/{entry.path} is missing; its manifest says {entry.bytes:,} bytes"
+            )
+        if file.bytes != entry.bytes:
+            raise DamagedError(
+                f"{file.url} has {file.bytes:,} bytes; its manifest says {entry.bytes:,}"
+            )
+        return file
+
+
+def _manifest(url: str) -> PoolManifest:
+    where = f"{url}/{MANIFEST_NAME}"
+    try:
+        data = read_range(where, 0, _MAX_MANIFEST_BYTES + 1)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ConfigError(
+            f"{url} is no pool: it has no {MANIFEST_NAME}; check the spelling, or put one there: "
+            f"cit pool build SOURCE --out {url}"
+        ) from error
+    try:
+        return manifest_of(json.loads(data), where)
+    except ValueError as error:
+        raise DamagedError(f"{where} is damaged: {error}") from error
