@@ -160,7 +160,7 @@ def export(
                 numbers = count_and_rate(done, total, seconds, "pairs")
                 progress.update(bar, completed=done, total=total, numbers=numbers)
 
-            with made_here(out) as local:
+            with made_here(out, last="pairs.json") as local:
                 shards = export_webdataset(
                     opened, source, local, pairs_per_shard=pairs_per_shard, on_progress=tell
                 )

@@ -39,6 +39,7 @@ LONGEST_WAIT_SECONDS = 8.0
 
 # A path made from a URL has one slash of its two.
 _URL = re.compile(r"(?P<protocol>[A-Za-z][A-Za-z0-9+.-]+):/+(?P<rest>.*)", re.DOTALL)
+_OUT_OF_RANGE = re.compile(r"InvalidRange|range (is )?not satisfiable", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # Packages whose errors are about the network or the store, whatever class they are.
 _NETWORK_PACKAGES = frozenset(
@@ -219,7 +220,7 @@ def read_range(url: str, start: int = 0, end: int | None = None) -> bytes:
             return bytes(fs.cat_file(path, start=start, end=end))
         except Exception as error:
             # A range of an empty file, or behind the end, is an error in S3.
-            if "InvalidRange" in str(error) or "Range Not Satisfiable" in str(error):
+            if _OUT_OF_RANGE.search(str(error)):
                 return b""
             raise
 

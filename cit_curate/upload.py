@@ -13,13 +13,16 @@ Progress = Callable[[int, int], None]
 
 
 @contextmanager
-def made_here(place: Path, progress: Progress = lambda done, total: None) -> Iterator[Path]:
+def made_here(
+    place: Path, *, last: str = "", progress: Progress = lambda done, total: None
+) -> Iterator[Path]:
     """Give the local path to write to; what was written goes to `place` when the block ends well.
 
     A local `place` is given itself, and nothing is copied.
 
     Args:
         place: A local path, or a URL (of a file, or of a folder that is empty).
+        last: Of a folder, the file that comes when all others are there.
         progress: Told how far the upload is.
 
     Raises:
@@ -34,7 +37,7 @@ def made_here(place: Path, progress: Progress = lambda done, total: None) -> Ite
         local = Path(folder) / place.name
         yield local
         if local.is_dir():
-            upload_folder(local, url, progress=progress)
+            upload_folder(local, url, last=last, progress=progress)
         else:
             put_file(local, url)
             progress(1, 1)
