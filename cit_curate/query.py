@@ -293,14 +293,15 @@ class RunDatabase:
     def _named_errors(self) -> Iterator[None]:
         try:
             yield
-        except duckdb.OutOfMemoryException as error:
-            raise ResourceError(
-                f"the query needs more memory or spill space than it may use ({MEMORY_LIMIT}, "
-                f"{SPILL_LIMIT}): {short_message(error)}; narrow it with WHERE, LIMIT or GROUP BY"
-            ) from None
         # DuckDB's stream raises what pyarrow makes of its message: OSError or ArrowException.
         except (duckdb.Error, pa.ArrowException, OSError, RuntimeError) as error:
             message = short_message(error)
+            # A result that is streamed loses the error's type, but not its words.
+            if isinstance(error, duckdb.OutOfMemoryException) or "Out of Memory" in message:
+                raise ResourceError(
+                    f"the query needs more memory or spill space than it may use ({MEMORY_LIMIT}, "
+                    f"{SPILL_LIMIT}): {message}; narrow it with WHERE, LIMIT or GROUP BY"
+                ) from None
             if "No space left" in message:
                 raise ResourceError(
                     f"the disk is full: {message}; free space in {self._spill}"

@@ -302,23 +302,23 @@ def test_query_export_and_report_read_a_remote_pool_that_is_named(bucket, tmp_pa
     assert json.loads(capsys.readouterr().out) == [{"n": 14}]
     assert "--pool" in caplog.text
     assert not list(cache_folder().glob("files/*/*"))
-    query(run, "SELECT count(caption) AS n FROM pairs", pool=Path(url), json=True)
+    query(run, "SELECT count(caption) AS n FROM pairs", pool=(url,), json=True)
     assert json.loads(capsys.readouterr().out) == [{"n": 12}]
 
     for name in ("counts.parquet", "counts.csv", "counts.json"):
         out = f"{bucket}/out/{name}"
-        export(run, Path(out), pool=Path(url), json=True)
+        export(run, Path(out), pool=(url,), json=True)
         assert json.loads(capsys.readouterr().out)["path"] == out
-        export(run, tmp_path / name, pool=Path(url), json=True)
+        export(run, tmp_path / name, pool=(url,), json=True)
         assert read_range(out) == (tmp_path / name).read_bytes()
         capsys.readouterr()
-    export(run, Path(f"{bucket}/out/shards"), pool=Path(url), json=True)
+    export(run, Path(f"{bucket}/out/shards"), pool=(url,), json=True)
     assert json.loads(capsys.readouterr().out)["num_pairs"] == 8
     there = list_files(f"{bucket}/out/shards").keys()
     assert there == {"pairs-000000.tar", "pairs-000000.json", "pairs.json", "rejects.parquet"}
     with pytest.raises(ConfigError, match="files in it"):
-        export(run, Path(f"{bucket}/out/shards"), pool=Path(url))
-    report(run, out=Path(f"{bucket}/out/report.html"), pool=Path(url), json=True)
+        export(run, Path(f"{bucket}/out/shards"), pool=(url,))
+    report(run, out=Path(f"{bucket}/out/report.html"), pool=(url,), json=True)
     assert b"data:image/webp" in read_range(f"{bucket}/out/report.html")
     assert "very-secret" not in capsys.readouterr().out
     assert not list(cache_folder().rglob("*very-secret*"))
