@@ -27,6 +27,7 @@ def attempt(config: TrainConfig, out: Path) -> Iterator[World]:
         StopSignals() as stop,
         open_world(
             stop,
+            str(out),
             device=config.device,
             peer_seconds=config.peer_seconds,
             barrier_seconds=config.barrier_seconds,

@@ -1,5 +1,8 @@
 """What a person sees of a training run: a bar with rate and time left, one line per outer step."""
 
+import contextlib
+import os
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import TracebackType
 
@@ -75,3 +78,15 @@ class TerminalWatcher(Watcher):
 
     def _line(self, text: str) -> None:
         self._progress.console.print(Text(text), soft_wrap=True)
+
+
+def is_shown() -> bool:
+    """Whether this process is the one that people see: of several ranks, rank 0."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def watching(max_updates: int, *, label: str = "updates") -> AbstractContextManager[Watcher]:
+    """A watcher for the terminal; on a rank that is not shown, one that shows nothing."""
+    if is_shown():
+        return TerminalWatcher(max_updates, label=label)
+    return contextlib.nullcontext(Watcher())

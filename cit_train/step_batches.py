@@ -125,7 +125,9 @@ def updates(
         except PeerLostError:
             streams.raise_first_error()
             raise
-        stops, saves = world.any_of(not batch, session.saver.is_due(update))
+        # Rank 0 has the clock and writes.
+        is_due = world.is_first and session.saver.is_due(update)
+        stops, saves = world.any_of(not batch, is_due)
         yield Planned(batch, saves or stops, stops)
     for _ in islice(batches, surplus * num_lanes):  # too few for an update; the next step is next
         pass

@@ -118,16 +118,16 @@ def _chosen(runs: dict[str, RunConfig], only: str) -> dict[str, RunConfig]:
 
 def _sweep(runs: dict[str, RunConfig], out: Path, *, as_json: bool) -> None:
     from cit_train.outer_loop import train
-    from cit_train.progress import TerminalWatcher
+    from cit_train.progress import is_shown, watching
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=not is_shown())
     rows: list[SweepRow] = []
     first_error: CitError | None = None
     for number, (name, config) in enumerate(runs.items(), 1):
         console.print(Text(f"run {number} of {len(runs)}: {out / name}"), soft_wrap=True)
         started = time.monotonic()
         try:
-            with TerminalWatcher(config.train.max_updates, label=name) as watcher:
+            with watching(config.train.max_updates, label=name) as watcher:
                 train(config, out / name, resume=True, watcher=watcher)
             message = ""
         except StoppedError as error:
@@ -138,10 +138,11 @@ def _sweep(runs: dict[str, RunConfig], out: Path, *, as_json: bool) -> None:
             first_error, message = first_error or error, str(error)
             console.print(Text(f"{name} failed: {message}"), soft_wrap=True)
         rows.append(_row(out / name, message, time.monotonic() - started))
-    if as_json:
-        sys.stdout.write(json_format.dumps([asdict(row) for row in rows]) + "\n")
-    else:
-        Console().print(_table(rows))
+    if is_shown():
+        if as_json:
+            sys.stdout.write(json_format.dumps([asdict(row) for row in rows]) + "\n")
+        else:
+            Console().print(_table(rows))
     if first_error is not None:
         raise first_error
 

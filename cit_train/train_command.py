@@ -2,7 +2,6 @@
 
 import difflib
 import json as json_format
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,15 +128,14 @@ def _without_nproc(args: Sequence[str]) -> list[str]:
 
 def _train(config: RunConfig, out: Path, resume: bool, overwrite: bool, *, as_json: bool) -> None:
     from cit_train.outer_loop import train
-    from cit_train.progress import TerminalWatcher
+    from cit_train.progress import is_shown, watching
 
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other")
-    if int(os.environ.get("RANK", "0")):  # rank 0 shows and sums up
-        train(config, out, resume=resume, overwrite=overwrite)
-        return
-    with TerminalWatcher(config.train.max_updates) as watcher:
+    with watching(config.train.max_updates) as watcher:
         run = train(config, out, resume=resume, overwrite=overwrite, watcher=watcher)
+    if not is_shown():
+        return
     last = run.commits()[-1]
     summary: dict[str, Any] = {
         "path": str(run.path),
