@@ -41,7 +41,9 @@ def launch(num_ranks: int, arguments: Sequence[str], out: Path) -> int:
             "--nproc out under torchrun or srun"
         )
     # Its own account of a failure is a page about processes; the rank has said what is wrong.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in logging.root.manager.loggerDict:
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // num_ranks, 1)))
     options = ["--standalone", f"--nproc-per-node={num_ranks}", "--max-restarts=0"]
     known = {option for action in get_args_parser()._actions for option in action.option_strings}
