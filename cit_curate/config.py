@@ -12,6 +12,7 @@ Texts = Literal["one", "every"]
 IndexKind = Literal["auto", "exact", "flat"]
 Shortfall = Literal["error", "train"]
 Curation = Literal["exact", "none"]
+Engine = Literal["local", "ray"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,3 +123,27 @@ class CurateConfig:
     def budget(self) -> int:
         """Pairs that one outer step collects in each lane."""
         return self.curate_every * self.batch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Where the work is done; it shows in no byte of what is made."""
+
+    engine: Engine = "local"
+    """Processes of this machine (local), or actors of a Ray cluster (ray; pip install "cit[ray]").
+    On a cluster, the sources, the pool and --out are at the same path on every node."""
+    ray_address: str = "local"
+    """The cluster: local = a Ray of this machine for this command alone; auto = the cluster that
+    this machine belongs to; HOST:PORT or ray://HOST:PORT."""
+    workers: int = 0
+    """Processes or actors; 0: one per processor, on a Ray cluster with GPUs one per GPU."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ConfigError(f"--workers {self.workers}: it is a number of processes, or 0")
+        if self.engine != "ray" and self.ray_address != "local":
+            raise ConfigError("--ray-address is for --engine ray")
+
+
+# What a Python caller gets who names no engine: no process starts, so no script needs a guard.
+IN_PROCESS = EngineConfig(workers=1)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
+from cit_curate.config import CurateConfig, EngineConfig, MetadataConfig, TextTowerConfig
 from cit_curate.curator import ScanTotals
 from cit_curate.errors import ConfigError
 from cit_curate.ledger import Run
@@ -25,6 +25,7 @@ def curate(
     metadata: tyro.conf.OmitArgPrefixes[MetadataConfig] = MetadataConfig(),  # noqa: B008 - frozen
     text: tyro.conf.OmitArgPrefixes[TextTowerConfig] = TextTowerConfig(),  # noqa: B008
     config: tyro.conf.OmitArgPrefixes[CurateConfig] = CurateConfig(),  # noqa: B008
+    engine: tyro.conf.OmitArgPrefixes[EngineConfig] = EngineConfig(),  # noqa: B008
     *,
     out: Path | None = None,
     max_pairs: int | Literal["all"] | None = None,
@@ -44,12 +45,15 @@ def curate(
         cit report RUN
         cit curate A=0.7 B=0.3 --metadata classes.txt --out RUN
 
+    After a kill, the same command scores only what is missing.
+
     Args:
         pool: Folder made by `cit pool build`; or several, each with its share of the captions that
             are looked at, as A=0.7 B=0.3, or NAME:A=0.7 to give one another name.
         metadata: The class names.
         text: The text tower.
         config: The rules.
+        engine: Where captions are scored.
         out: Folder of the new run: its ledger, for cit query, export and report.
         max_pairs: Pairs to keep in each lane; all = whole passes without a limit.
             Left out, it is curate_every x batch_size, as in training.
@@ -96,6 +100,7 @@ def curate(
             out,
             num_pairs=num_pairs,
             device=device,
+            engine=engine,
             overwrite=overwrite,
             on_progress=tell,
         )

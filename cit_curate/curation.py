@@ -2,29 +2,42 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
-from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
-from cit_curate.curator import LaneScan, ScanState, ScanTotals
+from cit_curate.config import (
+    IN_PROCESS,
+    CurateConfig,
+    EngineConfig,
+    MetadataConfig,
+    TextTowerConfig,
+)
+from cit_curate.curator import LaneScan, ScanState, ScanTotals, WindowScores
 from cit_curate.environment import describe_environment
 from cit_curate.errors import ConfigError
 from cit_curate.ledger import Commit, Run
+from cit_curate.lock import owner_lock
 from cit_curate.metadata.entries import MetadataEntry, load_metadata
+from cit_curate.pool.engines import open_engine
+from cit_curate.pool.ingest import STAGING_PREFIX
 from cit_curate.pool.mixed_order import MixedOrder
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool
+from cit_curate.pool.workers import Mapper
 from cit_curate.records import Embedder, Float32, PoolCursor
-from cit_curate.text_encoder import TextEncoder, embed_metadata
+from cit_curate.scores import CAPTIONS_PER_WORKER, ScoredLane, Tower, embedder, open_scan
+from cit_curate.text_encoder import choose_device, embed_metadata
 from cit_curate.threshold import SimilaritySample, sample_similarity
 from indexes.durable import FileEntry, write_json
 from indexes.protocol import MetadataIndex
 from indexes.versioned import VersionedIndex
 
 ScanProgress = Callable[[int, ScanTotals], None]
+LaneScores = Callable[[int], WindowScores]
 
 
 @dataclass(frozen=True)
@@ -104,6 +117,7 @@ class Curator:
         num_pairs: int | None,
         lanes: Sequence[int] | None = None,
         on_progress: ScanProgress | None = None,
+        scores: LaneScores | None = None,
     ) -> list[LaneSelection]:
         """One outer step: the next kept pairs of every lane, by caption alone.
 
@@ -116,14 +130,22 @@ class Curator:
             num_pairs: Pairs of each lane; None = all that `max_passes` passes have.
             lanes: Only these lanes; None = all.
             on_progress: Called with lane and totals after each scanned batch.
+            scores: Where a lane's scores come from; None embeds and searches here.
 
         Raises:
             ShortfallError: See `LaneScan.take`.
         """
         selections = []
         for lane in range(self.config.lanes) if lanes is None else lanes:
-            place = {"outer_step": outer_step, "lane": lane, "update": update}
-            scan = self.scan(encoder, index, cursors[lane], **place)
+            scan = self.scan(
+                encoder,
+                index,
+                cursors[lane],
+                outer_step=outer_step,
+                lane=lane,
+                update=update,
+                scores=scores and scores(lane),
+            )
             scan.on_progress = _for_lane(on_progress, lane)
             rows = scan.take(num_pairs)
             # From here on it is asked for replacements, by the thread that writes the shards.
@@ -140,6 +162,7 @@ class Curator:
         outer_step: int,
         lane: int,
         update: int,
+        scores: WindowScores | None = None,
     ) -> LaneScan:
         """The scan of one lane in one outer step, before its first caption."""
         return LaneScan(
@@ -152,7 +175,36 @@ class Curator:
             outer_step=outer_step,
             lane=lane,
             update=update,
+            scores=scores,
         )
+
+    @property
+    def prompts(self) -> list[str]:
+        """Every text that the index of the metadata is made of; none without curation."""
+        if self.config.curation == "none":
+            return []
+        return [text for entry in self.entries for text in entry.texts(self.templates)]
+
+    def scores_ahead(
+        self,
+        mapped: Mapper,
+        staging: Path,
+        tower: Tower,
+        encoder: Embedder,
+        index: MetadataIndex,
+    ) -> LaneScores:
+        """What gives each lane its scores, from its first caption on, made by an engine."""
+        scan = open_scan(
+            staging,
+            self.pools,
+            self.config,
+            tower,
+            encoder=encoder.fingerprint,
+            metadata=self.fingerprint,
+            index=index,
+        )
+        passes = self.config.max_passes
+        return lambda lane: ScoredLane(mapped, scan, lane, passes * self.orders[lane].length)
 
     def write_entries(self, run: Run) -> None:
         """Write `metadata.json`: the entries; `metadata_id` in the ledger counts them from 0."""
@@ -191,6 +243,7 @@ def curate(
     *,
     num_pairs: int | None,
     device: str = "auto",
+    engine: EngineConfig = IN_PROCESS,
     overwrite: bool = False,
     on_progress: ScanProgress | None = None,
 ) -> Run:
@@ -198,39 +251,66 @@ def curate(
 
     Several pools are one `PoolMixture.open(["A=0.7", "B=0.3"])`.
 
+    What is scored is kept in `.staging-OUT` beside the run until it is there: after a kill, or for
+    another threshold after a shortfall, the same command scores only what is missing.
+
     Raises:
         ConfigError: The folder is not empty, or the encoder or metadata are not to be had.
         ShortfallError: See `LaneScan.take`.
+        ResourceError: A worker was killed, or another curation writes this run.
     """
     Run.check_free(out, overwrite=overwrite)
-    encoder = TextEncoder.load(text, device=device)
+    out = out.absolute()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staging = out.with_name(f"{STAGING_PREFIX}{out.name}")
     curator = Curator(pool, metadata, config)
-    settings = {
-        **curator.pools.settings(),
-        "metadata_fingerprint": curator.fingerprint,
-        **asdict(metadata),
-        **asdict(text),
-        **asdict(config),
-        "max_pairs": num_pairs,
-    }
-    selections = curator.run(
-        encoder,
-        curator.refresh(encoder),
-        [PoolCursor()] * config.lanes,
-        outer_step=0,
-        update=0,
-        num_pairs=num_pairs,
-        on_progress=on_progress,
-    )
-    run = Run.create(out, config=settings, environment=describe_environment(), overwrite=overwrite)
-    curator.write_entries(run)
-    files = []
-    for each in selections:
-        run.log(each.scan.metrics_record())
-        files += write_scan(run, each.scan, each.rows)
-    cursors = tuple(each.scan.cursor for each in selections)
-    run.commit(Commit(outer_step=0, update=0, cursors=cursors, files=tuple(files)))
+    most_useful = _most_useful(curator, engine, device)
+    with (
+        owner_lock(out.with_name(f".lock-{out.name}")),
+        open_engine(engine, most_useful=most_useful, uses_gpus=device != "cpu") as workers,
+    ):
+        tower = Tower(text, device, num_threads=int(workers.num_workers > 1))
+        encoder = embedder(workers.mapped, tower, curator.prompts)
+        index = curator.refresh(encoder)
+        selections = curator.run(
+            encoder,
+            index,
+            [PoolCursor()] * config.lanes,
+            outer_step=0,
+            update=0,
+            num_pairs=num_pairs,
+            on_progress=on_progress,
+            scores=curator.scores_ahead(workers.mapped, staging, tower, encoder, index)
+            if index
+            else None,
+        )
+        settings = {
+            **curator.pools.settings(),
+            "metadata_fingerprint": curator.fingerprint,
+            **asdict(metadata),
+            **asdict(text),
+            **asdict(config),
+            "max_pairs": num_pairs,
+        }
+        environment = describe_environment()
+        run = Run.create(out, config=settings, environment=environment, overwrite=overwrite)
+        curator.write_entries(run)
+        files = []
+        for each in selections:
+            run.log(each.scan.metrics_record())
+            files += write_scan(run, each.scan, each.rows)
+        cursors = tuple(each.scan.cursor for each in selections)
+        run.commit(Commit(outer_step=0, update=0, cursors=cursors, files=tuple(files)))
+        shutil.rmtree(staging, ignore_errors=True)
     return run
+
+
+def _most_useful(curator: Curator, engine: EngineConfig, device: str) -> int:
+    """Workers that are worth their start here; one where they would share a GPU."""
+    if engine.engine == "local" and choose_device(device).type == "cuda":
+        return 1
+    captions = sum(order.length for order in curator.orders) * curator.config.max_passes
+    return max(1, captions // CAPTIONS_PER_WORKER)
 
 
 def _for_lane(on_progress: ScanProgress | None, lane: int) -> Callable[[ScanTotals], None] | None:

@@ -44,6 +44,10 @@ _ENCODING = threading.Lock()
 TAG_KEY = 11
 
 
+WindowScores = Callable[[Sequence[CaptionBatch]], tuple[Float32, Int64]]
+"""Best similarity and nearest entry of each caption of the scan's next window."""
+
+
 @dataclass
 class ScanTotals:
     """What one lane's scan of one outer step has seen so far; owned and changed by its scan."""
@@ -94,6 +98,17 @@ class ScanState:
     taken: Sequence[str]
 
 
+def scanned_texts(config: CurateConfig, lane: int, batch: CaptionBatch) -> list[str]:
+    """The texts that are scored: captions, tags augmented anew at each visit."""
+    texts: list[str] = batch.rows["caption"].to_pylist()
+    if config.augments_tags:
+        for row in np.flatnonzero(pc.equal(batch.rows["text_key"], "tag").to_numpy()):
+            place = (int(batch.pass_index[row]), lane, int(batch.position[row]))
+            rng = np.random.default_rng((config.seed, TAG_KEY, *place))
+            texts[row] = augment_tags(texts[row], rng)
+    return texts
+
+
 class LaneScan:
     """The scan of one lane in one outer step."""
 
@@ -110,6 +125,7 @@ class LaneScan:
         lane: int = 0,
         update: int = 0,
         on_progress: Callable[[ScanTotals], None] | None = None,
+        scores: WindowScores | None = None,
     ) -> None:
         self.config = config
         self.entry_names = pa.array([entry.name for entry in entries], pa.string())
@@ -126,6 +142,7 @@ class LaneScan:
         self._batches = self._read_from(cursor)
         self._pass_length = order.length
         self.on_progress = on_progress
+        self._scores = scores
         self._scored: Iterator[ScoredBatch] = iter(())
         self._surplus = self.near_misses
         self._seen: set[str] = set()
@@ -307,7 +324,11 @@ class LaneScan:
         """Best similarity and nearest entry of each caption: float32 and int64 [window]."""
         assert self.index is not None  # it is None only where everything passes
         started = time.perf_counter()
-        texts = [text for batch in window for text in self._texts(batch)]
+        if self._scores is not None:
+            scored = self._scores(window)
+            self.totals.embed_seconds += time.perf_counter() - started
+            return scored
+        texts = [text for batch in window for text in scanned_texts(self.config, self.lane, batch)]
         with _ENCODING:
             vectors = self.encoder.embed(texts)
             embedded = time.perf_counter()
@@ -356,16 +377,6 @@ class LaneScan:
             # Two pools may have different pairs of the same key. No text key has a `|`.
             return pc.binary_join_element_wise(rows["pair_key"], rows["pool"], "|")
         return rows["pair_key"]
-
-    def _texts(self, batch: CaptionBatch) -> list[str]:
-        """The texts that are scored: captions, tags augmented anew at each visit."""
-        texts: list[str] = batch.rows["caption"].to_pylist()
-        if self.config.augments_tags:
-            for row in np.flatnonzero(pc.equal(batch.rows["text_key"], "tag").to_numpy()):
-                place = (int(batch.pass_index[row]), self.lane, int(batch.position[row]))
-                rng = np.random.default_rng((self.config.seed, TAG_KEY, *place))
-                texts[row] = augment_tags(texts[row], rng)
-        return texts
 
     def _scored_rows(
         self, batch: CaptionBatch, similarity: Float32 | None, nearest: Int64 | None, reason: str

@@ -26,9 +26,16 @@ def resumed(
     if place is None:
         return []
     lanes = session.world.lanes(session.config.curate.lanes)
-    at = {"outer_step": state.outer_step, "update": state.update}
     scans = [
-        session.curator.scan(encoder, index, state.cursors[lane], lane=lane, **at) for lane in lanes
+        session.curator.scan(
+            encoder,
+            index,
+            state.cursors[lane],
+            outer_step=state.outer_step,
+            lane=lane,
+            update=state.update,
+        )
+        for lane in lanes
     ]
     return [read_selection(session.run, scan) for scan in scans]
 

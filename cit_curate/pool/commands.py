@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import TaskID
 
 from cit_curate.captions import Cleaning
+from cit_curate.config import EngineConfig
 from cit_curate.errors import ConfigError
 from cit_curate.pool.format import CATALOG_NAME, MANIFEST_NAME
 from cit_curate.pool.pool import Pool, verify_pool
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 def build(
     sources: tyro.conf.Positional[tuple[Path, ...]],
     out: Path,
+    engine: tyro.conf.OmitArgPrefixes[EngineConfig] = EngineConfig(),  # noqa: B008 - frozen
     *,
     format: Format | YfccFormat = "auto",
     image_id: str = "image_id",
@@ -49,7 +51,6 @@ def build(
     image_ids: Path | None = None,
     subset: Path | None = None,
     reference_empty_tags: bool = False,
-    workers: int = 0,
     max_reject_ratio: float = 0.01,
     overwrite: bool = False,
     json: bool = False,
@@ -59,7 +60,7 @@ def build(
     A wide table has a row per image: --text title,desc,tag. A long one has a row per text:
     --text-key KIND --caption TEXT. A WebDataset and a folder of images with .txt files need
     neither. Images stay where they are, also those in tars, zips, Arrow and Parquet files.
-    YFCC100M has flags of its own; after a kill, the same command goes on.
+    YFCC100M has flags of its own. After a kill, the same command goes on.
 
         cit pool build captions.csv --image-id id --image path --text title,desc --out POOL
         cit pool build PICTURES --out POOL
@@ -76,6 +77,7 @@ def build(
         sources: Files, folders or {000..123} patterns, in the order that the pool will have;
             none for YFCC100M.
         out: Folder of the new pool.
+        engine: Where the sources are read.
         format: How to read the sources; auto goes by the suffix, or by what a folder holds.
         image_id: Column with the image's id.
         image: Column with the image's path or URL; empty: no images, or those that lie inside.
@@ -90,7 +92,6 @@ def build(
         image_ids: YFCC: NumPy file with the ids of the images on disk.
         subset: YFCC15M: yfcc100m_subset_data.tsv, the list of the images that it takes.
         reference_empty_tags: YFCC: keep the tag text "," of images without tags, as CiT did.
-        workers: YFCC: processes that read and write; 0: one per processor.
         max_reject_ratio: Largest share of malformed rows.
         overwrite: Replace a pool that is there.
         json: Print one JSON document instead of a summary.
@@ -124,16 +125,16 @@ def build(
             source,
             out,
             name=name,
-            num_workers=workers,
+            engine=engine,
             max_reject_ratio=max_reject_ratio,
             overwrite=overwrite,
             json=json,
         )
         return
-    if metadata or image_ids or subset or reference_empty_tags or workers:
+    if metadata or image_ids or subset or reference_empty_tags:
         raise ConfigError(
-            "--metadata, --image-ids, --subset, --reference-empty-tags and --workers are for "
-            "--format yfcc15m and yfcc100m"
+            "--metadata, --image-ids, --subset and --reference-empty-tags are for --format "
+            "yfcc15m and yfcc100m"
         )
     columns = Columns(
         image_id=image_id,
@@ -151,6 +152,7 @@ def build(
             format=format,
             image_root=image_root,
             clean=clean,
+            engine=engine,
             name=name or None,
             max_reject_ratio=max_reject_ratio,
             overwrite=overwrite,
@@ -207,7 +209,7 @@ def _build_yfcc(
     out: Path,
     *,
     name: str,
-    num_workers: int,
+    engine: EngineConfig,
     max_reject_ratio: float,
     overwrite: bool,
     json: bool,
@@ -217,7 +219,7 @@ def _build_yfcc(
             source,
             out,
             name=name or None,
-            num_workers=num_workers,
+            engine=engine,
             max_reject_ratio=max_reject_ratio,
             overwrite=overwrite,
             progress=progress,

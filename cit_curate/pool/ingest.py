@@ -1,7 +1,9 @@
-"""Building a pool: sources are read once, into a staging database on disk, then written in order.
+"""Building a pool: an engine reads the sources into blocks, which are merged and written in order.
 
-Memory does not grow with the pool: readers stream batches, DuckDB finds duplicates and groups the
-rows of each image out of core, and the part writer holds one row group.
+The blocks are in `.staging-POOL` beside the pool until it is there, so that the same command reads
+only what is missing after a kill. Memory does not grow with the pool: a worker holds one block,
+DuckDB finds duplicates and groups the rows of each image out of core, and the part writer holds one
+row group. Neither the engine nor a kill shows in the pool's bytes.
 """
 
 import errno
@@ -9,16 +11,25 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
-from cit_curate.captions import Cleaning, cleaner
+from cit_curate.captions import Cleaning
+from cit_curate.config import IN_PROCESS, EngineConfig
 from cit_curate.errors import BadInputError, ConfigError, DamagedError, ResourceError
 from cit_curate.lock import owner_lock
+from cit_curate.pool.blocks import (
+    BYTES_PER_WORKER,
+    open_staging,
+    read_blocks,
+    read_stripe,
+    stripe_tasks,
+)
 from cit_curate.pool.catalog import rebuild_catalog
+from cit_curate.pool.engines import Engine, open_engine
 from cit_curate.pool.format import (
     MANIFEST_NAME,
     PoolManifest,
@@ -28,17 +39,18 @@ from cit_curate.pool.format import (
     read_manifest,
     write_manifest,
 )
+from cit_curate.pool.malformed import Counted, check_budget, count_malformed
 from cit_curate.pool.parts import PartsWritten, cut_groups, write_parts, write_rejects
 from cit_curate.pool.staging import STAGING_MEMORY, Staging
 from cit_curate.remote import remote_url
 from cit_curate.replacing import replacing
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.parquet import column_kind
-from cit_curate.sources.rows import MALFORMED, Reject, SourceReader, pairs_of
+from cit_curate.sources.rows import RawPairs, SourceReader
 from cit_curate.sources.source import Source, open_source
 
-MAX_IN_A_ROW = 100
 HEAD_BYTES = 1 << 20
+STAGING_PREFIX = ".staging-"
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DISK_FULL_WORDS = ("no space left", "file too large", "quota exceeded", "max_temp_directory_size")
@@ -55,6 +67,7 @@ def build_pool(
     clean: Cleaning = "none",
     name: str | None = None,
     max_reject_ratio: float = 0.01,
+    engine: EngineConfig = IN_PROCESS,
     overwrite: bool = False,
     progress: Progress = lambda what, rows: None,
 ) -> PoolManifest:
@@ -67,6 +80,7 @@ def build_pool(
         clean: Named cleaning of every text.
         name: The pool's name; default the folder's.
         max_reject_ratio: Largest share of malformed records (`sources.rows.MALFORMED`).
+        engine: Where sources are read.
         overwrite: Replace a pool that is there.
         progress: Told how far it is.
 
@@ -83,26 +97,32 @@ def build_pool(
     readers = [open_source(source, columns) for source in sources]
     extra_types = _common_types(sources, readers)
     entries = [source_entry(source) for source in sources]
-    with builder_lock(out, sources, entries, overwrite=overwrite):
-        with replacing(out) as folder:
-            staging = Staging(folder / "staging", extra_types)
-            counts = _stage(staging, sources, readers, cleaner(clean), max_reject_ratio, progress)
-            for source, entry in zip(sources, entries, strict=True):
-                check_unchanged(source, entry)
-            manifest = _write(staging, folder, progress)
-            staging.close()
-            manifest = replace(
-                manifest,
-                name=name or out.name,
-                cleaning=clean,
-                columns=asdict(columns),
-                num_records=sum(counts),
-                sources=tuple(
-                    replace(entry, num_records=count)
-                    for entry, count in zip(entries, counts, strict=True)
-                ),
-            )
-            write_manifest(folder, manifest)
+    most_useful = sum(entry.bytes for entry in entries) // BYTES_PER_WORKER
+    with (
+        builder_lock(out, sources, entries, overwrite=overwrite),
+        open_engine(engine, most_useful=most_useful) as workers,
+    ):
+        with _blocks_of(out, sources, entries, asdict(columns), clean) as folders:
+            blocks = _read(workers, sources, entries, folders, columns, clean)
+            with replacing(out) as folder:
+                staging = Staging(folder / "staging", extra_types)
+                counts = _merge(staging, sources, blocks, max_reject_ratio, progress)
+                for source, entry in zip(sources, entries, strict=True):
+                    check_unchanged(source, entry)
+                manifest = _write(staging, folder, progress)
+                staging.close()
+                manifest = replace(
+                    manifest,
+                    name=name or out.name,
+                    cleaning=clean,
+                    columns=asdict(columns),
+                    num_records=sum(counts),
+                    sources=tuple(
+                        replace(entry, num_records=count)
+                        for entry, count in zip(entries, counts, strict=True)
+                    ),
+                )
+                write_manifest(folder, manifest)
         rebuild_catalog(out, manifest)
     return manifest
 
@@ -140,33 +160,55 @@ def check_unchanged(source: Source, entry: SourceEntry) -> None:
         raise DamagedError(f"{source.path} changed while it was read; build again")
 
 
-@dataclass(frozen=True)
-class Counted:
-    """Malformed records so far, and the last run of them."""
+@contextmanager
+def _blocks_of(
+    out: Path, sources: Sequence[Source], entries: Sequence[SourceEntry], *settings: object
+) -> Iterator[list[Path]]:
+    """Give the folder of blocks of each source; a kill or one damaged source leaves them."""
+    staging = out.with_name(f"{STAGING_PREFIX}{out.name}")
+    try:
+        yield open_staging(staging, sources, entries, *settings)
+    except (OSError, duckdb.Error, BadInputError):
+        # Where the disk is full, its owner must not have to look for what fills it.
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    shutil.rmtree(staging)
 
-    num_malformed: int = 0
-    num_records: int = 0
-    last_record: int = -2
-    in_a_row: int = 0
+
+def _read(
+    engine: Engine,
+    sources: Sequence[Source],
+    entries: Sequence[SourceEntry],
+    folders: Sequence[Path],
+    columns: Columns,
+    clean: Cleaning,
+) -> Iterator[Iterator[RawPairs]]:
+    """The blocks of each source, as soon as it is read; later ones are read meanwhile."""
+    spare = -(-engine.num_workers // len(sources))
+    tasks = [
+        stripe_tasks(folder, source, entry, columns, clean, num_workers=spare)
+        for folder, source, entry in zip(folders, sources, entries, strict=True)
+    ]
+    done = engine.mapped(read_stripe, [task for each in tasks for task in each])
+    for folder, each in zip(folders, tasks, strict=True):
+        for _ in each:
+            next(done)
+        yield read_blocks(folder)
 
 
-def _stage(
+def _merge(
     staging: Staging,
     sources: Sequence[Source],
-    readers: Sequence[SourceReader],
-    clean: Callable[[str], str],
+    blocks: Iterator[Iterator[RawPairs]],
     max_reject_ratio: float,
     progress: Progress,
 ) -> list[int]:
-    """Read every source into the staging database; gives the records of each."""
+    """Put the blocks of every source into the staging database; gives the records of each."""
     counts = []
     malformed = records = 0
-    for source, reader in zip(sources, readers, strict=True):
+    for source, read in zip(sources, blocks, strict=True):
         counted = Counted()
-        for rows in reader.read():
-            pairs = pairs_of(
-                rows, reader.columns, source=source.name, image_root=source.image_root, clean=clean
-            )
+        for pairs in read:
             counted = count_malformed(counted, pairs.rejects, pairs.num_records, source.path)
             staging.add(source.name, pairs)
             progress("reading", records + counted.num_records)
@@ -182,42 +224,6 @@ def _stage(
         )
     check_budget(malformed, records, max_reject_ratio, staging.top_reasons)
     return counts
-
-
-def check_budget(
-    malformed: int, records: int, max_reject_ratio: float, top_reasons: Callable[[], str]
-) -> None:
-    """Raise when too many records were malformed.
-
-    Raises:
-        BadInputError: More than the share `max_reject_ratio`.
-    """
-    if malformed > max_reject_ratio * records:
-        raise BadInputError(
-            f"{malformed:,} of {records:,} rows are malformed, more than --max-reject-ratio "
-            f"{max_reject_ratio}{top_reasons()}; mend the source or raise the limit"
-        )
-
-
-def count_malformed(
-    counted: Counted, rejects: Sequence[Reject], num_records: int, path: Path
-) -> Counted:
-    """Count on: the malformed ones among the rejects of the next `num_records` records.
-
-    Raises:
-        BadInputError: There were `MAX_IN_A_ROW` malformed ones in a row.
-    """
-    num, last, in_a_row = counted.num_malformed, counted.last_record, counted.in_a_row
-    for reject in rejects:
-        if reject.reason in MALFORMED:
-            in_a_row = in_a_row + 1 if reject.record == last + 1 else 1
-            num, last = num + 1, reject.record
-            if in_a_row == MAX_IN_A_ROW:
-                raise BadInputError(
-                    f"{path}: {MAX_IN_A_ROW} malformed rows in a row up to row "
-                    f"{reject.row}; the last: {reject.reason}, {reject.detail}"
-                )
-    return Counted(num, counted.num_records + num_records, last, in_a_row)
 
 
 def _write(staging: Staging, folder: Path, progress: Progress) -> PoolManifest:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cit_curate.captions import Cleaning
+from cit_curate.config import IN_PROCESS, EngineConfig
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.pool.catalog import catalog_problem, rebuild_catalog
 from cit_curate.pool.format import Part, PoolManifest, SourceEntry, read_manifest
@@ -71,6 +72,7 @@ class Pool:
         clean: Cleaning = "none",
         name: str | None = None,
         max_reject_ratio: float = 0.01,
+        engine: EngineConfig = IN_PROCESS,
         overwrite: bool = False,
         progress: Progress | None = None,
     ) -> "Pool":
@@ -87,6 +89,7 @@ class Pool:
             clean=clean,
             name=name,
             max_reject_ratio=max_reject_ratio,
+            engine=engine,
             overwrite=overwrite,
             progress=progress or (lambda what, rows: None),
         )

@@ -41,6 +41,7 @@ def open_workers(num_workers: int) -> Iterator[Mapper]:
     if num_workers == 1:
         yield map
         return
+    others = set(multiprocessing.active_children())
     executor = ProcessPoolExecutor(
         num_workers,
         mp_context=multiprocessing.get_context("spawn"),  # a fork copies locks that threads hold
@@ -53,6 +54,11 @@ def open_workers(num_workers: int) -> Iterator[Mapper]:
             f"one of {num_workers} workers was killed, perhaps for want of memory; run the same "
             "command again, with fewer --workers, and it goes on from there"
         ) from error
+    except BaseException:
+        # What they write is whole or absent, and nobody waits for it any more.
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.terminate()
+        raise
     finally:
         executor.shutdown(cancel_futures=True)
 

@@ -18,8 +18,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from cit_curate.config import EngineConfig
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
 from cit_curate.pool.catalog import rebuild_catalog
+from cit_curate.pool.engines import open_engine
 from cit_curate.pool.format import (
     REJECT_SCHEMA,
     PoolManifest,
@@ -29,15 +31,14 @@ from cit_curate.pool.format import (
     write_manifest,
 )
 from cit_curate.pool.ingest import (
-    Counted,
+    STAGING_PREFIX,
     builder_lock,
-    check_budget,
     check_unchanged,
-    count_malformed,
     source_entry,
 )
+from cit_curate.pool.malformed import Counted, check_budget, count_malformed
 from cit_curate.pool.parts import PartsWritten, write_rejects
-from cit_curate.pool.workers import Mapper, available_cpus, open_workers
+from cit_curate.pool.workers import Mapper
 from cit_curate.pool.yfcc_plan import PlannedImages, part_pieces, plan_images
 from cit_curate.pool.yfcc_segments import (
     PartTask,
@@ -63,7 +64,6 @@ from indexes.durable import atomic_file, read_json, sweep_temporary, write_json
 _log = logging.getLogger(__name__)
 
 RANGE_BYTES = 64 << 20
-STAGING_PREFIX = ".staging-"
 # Of what segments hold; a newer one does not go on from an older one's.
 STAGING_VERSION = 1
 
@@ -76,7 +76,7 @@ def build_yfcc_pool(
     out: Path,
     *,
     name: str | None = None,
-    num_workers: int = 0,
+    engine: EngineConfig = EngineConfig(),  # noqa: B008 - frozen
     max_reject_ratio: float = 0.01,
     overwrite: bool = False,
     progress: YfccProgress = lambda what, rows, share: None,
@@ -88,7 +88,7 @@ def build_yfcc_pool(
         source: The files.
         out: The pool's folder. `.staging-OUT` beside it holds what was read until it is there.
         name: The pool's name; default the folder's.
-        num_workers: Processes that read and write; 0: one per processor.
+        engine: Where the metadata is read and the parts are written.
         max_reject_ratio: Largest share of malformed lines.
         overwrite: Replace a pool that is there.
         progress: Told how far it is.
@@ -102,8 +102,6 @@ def build_yfcc_pool(
     """
     if not 0 <= max_reject_ratio <= 1:
         raise ConfigError(f"max_reject_ratio is {max_reject_ratio}; it is a share from 0 to 1")
-    if num_workers < 0:
-        raise ConfigError(f"--workers {num_workers}: it is a number of processes, or 0")
     out = out.absolute()
     table = source.as_source()
     entry = source_entry(table)
@@ -113,7 +111,8 @@ def build_yfcc_pool(
         progress("reading ids", sum(found.num_ids for found in lists.values()), 1.0)
         folder = _open_staging(out, _staging_key(source, entry, lists, range_bytes))
         tasks = _segment_tasks(folder, source, bits, range_bytes)
-        with open_workers(min(num_workers or available_cpus(), max(len(tasks), 1))) as mapped:
+        with open_engine(engine, most_useful=len(tasks)) as workers:
+            mapped = workers.mapped
             segments = _read(mapped, tasks, max_reject_ratio, progress)
             check_unchanged(table, entry)
             images = plan_images(segments)

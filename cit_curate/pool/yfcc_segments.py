@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from cit_curate.errors import BadInputError, DamagedError
 from cit_curate.pool.format import REJECT_SCHEMA, pair_schema
-from cit_curate.pool.ingest import Counted, count_malformed
+from cit_curate.pool.malformed import Counted, count_malformed
 from cit_curate.pool.parts import PartsWritten, cut_groups, write_parts
 from cit_curate.sources.rows import MALFORMED, Reject
 from cit_curate.sources.yfcc import CARRIED, TEXT_KEYS, image_ids_of, image_uris_of
@@ -112,7 +112,7 @@ class Segment:
 def read_segment(task: SegmentTask) -> Segment:
     """Read a range of the metadata, unless its segment is there already.
 
-    After `ingest.MAX_IN_A_ROW` malformed lines in a row the rest of the range is left alone: the
+    After `malformed.MAX_IN_A_ROW` malformed lines in a row the rest of the range is left alone: the
     build ends when it comes to them.
     """
     if task.folder.is_dir():

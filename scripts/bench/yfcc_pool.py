@@ -33,6 +33,7 @@ from urllib.parse import quote_plus, unquote
 import numpy as np
 import pyarrow.parquet as pq
 
+from cit_curate.config import EngineConfig
 from cit_curate.pool.format import PoolManifest, read_manifest
 from cit_curate.pool.workers import available_cpus
 from cit_curate.pool.yfcc_build import build_yfcc_pool
@@ -185,7 +186,7 @@ def _build(folder: Path, format: YfccFormat, out: Path, num_workers: int) -> Poo
         image_ids=folder / "ids.npy",
         subset=subset,
     )
-    return build_yfcc_pool(source, out, num_workers=num_workers)
+    return build_yfcc_pool(source, out, engine=EngineConfig(workers=num_workers))
 
 
 def _whole(folder: Path, num_lines: int, format: YfccFormat, num_workers: int) -> dict[str, Any]:

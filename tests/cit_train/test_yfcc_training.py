@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny import COLOURS, SHAPES, make_config, picture
 
+from cit_curate.config import EngineConfig
 from cit_curate.counts_import import import_counts
 from cit_curate.export import export_counts
 from cit_curate.ledger import Run
@@ -57,7 +58,7 @@ def yfcc(tmp_path_factory: pytest.TempPathFactory) -> Pool:
         image_ids=folder / "ids.npy",
         subset=folder / "subset.tsv",
     )
-    build_yfcc_pool(source, folder / "pool", num_workers=1)
+    build_yfcc_pool(source, folder / "pool", engine=EngineConfig(workers=1))
     return Pool.open(folder / "pool")
 
 

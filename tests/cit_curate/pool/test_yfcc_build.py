@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cit_curate.captions import clean_tags, clean_text, is_blank
+from cit_curate.config import EngineConfig
 from cit_curate.errors import BadInputError, ConfigError, DamagedError, ResourceError
 from cit_curate.lock import owner_lock
 from cit_curate.pool import commands, yfcc_build, yfcc_plan
@@ -65,7 +66,7 @@ def files(folder, lines, ids, subset=None, **options):
 
 def build(source, out, **options):
     """A pool, built in this process unless workers are asked for."""
-    manifest = build_yfcc_pool(source, out, **{"num_workers": 1, **options})
+    manifest = build_yfcc_pool(source, out, **{"engine": EngineConfig(workers=1), **options})
     return Pool(out, manifest)
 
 
@@ -164,7 +165,7 @@ def test_workers_do_not_show_in_the_bytes(tmp_path):
     lines = [made_up(image, rng) for image in range(300)]
     source = files(tmp_path / "in", lines, range(300))
     one = build(source, tmp_path / "one", range_bytes=20_000)
-    two = build(source, tmp_path / "two", num_workers=2, range_bytes=20_000)
+    two = build(source, tmp_path / "two", engine=EngineConfig(workers=2), range_bytes=20_000)
     assert bytes_of(one.path) == bytes_of(two.path)
 
 
@@ -396,13 +397,14 @@ def test_a_full_disk_is_a_resource_error_and_the_next_build_goes_on(ten_thousand
 BUILD = """
 import sys
 from pathlib import Path
+from cit_curate.config import EngineConfig
 from cit_curate.pool.yfcc_build import build_yfcc_pool
 from cit_curate.pool.yfcc_source import YfccSource
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     names = [folder / name for name in ("dataset.txt", "ids.npy", "subset.tsv")]
     source = YfccSource(format="yfcc15m", metadata=names[0], image_ids=names[1], subset=names[2])
-    build_yfcc_pool(source, Path(sys.argv[2]), num_workers=2, range_bytes=50_000)
+    build_yfcc_pool(source, Path(sys.argv[2]), engine=EngineConfig(workers=2), range_bytes=50_000)
 """
 
 

@@ -1,0 +1,56 @@
+"""Counting malformed records: how many a source may have, in all and in a row."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cit_curate.errors import BadInputError
+from cit_curate.sources.rows import MALFORMED, Reject
+
+MAX_IN_A_ROW = 100
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Malformed records so far, and the last run of them."""
+
+    num_malformed: int = 0
+    num_records: int = 0
+    last_record: int = -2
+    in_a_row: int = 0
+
+
+def check_budget(
+    malformed: int, records: int, max_reject_ratio: float, top_reasons: Callable[[], str]
+) -> None:
+    """Raise when too many records were malformed.
+
+    Raises:
+        BadInputError: More than the share `max_reject_ratio`.
+    """
+    if malformed > max_reject_ratio * records:
+        raise BadInputError(
+            f"{malformed:,} of {records:,} rows are malformed, more than --max-reject-ratio "
+            f"{max_reject_ratio}{top_reasons()}; mend the source or raise the limit"
+        )
+
+
+def count_malformed(
+    counted: Counted, rejects: Sequence[Reject], num_records: int, path: Path
+) -> Counted:
+    """Count on: the malformed ones among the rejects of the next `num_records` records.
+
+    Raises:
+        BadInputError: There were `MAX_IN_A_ROW` malformed ones in a row.
+    """
+    num, last, in_a_row = counted.num_malformed, counted.last_record, counted.in_a_row
+    for reject in rejects:
+        if reject.reason in MALFORMED:
+            in_a_row = in_a_row + 1 if reject.record == last + 1 else 1
+            num, last = num + 1, reject.record
+            if in_a_row == MAX_IN_A_ROW:
+                raise BadInputError(
+                    f"{path}: {MAX_IN_A_ROW} malformed rows in a row up to row "
+                    f"{reject.row}; the last: {reject.reason}, {reject.detail}"
+                )
+    return Counted(num, counted.num_records + num_records, last, in_a_row)
