@@ -1,7 +1,6 @@
 """The whole loop on tiny real models: what is in a run, twice the same, killed and resumed."""
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
-from safetensors.torch import load_file
+from same_runs import assert_same_run
 from tiny import make_config
 from transformers import CLIPImageProcessor
 
@@ -38,32 +37,6 @@ from cit_train.trainer import TrainState, UpdateReport
 from cit_train.watcher import Watcher
 
 HERE = Path(__file__).parent
-LEDGER = ("selections", "near_misses", "rounds", "used", "rejects", "manifests")
-
-
-def ledger_hashes(run: Path) -> dict[str, str]:
-    """SHA-256 of every ledger file, by its path in the run."""
-    return {
-        path.relative_to(run).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for table in LEDGER
-        for path in sorted((run / table).rglob("*.*"))
-        if path.is_file()
-    }
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    """The model of the last checkpoint."""
-    return load_file(run / "checkpoints" / "last" / "model.safetensors")
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    """Ledger bytes and weights are equal."""
-    assert ledger_hashes(one)
-    assert ledger_hashes(one) == ledger_hashes(other)
-    first, second = weights(one), weights(other)
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), name
 
 
 def start_training(
