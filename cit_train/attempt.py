@@ -33,7 +33,9 @@ def attempt(config: TrainConfig, out: Path) -> Iterator[World]:
             barrier_seconds=config.barrier_seconds,
         ) as world,
     ):
-        world.last_words = lambda failure: _write(world, failure["code"], failure["message"])
+        world.last_words = lambda failure: _write(
+            world, failure["code"], failure["message"], failure
+        )
         try:
             yield world
         except StoppedError as error:
@@ -81,6 +83,8 @@ def _keep_keys(world: World, error: NotFiniteLossError) -> None:
     """Leave the pairs of the loss that is not finite on the disk, for whoever looks into it."""
     if world.run_folder is None:
         return
+    folder = world.run_folder / "not_finite"
     name = f"update={world.place['update']:06d}-rank={world.rank:05d}.json"
     with contextlib.suppress(OSError):
-        write_json(world.run_folder / "not_finite" / name, error.pair_keys)
+        folder.mkdir(exist_ok=True)
+        write_json(folder / name, error.pair_keys)

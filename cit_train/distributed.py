@@ -251,8 +251,8 @@ class World:
         assert self._store is not None
         message = f"it no longer answers; it was last {_described(beat)}"
         failure = {"rank": rank, "code": PeerLostError.exit_code, "message": message}
-        place = {name: beat[name] for name in ("outer_step", "update")}
-        text = json.dumps({**failure, **place, "told_by": self.rank})
+        # Its own last beat may be old; the ranks go in step.
+        text = json.dumps({**self.place, **failure, "told_by": self.rank})
         self._failure = json.loads(self._store.compare_set("failed", "", text))
 
     def _watch(self) -> None:

@@ -18,6 +18,7 @@ from cit_curate.curation import Curator
 from cit_curate.errors import CitError
 from cit_train import cli, commit, stream
 from cit_train.checkpoint import save_checkpoint
+from cit_train.lane_towers import LaneTowers
 from cit_train.outer_loop import train
 from cit_train.trainer import Trainer
 
@@ -79,17 +80,28 @@ def plant(fault: dict[str, Any]) -> None:
             save_checkpoint(folder, snapshot)
 
         commit.save_checkpoint = saved
-    else:
+    elif moment == "nan":
+        forward = LaneTowers.forward
+
+        def poisoned(self: Any, batches: Any, update: int, part: int) -> Any:
+            images, texts, scale = forward(self, batches, update, part)
+            return (images * float("nan") if update == fault["update"] else images), texts, scale
+
+        LaneTowers.forward = poisoned  # type: ignore[method-assign]
+    elif moment != "settings":
         raise ValueError(moment)
 
 
 def main() -> None:
     """Train, and end as the command does."""
     world, out, fields, *faults = sys.argv[1:]
+    own = json.loads(fields)
     for fault in json.loads(faults[0]) if faults else []:
         plant(fault)
+        if fault["moment"] == "settings" and os.environ["RANK"] == str(fault["rank"]):
+            own["lr"] = 0.002
     try:
-        train(make_config(Path(world), **json.loads(fields)), out, resume=True)
+        train(make_config(Path(world), **own), out, resume=True)
     except CitError as error:
         sys.exit(cli._report(error, debug=False))
 
