@@ -40,7 +40,7 @@ from cit_train.saver import Saver
 from cit_train.status import clear_status
 from cit_train.stopping import StopSignals
 from cit_train.trainer import Trainer, TrainState
-from cit_train.transforms import Normalizer, image_statistics
+from cit_train.transforms import ImageStatistics, Normalizer, image_statistics
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,7 @@ def open_session(
     model, tokenizer, fingerprints = _build_model(config)
     freeze(model, config.model)
     device = _own_device(config.train.device, world)
-    precision = config.train.precision
-    if precision == "auto":
-        precision = "float16" if device.type == "cuda" else "float32"
-    autocast = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(precision)
+    precision = _precision(config, device)
     settings = {
         **flat(config),
         **whole.settings(),
@@ -120,46 +117,68 @@ def open_session(
     if pools is not whole:
         curator = Curator(pools, config.metadata, config.curate_as, index_folder=index_folder)
     statistics = image_statistics(model.config.vision_config)
-    normalizer = Normalizer(statistics.mean, statistics.std)
     model.to(device).vision_model.to(memory_format=torch.channels_last)
-    is_cached = config.train.vision_features == "cached"
-    cast = None if is_cached else autocast
-    vision = PooledVision(model.vision_model, normalizer, device, autocast=cast)
-    cache = None
-    if is_cached:
-        folder = config.train.feature_cache
-        cache = FeatureCache(
-            Path(folder) if folder else out / "features",
-            vision,
-            fingerprint=fingerprints["vision_fingerprint"],
-            num_views=config.train.cached_views,
-            side=statistics.side,
-            max_pixels=config.train.max_pixels,
-            num_threads=os.cpu_count() or 1,
-        )
+    autocast = _AUTOCAST[precision]
+    vision, cache = _open_vision(
+        config, out, model, statistics, device, autocast, fingerprints["vision_fingerprint"]
+    )
     trainer = Trainer(config, model, tokenizer, vision, cache, world=world, autocast=autocast)
-    processor = make_processor(tokenizer, statistics, max_text_length=config.text.max_text_length)
     state = _state_of(run, config, trainer, last)
     world.beat("starting", outer_step=state.outer_step, update=state.update)
-    batches = BatchStream(
-        _stream_config(config, run, statistics.side, lanes),
-        state.outer_step,
-        first_batch=(mid_step.update - state.update) * config.train.accumulate if mid_step else 0,
-    )
+    done = (mid_step.update - state.update) * config.train.accumulate if mid_step else 0
+    stream = _stream_config(config, run, statistics.side, lanes)
     return Session(
-        config,
-        run,
-        pools,
-        curator,
-        trainer,
-        processor,
-        evaluator,
-        batches,
-        Saver(config.train),
-        world,
-        state,
-        mid_step,
+        config=config,
+        run=run,
+        pools=pools,
+        curator=curator,
+        trainer=trainer,
+        processor=make_processor(
+            tokenizer, statistics, max_text_length=config.text.max_text_length
+        ),
+        evaluator=evaluator,
+        batches=BatchStream(stream, state.outer_step, first_batch=done),
+        saver=Saver(config.train),
+        world=world,
+        state=state,
+        mid_step=mid_step,
     )
+
+
+_AUTOCAST = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def _precision(config: RunConfig, device: torch.device) -> str:
+    if config.train.precision != "auto":
+        return config.train.precision
+    return "float16" if device.type == "cuda" else "float32"
+
+
+def _open_vision(
+    config: RunConfig,
+    out: Path,
+    model: VisionTextDualEncoderModel,
+    statistics: ImageStatistics,
+    device: torch.device,
+    autocast: torch.dtype | None,
+    fingerprint: str,
+) -> tuple[PooledVision, FeatureCache | None]:
+    """The frozen part of the vision tower, and its cache when the config has one."""
+    normalizer = Normalizer(statistics.mean, statistics.std)
+    train = config.train
+    if train.vision_features != "cached":
+        return PooledVision(model.vision_model, normalizer, device, autocast=autocast), None
+    vision = PooledVision(model.vision_model, normalizer, device)  # kept: in full precision
+    cache = FeatureCache(
+        Path(train.feature_cache) if train.feature_cache else out / "features",
+        vision,
+        fingerprint=fingerprint,
+        num_views=train.cached_views,
+        side=statistics.side,
+        max_pixels=train.max_pixels,
+        num_threads=os.cpu_count() or 1,
+    )
+    return vision, cache
 
 
 def _open_pools(config: RunConfig) -> PoolMixture:
