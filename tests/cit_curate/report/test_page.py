@@ -362,6 +362,7 @@ def test_a_million_rows_make_a_page_under_20_megabytes(tmp_path: Path) -> None:
         "metadata_text": [f"class {entry}" for entry in entries],
         "reason": ["threshold"] * num_rows,
         "encoder": ["f"] * num_rows,
+        "pool": ["pool"] * num_rows,
     }
     run = Run.create(tmp_path / "run", config={}, environment={})
     selections = pa.table(columns, schema=SCHEMAS["selections"])
@@ -369,6 +370,7 @@ def test_a_million_rows_make_a_page_under_20_megabytes(tmp_path: Path) -> None:
         "outer_step": 0,
         "lane": 0,
         "histogram": [5] * HISTOGRAM_BINS,
+        "pools": [{"pool": "pool", "scanned": 1, "kept": 1, "selected": 1}],
     }
     files = (
         run.write_table("selections", selections, outer_step=0, lane=0),
