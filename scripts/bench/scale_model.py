@@ -1,0 +1,355 @@
+"""The cost model of `cit train` and `cit curate`: one pure function from shapes and rates to seconds.
+
+`cost(workload, machine, num_gpus)` follows what the code does: each outer step scans captions
+(read, tokenise, embed, search and select, one after the other), then trains while a thread of each
+lane writes shards, then commits. An offline pass only scans. docs/scale.md shows what it gives.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from scripts.bench.scale_shapes import Machine, Workload
+
+FLOAT_BYTES = 4
+NEAR_MISSES_PER_ENTRY = 5
+LEDGER_TABLES = 5
+# `atomic_file` syncs the file and its folder; a closed shard is a tar and a manifest.
+FSYNCS_PER_FILE = 2
+FILES_PER_SHARD = 2
+KEPT_SHARD_STEPS = 2
+KEPT_CHECKPOINTS = 3
+# Stages that run on the accelerator or its network.
+DEVICE_STAGES = ("embed", "search", "vision", "text", "loss", "gather", "reduce", "evaluate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """What one outer step of one lane (or one offline pass) scans.
+
+    Attributes:
+        captions: Captions scanned.
+        kept: Pairs kept.
+        passes: Passes over the lane's share.
+        fills: Whether the budget is filled within the passes allowed.
+    """
+
+    captions: float
+    kept: float
+    passes: float
+    fills: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one run costs.
+
+    Attributes:
+        workload: Its name.
+        machine: Its name.
+        num_gpus: Accelerators asked for.
+        ranks: Accelerators that have work: at most one per lane.
+        seconds: Seconds of each stage on its busiest rank, as if nothing overlapped.
+        on_path: The stages whose seconds add up to the wall time; the others are hidden by them.
+        total_seconds: Wall time.
+        scan: One lane's scan of one outer step.
+        captions: All captions scanned.
+        captions_per_second: Over the time spent scanning.
+        bytes_written: By kind, over the whole run.
+        bytes_kept: On disk when the run ends.
+        bytes_reduced: Gradients that one rank sends, over the whole run.
+        loss_matrix_bytes: float32 logits of one update on one rank.
+    """
+
+    workload: str
+    machine: str
+    num_gpus: int
+    ranks: int
+    seconds: Mapping[str, float]
+    on_path: tuple[str, ...]
+    total_seconds: float
+    scan: Scan
+    captions: float
+    captions_per_second: float
+    bytes_written: Mapping[str, float]
+    bytes_kept: float
+    bytes_reduced: float
+    loss_matrix_bytes: float
+
+    @property
+    def gpu_hours(self) -> float:
+        """Accelerators with work, times wall time."""
+        return self.ranks * self.total_seconds / 3_600
+
+    @property
+    def bottleneck(self) -> str:
+        """The stage that takes the largest part of the wall time."""
+        return max(self.on_path, key=lambda stage: self.seconds[stage])
+
+    @property
+    def device_busy(self) -> float:
+        """Share of the wall time in which the accelerator computes or communicates."""
+        busy = sum(self.seconds.get(stage, 0.0) for stage in DEVICE_STAGES)
+        return busy / self.total_seconds
+
+
+def cost(workload: Workload, machine: Machine, num_gpus: int) -> Cost:
+    """What a run costs on so many accelerators.
+
+    Args:
+        workload: `updates` 0 is one offline pass over the pool; else curation and training.
+        machine: Its rates.
+        num_gpus: At least 1; online, the lanes divide them or they divide the lanes.
+
+    Raises:
+        ValueError: A count is out of range, or lanes and accelerators do not divide.
+    """
+    if num_gpus < 1:
+        raise ValueError(f"num_gpus is {num_gpus}; it must be at least 1")
+    if not workload.updates:
+        return _offline(workload, machine, num_gpus)
+    ranks = min(num_gpus, workload.lanes)
+    if workload.lanes % ranks:
+        raise ValueError(f"{ranks} ranks do not divide {workload.lanes} lanes")
+    return _online(workload, machine, num_gpus, ranks)
+
+
+def scan_of_step(workload: Workload) -> Scan:
+    """How far one lane scans to fill its budget of one outer step.
+
+    The captions follow from the share that is kept, not from the size of the pool, until the
+    passes that are allowed run out. In a `unique` step a second pass finds nothing new.
+    """
+    share = workload.captions / workload.lanes
+    budget = float(workload.curate_every * workload.batch_size)
+    ratio = max(workload.pass_ratio, workload.min_ratio)
+    passes = 1 if workload.collection == "unique" else workload.max_passes
+    needed = budget / ratio
+    captions = min(needed, share * passes)
+    return Scan(
+        captions=captions,
+        kept=min(budget, captions * ratio),
+        passes=captions / share,
+        fills=needed <= share * passes,
+    )
+
+
+def scan_seconds(workload: Workload, machine: Machine, captions: float) -> dict[str, float]:
+    """Seconds in which one process reads, scores and rules so many captions, stage by stage."""
+    flops = captions * workload.text.forward_flops(workload.mean_tokens)
+    passes = captions / workload.embed_rows * workload.text.layers / 12
+    products = 2.0 * captions * workload.metadata_entries * workload.text.width
+    return {
+        "read": captions / machine.read_captions,
+        "tokenise": captions / (machine.tokenize_captions * machine.cores),
+        "embed": flops / (machine.gemm_flops * machine.embed_utilisation)
+        + passes * machine.forward_overhead_seconds,
+        "search": products / (machine.gemm_flops * machine.search_utilisation),
+        "select": captions / machine.select_captions,
+    }
+
+
+def all_reduce_seconds(num_bytes: float, machine: Machine, ranks: int) -> float:
+    """A ring over the slowest link: each rank sends 2 (n - 1) / n of the bytes."""
+    if ranks == 1:
+        return 0.0
+    is_one_node = ranks <= machine.devices_per_node
+    rate = machine.node_network_bytes if is_one_node else machine.network_bytes
+    hops = 2 * math.ceil(math.log2(ranks))
+    return 2 * (ranks - 1) / ranks * num_bytes / rate + hops * machine.network_latency_seconds
+
+
+def checkpoint_bytes(workload: Workload) -> float:
+    """Weights of both towers, and AdamW's two moments of what is trained, in float32."""
+    weights = workload.text.parameters + workload.vision.parameters
+    return float(FLOAT_BYTES * (weights + 2 * workload.trained_parameters))
+
+
+def _online(workload: Workload, machine: Machine, num_gpus: int, ranks: int) -> Cost:
+    steps = math.ceil(workload.updates / workload.curate_every)
+    lanes_per_rank = workload.lanes // ranks
+    scan = scan_of_step(workload)
+    scanned = steps * lanes_per_rank * scan.captions
+    curation = scan_seconds(workload, machine, scanned)
+    prompts = scan_seconds(workload, machine, float(steps * workload.metadata_entries))
+    curation["embed"] += prompts["embed"]
+    device = _device_seconds(workload, machine, ranks)
+    files = _file_seconds(workload, machine, ranks, steps, scan)
+    paths = _training_paths(workload, files, device)
+    longest = max(paths, key=lambda path: sum(paths[path].values()))
+    serial = {
+        "evaluate": _evaluation_seconds(workload, machine),
+        "commit": files["commit"],
+    }
+    seconds = curation | device | files | serial
+    on_path = (*curation, *paths[longest], *serial)
+    written, kept = _online_bytes(workload, steps, scan)
+    reduced = 2 * (ranks - 1) / ranks * FLOAT_BYTES * workload.trained_parameters
+    global_batch = workload.lanes * workload.batch_size
+    rows = global_batch // ranks if workload.local_loss else global_batch
+    return Cost(
+        workload=workload.name,
+        machine=machine.name,
+        num_gpus=num_gpus,
+        ranks=ranks,
+        seconds=seconds,
+        on_path=on_path,
+        total_seconds=sum(seconds[stage] for stage in on_path),
+        scan=scan,
+        captions=scanned * ranks,
+        captions_per_second=scanned * ranks / sum(curation.values()),
+        bytes_written=written,
+        bytes_kept=kept,
+        bytes_reduced=reduced * workload.updates,
+        loss_matrix_bytes=float(FLOAT_BYTES * rows * global_batch),
+    )
+
+
+def _device_seconds(workload: Workload, machine: Machine, ranks: int) -> dict[str, float]:
+    """Training on the accelerator of one rank, over the whole run."""
+    global_batch = workload.lanes * workload.batch_size
+    pairs = workload.updates * global_batch / ranks
+    vision = workload.vision.forward_flops(workload.vision_tokens)
+    # Backward is twice the forward pass; gradient caching makes the forward pass twice.
+    text = (4 if workload.micro_batch else 3) * workload.text.forward_flops(workload.mean_tokens)
+    rows = global_batch / ranks if workload.local_loss else global_batch
+    logits = 6.0 * rows * global_batch * workload.projection_dim
+    sides = 2 * FLOAT_BYTES * global_batch * workload.projection_dim
+    gradients = FLOAT_BYTES * workload.trained_parameters
+    return {
+        "vision": 0.0
+        if workload.cached_features
+        else pairs * vision / (machine.gemm_flops * machine.vision_utilisation),
+        "text": pairs * text / (machine.gemm_flops * machine.train_utilisation),
+        "loss": workload.updates * logits / machine.gemm_flops,
+        # Features go out on the way forward, their gradients come back.
+        "gather": workload.updates * all_reduce_seconds(sides, machine, ranks),
+        "reduce": workload.updates * all_reduce_seconds(gradients, machine, ranks),
+    }
+
+
+def _file_seconds(
+    workload: Workload, machine: Machine, ranks: int, steps: int, scan: Scan
+) -> dict[str, float]:
+    """Images, shards and commits of one rank, over the whole run."""
+    lanes_per_rank = workload.lanes // ranks
+    pairs = workload.updates * workload.batch_size * lanes_per_rank
+    threads = min(lanes_per_rank, machine.cores)
+    shards = pairs / workload.pairs_per_shard
+    syncs = shards * FILES_PER_SHARD * FSYNCS_PER_FILE * machine.fsync_seconds
+    # An image with a cached feature is not decoded again.
+    checked = 0.0 if workload.cached_features else pairs / machine.decode_images
+    shard_seconds = pairs * workload.image_bytes / machine.shard_bytes
+    storage = _storage_rate(machine, ranks)
+    moved = pairs * workload.image_bytes
+    processes = max(1, min(workload.num_workers, machine.cores))
+    rows = steps * lanes_per_rank * (scan.kept + NEAR_MISSES_PER_ENTRY * workload.metadata_entries)
+    tables = steps * lanes_per_rank * LEDGER_TABLES * FSYNCS_PER_FILE * machine.fsync_seconds
+    return {
+        "check": checked / threads,
+        "write shards": max((shard_seconds + syncs) / threads, 2 * moved / storage),
+        "decode": 0.0 if workload.cached_features else pairs / (machine.view_images * processes),
+        "commit": steps * checkpoint_bytes(workload) / min(machine.checkpoint_bytes, storage)
+        + rows * workload.selection_row_bytes / machine.ledger_bytes
+        + tables,
+    }
+
+
+def _training_paths(
+    workload: Workload, files: Mapping[str, float], device: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
+    """The chains of stages that run beside each other while a step trains; the longest counts."""
+    stream = {stage: files[stage] for stage in ("check", "write shards")}
+    decode = {"decode": files["decode"]}
+    if workload.num_workers:
+        return {"stream": stream, "decode": decode, "device": dict(device)}
+    return {"stream": stream, "device": decode | device}
+
+
+def _evaluation_seconds(workload: Workload, machine: Machine) -> float:
+    """All evaluations, in float32 on one rank, decoded in its process."""
+    flops = workload.vision.forward_flops(workload.vision_tokens)
+    rate = machine.float32_flops * machine.vision_utilisation
+    return workload.evaluated_images * (flops / rate + 1 / machine.view_images)
+
+
+def _storage_rate(machine: Machine, ranks: int) -> float:
+    """Bytes/s of the shared file system for one rank, when all of them ask."""
+    on_node = min(ranks, machine.devices_per_node)
+    return min(machine.storage_bytes / on_node, machine.storage_total_bytes / ranks)
+
+
+def _online_bytes(workload: Workload, steps: int, scan: Scan) -> tuple[dict[str, float], float]:
+    """Bytes written by kind, and bytes on disk at the end."""
+    pairs = float(workload.updates * workload.batch_size * workload.lanes)
+    near_misses = steps * workload.lanes * NEAR_MISSES_PER_ENTRY * workload.metadata_entries
+    checkpoint = checkpoint_bytes(workload)
+    row_bytes = workload.selection_row_bytes + workload.used_row_bytes
+    written = {
+        "ledger": steps * workload.lanes * scan.kept * row_bytes,
+        "near misses": near_misses * workload.selection_row_bytes,
+        "shards": pairs * workload.image_bytes,
+        "checkpoints": steps * checkpoint,
+    }
+    kept = written["ledger"] + written["near misses"]
+    kept += min(KEPT_SHARD_STEPS, steps) * written["shards"] / steps
+    kept += min(KEPT_CHECKPOINTS, steps) * checkpoint
+    return written, kept
+
+
+def _offline(workload: Workload, machine: Machine, num_gpus: int) -> Cost:
+    """One pass over the pool, its captions divided evenly."""
+    share = workload.captions / num_gpus
+    kept = share * max(workload.pass_ratio, workload.min_ratio)
+    storage = _storage_rate(machine, num_gpus)
+    seconds = scan_seconds(workload, machine, share)
+    ledger_bytes = kept * workload.selection_row_bytes
+    seconds["write ledger"] = ledger_bytes / min(machine.ledger_bytes, storage)
+    seconds["storage"] = (share * workload.caption_bytes + ledger_bytes) / storage
+    on_path, total = _offline_path(workload, machine, seconds)
+    near_misses = workload.lanes * NEAR_MISSES_PER_ENTRY * workload.metadata_entries
+    written = {
+        "ledger": num_gpus * ledger_bytes,
+        "near misses": near_misses * workload.selection_row_bytes,
+    }
+    return Cost(
+        workload=workload.name,
+        machine=machine.name,
+        num_gpus=num_gpus,
+        ranks=num_gpus,
+        seconds=seconds,
+        on_path=on_path,
+        total_seconds=total,
+        scan=Scan(captions=share, kept=kept, passes=1.0, fills=True),
+        captions=workload.captions,
+        captions_per_second=workload.captions / total,
+        bytes_written=written,
+        bytes_kept=sum(written.values()),
+        bytes_reduced=0.0,
+        loss_matrix_bytes=0.0,
+    )
+
+
+def _offline_path(
+    workload: Workload, machine: Machine, seconds: dict[str, float]
+) -> tuple[tuple[str, ...], float]:
+    """What adds up to the wall time; with an engine of actors the slowest chain hides the others.
+
+    There, the stages of a single process spread over all cores of an accelerator (and are changed
+    in `seconds`).
+    """
+    serial = tuple(stage for stage in seconds if stage != "storage")
+    if not workload.pipelined:
+        total = sum(seconds[stage] for stage in serial)
+        if seconds["storage"] > total:
+            return ("storage",), seconds["storage"]
+        return serial, total
+    for stage in ("read", "select", "write ledger"):
+        seconds[stage] /= machine.cores
+    chains = (
+        ("read", "tokenise", "select", "write ledger"),
+        ("embed", "search"),
+        ("storage",),
+    )
+    longest = max(chains, key=lambda chain: sum(seconds[stage] for stage in chain))
+    return longest, sum(seconds[stage] for stage in longest)
