@@ -20,7 +20,7 @@ FILES_PER_SHARD = 2
 KEPT_SHARD_STEPS = 2
 KEPT_CHECKPOINTS = 3
 # Stages that run on the accelerator or its network.
-DEVICE_STAGES = ("embed", "search", "vision", "text", "loss", "gather", "reduce", "evaluate")
+DEVICE_STAGES = ("embed", "vision", "text", "loss", "gather", "reduce", "evaluate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,9 @@ def scan_seconds(workload: Workload, machine: Machine, captions: float) -> dict[
         "tokenise": captions / (machine.tokenize_captions * machine.cores),
         "embed": flops / (machine.gemm_flops * machine.embed_utilisation)
         + passes * machine.forward_overhead_seconds,
-        "search": products / (machine.gemm_flops * machine.search_utilisation),
+        # On the cores, as faiss-cpu does; a GPU build of FAISS moves the products to the GPU.
+        "search": products
+        / (machine.core_gemm_flops * machine.search_utilisation * machine.cores),
         "select": captions / machine.select_captions,
     }
 
@@ -249,7 +251,10 @@ def _file_seconds(
         "check": checked / threads,
         "write shards": max((shard_seconds + syncs) / threads, 2 * moved / storage),
         "decode": 0.0 if workload.cached_features else pairs / (machine.view_images * processes),
-        "commit": steps * checkpoint_bytes(workload) / min(machine.checkpoint_bytes, storage)
+        # One rank writes it, and has its node's rate for itself.
+        "commit": steps
+        * checkpoint_bytes(workload)
+        / min(machine.checkpoint_bytes, _storage_rate(machine, 1))
         + rows * workload.selection_row_bytes / machine.ledger_bytes
         + tables,
     }
@@ -347,8 +352,8 @@ def _offline_path(
     for stage in ("read", "select", "write ledger"):
         seconds[stage] /= machine.cores
     chains = (
-        ("read", "tokenise", "select", "write ledger"),
-        ("embed", "search"),
+        ("read", "tokenise", "search", "select", "write ledger"),
+        ("embed",),
         ("storage",),
     )
     longest = max(chains, key=lambda chain: sum(seconds[stage] for stage in chain))

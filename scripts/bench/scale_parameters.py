@@ -4,8 +4,9 @@
     python -m scripts.bench.scale_parameters --device cuda --out gpu.json
 
 Every rate is the median of `--repeats` measurements, with the lowest and the highest. Those of one
-core run with one thread; those of the accelerator with all threads of this process. What depends on
-floating-point work is given as its share of the rate of matrix products in the same run.
+core, and those of a CPU that stands in for an accelerator, run in one thread and count processor
+time. What depends on floating-point work is given as its share of the rate of matrix products that
+is measured right after it.
 """
 
 import argparse
@@ -54,6 +55,8 @@ def main() -> None:
 
     if asked.device == "cuda" and not torch.cuda.is_available():
         sys.exit("--device cuda: PyTorch sees no GPU here; use --device cpu")
+    if asked.device == "cpu":
+        torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="cit-scale-") as folder:
         rig = Rig.build(asked.device, Path(folder))
         chosen = [probe for probe in PROBES if not wanted or probe.name in wanted]

@@ -60,10 +60,11 @@ class Machine:
             data sheets. Rates per core are always the measured ones.
         gemm_flops: FLOP/s of large matrix products at the precision that the stage runs in.
         float32_flops: The same in float32, in which evaluation runs.
+        core_gemm_flops: FLOP/s of matrix products on one core, where the metadata are searched.
         embed_utilisation: Share of `gemm_flops` that the text tower reaches when it embeds.
         vision_utilisation: The same of the vision tower's forward pass.
         train_utilisation: The same of the text tower forward and backward.
-        search_utilisation: The same of the search over the metadata.
+        search_utilisation: Share of `core_gemm_flops` that the search over the metadata reaches.
         forward_overhead_seconds: What one forward pass of 12 layers costs however small it is:
             Python and kernel launches.
         device_bytes: Memory of the device.
@@ -89,6 +90,7 @@ class Machine:
     provenance: Provenance
     gemm_flops: float
     float32_flops: float
+    core_gemm_flops: float
     embed_utilisation: float
     vision_utilisation: float
     train_utilisation: float

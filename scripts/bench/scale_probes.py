@@ -1,0 +1,455 @@
+"""One measurement of each rate that the cost model needs; each runs what the project runs.
+
+On a CPU a probe runs in one thread and counts processor time, so that what else the machine does
+is not measured with it; waiting for the disk (`fsync_seconds`) and for another process is.
+"""
+
+import contextlib
+import io
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cit_curate.config import CurateConfig, TextTowerConfig
+from cit_curate.curator import LaneScan
+from cit_curate.ledger import Run
+from cit_curate.metadata.entries import MetadataEntry
+from cit_curate.pool.images import read_image
+from cit_curate.pool.order import ScanOrder
+from cit_curate.pool.pool import Pool
+from cit_curate.records import Float32, PoolCursor
+from cit_curate.shards import Sample, ShardWriter
+from cit_curate.sources.columns import Columns
+from cit_curate.text_encoder import ROWS, TextEncoder
+from cit_train.transforms import train_view
+from indexes.durable import atomic_file, describe_file
+from indexes.versioned import build_index
+from scripts.bench.scale_network import all_reduce_rate
+from scripts.bench.scale_shapes import BERT_BASE, MINILM, VIT_B16_MOCO, VIT_B16_TOKENS, TowerShape
+
+TOKENS = 16
+SECONDS = 1.0
+ENTRIES = (1_000, 21_000)
+CHECKPOINT_BYTES = 440_000_000
+WORDS = "old red dog cat house river train night garden city street summer church boat".split()
+
+
+@dataclass
+class Rig:
+    """What the probes share; built once, outside what is timed.
+
+    Attributes:
+        device: cpu or cuda.
+        folder: Scratch space on the disk that is measured.
+        captions: Made-up captions of 4 to 20 words.
+        pool: A pool of them.
+        images: JPEG files of 500 x 375 pixels.
+    """
+
+    device: str
+    folder: Path
+    captions: list[str]
+    pool: Pool
+    images: list[bytes]
+
+    @classmethod
+    def build(cls, device: str, folder: Path) -> "Rig":
+        """Make captions, their pool and images."""
+        rng = np.random.default_rng(0)
+        lengths = rng.integers(4, 20, size=100_000)
+        captions = [" ".join(rng.choice(WORDS, size=size)) for size in lengths]
+        source = folder / "captions.csv"
+        with source.open("w", encoding="utf-8") as stream:
+            stream.write("image_id,caption\n")
+            stream.writelines(f"i{row:07d},{row} {text}\n" for row, text in enumerate(captions))
+        pool = Pool.build([source], folder / "pool", columns=Columns(image_id="image_id", text=("caption",)))
+        return cls(device, folder, captions, pool, [jpeg(rng) for _ in range(64)])
+
+    @cached_property
+    def minilm(self) -> TextEncoder:
+        """The real small text encoder."""
+        config = TextTowerConfig(text_encoder="package:minilm", pooling="mean")
+        return TextEncoder.load(config, device=self.device)
+
+    @cached_property
+    def bert(self) -> TextEncoder:
+        """A BERT-base with random weights and MiniLM's tokenizer, whose vocabulary is BERT's."""
+        return TextEncoder(_bert(BERT_BASE), self.minilm.tokenizer, device=self.device)
+
+    @cached_property
+    def tiny(self) -> TextEncoder:
+        """12 layers of next to nothing: what is left is what a forward pass costs by itself."""
+        shape = TowerShape(layers=12, width=12, inner=12, parameters=0)
+        return TextEncoder(_bert(shape), self.minilm.tokenizer, device=self.device)
+
+    def synchronize(self) -> None:
+        """Wait for the accelerator."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A parameter, and what measures it once."""
+
+    name: str
+    unit: str
+    what: str
+    run: Callable[[Rig], float]
+
+
+def gemm_rate(rig: Rig, *, dtype: torch.dtype | None = None) -> float:
+    """FLOP/s of a BERT-base layer's matrix products, on 64 captions of 16 tokens."""
+    dtype = dtype or (torch.float16 if rig.device == "cuda" else torch.float32)
+    # A GPU needs more rows to be full: a whole lane's.
+    rows = 1_024 * TOKENS if rig.device == "cuda" else ROWS * TOKENS
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, device=rig.device, dtype=dtype)
+
+    narrow, wide = random(rows, 768), random(rows, 3_072)
+    square, up, down = random(768, 768), random(3_072, 768), random(768, 3_072)
+
+    def layer() -> None:
+        for _ in range(4):
+            torch.nn.functional.linear(narrow, square)
+        torch.nn.functional.linear(narrow, up)
+        torch.nn.functional.linear(wide, down)
+
+    return _per_second(layer, rig) * 2 * rows * (4 * 768**2 + 2 * 768 * 3_072)
+
+
+def embed_utilisation(rig: Rig, encoder: TextEncoder, shape: TowerShape) -> float:
+    """Share of the matrix products' rate that `embed` reaches on padded tokens, overhead apart."""
+    texts = [f"{row} {text}" for row, text in enumerate(rig.captions[:512])]
+    padded = sum(-(-len(ids) // 4) * 4 for ids in _token_ids(encoder, texts)) / len(texts)
+    tokenised = _seconds(lambda: _token_ids(encoder, texts), rig)
+    embedded = _seconds(lambda: encoder.embed(texts), rig)
+    overhead = forward_overhead(rig) * len(texts) / ROWS * shape.layers / 12
+    flops = len(texts) * shape.forward_flops(padded)
+    # Tokenising and the cost of a pass by itself are parameters of their own.
+    return flops / max(embedded - tokenised - overhead, 1e-9) / gemm_rate(rig)
+
+
+def forward_overhead(rig: Rig) -> float:
+    """Seconds of one forward pass of 12 layers that have nothing to compute."""
+    tokens = [[101, 2_000, 2_001, 102]] * ROWS
+    return 1 / _per_second(lambda: rig.tiny._forward(tokens, 4), rig, seconds=0.5)
+
+
+def vision_utilisation(rig: Rig) -> float:
+    """Share of the matrix products' rate that a ViT-B/16 reaches forward, with random weights."""
+    import timm
+
+    tower = timm.create_model("vit_base_patch16_224", num_classes=0).to(rig.device).eval()
+    pixels = torch.rand(8 if rig.device == "cpu" else 256, 3, 224, 224, device=rig.device)
+
+    @torch.inference_mode()
+    def forward() -> None:
+        with _autocast(rig):
+            tower(pixels)
+
+    flops = len(pixels) * (VIT_B16_MOCO.forward_flops(VIT_B16_TOKENS) - VIT_B16_MOCO.head_flops)
+    return _per_second(forward, rig) * flops / gemm_rate(rig)
+
+
+def train_utilisation(rig: Rig) -> float:
+    """Share of the matrix products' rate of a BERT-base forward and backward, dropout included."""
+    tower = _bert(BERT_BASE).to(rig.device).train()
+    rows = 64 if rig.device == "cpu" else 1_024
+    ids = torch.randint(1_000, 20_000, (rows, TOKENS), device=rig.device)
+    mask = torch.ones_like(ids)
+
+    def step() -> None:
+        with _autocast(rig):
+            loss = tower(input_ids=ids, attention_mask=mask).pooler_output.float().sum()
+        loss.backward()
+
+    flops = 3 * rows * BERT_BASE.forward_flops(TOKENS)
+    return _per_second(step, rig, seconds=2.0) * flops / gemm_rate(rig)
+
+
+def search_utilisation(rig: Rig, entries: int) -> float:
+    """Share of the matrix products' rate of `index.search`, 768 dimensions."""
+    rng = np.random.default_rng(1)
+    index, queries = build_index(_unit(rng, entries), "auto"), _unit(rng, 4_096)
+    seconds = _seconds(lambda: index.search(queries), rig)
+    return 2 * len(queries) * entries * 768 / seconds / gemm_rate(rig)
+
+
+def tokenize_rate(rig: Rig) -> float:
+    """Captions/s of the tokenizer on one core."""
+    with _one_thread():
+        seconds = _seconds(lambda: _token_ids(rig.minilm, rig.captions[:20_000]), rig)
+    return 20_000 / seconds
+
+
+def read_rate(rig: Rig) -> float:
+    """Captions/s of a lane's scan: Parquet to batches in shuffled order."""
+    order = ScanOrder(rig.pool, seed=1)
+
+    def read() -> None:
+        for _ in order.batches(PoolCursor(), 2_048, order.length):
+            pass
+
+    return order.length / _seconds(read, rig)
+
+
+def select_rate(rig: Rig) -> float:
+    """Captions/s of the rules, rows and near misses, with vectors and search for free."""
+    order = ScanOrder(rig.pool, seed=1)
+    entries = [MetadataEntry(name=f"class {row}") for row in range(1_000)]
+    scan = LaneScan(
+        CurateConfig(threshold=0.9, min_ratio=0.1),
+        order=order,
+        entries=entries,
+        encoder=_Free(),
+        index=_FreeIndex(),  # type: ignore[arg-type]
+        cursor=PoolCursor(),
+        outer_step=0,
+    )
+    seconds = _seconds(lambda: scan.take(None), rig)
+    return order.length / (seconds - order.length / read_rate(rig))
+
+
+def decode_rate(rig: Rig) -> float:
+    """Images/s that are opened and decoded."""
+
+    def decode() -> None:
+        for image in rig.images:
+            read_image(image)
+
+    return len(rig.images) / _seconds(decode, rig)
+
+
+def view_rate(rig: Rig) -> float:
+    """Images/s that are decoded, cropped and scaled to 224 pixels."""
+    rng = np.random.default_rng(2)
+
+    def view() -> None:
+        for image in rig.images:
+            train_view(read_image(image), rng)
+
+    return len(rig.images) / _seconds(view, rig)
+
+
+def shard_rate(rig: Rig) -> float:
+    """Bytes/s of closed shards: 512 pairs each, with hash, manifest and fsyncs."""
+    info = {"pair_key": "0_title", "similarity": 0.6, "metadata_text": "dog", "reason": "threshold"}
+    image = b"\xff\xd8" + os.urandom(98_000 - 4) + b"\xff\xd9"
+    folder = rig.folder / f"shards-{time.perf_counter_ns()}"
+
+    def write() -> None:
+        writer = ShardWriter(folder, "lane00000", pairs_per_shard=512)
+        for row in range(1_536):
+            writer.add(Sample(image, "jpg", "a dog", info | {"pair_key": f"{row}_title"}))
+        writer.close()
+
+    rate = 1_536 * len(image) / _seconds(write, rig)
+    shutil.rmtree(folder)
+    return rate
+
+
+def checkpoint_rate(rig: Rig) -> float:
+    """Bytes/s of 440 MB of safetensors, written, synced and hashed as a checkpoint is."""
+    from safetensors.torch import save_file
+
+    path = rig.folder / "checkpoint.safetensors"
+    tensors = {"weight": torch.rand(CHECKPOINT_BYTES // 4)}
+
+    def write() -> None:
+        with atomic_file(path) as temporary:
+            save_file(tensors, temporary)
+        describe_file(path, rig.folder, rows=0)
+
+    return CHECKPOINT_BYTES / _seconds(write, rig)
+
+
+def ledger_rate(rig: Rig) -> float:
+    """Bytes/s of `selections` rows on disk, compressed, hashed and synced."""
+    entry, seconds = _write_selections(rig)
+    return entry.bytes / seconds
+
+
+def row_bytes(rig: Rig) -> float:
+    """Bytes of one `selections` row on disk."""
+    entry, _ = _write_selections(rig)
+    return entry.bytes / entry.rows
+
+
+def fsync_seconds(rig: Rig) -> float:
+    """Seconds of one fsync of a small file that was just written."""
+    path = rig.folder / "fsync"
+    started = time.perf_counter()
+    for row in range(50):
+        with path.open("wb") as stream:
+            stream.write(b"%d" % row)
+            stream.flush()
+            os.fsync(stream.fileno())
+    return (time.perf_counter() - started) / 50
+
+
+def _write_selections(rig: Rig) -> tuple[Any, float]:
+    import pyarrow as pa
+
+    from cit_curate.ledger import SCHEMAS
+
+    rng = np.random.default_rng(3)
+    count = 102_400
+    ids = rng.integers(10**8, size=count)
+    names = rng.integers(1_000, size=count)
+    rows = pa.table(
+        {
+            "outer_step": pa.array(np.zeros(count, np.int64)),
+            "lane": pa.array(np.zeros(count, np.int32)),
+            "scan_position": pa.array(np.sort(rng.integers(900_000, size=count))),
+            "pair_key": pa.array([f"{each:08d}_title" for each in ids]),
+            "image_id": pa.array([f"{each:08d}" for each in ids]),
+            "text_key": pa.repeat("title", count),
+            "similarity": pa.array(rng.random(count, dtype=np.float32)),
+            "metadata_id": pa.array(names.astype(np.int32)),
+            "metadata_text": pa.array([f"class {each}" for each in names]),
+            "reason": pa.repeat("threshold", count),
+            "encoder": pa.repeat("0" * 64, count),
+        }
+    ).select(SCHEMAS["selections"].names)
+    run = Run(rig.folder)
+    seconds = _seconds(lambda: run.write_table("selections", rows, outer_step=0, lane=0), rig)
+    (path,) = rig.folder.glob("selections/*/*.parquet")
+    return describe_file(path, rig.folder, rows=count), seconds
+
+
+class _Free:
+    """Vectors that cost nothing, so that what is left is the curator's own work."""
+
+    fingerprint = "free"
+
+    def embed(self, texts: Sequence[str]) -> Float32:
+        return np.zeros((len(texts), 1), dtype=np.float32)
+
+
+class _FreeIndex:
+    def search(self, queries: Float32, k: int = 1) -> Any:
+        from indexes.protocol import SearchResult
+
+        rng = np.random.default_rng(4)
+        shape = (len(queries), k)
+        return SearchResult(rng.random(shape, dtype=np.float32), rng.integers(1_000, size=shape))
+
+
+def _bert(shape: TowerShape) -> Any:
+    from transformers import BertConfig, BertModel
+
+    return BertModel(
+        BertConfig(
+            hidden_size=shape.width,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=12,
+            intermediate_size=shape.inner,
+            attn_implementation="sdpa",
+        )
+    )
+
+
+def _token_ids(encoder: TextEncoder, texts: Sequence[str]) -> Any:
+    return encoder.tokenizer(list(texts), truncation=True, max_length=32)["input_ids"]
+
+
+def _unit(rng: np.random.Generator, rows: int) -> Float32:
+    vectors = rng.standard_normal((rows, 768), dtype=np.float32)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+def jpeg(rng: np.random.Generator) -> bytes:
+    """Smooth colours with some noise, about 98 KB like a photograph of YFCC."""
+    coarse = Image.fromarray(rng.integers(256, size=(24, 32, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC), dtype=np.int16)
+    noisy = np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noisy).save(stream, "JPEG", quality=88)
+    return stream.getvalue()
+
+
+def _autocast(rig: Rig) -> torch.autocast:
+    return torch.autocast(rig.device, torch.float16, enabled=rig.device == "cuda")
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
+        else:
+            os.environ["TOKENIZERS_PARALLELISM"] = before
+
+
+def _seconds(work: Callable[[], object], rig: Rig) -> float:
+    clock = _clock(rig)
+    rig.synchronize()
+    started = clock()
+    work()
+    rig.synchronize()
+    return clock() - started
+
+
+def _per_second(work: Callable[[], object], rig: Rig, *, seconds: float = SECONDS) -> float:
+    clock = _clock(rig)
+    work()
+    rig.synchronize()
+    started, done = clock(), 0
+    while clock() - started < seconds:
+        work()
+        rig.synchronize()
+        done += 1
+    return done / (clock() - started)
+
+
+def _clock(rig: Rig) -> Callable[[], float]:
+    return time.perf_counter if rig.device == "cuda" else time.process_time
+
+
+_OF_GEMM = "of GEMM"
+PROBES = (
+    Probe("gemm_flops", "FLOP/s", "matrix products of BERT-base's shapes", gemm_rate),
+    Probe("float32_flops", "FLOP/s", "the same in float32",
+          lambda rig: gemm_rate(rig, dtype=torch.float32)),
+    Probe("embed_utilisation", _OF_GEMM, "text tower of BERT-base's shape, random weights",
+          lambda rig: embed_utilisation(rig, rig.bert, BERT_BASE)),
+    Probe("minilm_utilisation", _OF_GEMM, "package:minilm",
+          lambda rig: embed_utilisation(rig, rig.minilm, MINILM)),
+    Probe("vision_utilisation", _OF_GEMM, "ViT-B/16 forward, random weights", vision_utilisation),
+    Probe("train_utilisation", _OF_GEMM, "BERT-base forward and backward", train_utilisation),
+    Probe("search_utilisation", _OF_GEMM, "search over 1,000 entries of 768 dimensions",
+          lambda rig: search_utilisation(rig, ENTRIES[0])),
+    Probe("search_21k_utilisation", _OF_GEMM, "search over 21,000 entries",
+          lambda rig: search_utilisation(rig, ENTRIES[1])),
+    Probe("forward_overhead_seconds", "s", "a forward pass of 12 layers with nothing to compute",
+          forward_overhead),
+    Probe("tokenize_captions", "captions/s", "tokenizer, one core", tokenize_rate),
+    Probe("read_captions", "captions/s", "a lane's shuffled scan of Parquet", read_rate),
+    Probe("select_captions", "captions/s", "rules, rows and near misses", select_rate),
+    Probe("decode_images", "images/s", "JPEG of 500 x 375 pixels, one core", decode_rate),
+    Probe("view_images", "images/s", "the same, cropped and scaled to 224", view_rate),
+    Probe("shard_bytes", "bytes/s", "shards of 512 pairs, hashed and synced", shard_rate),
+    Probe("checkpoint_bytes", "bytes/s", "440 MB, hashed and synced", checkpoint_rate),
+    Probe("ledger_bytes", "bytes/s", "selections, compressed, hashed and synced", ledger_rate),
+    Probe("selection_row_bytes", "bytes", "one row of selections", row_bytes),
+    Probe("fsync_seconds", "s", "fsync of a small file", fsync_seconds),
+    Probe("all_reduce_bytes", "bytes/s", "gloo, 440 MB between 2 processes of this machine",
+          lambda rig: all_reduce_rate(440_000_000)),
+    Probe("all_reduce_latency_seconds", "s", "gloo, 4 bytes between 2 processes",
+          lambda rig: 4 / all_reduce_rate(4, times=200)),
+)  # fmt: skip

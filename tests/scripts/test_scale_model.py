@@ -1,0 +1,172 @@
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scripts.bench.scale_model import all_reduce_seconds, cost, scan_of_step, scan_seconds
+from scripts.bench.scale_scenarios import GPU_COUNTS, gpus, offline, parameters, this_cpu, yfcc15m
+from scripts.bench.scale_shapes import BERT_BASE, RECIPE_TRAINED, Machine, Workload
+
+MEASURED = parameters()
+A100 = gpus(MEASURED)["A100"]
+# Every rate is 1 a second or free, so that the seconds can be counted by hand.
+UNIT = replace(
+    this_cpu(MEASURED),
+    gemm_flops=1.0,
+    core_gemm_flops=1.0,
+    embed_utilisation=1.0,
+    search_utilisation=1.0,
+    forward_overhead_seconds=3.0,
+    tokenize_captions=1.0,
+    read_captions=1.0,
+    select_captions=1.0,
+    ledger_bytes=1.0,
+    cores=1,
+    storage_bytes=math.inf,
+    storage_total_bytes=math.inf,
+)
+
+
+def recipe(**changes: object) -> Workload:
+    return replace(yfcc15m(MEASURED), **changes)  # type: ignore[arg-type]
+
+
+def test_one_token_of_bert_base_costs_twice_its_weights_in_the_layers() -> None:
+    layers = 12 * (4 * 768**2 + 2 * 768 * 3_072)
+    attention = 12 * 4 * 768
+    assert BERT_BASE.forward_flops(1) == 2 * layers + attention
+
+
+def test_shapes_have_the_parameters_of_the_real_models() -> None:
+    from transformers import BertConfig, BertModel
+
+    import torch
+
+    with torch.device("meta"):
+        bert = BertModel(BertConfig())
+    assert sum(each.numel() for each in bert.parameters()) == BERT_BASE.parameters
+    assert BERT_BASE.parameters < RECIPE_TRAINED
+
+
+def test_a_step_scans_what_the_pass_ratio_asks_for_whatever_the_pool_has() -> None:
+    small = scan_of_step(recipe(captions=16 * 1e6, pass_ratio=0.2))
+    large = scan_of_step(recipe(captions=16 * 1e9, pass_ratio=0.2))
+    assert small.captions == large.captions == 102_400 / 0.2
+    assert small.fills
+    assert small.passes == pytest.approx(0.512)
+
+
+def test_min_ratio_bounds_the_scan() -> None:
+    scan = scan_of_step(recipe(captions=16 * 1e9, pass_ratio=0.0, min_ratio=0.01))
+    assert scan.captions == 102_400 / 0.01
+
+
+def test_a_unique_step_ends_short_after_one_pass_and_a_multiset_one_goes_round() -> None:
+    short = recipe(captions=16 * 1e6, pass_ratio=0.01, max_passes=20)
+    assert not scan_of_step(short).fills
+    assert scan_of_step(short).kept == 10_000
+    round_again = scan_of_step(replace(short, collection="multiset"))
+    assert round_again.fills
+    assert round_again.passes == pytest.approx(10.24)
+
+
+def test_scan_seconds_are_those_counted_by_hand() -> None:
+    text = replace(BERT_BASE, layers=12, width=1, inner=1)
+    seconds = scan_seconds(
+        recipe(text=text, mean_tokens=1, metadata_entries=5, embed_rows=2), UNIT, 4.0
+    )
+    assert seconds["read"] == seconds["tokenise"] == seconds["select"] == 4.0
+    # 12 layers x (2 x (4 + 2) + 4) operations a caption, and 2 passes of 2 rows
+    assert seconds["embed"] == 4 * 12 * 16 + 2 * 3.0
+    assert seconds["search"] == 2 * 4 * 5
+
+
+def test_a_serial_pass_adds_up_and_an_engine_of_actors_waits_for_the_slowest() -> None:
+    serial = cost(offline(MEASURED, "15 M", pipelined=False), A100, 4)
+    assert serial.total_seconds == pytest.approx(
+        sum(value for stage, value in serial.seconds.items() if stage != "storage")
+    )
+    actors = cost(offline(MEASURED, "15 M"), A100, 4)
+    assert actors.total_seconds < serial.total_seconds
+    assert actors.total_seconds >= max(actors.seconds.values())
+
+
+def test_a_pass_is_divided_by_the_gpus_until_the_file_system_is_full() -> None:
+    workload = offline(MEASURED, "100 B")
+    one, many = cost(workload, A100, 1), cost(workload, A100, 64)
+    assert many.total_seconds == pytest.approx(one.total_seconds / 64)
+    slow = replace(A100, storage_total_bytes=1e6)
+    full = [cost(workload, slow, count) for count in (64, 1_024)]
+    assert [each.bottleneck for each in full] == ["storage", "storage"]
+    assert full[0].total_seconds == pytest.approx(full[1].total_seconds)
+
+
+def test_no_more_ranks_work_than_there_are_lanes() -> None:
+    sixteen, many = cost(recipe(), A100, 16), cost(recipe(), A100, 1_024)
+    assert many.ranks == 16
+    assert many.total_seconds == sixteen.total_seconds
+    assert many.gpu_hours == sixteen.gpu_hours
+
+
+def test_lanes_that_the_ranks_do_not_divide_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 ranks do not divide 16 lanes"):
+        cost(recipe(), A100, 3)
+    with pytest.raises(ValueError, match="num_gpus is 0"):
+        cost(recipe(), A100, 0)
+
+
+def test_workers_hide_decoding_and_without_them_it_adds_to_the_device() -> None:
+    hidden = cost(recipe(num_workers=16), A100, 16)
+    inside = cost(recipe(num_workers=0), A100, 16)
+    assert "decode" not in hidden.on_path
+    assert inside.seconds["decode"] == pytest.approx(16 * hidden.seconds["decode"])
+    assert inside.total_seconds > hidden.total_seconds
+
+
+def test_the_loss_matrix_is_that_of_the_global_batch_and_local_loss_divides_it() -> None:
+    whole = cost(recipe(), A100, 16).loss_matrix_bytes
+    assert whole == 4 * (16 * 1_024) ** 2
+    assert cost(recipe(local_loss=True), A100, 16).loss_matrix_bytes == whole / 16
+
+
+def test_an_all_reduce_costs_nothing_alone_and_twice_the_bytes_at_the_limit() -> None:
+    machine: Machine = replace(A100, network_bytes=1.0, network_latency_seconds=0.0)
+    assert all_reduce_seconds(5.0, machine, 1) == 0.0
+    assert all_reduce_seconds(5.0, machine, 1_024) == pytest.approx(10.0, rel=1e-2)
+
+
+def test_a_run_writes_its_shards_once_and_a_checkpoint_at_each_outer_step() -> None:
+    found = cost(recipe(image_bytes=100.0), A100, 16)
+    assert found.bytes_written["shards"] == 5_000 * 16 * 1_024 * 100.0
+    one = cost(recipe(updates=100), A100, 16).bytes_written["checkpoints"]
+    assert found.bytes_written["checkpoints"] == 50 * one
+    assert found.bytes_kept < sum(found.bytes_written.values())
+
+
+@given(
+    st.sampled_from(GPU_COUNTS),
+    st.floats(0.001, 1.0),
+    st.integers(0, 16),
+    st.booleans(),
+)
+def test_parts_are_positive_and_the_bottleneck_lies_on_the_path(
+    num_gpus: int, pass_ratio: float, num_workers: int, pipelined: bool
+) -> None:
+    online = recipe(pass_ratio=pass_ratio, num_workers=num_workers)
+    for workload in (online, replace(online, updates=0, pipelined=pipelined)):
+        found = cost(workload, A100, num_gpus)
+        assert all(value >= 0 for value in found.seconds.values())
+        assert found.bottleneck in found.on_path
+        assert found.total_seconds == pytest.approx(
+            sum(found.seconds[stage] for stage in found.on_path)
+        )
+        assert 0 < found.device_busy <= 1 + 1e-9
+
+
+@given(st.sampled_from(GPU_COUNTS[:-1]), st.sampled_from(["15 M", "100 B"]))
+def test_more_gpus_never_make_a_pass_slower(num_gpus: int, size: str) -> None:
+    workload = offline(MEASURED, size)
+    fewer, more = cost(workload, A100, num_gpus), cost(workload, A100, num_gpus * 4)
+    assert more.total_seconds <= fewer.total_seconds * (1 + 1e-9)
