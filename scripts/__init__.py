@@ -1,0 +1,1 @@
+"""Developer and one-off entry points; not installed."""

@@ -1,0 +1,1 @@
+"""Benchmarks, and the cost model that they feed (docs/scale.md)."""

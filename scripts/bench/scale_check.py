@@ -28,7 +28,7 @@ from cit_train.config import replace_fields
 from cit_train.outer_loop import train
 from cit_train.recipes import default
 from scripts.bench.scale_model import cost
-from scripts.bench.scale_probes import jpeg
+from scripts.bench.scale_rig import jpeg
 from scripts.bench.scale_scenarios import parameters, this_cpu
 from scripts.bench.scale_shapes import MINILM, Machine, TowerShape, Workload
 

@@ -1,8 +1,9 @@
-"""The cost model of `cit train` and `cit curate`: one pure function from shapes and rates to seconds.
+"""The cost model of `cit train` and `cit curate`: from shapes and rates to seconds, purely.
 
 `cost(workload, machine, num_gpus)` follows what the code does: each outer step scans captions
 (read, tokenise, embed, search and select, one after the other), then trains while a thread of each
-lane writes shards, then commits. An offline pass only scans. docs/scale.md shows what it gives.
+lane writes shards, then commits. In an offline pass actors score captions ahead of one process that
+applies the rules. docs/scale.md shows what it gives.
 """
 
 import math
@@ -17,6 +18,8 @@ LEDGER_TABLES = 5
 # `atomic_file` syncs the file and its folder; a closed shard is a tar and a manifest.
 FSYNCS_PER_FILE = 2
 FILES_PER_SHARD = 2
+# A selected pair in memory: its row in Arrow, and its key in the set of a `unique` step. Assumed.
+SELECTED_ROW_BYTES = 400
 KEPT_SHARD_STEPS = 2
 KEPT_CHECKPOINTS = 3
 # Stages that run on the accelerator or its network.
@@ -59,6 +62,7 @@ class Cost:
         bytes_kept: On disk when the run ends.
         bytes_reduced: Gradients that one rank sends, over the whole run.
         loss_matrix_bytes: float32 logits of one update on one rank.
+        selection_bytes: Memory of what one process has selected until it is written.
     """
 
     workload: str
@@ -75,6 +79,7 @@ class Cost:
     bytes_kept: float
     bytes_reduced: float
     loss_matrix_bytes: float
+    selection_bytes: float
 
     @property
     def gpu_hours(self) -> float:
@@ -145,8 +150,7 @@ def scan_seconds(workload: Workload, machine: Machine, captions: float) -> dict[
         "embed": flops / (machine.gemm_flops * machine.embed_utilisation)
         + passes * machine.forward_overhead_seconds,
         # On the cores, as faiss-cpu does; a GPU build of FAISS moves the products to the GPU.
-        "search": products
-        / (machine.core_gemm_flops * machine.search_utilisation * machine.cores),
+        "search": products / (machine.core_gemm_flops * machine.search_utilisation * machine.cores),
         "select": captions / machine.select_captions,
     }
 
@@ -204,6 +208,7 @@ def _online(workload: Workload, machine: Machine, num_gpus: int, ranks: int) -> 
         bytes_kept=kept,
         bytes_reduced=reduced * workload.updates,
         loss_matrix_bytes=float(FLOAT_BYTES * rows * global_batch),
+        selection_bytes=workload.lanes // ranks * scan.kept * SELECTED_ROW_BYTES,
     )
 
 
@@ -268,7 +273,7 @@ def _training_paths(
     decode = {"decode": files["decode"]}
     if workload.num_workers:
         return {"stream": stream, "decode": decode, "device": dict(device)}
-    return {"stream": stream, "device": decode | device}
+    return {"stream": stream, "device": {**decode, **device}}
 
 
 def _evaluation_seconds(workload: Workload, machine: Machine) -> float:
@@ -303,20 +308,32 @@ def _online_bytes(workload: Workload, steps: int, scan: Scan) -> tuple[dict[str,
 
 
 def _offline(workload: Workload, machine: Machine, num_gpus: int) -> Cost:
-    """One pass over the pool, its captions divided evenly."""
-    share = workload.captions / num_gpus
-    kept = share * max(workload.pass_ratio, workload.min_ratio)
+    """One pass over the pool, its captions divided evenly over the accelerators."""
     storage = _storage_rate(machine, num_gpus)
-    seconds = scan_seconds(workload, machine, share)
+    kept = workload.captions * max(workload.pass_ratio, workload.min_ratio)
     ledger_bytes = kept * workload.selection_row_bytes
+    seconds = scan_seconds(workload, machine, workload.captions / num_gpus)
+    # One process applies the rules to all scores, in the order of the scan, for which it reads the
+    # captions once more; its ledger is one file a lane.
+    rules = workload.captions / machine.select_captions
+    again = workload.captions / machine.read_captions if workload.pipelined else 0.0
+    seconds["select"] = rules + again
     seconds["write ledger"] = ledger_bytes / min(machine.ledger_bytes, storage)
-    seconds["storage"] = (share * workload.caption_bytes + ledger_bytes) / storage
-    on_path, total = _offline_path(workload, machine, seconds)
+    seconds["storage"] = workload.captions / num_gpus * workload.caption_bytes / storage
+    chains: tuple[tuple[str, ...], ...] = (
+        ("read", "tokenise", "embed", "search"),
+        ("select", "write ledger"),
+    )
+    if not workload.pipelined:
+        chains = ((*chains[0], *chains[1]),)
+    on_path = max((*chains, ("storage",)), key=lambda chain: sum(seconds[each] for each in chain))
+    total = sum(seconds[stage] for stage in on_path)
     near_misses = workload.lanes * NEAR_MISSES_PER_ENTRY * workload.metadata_entries
     written = {
-        "ledger": num_gpus * ledger_bytes,
+        "ledger": ledger_bytes,
         "near misses": near_misses * workload.selection_row_bytes,
     }
+    scan = Scan(captions=workload.captions / num_gpus, kept=kept, passes=1.0, fills=True)
     return Cost(
         workload=workload.name,
         machine=machine.name,
@@ -325,36 +342,12 @@ def _offline(workload: Workload, machine: Machine, num_gpus: int) -> Cost:
         seconds=seconds,
         on_path=on_path,
         total_seconds=total,
-        scan=Scan(captions=share, kept=kept, passes=1.0, fills=True),
+        scan=scan,
         captions=workload.captions,
         captions_per_second=workload.captions / total,
         bytes_written=written,
         bytes_kept=sum(written.values()),
         bytes_reduced=0.0,
         loss_matrix_bytes=0.0,
+        selection_bytes=kept * SELECTED_ROW_BYTES,
     )
-
-
-def _offline_path(
-    workload: Workload, machine: Machine, seconds: dict[str, float]
-) -> tuple[tuple[str, ...], float]:
-    """What adds up to the wall time; with an engine of actors the slowest chain hides the others.
-
-    There, the stages of a single process spread over all cores of an accelerator (and are changed
-    in `seconds`).
-    """
-    serial = tuple(stage for stage in seconds if stage != "storage")
-    if not workload.pipelined:
-        total = sum(seconds[stage] for stage in serial)
-        if seconds["storage"] > total:
-            return ("storage",), seconds["storage"]
-        return serial, total
-    for stage in ("read", "select", "write ledger"):
-        seconds[stage] /= machine.cores
-    chains = (
-        ("read", "tokenise", "search", "select", "write ledger"),
-        ("embed",),
-        ("storage",),
-    )
-    longest = max(chains, key=lambda chain: sum(seconds[stage] for stage in chain))
-    return longest, sum(seconds[stage] for stage in longest)

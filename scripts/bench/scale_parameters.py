@@ -22,7 +22,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from scripts.bench.scale_probes import PROBES, Probe, Rig
+from scripts.bench.scale_probes import PROBES, Probe
+from scripts.bench.scale_rig import Rig
 
 
 @dataclass(frozen=True)

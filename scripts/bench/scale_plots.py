@@ -109,7 +109,7 @@ def stacked_bars(bars: Sequence[Bar], *, title: str, order: Sequence[str]) -> st
             at += length
         parts.append(_text(WIDTH - right + 8, top + 17, bar.note))
         top += 34
-    top += 12
+    top += 20
     present = [name for name in order if any(bar.parts.get(name) for bar in bars)]
     for place, name in enumerate(present):
         x, y = left + 140 * (place % 4), top + 22 * (place // 4)

@@ -5,96 +5,35 @@ is not measured with it; waiting for the disk (`fsync_seconds`) and for another 
 """
 
 import contextlib
-import io
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from cit_curate.config import CurateConfig, TextTowerConfig
+from cit_curate.config import CurateConfig
 from cit_curate.curator import LaneScan
 from cit_curate.ledger import Run
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.pool.images import read_image
 from cit_curate.pool.order import ScanOrder
-from cit_curate.pool.pool import Pool
 from cit_curate.records import Float32, PoolCursor
 from cit_curate.shards import Sample, ShardWriter
-from cit_curate.sources.columns import Columns
 from cit_curate.text_encoder import ROWS, TextEncoder
 from cit_train.transforms import train_view
 from indexes.durable import atomic_file, describe_file
 from indexes.versioned import build_index
 from scripts.bench.scale_network import all_reduce_rate
+from scripts.bench.scale_rig import Rig, per_second, random_bert, seconds_of
 from scripts.bench.scale_shapes import BERT_BASE, MINILM, VIT_B16_MOCO, VIT_B16_TOKENS, TowerShape
 
 TOKENS = 16
-SECONDS = 1.0
 ENTRIES = (1_000, 21_000)
 CHECKPOINT_BYTES = 440_000_000
-WORDS = "old red dog cat house river train night garden city street summer church boat".split()
-
-
-@dataclass
-class Rig:
-    """What the probes share; built once, outside what is timed.
-
-    Attributes:
-        device: cpu or cuda.
-        folder: Scratch space on the disk that is measured.
-        captions: Made-up captions of 4 to 20 words.
-        pool: A pool of them.
-        images: JPEG files of 500 x 375 pixels.
-    """
-
-    device: str
-    folder: Path
-    captions: list[str]
-    pool: Pool
-    images: list[bytes]
-
-    @classmethod
-    def build(cls, device: str, folder: Path) -> "Rig":
-        """Make captions, their pool and images."""
-        rng = np.random.default_rng(0)
-        lengths = rng.integers(4, 20, size=100_000)
-        captions = [" ".join(rng.choice(WORDS, size=size)) for size in lengths]
-        source = folder / "captions.csv"
-        with source.open("w", encoding="utf-8") as stream:
-            stream.write("image_id,caption\n")
-            stream.writelines(f"i{row:07d},{row} {text}\n" for row, text in enumerate(captions))
-        pool = Pool.build([source], folder / "pool", columns=Columns(image_id="image_id", text=("caption",)))
-        return cls(device, folder, captions, pool, [jpeg(rng) for _ in range(64)])
-
-    @cached_property
-    def minilm(self) -> TextEncoder:
-        """The real small text encoder."""
-        config = TextTowerConfig(text_encoder="package:minilm", pooling="mean")
-        return TextEncoder.load(config, device=self.device)
-
-    @cached_property
-    def bert(self) -> TextEncoder:
-        """A BERT-base with random weights and MiniLM's tokenizer, whose vocabulary is BERT's."""
-        return TextEncoder(_bert(BERT_BASE), self.minilm.tokenizer, device=self.device)
-
-    @cached_property
-    def tiny(self) -> TextEncoder:
-        """12 layers of next to nothing: what is left is what a forward pass costs by itself."""
-        shape = TowerShape(layers=12, width=12, inner=12, parameters=0)
-        return TextEncoder(_bert(shape), self.minilm.tokenizer, device=self.device)
-
-    def synchronize(self) -> None:
-        """Wait for the accelerator."""
-        if self.device == "cuda":
-            torch.cuda.synchronize()
 
 
 @dataclass(frozen=True)
@@ -125,15 +64,15 @@ def gemm_rate(rig: Rig, *, dtype: torch.dtype | None = None) -> float:
         torch.nn.functional.linear(narrow, up)
         torch.nn.functional.linear(wide, down)
 
-    return _per_second(layer, rig) * 2 * rows * (4 * 768**2 + 2 * 768 * 3_072)
+    return per_second(layer, rig) * 2 * rows * (4 * 768**2 + 2 * 768 * 3_072)
 
 
 def embed_utilisation(rig: Rig, encoder: TextEncoder, shape: TowerShape) -> float:
     """Share of the matrix products' rate that `embed` reaches on padded tokens, overhead apart."""
     texts = [f"{row} {text}" for row, text in enumerate(rig.captions[:512])]
     padded = sum(-(-len(ids) // 4) * 4 for ids in _token_ids(encoder, texts)) / len(texts)
-    tokenised = _seconds(lambda: _token_ids(encoder, texts), rig)
-    embedded = _seconds(lambda: encoder.embed(texts), rig)
+    tokenised = seconds_of(lambda: _token_ids(encoder, texts), rig)
+    embedded = seconds_of(lambda: encoder.embed(texts), rig)
     overhead = forward_overhead(rig) * len(texts) / ROWS * shape.layers / 12
     flops = len(texts) * shape.forward_flops(padded)
     # Tokenising and the cost of a pass by itself are parameters of their own.
@@ -143,7 +82,7 @@ def embed_utilisation(rig: Rig, encoder: TextEncoder, shape: TowerShape) -> floa
 def forward_overhead(rig: Rig) -> float:
     """Seconds of one forward pass of 12 layers that have nothing to compute."""
     tokens = [[101, 2_000, 2_001, 102]] * ROWS
-    return 1 / _per_second(lambda: rig.tiny._forward(tokens, 4), rig, seconds=0.5)
+    return 1 / per_second(lambda: rig.tiny._forward(tokens, 4), rig, seconds=0.5)
 
 
 def vision_utilisation(rig: Rig) -> float:
@@ -159,12 +98,12 @@ def vision_utilisation(rig: Rig) -> float:
             tower(pixels)
 
     flops = len(pixels) * (VIT_B16_MOCO.forward_flops(VIT_B16_TOKENS) - VIT_B16_MOCO.head_flops)
-    return _per_second(forward, rig) * flops / gemm_rate(rig)
+    return per_second(forward, rig) * flops / gemm_rate(rig)
 
 
 def train_utilisation(rig: Rig) -> float:
     """Share of the matrix products' rate of a BERT-base forward and backward, dropout included."""
-    tower = _bert(BERT_BASE).to(rig.device).train()
+    tower = random_bert(BERT_BASE).to(rig.device).train()
     rows = 64 if rig.device == "cpu" else 1_024
     ids = torch.randint(1_000, 20_000, (rows, TOKENS), device=rig.device)
     mask = torch.ones_like(ids)
@@ -175,21 +114,21 @@ def train_utilisation(rig: Rig) -> float:
         loss.backward()
 
     flops = 3 * rows * BERT_BASE.forward_flops(TOKENS)
-    return _per_second(step, rig, seconds=2.0) * flops / gemm_rate(rig)
+    return per_second(step, rig, seconds=2.0) * flops / gemm_rate(rig)
 
 
 def search_utilisation(rig: Rig, entries: int) -> float:
     """Share of the matrix products' rate of `index.search`, 768 dimensions."""
     rng = np.random.default_rng(1)
     index, queries = build_index(_unit(rng, entries), "auto"), _unit(rng, 4_096)
-    seconds = _seconds(lambda: index.search(queries), rig)
+    seconds = seconds_of(lambda: index.search(queries), rig)
     return 2 * len(queries) * entries * 768 / seconds / gemm_rate(rig)
 
 
 def tokenize_rate(rig: Rig) -> float:
     """Captions/s of the tokenizer on one core."""
     with _one_thread():
-        seconds = _seconds(lambda: _token_ids(rig.minilm, rig.captions[:20_000]), rig)
+        seconds = seconds_of(lambda: _token_ids(rig.minilm, rig.captions[:20_000]), rig)
     return 20_000 / seconds
 
 
@@ -201,7 +140,7 @@ def read_rate(rig: Rig) -> float:
         for _ in order.batches(PoolCursor(), 2_048, order.length):
             pass
 
-    return order.length / _seconds(read, rig)
+    return order.length / seconds_of(read, rig)
 
 
 def select_rate(rig: Rig) -> float:
@@ -217,7 +156,7 @@ def select_rate(rig: Rig) -> float:
         cursor=PoolCursor(),
         outer_step=0,
     )
-    seconds = _seconds(lambda: scan.take(None), rig)
+    seconds = seconds_of(lambda: scan.take(None), rig)
     return order.length / (seconds - order.length / read_rate(rig))
 
 
@@ -228,7 +167,7 @@ def decode_rate(rig: Rig) -> float:
         for image in rig.images:
             read_image(image)
 
-    return len(rig.images) / _seconds(decode, rig)
+    return len(rig.images) / seconds_of(decode, rig)
 
 
 def view_rate(rig: Rig) -> float:
@@ -239,7 +178,7 @@ def view_rate(rig: Rig) -> float:
         for image in rig.images:
             train_view(read_image(image), rng)
 
-    return len(rig.images) / _seconds(view, rig)
+    return len(rig.images) / seconds_of(view, rig)
 
 
 def shard_rate(rig: Rig) -> float:
@@ -254,7 +193,7 @@ def shard_rate(rig: Rig) -> float:
             writer.add(Sample(image, "jpg", "a dog", info | {"pair_key": f"{row}_title"}))
         writer.close()
 
-    rate = 1_536 * len(image) / _seconds(write, rig)
+    rate = 1_536 * len(image) / seconds_of(write, rig)
     shutil.rmtree(folder)
     return rate
 
@@ -271,19 +210,19 @@ def checkpoint_rate(rig: Rig) -> float:
             save_file(tensors, temporary)
         describe_file(path, rig.folder, rows=0)
 
-    return CHECKPOINT_BYTES / _seconds(write, rig)
+    return CHECKPOINT_BYTES / seconds_of(write, rig)
 
 
 def ledger_rate(rig: Rig) -> float:
     """Bytes/s of `selections` rows on disk, compressed, hashed and synced."""
     entry, seconds = _write_selections(rig)
-    return entry.bytes / seconds
+    return float(entry.bytes / seconds)
 
 
 def row_bytes(rig: Rig) -> float:
     """Bytes of one `selections` row on disk."""
     entry, _ = _write_selections(rig)
-    return entry.bytes / entry.rows
+    return float(entry.bytes / entry.rows)
 
 
 def fsync_seconds(rig: Rig) -> float:
@@ -323,7 +262,7 @@ def _write_selections(rig: Rig) -> tuple[Any, float]:
         }
     ).select(SCHEMAS["selections"].names)
     run = Run(rig.folder)
-    seconds = _seconds(lambda: run.write_table("selections", rows, outer_step=0, lane=0), rig)
+    seconds = seconds_of(lambda: run.write_table("selections", rows, outer_step=0, lane=0), rig)
     (path,) = rig.folder.glob("selections/*/*.parquet")
     return describe_file(path, rig.folder, rows=count), seconds
 
@@ -346,20 +285,6 @@ class _FreeIndex:
         return SearchResult(rng.random(shape, dtype=np.float32), rng.integers(1_000, size=shape))
 
 
-def _bert(shape: TowerShape) -> Any:
-    from transformers import BertConfig, BertModel
-
-    return BertModel(
-        BertConfig(
-            hidden_size=shape.width,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=12,
-            intermediate_size=shape.inner,
-            attn_implementation="sdpa",
-        )
-    )
-
-
 def _token_ids(encoder: TextEncoder, texts: Sequence[str]) -> Any:
     return encoder.tokenizer(list(texts), truncation=True, max_length=32)["input_ids"]
 
@@ -367,16 +292,6 @@ def _token_ids(encoder: TextEncoder, texts: Sequence[str]) -> Any:
 def _unit(rng: np.random.Generator, rows: int) -> Float32:
     vectors = rng.standard_normal((rows, 768), dtype=np.float32)
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-
-
-def jpeg(rng: np.random.Generator) -> bytes:
-    """Smooth colours with some noise, about 98 KB like a photograph of YFCC."""
-    coarse = Image.fromarray(rng.integers(256, size=(24, 32, 3), dtype=np.uint8))
-    smooth = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC), dtype=np.int16)
-    noisy = np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(noisy).save(stream, "JPEG", quality=88)
-    return stream.getvalue()
 
 
 def _autocast(rig: Rig) -> torch.autocast:
@@ -394,31 +309,6 @@ def _one_thread() -> Iterator[None]:
             del os.environ["TOKENIZERS_PARALLELISM"]
         else:
             os.environ["TOKENIZERS_PARALLELISM"] = before
-
-
-def _seconds(work: Callable[[], object], rig: Rig) -> float:
-    clock = _clock(rig)
-    rig.synchronize()
-    started = clock()
-    work()
-    rig.synchronize()
-    return clock() - started
-
-
-def _per_second(work: Callable[[], object], rig: Rig, *, seconds: float = SECONDS) -> float:
-    clock = _clock(rig)
-    work()
-    rig.synchronize()
-    started, done = clock(), 0
-    while clock() - started < seconds:
-        work()
-        rig.synchronize()
-        done += 1
-    return done / (clock() - started)
-
-
-def _clock(rig: Rig) -> Callable[[], float]:
-    return time.perf_counter if rig.device == "cuda" else time.process_time
 
 
 _OF_GEMM = "of GEMM"

@@ -146,8 +146,8 @@ class Workload:
         cached_features: Image features made once per image instead of at each update.
         micro_batch: Pairs embedded at a time with gradient caching; 0 = the whole lane at once.
         local_loss: Each rank makes its own rows of the loss matrix alone.
-        pipelined: Read, tokenise, embed and write overlap (an engine of actors), or follow one
-            another in each process.
+        pipelined: In an offline pass an engine's actors, one per accelerator, score captions ahead
+            of the rules; else one process does everything in turn.
         embed_rows: Captions of one forward pass when embedding.
         evaluated_images: Images of all evaluations while training, on one rank.
     """

@@ -38,7 +38,13 @@ def test_only_what_stands_in_a_block_is_replaced() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(45, "45 s"), (90, "1.5 min"), (7_200, "2 h"), (5 * 86_400, "5 days"), (63_115_200, "2 years")],
+    [
+        (45, "45 s"),
+        (90, "1.5 min"),
+        (7_200, "2 h"),
+        (5 * 86_400, "5 days"),
+        (63_115_200, "2 years"),
+    ],
 )
 def test_a_duration_reads_as_a_person_says_it(seconds: float, text: str) -> None:
     assert duration(seconds) == text
