@@ -6,6 +6,8 @@ share the batches out by number, so that the order is that of one process.
 """
 
 import logging
+import multiprocessing
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -122,6 +124,7 @@ class BatchStream(IterableDataset[LaneBatch]):
         started = time.monotonic()
         told = False
         while not entry.exists():
+            _end_with_trainer()
             if (folder / f"{prefix}.json").exists():
                 return entry.exists()
             if (folder / f"{prefix}.failed").exists():
@@ -192,8 +195,24 @@ def open_batches(stream: BatchStream, *, num_workers: int) -> Iterator[LaneBatch
         num_workers=num_workers,
         multiprocessing_context="spawn" if num_workers else None,
         persistent_workers=bool(num_workers),
+        worker_init_fn=_leave_signals_to_trainer if num_workers else None,
     )
     return iter(loader)
+
+
+def _leave_signals_to_trainer(worker: int) -> None:
+    """Leave the trainer's process group: terminals and launchers send it signals as a whole.
+
+    The trainer still wants batches while it saves, and ends its workers itself.
+    """
+    os.setpgrp()
+
+
+def _end_with_trainer() -> None:
+    """In a worker: end when the trainer is gone, which the loader notices between batches only."""
+    trainer = multiprocessing.parent_process()
+    if trainer is not None and not trainer.is_alive():
+        os._exit(PeerLostError.exit_code)
 
 
 def _next_samples(samples: Iterator[Sample], batch_size: int) -> list[Sample]:

@@ -80,7 +80,7 @@ def stop_here(session: Session, state: TrainState, streams: Streams) -> NoReturn
     save_within_step(session, state, streams)
     session.saver.wait()
     # None ends before all is written: launchers kill the ranks that are left.
-    session.world.agree("saved the state", None)
+    session.stop.take_over(session.world.agree("saved the state", session.stop.requested))
     raise StoppedError("asked to stop")
 
 

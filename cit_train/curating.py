@@ -53,6 +53,8 @@ def curated(
             **place,
         )
     world.beat("waiting for the others", **place)
-    if not all(world.agree("curated", bool(selections))):
+    names = world.agree("curated", None if selections else session.stop.requested)
+    if any(names):
+        session.stop.take_over(names)
         raise StoppedError("asked to stop")
     return selections

@@ -31,6 +31,10 @@ _BEAT_SECONDS = 0.5
 _SILENT_WHEN_STOPPING_SECONDS = 8.0
 # What the main thread has to notice a lost peer, before the process ends without it.
 _LAST_RESORT_SECONDS = 10.0
+# The same when the launcher was told a second time to end, and has: nobody waits for a save.
+_INSISTED_SECONDS = 2.0
+# How long rank 0, which may have the store, stays for the others to read how the run ended.
+_LEAVE_SECONDS = 5.0
 # Collectives never end a run by themselves; the heartbeat does, and says why.
 _COLLECTIVE_TIMEOUT = timedelta(days=7)
 
@@ -115,7 +119,7 @@ class World:
                 for name in ("arrived", *range(self.size)):
                     self._store.delete_key(f"{turn - 1}/{name}")
         except RuntimeError as error:
-            raise PeerLostError(f"the launcher is gone: {_first_line(error)}") from error
+            raise PeerLostError(_gone(error)) from error
         return [json.loads(text) for text in texts]
 
     def any_of(self, *flags: bool) -> list[bool]:
@@ -199,19 +203,27 @@ class World:
                 time.sleep(_BEAT_SECONDS)
             silent = [rank for rank, beat in enumerate(self._beats()) if beat == before[rank]]
         except RuntimeError:
-            return PeerLostError(f"the launcher is gone: {_first_line(error)}")
+            return PeerLostError(_gone(error))
         if not silent:
             return None
         self._note_silent(silent[0], before[silent[0]])
         return self._lost()
 
     def close(self) -> None:
-        """Stop the heartbeat and leave the process group."""
+        """Stop the heartbeat and leave the process group; rank 0 is the last."""
         self._closing.set()
         if self._watcher.is_alive():
             self._watcher.join()
-        if self._store is not None and dist.is_initialized():
+        if self._store is None:
+            return
+        if dist.is_initialized():
             dist.destroy_process_group()
+        with contextlib.suppress(RuntimeError):  # it may have gone with its owner
+            deadline = time.monotonic() + _LEAVE_SECONDS
+            num_left = self._store.add("left", 1)
+            while self.is_first and num_left < self.size and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
+                num_left = self._store.add("left", 0)
 
     def _wait_for_all(self, turn: int, what: str) -> None:
         assert self._store is not None
@@ -257,17 +269,20 @@ class World:
 
     def _watch(self) -> None:
         """The heartbeat: say that we live, and look whether our neighbour does."""
-        number, heard = 0, (time.monotonic(), -1)
+        number, heard, launcher_is_gone = 0, (time.monotonic(), -1), False
         while not self._closing.wait(_BEAT_SECONDS):
             number += 1
             try:
                 heard = self._beat_once(number, heard)
             except RuntimeError as error:
-                message = f"the launcher is gone: {_first_line(error)}"
-                failure = {"rank": self.rank, "code": PeerLostError.exit_code, "message": message}
+                code = PeerLostError.exit_code
+                failure = {"rank": self.rank, "code": code, "message": _gone(error)}
+                launcher_is_gone = True
                 self._failure = {**failure, **self.place, "told_by": self.rank}
             if self._failure is not None:
-                self._end_when_stuck(self._failure)
+                insisted = launcher_is_gone and self.stop.requested is not None
+                limit = _INSISTED_SECONDS if insisted else _LAST_RESORT_SECONDS
+                self._end_when_stuck(self._failure, limit)
                 return
 
     def _beat_once(self, number: int, heard: tuple[float, int]) -> tuple[float, int]:
@@ -280,6 +295,7 @@ class World:
             self._store.set("stop", self.stop.requested)
         elif self._store.check(["stop"]):
             # As if the signal had been sent to this rank, too.
+            self.stop.is_relayed = True
             os.kill(os.getpid(), signal.SIGTERM)
         neighbour = (self.rank + 1) % self.size
         beat = json.loads(self._store.get(f"beat/{neighbour}"))
@@ -292,9 +308,9 @@ class World:
             self._note_silent(neighbour, beat)
         return heard
 
-    def _end_when_stuck(self, failure: dict[str, Any]) -> None:
+    def _end_when_stuck(self, failure: dict[str, Any], seconds: float) -> None:
         """Let the main thread end the run; when it hangs in a collective, end the process."""
-        if not self._closing.wait(_LAST_RESORT_SECONDS):
+        if not self._closing.wait(seconds):
             if failure["told_by"] == self.rank:
                 self.last_words(failure)
             os._exit(PeerLostError.exit_code)
@@ -356,6 +372,10 @@ def open_world(
 
 def _described(beat: dict[str, Any]) -> str:
     return f"{beat['doing']} (outer step {beat['outer_step']}, update {beat['update']})"
+
+
+def _gone(error: Exception) -> str:
+    return f"the launcher or rank 0 is gone: {_first_line(error)}"
 
 
 def _first_line(error: Exception) -> str:

@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
@@ -27,10 +27,12 @@ class StopSignals:
 
     Attributes:
         requested: Name of the signal that asked for the stop; None before.
+        is_relayed: Another rank has passed it on, so it may still come to this one by itself.
     """
 
     def __init__(self) -> None:
         self.requested: str | None = None
+        self.is_relayed = False
         self._since = 0.0
         self._interrupting = False
         self._before: dict[signal.Signals, Any] = {}
@@ -50,6 +52,10 @@ class StopSignals:
         """Give the signals back to whom they belonged."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def take_over(self, names: Sequence[str | None]) -> None:
+        """Take the signal that the first of the ranks has heard for the one that asked."""
+        self.requested = next(name for name in names if name is not None)
 
     def ignore(self) -> None:
         """Hear nothing more: what was asked for is done, and only its end is left."""
@@ -77,6 +83,8 @@ class StopSignals:
             self.requested, self._since = name, time.monotonic()
             if self._interrupting:
                 raise StoppedError(f"{name} asked to stop")
+        elif self.is_relayed:
+            self.is_relayed, self._since = False, time.monotonic()
         elif time.monotonic() - self._since > SAME_REQUEST_SECONDS:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt

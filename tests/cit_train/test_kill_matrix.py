@@ -1,94 +1,82 @@
-"""Killed or stopped in every phase, on one rank and on two: the run that nobody interrupted."""
+"""Killed or stopped in every phase, on one rank and on two, a run goes on as if it never was."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ranks import finish, start, wait_until_gone
-from same_runs import assert_same_run
+from runs import assert_same_run, finish_ranks, start_ranks, status, told_by
 
-from cit_train.status import read_status
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
-pytestmark = pytest.mark.slow
-FIELDS = {"lanes": 2, "batch_size": 4, "curate_every": 3, "max_updates": 6, "eval_every": 6}
-# The update at whose number the fault strikes: within the second outer step.
-PHASES = {"curate": 3, "stream": 3, "train": 4, "save": 6}
-CASES = [
-    *(
-        (phase, sign, ranks)
-        for phase in PHASES
-        for sign in ("SIGKILL", "SIGTERM")
-        for ranks in (1, 2)
-    ),
-    *(("train", sign, 2) for sign in ("SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP")),
-]
+# 2 outer steps of 3 updates. Saved in their middles at 2 and at 5, evaluated at 2, 4 and 6.
+FIELDS: dict[str, Any] = {
+    "lanes": 2,
+    "batch_size": 4,
+    "pairs_per_shard": 4,
+    "curate_every": 3,
+    "eval_every": 2,
+    "save_every": 2,
+    "peer_seconds": 4,
+}
+# Phase -> updates made then; save: of the commit, and of the middle of an outer step.
+PHASES = [("curate", 3), ("stream", 3), ("train", 4), ("save", 3), ("save", 5)]
 
 
 @pytest.fixture(scope="module")
 def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """Runs that nobody interrupted, by number of ranks."""
-    made: dict[int, Path] = {}
+    """Gives the run on so many ranks that nobody stopped."""
 
-    def run(num_ranks: int) -> Path:
-        if num_ranks not in made:
-            made[num_ranks] = tmp_path_factory.mktemp("whole") / "run"
-            code, said = finish(start(num_ranks, world, made[num_ranks], FIELDS))
-            assert code == 0, said
-        return made[num_ranks]
+    @cache
+    def run(ranks: int) -> Path:
+        out = tmp_path_factory.mktemp("whole") / "run"
+        codes = finish_ranks(start_ranks(world, out, ranks=ranks, **FIELDS))
+        assert codes == [0] * ranks, told_by(out).read_text()
+        return out
 
     return run
 
 
-@pytest.mark.parametrize(("phase", "sign", "num_ranks"), CASES)
-def test_interrupted_is_uninterrupted(
+def case(phase: str, update: int, name: str, ranks: int) -> Any:
+    return pytest.param(phase, update, name, ranks, id=f"{phase}{update}-{name}-{ranks}")
+
+
+CASES = [
+    *(case(*phase, "SIGKILL", ranks) for phase in PHASES for ranks in (1, 2)),
+    *(case(*phase, "SIGTERM", ranks) for phase in PHASES for ranks in (1, 2)),
+    case("train", 4, "SIGINT", 2),
+    case("train", 4, "SIGUSR1", 2),
+    case("train", 4, "SIGUSR2", 2),
+    case("train", 4, "SIGHUP", 1),
+]
+
+
+@pytest.mark.parametrize(("phase", "update", "name", "ranks"), CASES)
+def test_nothing_is_lost(
     world: Path,
     whole: Callable[[int], Path],
     tmp_path: Path,
     phase: str,
-    sign: str,
-    num_ranks: int,
+    update: int,
+    name: str,
+    ranks: int,
 ) -> None:
-    # FAULTS: K1 K3 D2 D4 D5 L4
+    # FAULTS: K1 K3 D2 D4
     out = tmp_path / "run"
-    # The signal hits one rank alone: the last, but where rank 0 alone saves.
-    rank = 0 if phase == "save" else num_ranks - 1
-    fault: dict[str, Any] = {"rank": rank, "moment": phase, "update": PHASES[phase], "act": sign}
-    code, said = finish(start(num_ranks, world, out, FIELDS, [fault]))
-    status = read_status(out)
-    if sign == "SIGKILL":
-        assert code == (-9 if num_ranks == 1 else 1), said
-    elif phase == "save":  # the last save: what it was asked to stop is done
-        assert code == 0, said
+    struck = 0 if phase == "save" else ranks - 1  # rank 0 alone saves
+    fault = {"rank": struck, "moment": phase, "update": update, "act": name}
+    codes = finish_ranks(start_ranks(world, out, ranks=ranks, faults=[fault], **FIELDS))
+    told = told_by(out).read_text()
+    if name == "SIGKILL":
+        assert codes == [-9 if rank == struck else 6 for rank in range(ranks)], told
+        assert (out / "status.json").exists() == (ranks == 2)
     else:
-        assert code == (75 if num_ranks == 1 else 1), said
-        assert status is not None, said
-        assert (status["code"], status["reason"]) == (75, "stopped"), said
-    wait_until_gone(out, seconds=20)
-    code, said = finish(start(num_ranks, world, out, FIELDS))
-    assert code == 0, said
-    assert_same_run(whole(num_ranks), out)
-
-
-def test_another_number_of_ranks_goes_on_with_the_same_pairs(
-    world: Path, whole: Callable[[int], Path], tmp_path: Path
-) -> None:
-    # FAULTS: K4
-    from safetensors.torch import load_file
-
-    from cit_curate.ledger import Run
-
-    out = tmp_path / "run"
-    for num_ranks, update in ((2, 1), (1, 4)):
-        fault = {"rank": 0, "moment": "train", "update": update, "act": "SIGTERM"}
-        finish(start(num_ranks, world, out, FIELDS, [fault]))
-        assert (out / "mid_step.json").is_file()
-    code, said = finish(start(2, world, out, FIELDS))
-    assert code == 0, said
-    one, other = Run.open(whole(1)), Run.open(out)
-    for table in ("selections", "used"):
-        columns = ["outer_step", "lane", "pair_key"]
-        assert one.read(table).select(columns).equals(other.read(table).select(columns)), table
-    first, second = (load_file(r.path / "checkpoints/last/model.safetensors") for r in (one, other))
-    for name, value in first.items():
-        assert (value - second[name]).abs().max() < 1e-5, name
+        assert codes == [75] * ranks, told
+        left = status(out)
+        assert (left["code"], left["reason"], left["resumable"]) == (75, "stopped", True)
+        assert update <= left["step"] <= update + 1
+    codes = finish_ranks(start_ranks(world, out, ranks=ranks, **FIELDS))
+    assert codes == [0] * ranks, told_by(out).read_text()
+    assert status(out)["reason"] == "finished"
+    assert_same_run(whole(ranks), out)

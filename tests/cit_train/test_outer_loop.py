@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
-from same_runs import assert_same_run
+from runs import assert_same_run, start_training
 from tiny import make_config
 from transformers import CLIPImageProcessor
 
@@ -35,17 +35,6 @@ from cit_train.outer_loop import train, train_session
 from cit_train.session import open_session
 from cit_train.trainer import TrainState, UpdateReport
 from cit_train.watcher import Watcher
-
-HERE = Path(__file__).parent
-
-
-def start_training(
-    world: Path, out: Path, *, hash_seed: str = "0", **fields: object
-) -> subprocess.Popen[bytes]:
-    """`train` in a process of its own, which resumes what is there."""
-    command = [sys.executable, str(HERE / "train_tiny.py"), str(world), str(out)]
-    environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen([*command, json.dumps(fields)], env=environment)
 
 
 @pytest.fixture(scope="module")

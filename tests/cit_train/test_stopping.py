@@ -1,264 +1,350 @@
-"""Asked to stop at any moment, a run saves where it is and goes on as if never stopped."""
+"""Stopped by a signal anywhere and taken up again, a run is the one that was never stopped."""
 
 import json
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from same_runs import assert_same_run
-from tiny import make_config, make_moco_tower
+from faults import plant
+from runs import assert_same_run, finish, processes_of, start_training, status, told_by, wait_for
+from tiny import make_config, make_pool
 
 from cit_curate.curation import Curator
+from cit_curate.errors import ConfigError, PeerLostError
 from cit_curate.ledger import Run
-from cit_train import commit, mid_step
 from cit_train.config import RunConfig
-from cit_train.evaluation.evaluator import Evaluator
 from cit_train.outer_loop import train
-from cit_train.status import read_status
-from cit_train.stopping import StoppedError, StopSignals
-from cit_train.stream import ShardStream
-from cit_train.trainer import Trainer
+from cit_train.stopping import SIGNALS, StoppedError, StopSignals
 
-
-def stop_once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, calls: int) -> None:
-    """Send this process a TERM within the `calls`-th call of a function."""
-    original, seen = getattr(owner, name), []
-
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        seen.append(True)
-        if len(seen) == calls:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, wrapped)
+# 2 outer steps of 3 updates; evaluated in the middle of the first and of the second one.
+FIELDS: dict[str, Any] = {"curate_every": 3, "eval_every": 2}
 
 
 @pytest.fixture(scope="module")
-def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Runs that nobody stopped, each made once."""
-    made: dict[str, Path] = {}
+def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives the run of these fields (JSON) that nobody stopped."""
 
-    def run(**fields: Any) -> Path:
-        key = json.dumps(fields, sort_keys=True)
-        if key not in made:
-            made[key] = train(
-                make_config(world, **fields), tmp_path_factory.mktemp("whole") / "run"
-            ).path
-        return made[key]
+    @cache
+    def run(fields: str) -> Path:
+        out = tmp_path_factory.mktemp("whole") / "run"
+        train(make_config(world, **FIELDS, **json.loads(fields)), out)
+        return out
 
     return run
 
 
-MOMENTS = {
-    "curate": (Curator, "scan", 2),
-    "stream": (ShardStream, "_add", 20),
-    "train": (Trainer, "step", 4),
-    "save": (commit, "save_checkpoint", 2),
-    "evaluate": (Evaluator, "__call__", 1),
-}
+@pytest.fixture(scope="module")
+def pools(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two pools with some broken images, and their shares."""
+    folder = tmp_path_factory.mktemp("pools")
+    for name, num_images in (("shapes", 72), ("more", 24)):
+        make_pool(folder / name, num_images=num_images, broken=tuple(range(0, num_images, 5)))
+    return [f"shapes:{folder}/shapes/pool=0.75", f"more:{folder}/more/pool=0.25"]
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_stopped_anywhere_and_resumed_it_is_the_run_that_was_not(
+def train_with(
+    monkeypatch: pytest.MonkeyPatch, config: RunConfig, out: Path, *faults: dict[str, Any]
+) -> None:
+    """One try, in which these things happen."""
+    with monkeypatch.context() as patch:
+        for fault in faults:
+            plant(fault, patch.setattr)
+        train(config, out, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("moment", "update"),
+    [("curate", 0), ("curate", 3), ("stream", 0), ("train", 1), ("train", 2), ("save", 3)],
+)
+def test_stopped_at_any_moment_and_resumed_it_is_the_run_that_was_never_stopped(
     world: Path,
-    whole: Callable[..., Path],
+    whole: Callable[[str], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     moment: str,
+    update: int,
 ) -> None:
-    # FAULTS: D4 K3
-    config, out = make_config(world), tmp_path / "run"
-    before = signal.getsignal(signal.SIGTERM)
-    with monkeypatch.context() as patch:
-        stop_once(patch, *MOMENTS[moment])
-        with pytest.raises(StoppedError, match=r"stopped by SIGTERM; .* and --resume") as caught:
-            train(config, out)
+    # FAULTS: K3 D4 G4c
+    config, out = make_config(world, **FIELDS), tmp_path / "run"
+    fault = {"moment": moment, "update": update, "act": "SIGTERM"}
+    with pytest.raises(StoppedError, match="--resume") as caught:
+        train_with(monkeypatch, config, out, fault)
     assert caught.value.exit_code == 75
-    assert signal.getsignal(signal.SIGTERM) == before
-    status = read_status(out)
-    assert status is not None
-    assert (status["code"], status["reason"], status["resumable"]) == (75, "stopped", True)
-    assert f"update {status['step']} of outer step {status['outer_step']}" in status["message"]
-    run = train(config, out, resume=True)
-    assert_same_run(whole(), out)
-    assert read_status(out)["code"] == 0  # type: ignore[index]
-    lines = [(m["kind"], m["update"]) for m in run.metrics() if m["kind"] in ("train", "eval")]
-    assert sorted(lines) == [("eval", 3), ("eval", 6), *(("train", n) for n in range(1, 7))]
+    left = status(out)
+    commits, place = Run.open(out).commits(), out / "mid_step.json"
+    saved = json.loads(place.read_text())["update"] if place.exists() else 0
+    assert left == {
+        "code": 75,
+        "reason": "stopped",
+        "outer_step": len(commits),
+        "step": saved or (commits[-1].update if commits else 0),
+        "rank": 0,
+        "resumable": True,
+        "message": str(caught.value),
+    }
+    assert update <= left["step"] <= update + 1
+    train(config, out, resume=True)
+    assert_same_run(whole("{}"), out)
+    assert status(out)["reason"] == "finished"
     assert not (out / "mid_step.json").exists()
     assert not (out / "mid_step").exists()
+
+
+def test_a_stop_during_an_evaluation_makes_it_later_and_may_come_twice(
+    world: Path, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # FAULTS: D4 K3
+    config, out = make_config(world, **FIELDS), tmp_path / "run"
+    for name in ("SIGUSR1", "SIGHUP"):
+        with pytest.raises(StoppedError, match=f"stopped by {name}"):
+            train_with(monkeypatch, config, out, {"moment": "evaluate", "act": name})
+        assert (status(out)["outer_step"], status(out)["step"]) == (0, 2)
+    train(config, out, resume=True)
+    assert_same_run(whole("{}"), out)
 
 
 @pytest.mark.parametrize(
     "fields",
     [
-        {"on_shortfall": "train", "accumulate": 2, "max_passes": 6},
+        {"accumulate": 2, "batch_size": 4},
         {"curation": "none"},
-        {"collection": "multiset", "lanes": 2, "batch_size": 4},
-        {"precision": "float16", "vision_features": "cached", "pairs_per_shard": 3},
-        {"max_sample": 60, "curate_every": 3},
+        {"collection": "multiset", "max_passes": 9},
+        {"on_shortfall": "train", "max_passes": 1, "threshold": 0.99, "curate_every": 50},
+        {"vision_features": "cached", "cached_views": 2},
+        {"lanes": 2, "batch_size": 4, "pairs_per_shard": 5},
     ],
-    ids=["accumulate", "none", "multiset", "float16", "subset"],
+    ids=lambda fields: next(iter(fields)),
 )
-def test_a_run_goes_on_from_the_middle_of_an_outer_step(
+def test_stopped_twice_in_an_outer_step_nothing_changes_whatever_the_settings(
     world: Path,
-    whole: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     fields: dict[str, Any],
 ) -> None:
-    # FAULTS: K3 K7
-    config, out = make_config(world, **fields), tmp_path / "run"
-    every = fields.get("curate_every", 2)
-    with monkeypatch.context() as patch:
-        stop_once(patch, Trainer, "step", every + 1)  # the first update of the second outer step
+    # FAULTS: K3
+    config, out = make_config(world, **{**FIELDS, **fields}), tmp_path / "run"
+    for update in (0, 1):
+        fault = {"moment": "train", "update": update, "act": "SIGTERM"}
         with pytest.raises(StoppedError):
-            train(config, out)
-    place = json.loads((out / "mid_step.json").read_text())
-    assert (place["outer_step"], place["update"]) == (1, every + 1)
-    curated: list[int] = []
-    run = Curator.run
-
-    def counted(self: Curator, *args: Any, **kwargs: Any) -> Any:
-        curated.append(kwargs["outer_step"])
-        return run(self, *args, **kwargs)
-
-    monkeypatch.setattr(Curator, "run", counted)
-    shards = {p: p.stat().st_mtime_ns for p in (out / "shards/step=000001").glob("*.tar")}
+            train_with(monkeypatch, config, out, fault)
+        assert status(out)["step"] == update + 1
     train(config, out, resume=True)
-    assert 1 not in curated, "the selection was saved, so it must not be made again"
-    assert shards
-    for path, written in shards.items():
-        assert path.stat().st_mtime_ns == written, "a closed shard must not be written again"
-    assert_same_run(whole(**fields), out)
+    train(config, tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", out)
+    rejects = Run.open(out).read("rejects")
+    assert len(rejects), "images must be rejected and replaced for this to mean something"
 
 
-def saved_within(world: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
-    """A run that was killed in an outer step, after it had saved within it."""
-    config = make_config(world, save_every=1)
-    step = Trainer.step
-
-    def stepped(self: Trainer, batches: Any, state: Any) -> Any:
-        if state.update == 3:
-            raise RuntimeError("killed")
-        return step(self, batches, state)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", stepped)
-        with pytest.raises(RuntimeError, match="killed"):
-            train(config, out)
-    return config
+def test_stopped_with_two_pools_each_pair_is_found_again_where_it_lies(
+    world: Path, pools: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out = make_config(world, **FIELDS, pool=pools), tmp_path / "run"
+    fault = {"moment": "train", "update": 4, "act": "SIGUSR2"}
+    with pytest.raises(StoppedError):
+        train_with(monkeypatch, config, out, fault)
+    train(config, out, resume=True)
+    train(config, tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", out)
+    assert set(Run.open(out).read("rejects")["pool"].to_pylist()) == {"shapes", "more"}
 
 
-def test_a_killed_run_goes_on_from_what_was_saved_within_the_step(
-    world: Path, whole: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_with_save_every_a_run_that_broke_goes_on_from_within_its_outer_step(
+    world: Path, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # FAULTS: K1 K3
-    out = tmp_path / "run"
-    config = saved_within(world, out, monkeypatch)
-    assert json.loads((out / "mid_step.json").read_text())["update"] == 3
-    assert read_status(out)["code"] == 1  # type: ignore[index]
-    updates: list[int] = []
-    step = Trainer.step
+    config, out = make_config(world, **FIELDS, save_every=1), tmp_path / "run"
+    with pytest.raises(RuntimeError, match="planted"):
+        train_with(monkeypatch, config, out, {"moment": "train", "update": 5, "act": "raise"})
+    assert status(out) | {"message": ""} == {
+        "code": 1,
+        "reason": "bug",
+        "outer_step": 1,
+        "step": 5,
+        "rank": 0,
+        "resumable": False,
+        "message": "",
+    }
+    assert json.loads((out / "mid_step.json").read_text())["update"] == 5
+    closed = {path: path.stat().st_mtime_ns for path in out.rglob("shards/*/*.tar")}
+    assert closed
+    curated = []
+    run = Curator.run
 
-    def stepped(self: Trainer, batches: Any, state: Any) -> Any:
-        updates.append(state.update)
-        return step(self, batches, state)
+    def told(self: Any, *args: Any, **kwargs: Any) -> Any:
+        curated.append(kwargs["update"])
+        return run(self, *args, **kwargs)
 
-    monkeypatch.setattr(Trainer, "step", stepped)
+    monkeypatch.setattr(Curator, "run", told)
     train(config, out, resume=True)
-    assert updates == [3, 4, 5]
-    assert_same_run(whole(), out)
-    kept = sorted(path.name for path in (out / "checkpoints").glob("update-*"))
-    best = (out / "checkpoints" / "best").resolve().name
-    assert kept == sorted({"update-000004", "update-000006", best})
+    assert curated == []
+    assert {path: path.stat().st_mtime_ns for path in closed} == closed
+    assert_same_run(whole("{}"), out)
 
 
-@pytest.mark.parametrize("damaged", ["mid_step.json", "model", "selection"])
-def test_what_is_damaged_within_a_step_is_left_for_the_last_commit(
+def test_a_second_interrupt_ends_at_once_and_the_run_still_goes_on(
+    world: Path, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # FAULTS: G4c
+    config, out = make_config(world, **FIELDS), tmp_path / "run"
+    fault = {"moment": "train", "update": 4, "act": "SIGINT sleep0.6 SIGINT sleep1"}
+    with pytest.raises(KeyboardInterrupt):
+        train_with(monkeypatch, config, out, fault)
+    left = status(out)
+    assert (left["code"], left["reason"], left["resumable"]) == (130, "interrupted", True)
+    train(config, out, resume=True)
+    assert_same_run(whole("{}"), out)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("checkpoints/update-000002/model.safetensors", b"cut"),
+        ("checkpoints/update-000002/manifest.json", b"{"),
+        ("mid_step/step=000000/lane=00000-selected.parquet", b""),
+        ("mid_step/step=000000/lane=00000.json", None),
+        ("mid_step.json", b"[1]"),
+        ("mid_step.json", b'{"outer_step": 0, "upd'),
+        ("mid_step.json", b'{"outer_step": 0, "files": [7]}'),
+    ],
+)
+def test_a_damaged_middle_is_told_of_and_the_run_goes_on_from_its_last_commit(
     world: Path,
-    whole: Callable[..., Path],
+    whole: Callable[[str], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    damaged: str,
+    name: str,
+    content: bytes | None,
+) -> None:
+    # FAULTS: K1
+    config, out = make_config(world, **FIELDS), tmp_path / "run"
+    with pytest.raises(StoppedError):
+        train_with(monkeypatch, config, out, {"moment": "train", "update": 1, "act": "SIGTERM"})
+    if content is None:
+        (out / name).unlink()
+    else:
+        (out / name).write_bytes(content)
+    train(config, out, resume=True)
+    assert "cannot be gone on from" in caplog.text
+    assert "taking the last commit" in caplog.text
+    assert_same_run(whole("{}"), out)
+
+
+def test_a_finished_run_stays_finished_when_a_later_try_is_refused(
+    world: Path, whole: Callable[[str], Path]
+) -> None:
+    out = whole("{}")
+    before = status(out)
+    assert (before["code"], before["outer_step"], before["step"]) == (0, 2, 6)
+    with pytest.raises(ConfigError, match="threshold") as caught:
+        train(make_config(world, **FIELDS, threshold=0.6), out, resume=True)
+    assert caught.value.exit_code == 2
+    assert status(out) == before
+
+
+def test_a_full_disk_while_saving_is_told_and_the_run_goes_on_once_there_is_room(
+    world: Path, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # FAULTS: K2
-    out = tmp_path / "run"
-    config = saved_within(world, out, monkeypatch)
-    place = json.loads((out / "mid_step.json").read_text())
-    path = {
-        "mid_step.json": out / "mid_step.json",
-        "model": out / place["checkpoint"] / "model.safetensors",
-        "selection": next((out / "mid_step").rglob("*-selected.parquet")),
-    }[damaged]
-    path.write_bytes(path.read_bytes()[:-7])
+    config, out = make_config(world, **FIELDS), tmp_path / "run"
+    with pytest.raises(OSError, match="No space left"):
+        train_with(monkeypatch, config, out, {"moment": "save", "update": 3, "act": "full"})
+    assert (status(out)["code"], status(out)["reason"]) == (5, "resource")
+    assert status(out)["resumable"]
     train(config, out, resume=True)
-    assert "taking the last commit" in caplog.text
-    assert_same_run(whole(), out)
+    assert_same_run(whole("{}"), out)
 
 
-def test_a_damaged_shard_is_written_again(
-    world: Path, whole: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # FAULTS: S3
-    out = tmp_path / "run"
-    config = saved_within(world, out, monkeypatch)
-    first, *_ = sorted((out / "shards" / "step=000001").glob("*.tar"))
-    data = bytearray(first.read_bytes())
-    data[600] ^= 1
-    first.write_bytes(data)
-    train(config, out, resume=True)
-    assert_same_run(whole(), out)
-
-
-def test_a_finished_run_stays_finished_whatever_is_tried_on_it(
-    world: Path, whole: Callable[..., Path]
-) -> None:
-    # FAULTS: K8
-    path = whole()
-    before = (path / "status.json").read_bytes()
-    with pytest.raises(Exception, match="not empty"):
-        train(make_config(world), path)
-    with pytest.raises(Exception, match="was started with other settings"):
-        train(make_config(world, lr=0.5), path, resume=True)
-    assert (path / "status.json").read_bytes() == before
-    assert mid_step.read_mid_step(Run.open(path)) is None
-
-
-def test_a_second_signal_ends_at_once_and_an_echo_of_the_first_does_not(
+def test_training_waits_for_slow_shards_up_to_a_limit(
+    world: Path,
+    whole: Callable[[str], Path],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # FAULTS: G4c D4
-    now = [0.0]
-    monkeypatch.setattr("cit_train.stopping.time.monotonic", lambda: now[0])
-    with StopSignals() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.requested == "SIGINT"
-        now[0] = 0.1  # a launcher passes on what the terminal has sent already
-        os.kill(os.getpid(), signal.SIGTERM)
-        now[0] = 2.0
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(SystemExit) as caught:
-            os.kill(os.getpid(), signal.SIGHUP)
-        assert caught.value.code == 128 + signal.SIGHUP
-        with pytest.raises(StoppedError), stop.interrupting():
-            raise AssertionError("what waits must not begin")
+    # FAULTS: S4
+    config, out = make_config(world, **FIELDS, stream_seconds=0.3), tmp_path / "run"
+    fault = {"moment": "stream", "update": 3, "act": "sleep2"}
+    with pytest.raises(PeerLostError, match="raise --stream-seconds"):
+        train_with(monkeypatch, config, out, fault)
+    assert (status(out)["code"], status(out)["reason"]) == (6, "peer_lost")
+    train(make_config(world, **FIELDS), out, resume=True)
+    assert_same_run(whole("{}"), out)
 
 
-def test_a_head_with_running_statistics_goes_on_exactly(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_shards_that_cannot_be_written_end_the_run_and_say_why(
+    world: Path,
+    whole: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # FAULTS: K3
-    tower = make_moco_tower(tmp_path / "tower")
-    config = make_config(world, vision_encoder=str(tower), lanes=2, batch_size=4)
-    train(config, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        stop_once(patch, Trainer, "step", 3)
-        with pytest.raises(StoppedError):
-            train(config, tmp_path / "stopped")
-    train(config, tmp_path / "stopped", resume=True)
-    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+    # FAULTS: S5 S7
+    config, out = make_config(world, **FIELDS), tmp_path / "run"
+    with pytest.raises(OSError, match="No space left"):
+        train_with(monkeypatch, config, out, {"moment": "stream", "update": 3, "act": "full"})
+    assert (status(out)["code"], status(out)["resumable"]) == (5, True)
+    train(config, out, resume=True)
+    assert_same_run(whole("{}"), out)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_every_signal_that_asks_is_heard_once_and_given_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with StopSignals() as stop:
+        os.kill(os.getpid(), number)
+        assert stop.requested == number.name
+        os.kill(os.getpid(), number)  # the same request, passed on by somebody else
+        with pytest.raises(StoppedError, match=number.name), stop.interrupting():
+            raise AssertionError("it was asked to stop before")
+    assert signal.getsignal(number) == before
+
+
+def test_waiting_is_interrupted_and_writing_is_not() -> None:
+    with StopSignals() as stop:
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        with pytest.raises(StoppedError), stop.interrupting():
+            time.sleep(5)
+    with StopSignals() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        assert stop.requested == "SIGTERM"
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_process_group_leaves_the_workers_to_their_trainer(
+    world: Path, whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    # FAULTS: S9 G4c; a terminal and torchrun send signals to a process group.
+    out = tmp_path / "run"
+    # Time enough to notice that workers died, had they heard it, too.
+    fault = {"moment": "train", "update": 1, "act": "groupSIGINT sleep1"}
+    process = start_training(world, out, faults=[fault], num_workers=1, **FIELDS)
+    assert finish(process) == 75, told_by(out).read_text()
+    assert "Traceback" not in told_by(out).read_text()
+    train(make_config(world, **FIELDS), out, resume=True)
+    assert_same_run(whole("{}"), out)
+
+
+@pytest.mark.slow
+def test_workers_end_when_their_trainer_is_killed(world: Path, tmp_path: Path) -> None:
+    # FAULTS: S6
+    out = tmp_path / "run"
+    fault = {"moment": "curate", "update": 3, "act": "sleep60"}
+    process = start_training(world, out, faults=[fault], num_workers=1, **FIELDS)
+    # The second outer step is being curated, so the workers wait for its shards.
+    wait_for(lambda: list(out.glob("manifests/*")), seconds=60)
+    children = [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/stat")
+        if path.read_text().rsplit(")", 1)[1].split()[1] == str(process.pid)
+    ]
+    assert len(children) > 1
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), seconds=15)
+    assert not processes_of(out)

@@ -1,0 +1,130 @@
+"""Faults that happen at a moment of a run: `{"rank", "moment", "update", "act", "lane"}`.
+
+Moments: curate (after each batch of captions), stream (before a pair is written), train (before an
+update), save (before a checkpoint is written), evaluate. Acts: a signal's name, or `group` and
+it (to the process group), `raise`, `exit`,
+`full` (the disk), `nan` (in the weights), `sleepN` (seconds), or several of them with spaces.
+"""
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cit_curate.curation import Curator
+from cit_train import commit, evaluating, stream
+from cit_train.checkpoint import save_checkpoint
+from cit_train.evaluation.evaluator import Evaluator
+from cit_train.trainer import Trainer
+
+Change = Callable[[Any, str, Any], None]
+
+
+def plant(fault: dict[str, Any], change: Change = setattr) -> None:
+    """Make the fault happen at its moment, once, on its rank.
+
+    Args:
+        fault: See above; `rank` is 0 when left out, `update` any.
+        change: Puts a function into the place of another.
+    """
+    if int(os.environ.get("RANK", "0")) != fault.get("rank", 0):
+        return
+    done = []
+
+    def strike(update: int, trainer: Trainer | None = None) -> None:
+        if done or update != fault.get("update", update):
+            return
+        done.append(True)
+        for act in fault["act"].split():
+            _do(act, trainer)
+
+    _MOMENTS[fault["moment"]](strike, change)
+
+
+def _do(act: str, trainer: Trainer | None) -> None:
+    if act == "raise":
+        raise RuntimeError("planted")
+    if act == "exit":
+        os._exit(9)
+    if act == "full":
+        raise OSError(errno.ENOSPC, "No space left on device")
+    if act == "nan":
+        assert trainer is not None
+        # The projection of one rank only: the others get it with its features.
+        with torch.no_grad():
+            trainer.model.visual_projection.weight.fill_(float("nan"))
+    elif act.startswith("sleep"):
+        time.sleep(float(act.removeprefix("sleep")))
+    elif act.startswith("group"):
+        os.killpg(os.getpgrp(), getattr(signal, act.removeprefix("group")))
+    else:
+        os.kill(os.getpid(), getattr(signal, act))
+
+
+def _curate(strike: Callable[..., None], change: Change) -> None:
+    whole = Curator.run
+
+    def curated(self: Any, *args: Any, **kwargs: Any) -> Any:
+        told = kwargs["on_progress"]
+
+        def progress(lane: int, totals: Any) -> None:
+            strike(kwargs["update"])
+            told(lane, totals)
+
+        kwargs["on_progress"] = progress
+        return whole(self, *args, **kwargs)
+
+    change(Curator, "run", curated)
+
+
+def _stream(strike: Callable[..., None], change: Change) -> None:
+    add = stream.ShardStream._add
+
+    def added(self: Any, writer: Any, sample: Any) -> None:
+        strike(self.scan.update)
+        add(self, writer, sample)
+
+    change(stream.ShardStream, "_add", added)
+
+
+def _train(strike: Callable[..., None], change: Change) -> None:
+    step = Trainer.step
+
+    def stepped(self: Any, batches: Any, state: Any) -> Any:
+        strike(state.update, self)
+        return step(self, batches, state)
+
+    change(Trainer, "step", stepped)
+
+
+def _save(strike: Callable[..., None], change: Change) -> None:
+    def saved(folder: Path, snapshot: Any) -> None:
+        strike(int(folder.name.removeprefix("update-")))
+        save_checkpoint(folder, snapshot)
+
+    change(commit, "save_checkpoint", saved)
+    change(evaluating, "save_checkpoint", saved)
+
+
+def _evaluate(strike: Callable[..., None], change: Change) -> None:
+    call = Evaluator.__call__
+
+    def called(self: Any, *args: Any) -> Any:
+        strike(0)
+        return call(self, *args)
+
+    change(Evaluator, "__call__", called)
+
+
+_MOMENTS = {
+    "curate": _curate,
+    "stream": _stream,
+    "train": _train,
+    "save": _save,
+    "evaluate": _evaluate,
+}

@@ -1,0 +1,182 @@
+"""Runs of the tiny world: started in processes of their own, and compared with each other."""
+
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from train_tiny import run_rank
+
+TRAIN_TINY = Path(__file__).parent / "train_tiny.py"
+LEDGER = ("selections", "near_misses", "rounds", "used", "rejects", "manifests")
+
+
+def ledger_hashes(run: Path) -> dict[str, str]:
+    """SHA-256 of every ledger file, by its path in the run."""
+    return {
+        path.relative_to(run).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for table in LEDGER
+        for path in sorted((run / table).rglob("*.*"))
+        if path.is_file()
+    }
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """The model of the last checkpoint."""
+    return load_file(run / "checkpoints" / "last" / "model.safetensors")
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Ledger bytes and weights are equal, and no update was made or logged twice."""
+    assert ledger_hashes(one)
+    assert ledger_hashes(one) == ledger_hashes(other)
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+    assert logged_updates(one) == logged_updates(other)
+    assert not list(other.rglob(".tmp-*"))
+
+
+def logged_updates(run: Path) -> list[tuple[str, int]]:
+    """Kind and update of the lines of updates and evaluations, in their order."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(row["kind"], row["update"]) for row in rows if row["kind"] in ("train", "eval")]
+
+
+def status(run: Path) -> dict[str, Any]:
+    """What the last try left in RUN/status.json."""
+    value: dict[str, Any] = json.loads((run / "status.json").read_text())
+    return value
+
+
+def start_training(
+    world: Path,
+    out: Path,
+    *,
+    ranks: int = 1,
+    faults: Sequence[Mapping[str, object]] = (),
+    hash_seed: str = "0",
+    **fields: object,
+) -> subprocess.Popen[bytes]:
+    """`train` in a process of its own, or below torchrun, which resumes what is there."""
+    command = [*launcher(ranks), str(TRAIN_TINY), str(world), str(out)]
+    return start(
+        [*command, json.dumps(fields), json.dumps(list(faults))], out, PYTHONHASHSEED=hash_seed
+    )
+
+
+def launcher(ranks: int) -> list[str]:
+    """The command that a script is given to, to be run as so many ranks."""
+    if ranks == 1:
+        return [sys.executable]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*torchrun, f"--nproc-per-node={ranks}"]
+
+
+def start(command: Sequence[str], out: Path, **environment: str) -> subprocess.Popen[bytes]:
+    """A process of its own; what it says goes to a file beside `out`."""
+    fixed = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    with told_by(out).open("ab") as stderr:
+        return subprocess.Popen(
+            command,
+            stderr=stderr,
+            env={**os.environ, **fixed, **environment},
+            start_new_session=True,  # a signal to its process group is not for the tests
+        )
+
+
+def told_by(out: Path) -> Path:
+    """Where the stderr of the tries of a run is."""
+    return out.with_name(f"{out.name}.stderr")
+
+
+def wait_for(done: Callable[[], object], *, seconds: float) -> None:
+    """Wait until `done` gives something true."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.01)
+
+
+def processes_of(out: Path) -> list[int]:
+    """The processes that have the run folder among their arguments."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if str(out).encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def start_ranks(
+    world: Path,
+    out: Path,
+    *,
+    ranks: int,
+    faults: Sequence[Mapping[str, object]] = (),
+    fields_of: Mapping[int, Mapping[str, object]] | None = None,
+    **fields: object,
+) -> list[BaseProcess]:
+    """The ranks of a run as a cluster starts them: no launcher, and rank 0 has the store.
+
+    They are forked from a process that has all imports, which saves seconds for each.
+
+    Args:
+        world: The tiny world.
+        out: The run, which is resumed.
+        ranks: How many.
+        faults: See faults.py.
+        fields_of: Fields that single ranks see.
+        fields: Of the config.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["cit_train.outer_loop", "cit_train.cli"])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+    started: list[BaseProcess] = []
+    for rank in range(ranks):
+        own = {**fields, **(fields_of or {}).get(rank, {})}
+        environment = {**address, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        arguments = [str(world), str(out), json.dumps(own), json.dumps(list(faults))]
+        process = context.Process(
+            target=run_rank, args=(environment, str(told_by(out)), arguments), daemon=True
+        )
+        process.start()
+        started.append(process)
+    return started
+
+
+def finish_ranks(started: Sequence[BaseProcess], *, seconds: float = 60) -> list[int | None]:
+    """The exit codes by rank, once all have ended; None for one that has not within the time."""
+    deadline = time.monotonic() + seconds
+    for process in started:
+        process.join(max(0.0, deadline - time.monotonic()))
+    codes = [process.exitcode for process in started]
+    for process in started:
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+    return codes
+
+
+def finish(process: subprocess.Popen[bytes], *, seconds: float = 90) -> int:
+    """Exit code of a process that ends within so many seconds."""
+    try:
+        return process.wait(timeout=seconds)
+    finally:
+        process.kill()
+        process.wait()
