@@ -7,7 +7,7 @@ from pathlib import Path
 from cit_curate.errors import CitError
 from cit_train.config import TrainConfig
 from cit_train.distributed import World, open_world
-from cit_train.status import exit_code_of, write_status
+from cit_train.status import exit_code_of, read_status, write_status
 from cit_train.stopping import StoppedError, StopSignals
 from cit_train.trainer import NotFiniteLossError
 from indexes.durable import write_json
@@ -75,7 +75,11 @@ def _failed(world: World, error: BaseException) -> BaseException:
 
 
 def _write(world: World, code: int, message: str, place: dict[str, object] | None = None) -> None:
-    if world.run_folder is not None:
+    if world.run_folder is None:
+        return
+    # The first failure of a try is the reason; who wakes up later sees only what came of it.
+    status = read_status(world.run_folder)
+    if code == 0 or status is None or status["code"] == 0:
         write_status(world.run_folder, code, message, place or world.place)
 
 

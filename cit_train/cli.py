@@ -97,6 +97,8 @@ def main() -> None:
     logging.getLogger("huggingface_hub").propagate = False
     # The runs of a user are their own business: nothing is asked of a hub unless a name needs it.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # A rank that loses another says so in a line; torch would add a page of C++ frames.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         code = _run_to_the_end(args)
     except BrokenPipeError:

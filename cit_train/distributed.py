@@ -49,6 +49,7 @@ class World:
         stop: The signals that this rank has heard.
         place: What this rank is doing, as it is told to the others.
         run_folder: The run, once this rank has opened it.
+        is_cut_off: The key-value store is gone, with the launcher or with rank 0.
         last_words: Called with the failure before a process that hangs is ended.
     """
 
@@ -70,12 +71,16 @@ class World:
         self._turn = 0
         self._failure: dict[str, Any] | None = None
         self._closing = threading.Event()
+        self._num_beats = 0
         self._watcher = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
+        self._guard = threading.Thread(target=self._watch_heartbeat, name="guard", daemon=True)
+        self.is_cut_off = False
         self.run_folder: Path | None = None
         self.last_words: Callable[[dict[str, Any]], None] = lambda failure: None
         if store is not None:
             store.set(f"beat/{rank}", json.dumps({"number": 0, **self.place}))
             self._watcher.start()
+            self._guard.start()
 
     @property
     def is_first(self) -> bool:
@@ -119,7 +124,7 @@ class World:
                 for name in ("arrived", *range(self.size)):
                     self._store.delete_key(f"{turn - 1}/{name}")
         except RuntimeError as error:
-            raise PeerLostError(_gone(error)) from error
+            raise PeerLostError(self._gone(error)) from error
         return [json.loads(text) for text in texts]
 
     def any_of(self, *flags: bool) -> list[bool]:
@@ -203,7 +208,7 @@ class World:
                 time.sleep(_BEAT_SECONDS)
             silent = [rank for rank, beat in enumerate(self._beats()) if beat == before[rank]]
         except RuntimeError:
-            return PeerLostError(_gone(error))
+            return PeerLostError(self._gone(error))
         if not silent:
             return None
         self._note_silent(silent[0], before[silent[0]])
@@ -263,24 +268,25 @@ class World:
         assert self._store is not None
         message = f"it no longer answers; it was last {_described(beat)}"
         failure = {"rank": rank, "code": PeerLostError.exit_code, "message": message}
-        # Its own last beat may be old; the ranks go in step.
-        text = json.dumps({**self.place, **failure, "told_by": self.rank})
+        # It may have come further since its last beat, and at least as far as this rank.
+        names = ("outer_step", "update")
+        place = {name: max(beat[name], self.place[name]) for name in names}
+        text = json.dumps({**failure, **place, "told_by": self.rank})
         self._failure = json.loads(self._store.compare_set("failed", "", text))
 
     def _watch(self) -> None:
         """The heartbeat: say that we live, and look whether our neighbour does."""
-        number, heard, launcher_is_gone = 0, (time.monotonic(), -1), False
+        heard = (time.monotonic(), -1)
         while not self._closing.wait(_BEAT_SECONDS):
-            number += 1
+            self._num_beats += 1
             try:
-                heard = self._beat_once(number, heard)
+                heard = self._beat_once(self._num_beats, heard)
             except RuntimeError as error:
                 code = PeerLostError.exit_code
-                failure = {"rank": self.rank, "code": code, "message": _gone(error)}
-                launcher_is_gone = True
+                failure = {"rank": self.rank, "code": code, "message": self._gone(error)}
                 self._failure = {**failure, **self.place, "told_by": self.rank}
             if self._failure is not None:
-                insisted = launcher_is_gone and self.stop.requested is not None
+                insisted = self.is_cut_off and self.stop.requested is not None
                 limit = _INSISTED_SECONDS if insisted else _LAST_RESORT_SECONDS
                 self._end_when_stuck(self._failure, limit)
                 return
@@ -308,6 +314,24 @@ class World:
             self._note_silent(neighbour, beat)
         return heard
 
+    def _watch_heartbeat(self) -> None:
+        """End a process whose heartbeat hangs: a store that stands still answers nothing."""
+        seen, num_looks = 0, 0
+        while not self._closing.wait(_BEAT_SECONDS) and self._failure is None:
+            # Looks and no clock, which goes on while this process itself stands still.
+            num_looks = num_looks + 1 if seen == self._num_beats else 0
+            seen = self._num_beats
+            if num_looks * _BEAT_SECONDS > self._peer_seconds:
+                self.is_cut_off = True
+                message = "the launcher or rank 0 no longer answers"
+                failure = {"rank": self.rank, "code": PeerLostError.exit_code, "message": message}
+                self.last_words({**failure, **self.place})
+                os._exit(PeerLostError.exit_code)
+
+    def _gone(self, error: Exception) -> str:
+        self.is_cut_off = True
+        return f"the launcher or rank 0 is gone: {_first_line(error)}"
+
     def _end_when_stuck(self, failure: dict[str, Any], seconds: float) -> None:
         """Let the main thread end the run; when it hangs in a collective, end the process."""
         if not self._closing.wait(seconds):
@@ -318,18 +342,11 @@ class World:
 
 @contextlib.contextmanager
 def open_world(
-    stop: StopSignals, name: str, *, device: str, peer_seconds: float, barrier_seconds: float
+    stop: StopSignals, *, device: str, peer_seconds: float, barrier_seconds: float
 ) -> Iterator[World]:
     """Join the ranks that a launcher has started (torchrun's environment variables).
 
     Without them, or with one rank, the world is this process and torch.distributed is not used.
-
-    Args:
-        stop: The signals of this rank.
-        name: Of the run: a process may make several, one after another.
-        device: As in the config.
-        peer_seconds: How long a rank may be silent.
-        barrier_seconds: How long the ranks wait for the slowest.
 
     Raises:
         PeerLostError: The other ranks do not come.
@@ -342,7 +359,7 @@ def open_world(
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     try:
         store, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=peer_seconds)))
-        store = c10d.PrefixStore(f"cit {name}", store)
+        store = c10d.PrefixStore("cit", store)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             store=c10d.PrefixStore("torch", store),
@@ -372,10 +389,6 @@ def open_world(
 
 def _described(beat: dict[str, Any]) -> str:
     return f"{beat['doing']} (outer step {beat['outer_step']}, update {beat['update']})"
-
-
-def _gone(error: Exception) -> str:
-    return f"the launcher or rank 0 is gone: {_first_line(error)}"
 
 
 def _first_line(error: Exception) -> str:

@@ -1,17 +1,23 @@
 """`cit train --nproc N`: the ranks of one machine, started through torchrun."""
 
+import contextlib
 import logging
 import os
 import signal
-from collections.abc import Sequence
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cit_curate.errors import ConfigError, PeerLostError
 from cit_train.status import read_status
-from cit_train.stopping import SIGNALS
+from cit_train.stopping import SAME_REQUEST_SECONDS, SIGNALS
 
 # What torchrun waits for the ranks to save when it is asked to stop, before it kills them.
 SHUTDOWN_SECONDS = 300
+# What the ranks have to end by themselves after a second request.
+_INSISTED_SECONDS = 3.0
 
 
 def launch(num_ranks: int, arguments: Sequence[str], out: Path) -> int:
@@ -54,18 +60,69 @@ def launch(num_ranks: int, arguments: Sequence[str], out: Path) -> int:
     # Older versions of torchrun lack them; there TERM, INT and HUP are passed on, and no others.
     options += [f"{name}={value}" for name, value in wanted.items() if name in known]
     command = get_args_parser().parse_args([*options, "-m", "cit_train.cli", *arguments])
+    before = _stamp(out)
     try:
-        run(command)  # type: ignore[no-untyped-call]
+        with _ending_at_second_signal():
+            run(command)  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
         if failure.exitcode > 0:
             return failure.exitcode
-        return _code_in(out, else_code=PeerLostError.exit_code)  # killed from outside
+        killed = PeerLostError.exit_code  # from outside
+        return killed if _stamp(out) in (None, before) else _code_in(out)
     except SignalException as error:
-        return _code_in(out, else_code=128 + signal.Signals(error.sigval))
+        by_signal = 128 + signal.Signals(error.sigval)
+        # A second one while torchrun waited, or one before the ranks knew of the run.
+        is_second = isinstance(error.__context__, SignalException)
+        return by_signal if is_second or _stamp(out) in (None, before) else _code_in(out)
     return 0
 
 
-def _code_in(out: Path, *, else_code: int) -> int:
+def _stamp(out: Path) -> int | None:
+    """When the status of the run was written."""
+    with contextlib.suppress(FileNotFoundError):
+        return (out / "status.json").stat().st_mtime_ns
+    return None
+
+
+def _code_in(out: Path) -> int:
     status = read_status(out)
-    return int(status["code"]) if status is not None else else_code
+    assert status is not None
+    return int(status["code"])
+
+
+@contextlib.contextmanager
+def _ending_at_second_signal() -> Iterator[None]:
+    """Within it a second request ends the ranks, and this process, in a few seconds.
+
+    torchrun asks them again, and then waits for as long as before.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    threading.Thread(target=_insist, args=(reader,), name="insist", daemon=True).start()
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        writer.close()
+
+
+def _insist(reader: socket.socket) -> None:
+    first: float | None = None
+    with reader:
+        while numbers := reader.recv(1):
+            if numbers[0] not in SIGNALS:
+                continue
+            if first is None:
+                first = time.monotonic()
+            elif time.monotonic() - first > SAME_REQUEST_SECONDS:
+                break
+        else:
+            return
+    time.sleep(_INSISTED_SECONDS)
+    for children in Path("/proc/self/task").glob("*/children"):  # Linux; elsewhere they notice
+        for child in children.read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+    os._exit(128 + numbers[0])

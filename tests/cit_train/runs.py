@@ -18,6 +18,8 @@ import torch
 from safetensors.torch import load_file
 from train_tiny import run_rank
 
+from cit_curate.ledger import Run
+
 TRAIN_TINY = Path(__file__).parent / "train_tiny.py"
 LEDGER = ("selections", "near_misses", "rounds", "used", "rejects", "manifests")
 
@@ -47,6 +49,21 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert torch.equal(value, second[name]), name
     assert logged_updates(one) == logged_updates(other)
     assert not list(other.rglob(".tmp-*"))
+
+
+def assert_close_runs(one: Run, other: Run) -> None:
+    """The same pairs for the same reasons, and weights up to the order that floats are added in."""
+    names = ["outer_step", "lane", "pair_key", "reason", "scan_position"]
+    order = [(name, "ascending") for name in names[:2] + names[4:]]
+    for table, columns in (("selections", names), ("rejects", names)):
+        first, second = (run.read(table).select(columns).sort_by(order) for run in (one, other))
+        assert len(first) or table == "rejects"
+        assert first.equals(second), table
+    assert one.counts() == other.counts()
+    first, second = weights(one.path), weights(other.path)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], atol=1e-5, rtol=0)
 
 
 def logged_updates(run: Path) -> list[tuple[str, int]]:
@@ -127,6 +144,7 @@ def start_ranks(
     ranks: int,
     faults: Sequence[Mapping[str, object]] = (),
     fields_of: Mapping[int, Mapping[str, object]] | None = None,
+    absent: Sequence[int] = (),
     **fields: object,
 ) -> list[BaseProcess]:
     """The ranks of a run as a cluster starts them: no launcher, and rank 0 has the store.
@@ -139,6 +157,7 @@ def start_ranks(
         ranks: How many.
         faults: See faults.py.
         fields_of: Fields that single ranks see.
+        absent: Ranks that do not come.
         fields: Of the config.
     """
     context = multiprocessing.get_context("forkserver")
@@ -148,7 +167,7 @@ def start_ranks(
         port = listener.getsockname()[1]
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
     started: list[BaseProcess] = []
-    for rank in range(ranks):
+    for rank in sorted(set(range(ranks)) - set(absent)):
         own = {**fields, **(fields_of or {}).get(rank, {})}
         environment = {**address, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         arguments = [str(world), str(out), json.dumps(own), json.dumps(list(faults))]

@@ -1,8 +1,6 @@
 """The whole loop on tiny real models: what is in a run, twice the same, killed and resumed."""
 
 import errno
-import json
-import os
 import shutil
 import signal
 import subprocess

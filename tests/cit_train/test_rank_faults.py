@@ -1,4 +1,4 @@
-"""A rank that fails, falls silent or is slow is named, and nothing of the run is left running."""
+"""What happens to the other ranks, and to the launcher, when one rank does not do as it should."""
 
 import json
 import os
@@ -6,143 +6,242 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ranks import alive, finish, start, wait_until_gone
+from runs import (
+    finish,
+    finish_ranks,
+    processes_of,
+    start,
+    start_ranks,
+    start_training,
+    status,
+    told_by,
+    wait_for,
+)
+from tiny import make_config
 
-from cit_train.status import read_status
+from cit_curate.ledger import Run
+from cit_train.config import flat
+from cit_train.recipes import default
 
-pytestmark = pytest.mark.slow
-FIELDS = {"lanes": 2, "batch_size": 4, "peer_seconds": 5, "eval_data": ""}
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+FIELDS: dict[str, Any] = {
+    "lanes": 2,
+    "batch_size": 4,
+    "curate_every": 3,
+    "eval_every": 3,
+    "peer_seconds": 4,
+}
+# Long enough to be found in its middle, if it is not stopped.
+LONG: dict[str, Any] = {**FIELDS, "max_updates": 300, "peer_seconds": 30}
 
 
-@pytest.mark.parametrize("act", ["raise", "SIGKILL", "SIGSTOP"])
-def test_the_rank_that_is_lost_is_named(world: Path, tmp_path: Path, act: str) -> None:
+@pytest.fixture
+def out(tmp_path: Path) -> Iterator[Path]:
+    """The folder of a run; nothing of it may go on after the test."""
+    folder = tmp_path / "run"
+    yield folder
+    left = processes_of(folder)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left, told_by(folder).read_text()
+
+
+@pytest.mark.parametrize("moment", ["curate", "train"])
+def test_an_error_on_one_rank_ends_the_others_and_is_told_once(
+    world: Path, out: Path, moment: str
+) -> None:
     # FAULTS: D2
-    out = tmp_path / "run"
-    fault = {"rank": 1, "moment": "train", "update": 3, "act": act}
-    process = start(2, world, out, FIELDS, [fault])
-    if act == "SIGSTOP":
-        # torchrun waits for the stopped one until it is killed; rank 0 must have ended before.
-        limit = time.monotonic() + 60
-        while read_status(out) is None:
-            assert time.monotonic() < limit, "rank 0 did not give the silent rank up"
-            time.sleep(0.2)
-        for pid in alive(out):
-            os.kill(pid, signal.SIGCONT)
-    code, said = finish(process)
-    assert code == 1
-    status = read_status(out)
-    assert status is not None, said
-    assert (status["rank"], status["outer_step"], status["step"]) == (1, 1, 3), status
-    assert status["code"] == (1 if act == "raise" else 6), status
-    wait_until_gone(out, seconds=15)
-    code, said = finish(start(2, world, out, FIELDS))
-    assert code == 0, said
+    fault = {"rank": 1, "moment": moment, "update": 3, "act": "raise"}
+    started = time.monotonic()
+    assert finish_ranks(start_ranks(world, out, ranks=2, faults=[fault], **FIELDS)) == [6, 1]
+    assert time.monotonic() - started < 30
+    left = status(out)
+    assert (left["code"], left["reason"], left["rank"]) == (1, "bug", 1)
+    assert (left["outer_step"], left["step"], left["resumable"]) == (1, 3, False)
+    assert left["message"] == "planted"
+    assert told_by(out).read_text().count("error: ") == 1
 
 
-def test_a_slow_rank_is_named_with_what_it_does(world: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("moment", "rank"), [("curate", 1), ("train", 1), ("train", 0)])
+def test_a_rank_that_stands_still_is_named_and_ended_with_the_others(
+    world: Path, out: Path, moment: str, rank: int
+) -> None:
     # FAULTS: D2
-    out = tmp_path / "run"
-    fields = {**FIELDS, "barrier_seconds": 3}
-    fault = {"rank": 1, "moment": "curate", "update": 2, "act": "sleep20"}
-    finish(start(2, world, out, fields, [fault]))
-    status = read_status(out)
-    assert status is not None
-    assert (status["code"], status["rank"]) == (6, 0)
-    assert "waited 3 s for all ranks to have curated: rank 1 is curating" in status["message"]
-    wait_until_gone(out, seconds=25)
+    fault = {"rank": rank, "moment": moment, "update": 3, "act": "SIGSTOP"}
+    ranks = start_ranks(world, out, ranks=2, faults=[fault], **FIELDS)
+    ranks[1 - rank].join(40)
+    first, left = ranks[1 - rank].exitcode, status(out)
+    pid = ranks[rank].pid
+    assert pid is not None
+    os.kill(pid, signal.SIGCONT)
+    codes = finish_ranks(ranks)
+    assert first == 6
+    assert codes == [6, 6], told_by(out).read_text()
+    assert status(out) == left
+    assert (left["code"], left["reason"], left["resumable"]) == (6, "peer_lost", True)
+    if rank == 1:  # with rank 0 the store stands still, which a launcher has for torchrun
+        assert left["rank"] == 1
+        assert (left["outer_step"], left["step"]) == (1, 3)
+        assert "it no longer answers" in left["message"]
+    else:
+        assert "the launcher or rank 0 no longer answers" in left["message"]
+    assert finish_ranks(start_ranks(world, out, ranks=2, **FIELDS)) == [0, 0]
 
 
-def test_ranks_with_other_settings_are_refused(world: Path, tmp_path: Path) -> None:
-    # FAULTS: D7
-    out = tmp_path / "run"
-    fault = {"rank": 1, "moment": "settings", "update": 0, "act": "lr"}
-    code, said = finish(start(2, world, out, FIELDS, [fault]))
-    assert code == 1
-    assert "rank 0 and rank 1 differ in their settings: lr: 0.001 and 0.002" in said
-    assert not (out / "config.json").exists()
+def test_a_killed_rank_is_named_by_the_one_that_is_left(world: Path, out: Path) -> None:
+    # FAULTS: D2
+    fault = {"rank": 1, "moment": "train", "update": 4, "act": "SIGKILL"}
+    assert finish_ranks(start_ranks(world, out, ranks=2, faults=[fault], **FIELDS)) == [6, -9]
+    left = status(out)
+    assert (left["code"], left["rank"], left["outer_step"], left["step"]) == (6, 1, 1, 4)
+    assert "rank 1 failed at outer step 1, update 4" in told_by(out).read_text()
 
 
-def test_a_loss_that_is_not_finite_ends_all_ranks_and_leaves_its_keys(
-    world: Path, tmp_path: Path
+@pytest.mark.parametrize("local_loss", [False, True])
+def test_a_loss_that_is_not_finite_on_one_rank_ends_all_with_the_keys_of_its_pairs(
+    world: Path, out: Path, local_loss: bool
 ) -> None:
     # FAULTS: D3
-    out = tmp_path / "run"
-    fault = {"rank": 1, "moment": "nan", "update": 3, "act": "nan"}
-    code, said = finish(start(2, world, out, {**FIELDS, "local_loss": True}, [fault]))
-    assert code == 1
-    status = read_status(out)
-    assert status is not None, said
-    assert (status["code"], status["reason"]) == (7, "not_finite")
-    kept = sorted((out / "not_finite").glob("*.json"))
-    assert [path.name[-10:] for path in kept] == ["00000.json", "00001.json"]
-    assert len(json.loads(kept[1].read_text())) == 4
+    fault = {"rank": 1, "moment": "train", "update": 4, "act": "nan"}
+    fields = {**FIELDS, "local_loss": local_loss}
+    assert finish_ranks(start_ranks(world, out, ranks=2, faults=[fault], **fields)) == [7, 7]
+    left = status(out)
+    assert (left["code"], left["reason"], left["step"]) == (7, "not_finite", 4)
+    kept = sorted((out / "not_finite").iterdir())
+    assert [path.name for path in kept] == [
+        f"update=000004-rank=0000{rank}.json" for rank in (0, 1)
+    ]
+    keys = [json.loads(path.read_text()) for path in kept]
+    assert [len(each) for each in keys] == [4, 4]
+    assert not set(keys[0]) & set(keys[1])
+    # From the last commit, whose weights are well, it goes on.
+    assert finish_ranks(start_ranks(world, out, ranks=2, **fields)) == [0, 0]
 
 
-def cit_train(world: Path, out: Path, *flags: str) -> subprocess.Popen[str]:
-    """`cit train … --nproc 2` as a user starts it: more updates than anybody waits for."""
-    text, vision = str(world / "text"), str(world / "vision")
-    towers = ["--text-encoder", text, "--vision-encoder", vision, "--projection-dim", "16"]
-    data = ["--pool", str(world / "data" / "pool"), "--metadata", str(world / "classes.txt")]
-    rules = ["--threshold", "0.5", "--min-ratio", "0.25", "--batch-size", "4", "--lanes", "2"]
-    steps = ["--curate-every", "2", "--max-updates", "4000", "--device", "cpu"]
-    command = [sys.executable, "-m", "cit_train.cli", "train", "default", *data, *towers, *rules]
-    command += [*steps, "--out", str(out), "--nproc", "2", *flags]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-
-
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    limit = time.monotonic() + 90
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < limit
-        time.sleep(0.05)
-
-
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
-def test_a_signal_to_the_launcher_stops_all_ranks_and_its_code_says_so(
-    world: Path, tmp_path: Path, sign: signal.Signals
+def test_ranks_that_see_other_settings_are_refused_and_the_field_is_named(
+    world: Path, out: Path
 ) -> None:
-    # FAULTS: D4 D5
-    out = tmp_path / "run"
-    process = cit_train(world, out)
-    wait_for(out / "manifests" / "step=000001.json", process)
-    process.send_signal(sign)
-    code, said = finish(process)
-    assert code == 75, said
-    assert "Traceback" not in said
-    assert said.count("go on with the same command and --resume") == 1, said
-    assert read_status(out)["code"] == 75  # type: ignore[index]
-    wait_until_gone(out, seconds=5)
+    # FAULTS: D7
+    other = {1: {"threshold": 0.6}}
+    assert finish_ranks(start_ranks(world, out, ranks=2, fields_of=other, **FIELDS)) == [2, 2]
+    told = told_by(out).read_text()
+    assert "rank 0 and rank 1 differ in their settings: threshold: 0.5 and 0.6" in told
+    assert told.count("error: ") == 1
+    assert not out.exists()
 
 
-@pytest.mark.parametrize("how", ["twice", "killed"])
-def test_no_rank_outlives_its_launcher(world: Path, tmp_path: Path, how: str) -> None:
-    # FAULTS: G4c S6
-    out = tmp_path / "run"
-    process = cit_train(world, out)
-    wait_for(out / "manifests" / "step=000000.json", process)
-    if how == "killed":
-        process.kill()
-        process.communicate()
-    else:
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.8)
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-        code, said = finish(process)
-        assert code in (75, 130), said  # the first may have been done by then
-    wait_until_gone(out, seconds=20)
+def test_ranks_that_do_not_divide_the_lanes_are_refused(world: Path, out: Path) -> None:
+    codes = finish_ranks(start_ranks(world, out, ranks=2, **{**FIELDS, "lanes": 3}))
+    assert codes == [2, 2]
+    assert "2 ranks do not divide the 3 lanes" in told_by(out).read_text()
+    assert not out.exists()
 
 
-def test_ranks_that_do_not_divide_the_lanes_are_refused(world: Path, tmp_path: Path) -> None:
-    out: Any = tmp_path / "run"
-    code, said = finish(cit_train(world, out, "--lanes", "3"))
-    assert code == 2
-    assert "--nproc 2 does not divide the 3 lanes" in said
+def test_a_rank_that_curates_for_too_long_is_named_with_what_it_does(
+    world: Path, out: Path
+) -> None:
+    fault = {"rank": 1, "moment": "curate", "update": 3, "act": "sleep30"}
+    fields = {**FIELDS, "barrier_seconds": 3}
+    assert finish_ranks(start_ranks(world, out, ranks=2, faults=[fault], **fields)) == [6, 6]
+    left = status(out)
+    assert (left["code"], left["reason"], left["resumable"]) == (6, "peer_lost", True)
+    assert "rank 1 is curating lane 1" in left["message"] or (
+        "rank 1 is curating (outer step 1" in left["message"]
+    ), left
+    assert "--barrier-seconds" in left["message"]
+
+
+def test_ranks_that_do_not_come_are_waited_for_up_to_a_limit(world: Path, out: Path) -> None:
+    ranks = start_ranks(world, out, ranks=2, absent=[1], **FIELDS)
+    assert finish_ranks(ranks) == [6]
+    assert "did not find each other within 4 s" in told_by(out).read_text()
+
+
+def test_a_signal_to_one_rank_below_torchrun_stops_all_and_leaves_nothing(
+    world: Path, out: Path
+) -> None:
+    # FAULTS: D4
+    fault = {"rank": 1, "moment": "train", "update": 1, "act": "SIGUSR2"}
+    process = start_training(world, out, ranks=2, faults=[fault], **FIELDS)
+    finish(process)
+    left = status(out)
+    assert (left["code"], left["step"], left["outer_step"]) == (75, 2, 0)
+    assert "stopped by SIGUSR2" in left["message"]
+    assert finish(start_training(world, out, ranks=2, **FIELDS)) == 0
+    assert Run.open(out).commits()[-1].update == 6
+
+
+def test_ranks_end_when_their_launcher_is_killed(world: Path, out: Path) -> None:
+    # FAULTS: D5 S6
+    process = start_command(world, out)
+    wait_for(lambda: list(out.glob("manifests/*")), seconds=90)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not processes_of(out), seconds=15)
+    assert (status(out)["code"], status(out)["resumable"]) == (6, True)
+    told = told_by(out).read_text()
+    assert "the launcher or rank 0 is gone" in told
+    assert "frame #" not in told
+
+
+def start_command(world: Path, out: Path, **fields: object) -> subprocess.Popen[bytes]:
+    """`cit train default --nproc 2` with the fields of the tiny world as flags."""
+    usual = flat(default())
+    flags = [
+        f"--{name.replace('_', '-')}={value}"
+        for name, value in flat(make_config(world, **LONG, **fields)).items()
+        if value != usual[name]
+    ]
+    command = [sys.executable, "-m", "cit_train.cli", "train", "default", *flags]
+    return start([*command, "--out", str(out), "--resume", "--nproc", "2"], out)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"])
+def test_a_signal_to_the_launcher_stops_all_ranks_and_leaves_nothing(
+    world: Path, out: Path, name: str
+) -> None:
+    # FAULTS: D4 D5 G4c
+    process = start_command(world, out)
+    wait_for(lambda: list(out.glob("manifests/*")), seconds=90)
+    process.send_signal(getattr(signal, name))
+    assert finish(process, seconds=60) == 75, told_by(out).read_text()
+    assert not processes_of(out)
+    left = status(out)
+    assert (left["code"], left["reason"]) == (75, "stopped")
+    assert f"stopped by {name}" in left["message"]
+    told = told_by(out).read_text()
+    assert "Traceback" not in told
+    assert told.count("--resume") == 1, told
+
+
+def test_a_second_interrupt_to_the_launcher_ends_all_at_once(world: Path, out: Path) -> None:
+    # FAULTS: G4c
+    process = start_command(world, out)
+    wait_for(lambda: list(out.glob("manifests/*")), seconds=90)
+    ranks = [pid for pid in processes_of(out) if pid != process.pid]
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGSTOP)  # so that the first request cannot be met
+    process.send_signal(signal.SIGINT)
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    sent = time.monotonic()
+    assert finish(process, seconds=30) == 130, told_by(out).read_text()
+    assert time.monotonic() - sent < 12
+    assert not processes_of(out)
+
+
+def test_too_early_a_signal_to_the_launcher_is_no_old_status(world: Path, out: Path) -> None:
+    # FAULTS: D5
+    out.mkdir()
+    (out / "config.json").write_text("{}")
+    (out / "status.json").write_text('{"code": 5}')
+    process = start_command(world, out)
+    wait_for(lambda: len(processes_of(out)) == 3, seconds=60)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process) == 128 + signal.SIGTERM

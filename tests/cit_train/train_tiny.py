@@ -26,7 +26,7 @@ def main() -> None:
         train(make_config(Path(world), **json.loads(fields)), out, resume=True)
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - as the command does
         sys.exit(cli._report(error, debug=False))
 
 

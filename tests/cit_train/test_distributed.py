@@ -1,0 +1,241 @@
+"""What ranks agree on, and how they miss one: real stores, and ranks as threads or processes."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from runs import (
+    assert_close_runs,
+    assert_same_run,
+    finish_ranks,
+    start_ranks,
+    status,
+    told_by,
+)
+from torch.distributed import TCPStore
+
+from cit_curate.errors import ConfigError, PeerLostError
+from cit_curate.ledger import Run
+from cit_train.distributed import World
+from cit_train.stopping import StopSignals
+
+
+class FrozenWorld(World):
+    """A rank without a heartbeat, as if its process stood still."""
+
+    def _watch(self) -> None:
+        pass
+
+    def _watch_heartbeat(self) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def two_worlds(
+    *, kinds: tuple[type[World], type[World]] = (World, World), **seconds: float
+) -> Iterator[tuple[World, World]]:
+    """Two ranks in one process that share a real store."""
+    store = TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
+    # As between processes, each has a connection of its own.
+    other = TCPStore(
+        "127.0.0.1", store.port, 2, wait_for_workers=False, timeout=timedelta(seconds=20)
+    )
+    first, second = (
+        kind(StopSignals(), rank=rank, size=2, store=each, **seconds)
+        for rank, (kind, each) in enumerate(zip(kinds, (store, other), strict=True))
+    )
+    try:
+        yield first, second
+    finally:
+        with ThreadPoolExecutor(2) as pool:  # rank 0 waits for the other one
+            list(pool.map(World.close, (first, second)))
+
+
+def both(one: Callable[[], Any], other: Callable[[], Any]) -> list[Any]:
+    """What two ranks give that do this at the same time."""
+    with ThreadPoolExecutor(2) as pool:
+        return [each.result(timeout=30) for each in (pool.submit(one), pool.submit(other))]
+
+
+def test_a_world_of_one_rank_agrees_with_itself() -> None:
+    world = World(StopSignals())
+    assert world.is_first
+    assert world.agree("anything", {"a": 1}) == [{"a": 1}]
+    assert world.any_of(True, False) == [True, False]
+    assert world.sum(2.5) == 2.5
+    features = torch.ones(2, 3)
+    assert world.gather(features, through=True) is features
+    world.check_same("settings", {"a": 1})
+    assert world.explain(RuntimeError("x")) is None
+    failure = world.fail(3, "broken")
+    assert (failure["rank"], failure["code"], failure["told_by"]) == (0, 3, 0)
+    world.close()
+
+
+@given(st.integers(1, 64), st.integers(1, 8))
+def test_lanes_are_divided_into_equal_blocks_without_gap_or_overlap(share: int, size: int) -> None:
+    worlds = [World(StopSignals(), rank=rank, size=size) for rank in range(size)]
+    lanes = [lane for world in worlds for lane in world.lanes(share * size)]
+    assert lanes == list(range(share * size))
+    if size > 1:
+        with pytest.raises(ConfigError, match=f"{size} ranks do not divide"):
+            worlds[0].lanes(share * size + 1)
+
+
+def test_ranks_exchange_json_by_rank_many_times() -> None:
+    with two_worlds() as (one, other):
+
+        def talk(world: World) -> list[Any]:
+            return [world.agree("it", {"rank": world.rank, "turn": turn}) for turn in range(50)]
+
+        first, second = both(lambda: talk(one), lambda: talk(other))
+        assert first == second
+        assert first[7] == [{"rank": 0, "turn": 7}, {"rank": 1, "turn": 7}]
+
+
+def test_a_rank_that_differs_is_named_with_the_field_and_both_values() -> None:
+    # FAULTS: D7
+    with two_worlds() as (one, other):
+        for world, value in ((one, 0.5), (other, 0.6)):
+            world.place["value"] = value
+
+        def compare(world: World) -> str:
+            settings = {"threshold": world.place["value"], "seed": 1}
+            with pytest.raises(ConfigError) as caught:
+                world.check_same("settings", settings)
+            return str(caught.value)
+
+        told = both(lambda: compare(one), lambda: compare(other))
+        assert told == ["rank 0 and rank 1 differ in their settings: threshold: 0.5 and 0.6"] * 2
+
+
+def test_the_first_failure_counts_and_ends_the_waiting_of_the_others() -> None:
+    # FAULTS: D2
+    with two_worlds() as (one, other):
+        other.beat("training", outer_step=2, update=9)
+
+        def wait() -> str:
+            with pytest.raises(PeerLostError) as caught:
+                one.agree("curated", None)
+            return str(caught.value)
+
+        told, failure = both(wait, lambda: other.fail(3, "no such image"))
+        assert told == "rank 1 failed at outer step 2, update 9: no such image"
+        assert failure["told_by"] == 1
+        assert one.fail(6, "later") == failure
+
+
+def test_a_rank_that_is_silent_is_named() -> None:
+    # FAULTS: D2
+    with two_worlds(kinds=(World, FrozenWorld), peer_seconds=1) as (one, _):
+        started = time.monotonic()
+        with pytest.raises(PeerLostError, match=r"rank 1 failed .* it no longer answers"):
+            one.agree("curated", None)
+        assert time.monotonic() - started < 5
+
+
+def test_a_rank_that_lives_but_is_too_slow_is_named_with_what_it_does() -> None:
+    with two_worlds(barrier_seconds=1.2) as (one, other):
+        other.beat("curating lane 1: 3 of 99 captions kept", outer_step=4, update=12)
+        with pytest.raises(PeerLostError) as caught:
+            one.agree("curated", None)
+    assert "rank 1 is curating lane 1: 3 of 99 captions kept (outer step 4, update 12)" in str(
+        caught.value
+    )
+    assert "--barrier-seconds" in str(caught.value)
+
+
+def test_rank_0_stays_until_the_others_have_left() -> None:
+    with two_worlds() as (one, other):
+        left: list[int] = []
+
+        def leave(world: World, *, after: float) -> None:
+            time.sleep(after)
+            world.close()
+            left.append(world.rank)
+            world._store = None
+
+        both(lambda: leave(one, after=0), lambda: leave(other, after=0.5))
+        assert left == [1, 0]
+
+
+def test_a_store_that_is_gone_is_a_lost_peer() -> None:
+    # FAULTS: D5
+    with two_worlds() as (one, _):
+
+        def gone(*_: object) -> None:
+            raise RuntimeError("Broken pipe\nframe #0")
+
+        one._store = type("Gone", (), {"set": gone, "add": gone})()
+        with pytest.raises(PeerLostError, match=r"the launcher or rank 0 is gone: Broken pipe$"):
+            one.agree("curated", None)
+        assert one.is_cut_off
+
+
+def test_a_process_that_hangs_is_ended_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    # FAULTS: D2
+    monkeypatch.setattr("cit_train.distributed._LAST_RESORT_SECONDS", 0.1)
+    ended, told = threading.Event(), []
+    monkeypatch.setattr("cit_train.distributed.os._exit", lambda code: ended.set())
+    with two_worlds(kinds=(World, FrozenWorld), peer_seconds=1) as (one, _):
+        one.last_words = told.append
+        assert ended.wait(10)
+    assert [failure["rank"] for failure in told] == [1]
+    assert told[0]["code"] == 6
+
+
+# 2 outer steps of 4 updates on 4 lanes.
+LANES: dict[str, Any] = {
+    "lanes": 4,
+    "batch_size": 2,
+    "pairs_per_shard": 4,
+    "curate_every": 4,
+    "max_updates": 8,
+    "eval_every": 4,
+    "peer_seconds": 20,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_run_goes_on_with_another_number_of_ranks_from_within_an_outer_step(
+    world: Path, tmp_path: Path
+) -> None:
+    # FAULTS: K4
+    out = tmp_path / "run"
+    for ranks, update in ((2, 1), (1, 5)):
+        fault = {"moment": "train", "update": update, "act": "SIGTERM"}
+        codes = finish_ranks(start_ranks(world, out, ranks=ranks, faults=[fault], **LANES))
+        assert codes == [75] * ranks, told_by(out).read_text()
+        assert status(out)["step"] == update + 1
+    assert finish_ranks(start_ranks(world, out, ranks=4, **LANES)) == [0] * 4
+    whole = tmp_path / "whole"
+    assert finish_ranks(start_ranks(world, whole, ranks=1, **LANES)) == [0]
+    assert_close_runs(Run.open(whole), Run.open(out))
+    assert len(Run.open(out).read("rejects"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("fields", [{"micro_batch": 1}, {"local_loss": True}, {"accumulate": 2}])
+def test_settings_that_reach_over_ranks_can_be_stopped_and_go_on_exactly(
+    world: Path, tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    # FAULTS: K3
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    fault = {"rank": 1, "moment": "train", "update": 1, "act": "SIGTERM"}
+    settings = {**LANES, **fields, "curate_every": 2, "max_updates": 4}
+    codes = finish_ranks(start_ranks(world, out, ranks=2, faults=[fault], **settings))
+    assert codes == [75, 75], told_by(out).read_text()
+    assert finish_ranks(start_ranks(world, out, ranks=2, **settings)) == [0, 0]
+    assert finish_ranks(start_ranks(world, whole, ranks=2, **settings)) == [0, 0]
+    assert_same_run(whole, out)
