@@ -71,6 +71,7 @@ def launch(num_ranks: int, arguments: Sequence[str], out: Path) -> int:
         killed = PeerLostError.exit_code  # from outside
         return killed if _stamp(out) in (None, before) else _code_in(out)
     except SignalException as error:
+        _kill_ranks()  # it came while they were started, and torchrun does not know them yet
         by_signal = 128 + signal.Signals(error.sigval)
         # A second one while torchrun waited, or one before the ranks knew of the run.
         is_second = isinstance(error.__context__, SignalException)
@@ -121,8 +122,14 @@ def _insist(reader: socket.socket) -> None:
         else:
             return
     time.sleep(_INSISTED_SECONDS)
-    for children in Path("/proc/self/task").glob("*/children"):  # Linux; elsewhere they notice
-        for child in children.read_text().split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(child), signal.SIGKILL)
+    _kill_ranks()
     os._exit(128 + numbers[0])
+
+
+def _kill_ranks() -> None:
+    """Kill the ranks that are left; where there is no /proc they notice that they are alone."""
+    for children in Path("/proc/self/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            with contextlib.suppress(ProcessLookupError):
+                if os.getsid(child) == child:  # torchrun gives each rank a session
+                    os.kill(child, signal.SIGKILL)
