@@ -342,11 +342,18 @@ class World:
 
 @contextlib.contextmanager
 def open_world(
-    stop: StopSignals, *, device: str, peer_seconds: float, barrier_seconds: float
+    stop: StopSignals, name: str, *, device: str, peer_seconds: float, barrier_seconds: float
 ) -> Iterator[World]:
     """Join the ranks that a launcher has started (torchrun's environment variables).
 
     Without them, or with one rank, the world is this process and torch.distributed is not used.
+
+    Args:
+        stop: The signals of this rank.
+        name: Of the run: a process may make several, one after another.
+        device: As in the config.
+        peer_seconds: How long a rank may be silent.
+        barrier_seconds: How long the ranks wait for the slowest.
 
     Raises:
         PeerLostError: The other ranks do not come.
@@ -359,7 +366,7 @@ def open_world(
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     try:
         store, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=peer_seconds)))
-        store = c10d.PrefixStore("cit", store)
+        store = c10d.PrefixStore(f"cit {name}", store)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             store=c10d.PrefixStore("torch", store),

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
-from runs import assert_same_run, start_training
 from tiny import make_config
 from transformers import CLIPImageProcessor
 
@@ -33,6 +32,7 @@ from cit_train.outer_loop import train, train_session
 from cit_train.session import open_session
 from cit_train.trainer import TrainState, UpdateReport
 from cit_train.watcher import Watcher
+from runs import assert_same_run, start_training
 
 
 @pytest.fixture(scope="module")

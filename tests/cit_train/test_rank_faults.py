@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import make_config
+
+from cit_curate.ledger import Run
+from cit_train.config import flat
+from cit_train.recipes import default
 from runs import (
     finish,
     finish_ranks,
@@ -22,11 +27,6 @@ from runs import (
     told_by,
     wait_for,
 )
-from tiny import make_config
-
-from cit_curate.ledger import Run
-from cit_train.config import flat
-from cit_train.recipes import default
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
