@@ -8,6 +8,7 @@ The only file that imports ray.
 import logging
 import math
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -74,12 +75,20 @@ def _connect(ray: Any, address: str, num_workers: int) -> None:
     if address == "local":
         options |= {"num_cpus": num_workers or available_cpus(), "include_dashboard": False}
     try:
+        _check_answers(address)
         ray.init(address=address, **options)
     except (ConnectionError, ValueError, OSError, RuntimeError) as error:
         raise ConfigError(
             f"--ray-address {address}: {str(error).splitlines()[0]}; give local, auto (inside a "
             "cluster), HOST:PORT or ray://HOST:PORT"
         ) from error
+
+
+def _check_answers(address: str) -> None:
+    """Raise OSError unless somebody listens at HOST:PORT; Ray itself tries for two minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 class _Applied:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -70,6 +71,17 @@ def test_without_the_package_the_command_says_what_to_install(monkeypatch):
         open_ray("local", num_workers=1, uses_gpus=False),
     ):
         pass
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        with (
+            pytest.raises(ConfigError, match=rf"--ray-address {address}: .*refused"),
+            open_ray(address, num_workers=1, uses_gpus=False),
+        ):
+            pass
 
 
 def test_an_address_needs_the_engine():
