@@ -13,13 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.distributed import TCPStore
-
-from cit_curate.errors import ConfigError, PeerLostError
-from cit_curate.ledger import Run
-from cit_train.distributed import World
-from cit_train.stopping import StopSignals
-from runs import (
+from tiny_runs import (
     assert_close_runs,
     assert_same_run,
     finish_ranks,
@@ -27,6 +21,12 @@ from runs import (
     status,
     told_by,
 )
+from torch.distributed import TCPStore
+
+from cit_curate.errors import ConfigError, PeerLostError
+from cit_curate.ledger import Run
+from cit_train.distributed import World
+from cit_train.stopping import StopSignals
 
 
 class FrozenWorld(World):

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from runs import assert_same_run, finish_ranks, start_ranks, status, told_by
+from tiny_runs import assert_same_run, finish_ranks, start_ranks, status, told_by
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 from tiny import make_config
+from tiny_runs import assert_same_run, start_training
 from transformers import CLIPImageProcessor
 
 from cit_curate.errors import (
@@ -32,7 +33,6 @@ from cit_train.outer_loop import train, train_session
 from cit_train.session import open_session
 from cit_train.trainer import TrainState, UpdateReport
 from cit_train.watcher import Watcher
-from runs import assert_same_run, start_training
 
 
 @pytest.fixture(scope="module")

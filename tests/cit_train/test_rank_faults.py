@@ -12,11 +12,7 @@ from typing import Any
 
 import pytest
 from tiny import make_config
-
-from cit_curate.ledger import Run
-from cit_train.config import flat
-from cit_train.recipes import default
-from runs import (
+from tiny_runs import (
     finish,
     finish_ranks,
     processes_of,
@@ -27,6 +23,10 @@ from runs import (
     told_by,
     wait_for,
 )
+
+from cit_curate.ledger import Run
+from cit_train.config import flat
+from cit_train.recipes import default
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

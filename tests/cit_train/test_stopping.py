@@ -13,6 +13,15 @@ from typing import Any
 import pytest
 from faults import plant
 from tiny import make_config, make_pool
+from tiny_runs import (
+    assert_same_run,
+    finish,
+    processes_of,
+    start_training,
+    status,
+    told_by,
+    wait_for,
+)
 
 from cit_curate.curation import Curator
 from cit_curate.errors import ConfigError, PeerLostError
@@ -20,7 +29,6 @@ from cit_curate.ledger import Run
 from cit_train.config import RunConfig
 from cit_train.outer_loop import train
 from cit_train.stopping import SIGNALS, StoppedError, StopSignals
-from runs import assert_same_run, finish, processes_of, start_training, status, told_by, wait_for
 
 # 2 outer steps of 3 updates; evaluated in the middle of the first and of the second one.
 FIELDS: dict[str, Any] = {"curate_every": 3, "eval_every": 2}
