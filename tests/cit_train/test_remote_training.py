@@ -34,11 +34,11 @@ def to_store(data: Path) -> None:
     text = (data / "pairs.csv").read_text().replace(",images/", ",")
     (data / "below" / "pairs.csv").write_text(text)
     Pool.build(
-        [data / "below" / "pairs.csv"], data / "remote",
+        [data / "below" / "pairs.csv"], data / "below" / "pool",
         columns=columns, image_root="memory://bucket/images",
     )  # fmt: skip
-    (data / "remote" / "pool.duckdb").unlink()
-    upload_folder(data / "remote", URL, last="pool.json")
+    (data / "below" / "pool" / "pool.duckdb").unlink()
+    upload_folder(data / "below" / "pool", URL, last="pool.json")
 
 
 @pytest.mark.slow
