@@ -1,0 +1,144 @@
+"""Ways of doing the same thing, timed in turn in one run, as a table and as JSON.
+
+Every benchmark compares: with a plain way, with the machine's own limit, or both. The ways take
+turns, so that a machine that drifts hits them all; a ratio is that of the medians, and the spread
+of each way stands beside it.
+"""
+
+import json
+import os
+import platform
+import statistics
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One way of doing a thing.
+
+    Attributes:
+        name: What the table calls it.
+        seconds: Wall-clock seconds of each repeat.
+        items: How many `Comparison.unit` one repeat goes through.
+        notes: Further numbers of the way, by the heading of their column.
+    """
+
+    name: str
+    seconds: tuple[float, ...]
+    items: float
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def median(self) -> float:
+        """Median seconds of a repeat."""
+        return statistics.median(self.seconds)
+
+    @property
+    def rate(self) -> float:
+        """Items a second, at the median."""
+        return self.items / self.median
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Timings of one run that stand beside each other.
+
+    Attributes:
+        title: What was done.
+        unit: What is counted, in the plural.
+        baseline: Name of the timing that the others are compared with.
+        timings: All of them, baseline included.
+        facts: What the input was, by name.
+    """
+
+    title: str
+    unit: str
+    baseline: str
+    timings: tuple[Timing, ...]
+    facts: Mapping[str, str | int | float] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Timing:
+        return next(timing for timing in self.timings if timing.name == name)
+
+    def ratio(self, name: str) -> float:
+        """How many times faster than the baseline."""
+        return self[name].rate / self[self.baseline].rate
+
+    def table(self) -> str:
+        """The comparison as a Markdown table below its title and facts."""
+        facts = "".join(f"; {name} {_short(value)}" for name, value in self.facts.items())
+        headings = list(dict.fromkeys(name for each in self.timings for name in each.notes))
+        head = ["way", f"{self.unit}/s", "min", "max", f"x {self.baseline}", *headings]
+        rows = [head, ["---", *["---:"] * (len(head) - 1)]]
+        for each in self.timings:
+            rates = (each.rate, each.items / max(each.seconds), each.items / min(each.seconds))
+            cells = [each.name, *map(_short, rates), f"{self.ratio(each.name):.2f}"]
+            rows.append([*cells, *(each.notes.get(name, "") for name in headings)])
+        lines = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+        repeats = len(self.timings[0].seconds)
+        return f"**{self.title}** ({machine()}; {repeats} repeats{facts})\n\n{lines}\n"
+
+
+def take_turns(
+    ways: Mapping[str, Callable[[], object]], *, repeats: int, warm_up: bool = True
+) -> dict[str, tuple[float, ...]]:
+    """Wall-clock seconds of each way, run in turn.
+
+    Args:
+        ways: What to time, by name.
+        repeats: How often each is timed.
+        warm_up: Run each once before, untimed: lazy imports, caches of files, memory.
+    """
+    if warm_up:
+        for way in ways.values():
+            way()
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: tuple(times) for name, times in seconds.items()}
+
+
+def machine() -> str:
+    """Processor, cores that this process may use, and the day."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{_processor()}, {cores} cores, {datetime.now(UTC):%Y-%m-%d}"
+
+
+def add_output(parser: ArgumentParser) -> None:
+    """The flags that every benchmark has: `--json` and `--repeats`."""
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each way")
+
+
+def show(comparisons: list[Comparison], json_file: Path | None) -> None:
+    """Print the tables, and write them to a JSON file when one is named."""
+    for each in comparisons:
+        print(each.table(), flush=True)
+    if json_file is None:
+        return
+    document = {"machine": machine(), "comparisons": [asdict(each) for each in comparisons]}
+    json_file.parent.mkdir(parents=True, exist_ok=True)
+    json_file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _short(value: str | float) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
