@@ -1,14 +1,17 @@
 """Captions to vectors, under one fixed version of the text tower.
 
 The vector of a caption does not depend on what else is embedded with it, bit by bit: every
-forward pass has the same number of rows (the last one is filled up), and a caption's padded
-length follows from the caption alone (its tokens, rounded up to a multiple of 4).
+forward pass has the same shape. Towers of the usual families take captions without padding
+(`packed.py`). For any other one a pass has a fixed number of rows (the last one is filled up), and
+a caption's padded length follows from the caption alone (its tokens, rounded up to a multiple of
+4); that is also the reference which the packed passes are tested against.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +31,11 @@ from cit_curate.errors import ConfigError, NotFiniteError
 from cit_curate.hub import hub_folder
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.packaged import packaged_folder
+from cit_curate.packed import PASS_TOKENS, PackedTower, is_packable
 from cit_curate.pooled_text import PooledTextConfig, PooledTextModel
-from cit_curate.records import Float32
+from cit_curate.records import Float32, Int64
 
-# Rows of every forward pass. Measured on 2 cores with MiniLM: 64 is as fast as 128 and 256, and
-# fills up less of the last pass of a bucket.
+# Rows of every padded forward pass.
 ROWS = 64
 LENGTH_STEP = 4
 PACKAGE_PREFIX = "package:"
@@ -49,6 +52,7 @@ class TextEncoder:
         max_text_length: int = 32,
         projection: torch.nn.Linear | None = None,
         device: str | torch.device = "cpu",
+        packed: bool = True,
     ) -> None:
         """Take over a text tower, which is moved, frozen and put into eval mode.
 
@@ -58,6 +62,7 @@ class TextEncoder:
             max_text_length: Tokens that a text is cut to.
             projection: The dual encoder's text projection, when texts are compared after it.
             device: Where the tower runs.
+            packed: Take captions without padding, where the tower's family allows.
         """
         self.tower = tower.to(device).eval().requires_grad_(False)
         self.projection = projection and projection.to(device).eval().requires_grad_(False)
@@ -66,6 +71,9 @@ class TextEncoder:
         self.device = torch.device(device)
         width = tower.config.hidden_size if projection is None else projection.out_features
         self.dim = int(width)
+        self._packed: PackedTower | None = None
+        if packed and self.device.type in PASS_TOKENS and is_packable(self.tower):
+            self._packed = PackedTower(self.tower, self.projection, self.device)
 
     @classmethod
     def load(cls, config: TextTowerConfig, *, device: str = "cpu") -> "TextEncoder":
@@ -93,7 +101,8 @@ class TextEncoder:
         config = self.tower.config.to_dict()
         for volatile in ("_name_or_path", "transformers_version", "dtype", "architectures"):
             config.pop(volatile, None)
-        settings = [config, self.max_text_length, ROWS, LENGTH_STEP, self.precision]
+        shape = [ROWS, LENGTH_STEP] if self._packed is None else [self._packed.pass_tokens]
+        settings = [config, self.max_text_length, *shape, self.precision]
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
         # Truncation and padding are what the last call set, not part of the tokenizer.
         tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
@@ -124,9 +133,8 @@ class TextEncoder:
         return np.asarray(vectors[distinct.indices.to_numpy()])
 
     def _embed_distinct(self, texts: list[str]) -> Float32:
-        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         if not texts:
-            return vectors
+            return np.empty((0, self.dim), dtype=np.float32)
         tokens = self.tokenizer(
             texts,
             truncation=True,
@@ -135,12 +143,12 @@ class TextEncoder:
             return_token_type_ids=False,
         )["input_ids"]
         num_tokens = np.fromiter(map(len, tokens), dtype=np.int64, count=len(tokens))
-        padded = -(-num_tokens // LENGTH_STEP) * LENGTH_STEP
-        for length in np.unique(padded):
-            members = np.flatnonzero(padded == length)
-            for start in range(0, len(members), ROWS):
-                rows = members[start : start + ROWS]
-                vectors[rows] = self._forward([tokens[row] for row in rows], int(length))
+        if self._packed is None:
+            pooled = self._embed_padded(tokens, num_tokens)
+        else:
+            flat = np.fromiter(chain.from_iterable(tokens), np.int64, int(num_tokens.sum()))
+            pooled = self._packed.embed(flat, num_tokens)
+        vectors = np.asarray(torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy())
         unusable = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(unusable):
             raise NotFiniteError(
@@ -149,8 +157,19 @@ class TextEncoder:
             )
         return vectors
 
+    def _embed_padded(self, tokens: Sequence[Sequence[int]], num_tokens: Int64) -> torch.Tensor:
+        """Pooled texts, by padded length: float32 [texts, dim]."""
+        pooled = torch.empty((len(tokens), self.dim))
+        padded = -(-num_tokens // LENGTH_STEP) * LENGTH_STEP
+        for length in np.unique(padded):
+            members = np.flatnonzero(padded == length)
+            for start in range(0, len(members), ROWS):
+                rows = members[start : start + ROWS]
+                pooled[rows] = self._forward([tokens[row] for row in rows], int(length))
+        return pooled
+
     @torch.inference_mode()
-    def _forward(self, tokens: list[list[int]], length: int) -> Float32:
+    def _forward(self, tokens: Sequence[Sequence[int]], length: int) -> torch.Tensor:
         # input_ids, attention_mask: int64 [ROWS, length]; rows that fill up repeat the first
         padding = self.tokenizer.pad_token_id or 0
         input_ids = torch.full((ROWS, length), padding, dtype=torch.long)
@@ -166,8 +185,7 @@ class TextEncoder:
             pooled = output.pooler_output
             if self.projection is not None:
                 pooled = self.projection(pooled)
-        vectors = torch.nn.functional.normalize(pooled.float(), dim=-1)
-        return np.asarray(vectors[: len(tokens)].cpu().numpy())
+        return torch.as_tensor(pooled[: len(tokens)]).float().cpu()
 
 
 def embed_metadata(

@@ -1,0 +1,215 @@
+"""Captions of all lengths in forward passes of one shape, without padding.
+
+A pass is one row of exactly `pass_tokens` tokens: captions one after the other, by length. All
+that a layer does token by token does not notice; attention goes by runs of captions of equal
+length. So every matrix product has the same shape whatever is embedded, which keeps a caption's
+vector bit-identical, and every token in it is a real one but for the end of the last pass.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from cit_curate.pooled_text import PooledTextModel
+from cit_curate.records import Int64
+
+# Measured (scripts/bench/tune.py): on a CPU more tokens fall out of the cache and fewer make the
+# matrix products small; a GPU wants as many as its units can share.
+PASS_TOKENS = {"cpu": 512, "cuda": 32_768}
+# Rows of what is done once a caption: pooler and projection.
+POOLED_ROWS = 64
+ATTENTION = "cit_packed"
+
+Runs = Sequence[tuple[int, int]]
+"""Captions in a row that have equally many tokens: how many captions, of how many tokens."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass.
+
+    Attributes:
+        captions: int64 [captions], which ones, in the order of their tokens.
+        runs: Their runs, and one of single tokens that fills the pass up.
+        tokens: int64 [pass_tokens], places in the concatenated tokens of all captions; -1: filling.
+        positions: int64 [pass_tokens], place of each token in its caption.
+    """
+
+    captions: Int64
+    runs: Runs
+    tokens: Int64
+    positions: Int64
+
+
+def plan_passes(num_tokens: Int64, pass_tokens: int) -> Iterator[Pass]:
+    """Share captions out to passes, the shortest first.
+
+    Args:
+        num_tokens: int64 [captions], tokens of each caption, at most `pass_tokens`.
+        pass_tokens: Tokens of every pass.
+    """
+    order = np.argsort(num_tokens, kind="stable")
+    lengths = num_tokens[order]
+    ends = np.cumsum(lengths)
+    starts = (np.cumsum(num_tokens) - num_tokens)[order]
+    first = 0
+    while first < len(order):
+        done = ends[first] - lengths[first]
+        last = int(np.searchsorted(ends, done + pass_tokens, side="right"))
+        own, filling = lengths[first:last], pass_tokens - int(ends[last - 1] - done)
+        positions = np.arange(int(own.sum())) - np.repeat(np.cumsum(own) - own, own)
+        distinct, counts = np.unique(own, return_counts=True)
+        runs = [(int(n), int(length)) for length, n in zip(distinct, counts, strict=True)]
+        yield Pass(
+            captions=order[first:last],
+            runs=(*runs, (filling, 1)) if filling else tuple(runs),
+            tokens=np.append(np.repeat(starts[first:last], own) + positions, [-1] * filling).astype(
+                np.int64
+            ),
+            positions=np.append(positions, [0] * filling).astype(np.int64),
+        )
+        first = last
+
+
+class PackedTower:
+    """A text tower that takes packed passes; it shares the tower's weights.
+
+    Attributes:
+        pass_tokens: Tokens of every pass.
+    """
+
+    def __init__(
+        self, tower: PreTrainedModel, projection: torch.nn.Linear | None, device: torch.device
+    ) -> None:
+        """Take a tower for which `is_packable` holds; its attention is changed."""
+        self._inner = tower.tower if isinstance(tower, PooledTextModel) else tower
+        self._pooling = tower.config.pooling if isinstance(tower, PooledTextModel) else "pooler"
+        self._projection = projection
+        self._device = device
+        self._first_position = _first_position(self._inner)
+        self.pass_tokens = PASS_TOKENS[device.type]
+        self._inner.set_attn_implementation(ATTENTION)
+
+    @torch.inference_mode()
+    def embed(self, tokens: Int64, num_tokens: Int64) -> torch.Tensor:
+        """Pooled texts, projected where there is a projection.
+
+        Args:
+            tokens: int64 [tokens], the ids of all captions, one caption after the other.
+            num_tokens: int64 [captions].
+
+        Returns:
+            float32 [captions, dim], on the tower's device.
+        """
+        width = int(self._inner.config.hidden_size)
+        pooled = torch.empty((len(num_tokens), width), device=self._device)
+        padded = np.append(tokens, self._inner.config.pad_token_id or 0)  # what -1 stands for
+        with torch.autocast("cuda", torch.float16, enabled=self._device.type == "cuda"):
+            for planned in plan_passes(num_tokens, self.pass_tokens):
+                hidden = self._inner(
+                    input_ids=self._to_device(padded[planned.tokens]).unsqueeze(0),
+                    position_ids=self._to_device(planned.positions + self._first_position)[None],
+                    runs=planned.runs,
+                ).last_hidden_state[0]
+                pooled[self._to_device(planned.captions)] = self._pool(hidden, planned).float()
+            if self._pooling == "pooler":
+                pooler = self._inner.pooler
+                pooled = _by_blocks(lambda rows: pooler(rows.unsqueeze(1)), pooled)
+            if self._projection is not None:
+                pooled = _by_blocks(self._projection, pooled)
+        return pooled
+
+    def _pool(self, hidden: torch.Tensor, planned: Pass) -> torch.Tensor:
+        """The mean or the first of each caption's tokens: float [captions, width]."""
+        parts, start, captions = [], 0, len(planned.captions)
+        for count, length in planned.runs:
+            # tokens: [captions of this run, length, width]
+            tokens = hidden[start : start + count * length].view(count, length, -1)
+            parts.append(tokens.mean(dim=1) if self._pooling == "mean" else tokens[:, 0])
+            start += count * length
+        return torch.cat(parts)[:captions]
+
+    def _to_device(self, values: Int64) -> torch.Tensor:
+        tensor = torch.from_numpy(values)
+        if self._device.type == "cuda":  # the copy runs beside the last pass
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor
+
+
+def is_packable(tower: PreTrainedModel) -> bool:
+    """Whether a tower is of a family whose packed passes are known to equal its padded ones."""
+    inner = tower.tower if isinstance(tower, PooledTextModel) else tower
+    return inner.config.model_type in _FIRST_POSITION and not inner.config.is_decoder
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    runs: Runs | None = None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention within each caption of a packed pass; the usual one where no runs are given.
+
+    Args:
+        module: The attention layer.
+        query: float [1, heads, tokens, width of a head]; so are `key` and `value`.
+        key: See `query`.
+        value: See `query`.
+        attention_mask: None for a packed pass.
+        runs: The captions.
+        scaling: Of the products.
+        **kwargs: What `transformers` passes on besides.
+
+    Returns:
+        float [1, tokens, heads, width of a head], and no weights.
+    """
+    if runs is None:
+        output, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
+        return output, None
+    _, heads, tokens, width = query.shape
+    attended = query.new_empty((1, tokens, heads, width))
+    start = 0
+    for count, length in runs:
+        stop = start + count * length
+        # by caption: [captions, heads, length, width]
+        q, k, v = (
+            each[0, :, start:stop].view(heads, count, length, width).transpose(0, 1)
+            for each in (query, key, value)
+        )
+        run = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scaling)
+        attended[0, start:stop] = run.transpose(1, 2).reshape(count * length, heads, width)
+        start = stop
+    return attended, None
+
+
+AttentionInterface.register(ATTENTION, packed_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+# Where the positions of a caption begin: after the padding token's, in the RoBERTa family.
+_FIRST_POSITION = {"bert": 0, "electra": 0, "roberta": 1, "xlm-roberta": 1, "camembert": 1}
+
+
+def _first_position(inner: PreTrainedModel) -> int:
+    after_padding = _FIRST_POSITION[inner.config.model_type]
+    return int(inner.config.pad_token_id) + 1 if after_padding else 0
+
+
+def _by_blocks(module: Any, rows: torch.Tensor) -> torch.Tensor:
+    """Rows through a module in blocks of one size, the last filled up: float32 [rows, dim]."""
+    filled = torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % POOLED_ROWS))
+    return torch.cat([module(block).float() for block in torch.split(filled, POOLED_ROWS)])[
+        : len(rows)
+    ]
