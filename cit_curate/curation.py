@@ -19,6 +19,7 @@ from cit_curate.config import (
 from cit_curate.curator import LaneScan, ScanState, ScanTotals, WindowScores
 from cit_curate.environment import describe_environment
 from cit_curate.errors import ConfigError
+from cit_curate.known_scores import KnownScores
 from cit_curate.ledger import Commit, Run
 from cit_curate.lock import owner_lock
 from cit_curate.metadata.entries import MetadataEntry, load_metadata
@@ -73,6 +74,7 @@ class Curator:
         needed = config.curation != "none" or metadata.metadata
         self.entries: Sequence[MetadataEntry] = load_metadata(metadata) if needed else ()
         self.index = VersionedIndex(config.index, index_folder)
+        self._known: tuple[str, KnownScores] = ("", KnownScores())
         self.orders = tuple(
             MixedOrder(
                 self.pools,
@@ -176,7 +178,14 @@ class Curator:
             lane=lane,
             update=update,
             scores=scores,
+            known=self._known_scores(encoder),
         )
+
+    def _known_scores(self, encoder: Embedder) -> KnownScores:
+        """What all lanes have scored under this encoder."""
+        if self._known[0] != encoder.fingerprint:
+            self._known = (encoder.fingerprint, KnownScores())
+        return self._known[1]
 
     @property
     def prompts(self) -> list[str]:

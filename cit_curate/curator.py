@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from cit_curate.captions import augment_tags
 from cit_curate.config import CurateConfig
 from cit_curate.errors import ShortfallError
+from cit_curate.known_scores import KnownScores
 from cit_curate.ledger import HISTOGRAM_BINS, SCHEMAS
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.pool.mixed_order import MixedOrder
@@ -126,6 +127,7 @@ class LaneScan:
         update: int = 0,
         on_progress: Callable[[ScanTotals], None] | None = None,
         scores: WindowScores | None = None,
+        known: KnownScores | None = None,
     ) -> None:
         self.config = config
         self.entry_names = pa.array([entry.name for entry in entries], pa.string())
@@ -143,6 +145,7 @@ class LaneScan:
         self._pass_length = order.length
         self.on_progress = on_progress
         self._scores = scores
+        self._known = known or KnownScores()
         self._scored: Iterator[ScoredBatch] = iter(())
         self._surplus = self.near_misses
         self._seen: set[str] = set()
@@ -330,12 +333,14 @@ class LaneScan:
             return scored
         texts = [text for batch in window for text in scanned_texts(self.config, self.lane, batch)]
         with _ENCODING:
-            vectors = self.encoder.embed(texts)
+            asked = self._known.ask(texts)
+            vectors = self.encoder.embed(asked.new.to_pylist())
             embedded = time.perf_counter()
-            result = self.index.search(vectors)
+            found = self.index.search(vectors)
+            scored = self._known.answer(asked, found.similarity[:, 0], found.ids[:, 0])
         self.totals.embed_seconds += embedded - started
         self.totals.search_seconds += time.perf_counter() - embedded
-        return result.similarity[:, 0], result.ids[:, 0]
+        return scored
 
     def _rule(
         self, window: Sequence[CaptionBatch], similarity: Float32, nearest: Int64

@@ -23,6 +23,7 @@ import pyarrow as pa
 from cit_curate.config import CurateConfig, TextTowerConfig
 from cit_curate.curator import scanned_texts
 from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.known_scores import KnownScores
 from cit_curate.pool.mixed_order import MixedOrder
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool
@@ -158,15 +159,17 @@ def score(task: ScoreTask) -> None:
         for batch in order.batches(cursor, UNIT_CAPTIONS, task.stop - task.start)
         for text in scanned_texts(task.scan.config, task.lane, batch)
     ]
-    found = index.search(encoder.embed(texts))
-    columns = [pa.array(found.similarity[:, 0]), pa.array(found.ids[:, 0])]
+    known = _known(task.scan)
+    asked = known.ask(texts)
+    found = index.search(encoder.embed(asked.new.to_pylist()))
+    scored = known.answer(asked, found.similarity[:, 0], found.ids[:, 0])
     task.path.parent.mkdir(parents=True, exist_ok=True)
     with (
         atomic_file(task.path) as temporary,
         pa.OSFile(str(temporary), "wb") as stream,
         pa.ipc.new_file(stream, _SCHEMA) as writer,
     ):
-        writer.write_table(pa.table(columns, schema=_SCHEMA))
+        writer.write_table(pa.table([pa.array(each) for each in scored], schema=_SCHEMA))
 
 
 def read_scores(task: ScoreTask) -> tuple[Float32, Int64]:
@@ -278,6 +281,12 @@ def _encoder(tower: Tower) -> TextEncoder:
 def _index(scan: Scan) -> MetadataIndex:
     _, vectors = load_vectors(scan.folder / "index")
     return build_index(vectors, scan.index_kind)
+
+
+@lru_cache(maxsize=1)
+def _known(scan: Scan) -> KnownScores:
+    """What this process has scored; units are scored in no certain order, which shows nowhere."""
+    return KnownScores()
 
 
 @lru_cache(maxsize=1)
