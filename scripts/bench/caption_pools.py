@@ -1,0 +1,76 @@
+"""Pools of captions that benchmarks read: real ones from packages, and made-up ones in any number.
+
+None has images. Their captions are known by what decides the speed of curation: how many of them
+are distinct, and how many tokens they have.
+"""
+
+import csv
+import random
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from cit_curate.pool import Pool
+from cit_curate.sources.columns import Columns
+from cit_train.demo.assets import cache_folder, fetch_deb
+from cit_train.demo.clipart import write_clipart_table
+from scripts.bench.yfcc_pool import WORDS
+
+
+def clip_art_pool(folder: Path) -> Pool:
+    """All texts of the clip art that `cit demo` fetches: 14,905 captions of 6,900 pictures."""
+    roots = [
+        fetch_deb(name, cache_folder(), lambda line: None)
+        for name in ("openclipart-png", "openclipart-svg")
+    ]
+    table = folder / "clipart.csv"
+    write_clipart_table(roots[0], roots[1], table)
+    columns = Columns(image_id="image_id", image=None, text=("title", "desc", "tag"))
+    return Pool.build([table], folder / "clipart", columns=columns)
+
+
+def distinct_captions() -> list[str]:
+    """Distinct real captions: of the clip art in `tests/golden`, and definitions of synsets."""
+    golden = Path(__file__).parents[2] / "tests" / "golden" / "captions.csv"
+    with golden.open(newline="", encoding="utf-8") as stream:
+        clip_art = [row["caption"] for row in csv.DictReader(stream)]
+    lines = files("timm.data").joinpath("_info/imagenet_synset_to_definition.txt").read_text()
+    definitions = [line.partition("\t")[2] for line in lines.splitlines()]
+    return list(dict.fromkeys([*clip_art, *definitions]))
+
+
+def made_up_captions(count: int, *, distinct: float, seed: int = 0) -> list[str]:
+    """Captions with the lengths and repeats of a photo site: titles, camera names, tag lists.
+
+    Args:
+        count: How many.
+        distinct: About which share of them is met once only.
+        seed: Of the words.
+    """
+    rng = random.Random(seed)  # noqa: S311 - made-up captions
+    frequent = [f"IMG_{number:04d}" for number in range(2_000)]
+    weights = [1 / (place + 1) ** 0.7 for place in range(len(WORDS))]
+    captions = []
+    for number in range(count):
+        if rng.random() >= distinct:
+            captions.append(frequent[min(int(rng.expovariate(1 / 200)), 1_999)])
+            continue
+        words = rng.choices(WORDS, weights, k=1 + min(int(rng.expovariate(1 / 6)), 40))
+        captions.append(f"{' '.join(words)} {number}")
+    return captions
+
+
+def caption_pool(folder: Path, captions: Sequence[str]) -> Pool:
+    """A pool with one caption an image."""
+    table = folder / "captions.csv"
+    write_captions(table, captions)
+    columns = Columns(image_id="image_id", image=None, text=("title",))
+    return Pool.build([table], folder / "captions", columns=columns)
+
+
+def write_captions(table: Path, captions: Iterable[str]) -> None:
+    """A CSV with `image_id` and `title`."""
+    with table.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("image_id", "title"))
+        writer.writerows((f"{row:08d}", caption) for row, caption in enumerate(captions))

@@ -1,0 +1,111 @@
+"""One pass of curation over real captions, against the plain loop of `baseline.py`.
+
+    python -m scripts.bench.curation [--repeats 3] [--json FILE] [--captions 16384]
+
+Three pools: the clip art's captions as they are, the same with tags augmented at every visit, and
+captions that are all distinct. The selections are compared, pair by pair.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
+from cit_curate.curation import Curator
+from cit_curate.curator import scanned_texts
+from cit_curate.pool import Pool
+from cit_curate.records import PoolCursor
+from cit_curate.text_encoder import TextEncoder, load_text_tower
+from scripts.bench.baseline import curate_plainly
+from scripts.bench.caption_pools import caption_pool, clip_art_pool, distinct_captions
+from scripts.bench.side_by_side import Comparison, Timing, add_output, show, take_turns
+
+LABELS = Path(__file__).parents[2] / "tests" / "golden" / "labels.txt"
+TEXT = TextTowerConfig(text_encoder="package:minilm", pooling="mean")
+RULES = CurateConfig(
+    threshold=0.55, min_ratio=0.003, collection="multiset", texts="every", aug_tag=False
+)
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--captions", type=int, default=16_384, help="of the distinct ones")
+    parser.add_argument("--text-encoder", default=TEXT.text_encoder)
+    add_output(parser)
+    asked = parser.parse_args()
+    text = replace(TEXT, text_encoder=asked.text_encoder)
+    with tempfile.TemporaryDirectory(prefix="cit-bench-") as name:
+        folder = Path(name)
+        clip_art = clip_art_pool(folder)
+        distinct = caption_pool(folder, distinct_captions()[: asked.captions])
+        augmented = replace(RULES, aug_tag=True)
+        comparisons = [
+            compare("clip-art captions", clip_art, RULES, text, folder, asked.repeats),
+            compare("clip-art, tags augmented", clip_art, augmented, text, folder, asked.repeats),
+            compare("distinct captions", distinct, RULES, text, folder, asked.repeats),
+        ]
+    show(comparisons, asked.json)
+
+
+def compare(
+    title: str, pool: Pool, rules: CurateConfig, text: TextTowerConfig, folder: Path, repeats: int
+) -> Comparison:
+    """Both ways over one pass of a pool; an error when their selections differ."""
+    metadata = MetadataConfig(metadata=str(LABELS))
+    curator = Curator(pool, metadata, rules)
+    batches = list(curator.orders[0].batches(PoolCursor(), 2_048, curator.orders[0].length))
+    texts = [text for batch in batches for text in scanned_texts(rules, 0, batch)]
+    keys = [
+        f"{image}_{key}"
+        for batch in batches
+        for image, key in zip(
+            *(batch.rows[n].to_pylist() for n in ("image_id", "text_key")), strict=True
+        )
+    ]
+    metadata_file = folder / "metadata.json"
+    metadata_file.write_text(json.dumps(list(zip(keys, texts, strict=True))), encoding="utf-8")
+    tower, tokenizer = load_text_tower(text)
+    kept: dict[str, list[set[str]]] = {"plain loop": [], "cit": []}
+
+    def plain() -> None:
+        kept["plain loop"].append(
+            curate_plainly(
+                metadata_file, [entry.name for entry in curator.entries], tower.eval(), tokenizer,
+                threshold=rules.threshold, min_ratio=rules.min_ratio, scan_batch=2_048,
+            )
+        )  # fmt: skip
+
+    def ours() -> None:
+        encoder = TextEncoder(*load_text_tower(text))
+        fresh = Curator(pool, metadata, rules)  # nothing is left from the last turn
+        (selection,) = fresh.run(
+            encoder, fresh.refresh(encoder), [PoolCursor()], outer_step=0, update=0, num_pairs=None
+        )
+        kept["cit"].append(set(selection.rows["pair_key"].to_pylist()))
+
+    ways: dict[str, Callable[[], object]] = {"plain loop": plain, "cit": ours}
+    seconds = take_turns(ways, repeats=repeats, warm_up=False)
+    if any(each != kept["cit"][0] for selections in kept.values() for each in selections):
+        raise SystemExit(f"{title}: the selections differ")
+    encoder = TextEncoder(*load_text_tower(text))
+    tokens = encoder.tokenizer(texts, truncation=True, max_length=32)["input_ids"]
+    return Comparison(
+        title=title,
+        unit="captions",
+        baseline="plain loop",
+        timings=tuple(Timing(name, times, len(texts)) for name, times in seconds.items()),
+        facts={
+            "captions": len(texts),
+            "distinct": f"{len(set(texts)) / len(texts):.0%}",
+            "tokens each": sum(map(len, tokens)) / len(texts),
+            "kept": len(kept["cit"][0]),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
