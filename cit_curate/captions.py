@@ -68,8 +68,8 @@ def augment_tags(caption: str, rng: np.random.Generator) -> str:
             was scored can be made again.
     """
     tags = [tag.strip() for tag in caption.split(",")]
-    order = rng.permutation(len(tags))
-    return TAG_DELIMITERS[rng.integers(len(TAG_DELIMITERS))].join(tags[place] for place in order)
+    order = rng.permutation(len(tags)).tolist()
+    return TAG_DELIMITERS[rng.integers(len(TAG_DELIMITERS))].join([tags[place] for place in order])
 
 
 def is_blank(caption: str, text_key: str) -> bool:

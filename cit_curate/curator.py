@@ -20,14 +20,15 @@ import pyarrow.compute as pc
 from cit_curate.captions import augment_tags
 from cit_curate.config import CurateConfig
 from cit_curate.errors import ShortfallError
+from cit_curate.keyed_random import keyed_generators
 from cit_curate.known_scores import KnownScores
 from cit_curate.ledger import HISTOGRAM_BINS, SCHEMAS
 from cit_curate.metadata.entries import MetadataEntry
+from cit_curate.near_misses import NearMisses
 from cit_curate.pool.mixed_order import MixedOrder
 from cit_curate.records import CaptionBatch, CaptionOrder, Embedder, Float32, Int64, PoolCursor
 from cit_curate.selection import (
     EVERYTHING,
-    best_per_entry,
     first_of_each,
     keep_similar,
     suggest_threshold,
@@ -103,9 +104,14 @@ def scanned_texts(config: CurateConfig, lane: int, batch: CaptionBatch) -> list[
     """The texts that are scored: captions, tags augmented anew at each visit."""
     texts: list[str] = batch.rows["caption"].to_pylist()
     if config.augments_tags:
-        for row in np.flatnonzero(pc.equal(batch.rows["text_key"], "tag").to_numpy()):
-            place = (int(batch.pass_index[row]), lane, int(batch.position[row]))
-            rng = np.random.default_rng((config.seed, TAG_KEY, *place))
+        tags = np.flatnonzero(pc.equal(batch.rows["text_key"], "tag").to_numpy()).tolist()
+        several = [row for row in tags if "," in texts[row]]
+        for row in {*tags}.difference(several):
+            # One tag has neither order nor delimiter, so nothing need be drawn for it.
+            texts[row] = texts[row].strip()
+        places = batch.pass_index[several], [lane] * len(several), batch.position[several]
+        generators = keyed_generators((config.seed, TAG_KEY), *places)
+        for row, rng in zip(several, generators, strict=True):
             texts[row] = augment_tags(texts[row], rng)
     return texts
 
@@ -138,7 +144,7 @@ class LaneScan:
         self.lane = lane
         self.update = update
         self.totals = ScanTotals()
-        self.near_misses = _scored_schema().empty_table()
+        self._near_misses = NearMisses(_scored_schema().empty_table(), best=NEAR_MISSES_PER_ENTRY)
         self._limit = config.max_passes * order.length
         self._order = order
         self._batches = self._read_from(cursor)
@@ -166,11 +172,17 @@ class LaneScan:
         """
         self.cursor = state.cursor
         self.totals = copy.deepcopy(state.totals)
-        self.near_misses, self._surplus = state.near_misses, state.surplus
+        self._near_misses = NearMisses(state.near_misses, best=NEAR_MISSES_PER_ENTRY)
+        self._surplus = state.surplus
         self._num_asked = state.num_asked
         if self._counts_once:
             self._seen = {*state.taken, *self._unique_keys(state.surplus).to_pylist()}
         self._batches, self._scored = self._read_from(self.cursor), iter(())
+
+    @property
+    def near_misses(self) -> pa.Table:
+        """The best pairs that were not kept: `NEAR_MISSES_PER_ENTRY` of an entry, best first."""
+        return self._near_misses.rows
 
     @property
     def everything_passes(self) -> bool:
@@ -372,9 +384,7 @@ class LaneScan:
         if not self._counts_once:
             return rows
         keys = self._unique_keys(rows)
-        fresh = first_of_each(keys, self._seen)
-        self._seen.update(keys.filter(fresh).to_pylist())
-        return rows.filter(fresh)
+        return rows.filter(first_of_each(keys, self._seen))
 
     def _unique_keys(self, rows: pa.Table) -> pa.ChunkedArray:
         """What may be kept once in an outer step of `unique` collection."""
@@ -415,19 +425,9 @@ class LaneScan:
             totals.best_similarity = max(totals.best_similarity, float(batch.similarity.max()))
             clipped = np.clip(batch.similarity, -1, 1)
             totals.histogram += np.histogram(clipped, bins=HISTOGRAM_BINS, range=(-1, 1))[0]
-            self._remember_near_misses(batch.missed)
+            self._near_misses.add(batch.missed)
         if self.on_progress is not None:
             self.on_progress(totals)
-
-    def _remember_near_misses(self, missed: pa.Table) -> None:
-        missed = pa.concat_tables([self.near_misses, missed])
-        best = best_per_entry(
-            missed["similarity"].to_numpy(),
-            missed["metadata_id"].to_numpy().astype(np.int64),
-            missed["scan_position"].to_numpy(),
-            best=NEAR_MISSES_PER_ENTRY,
-        )
-        self.near_misses = missed.take(best)
 
     def _shortfall(self) -> ShortfallError:
         totals = self.totals

@@ -33,17 +33,23 @@ def keep_similar(similarity: Float32, *, threshold: float, min_ratio: float) -> 
 
 
 def first_of_each(keys: pa.ChunkedArray, seen: set[str]) -> Bool:
-    """Mark the pair keys that are not in `seen` and have not come earlier among `keys`.
+    """Mark the pair keys that are not in `seen` and have not come earlier; `seen` has them then.
 
     Returns:
         bool [keys].
     """
-    fresh = np.zeros(len(keys), dtype=np.bool_)
-    here: set[str] = set()
-    for row, key in enumerate(keys.to_pylist()):
-        if key not in seen and key not in here:
+    texts: list[str] = keys.to_pylist()
+    num_seen = len(seen)
+    if seen.isdisjoint(texts):
+        seen.update(texts)
+        if len(seen) == num_seen + len(texts):  # as good as always: within a pass none repeats
+            return np.ones(len(texts), dtype=np.bool_)
+        seen.difference_update(texts)
+    fresh = np.zeros(len(texts), dtype=np.bool_)
+    for row, key in enumerate(texts):
+        if key not in seen:
             fresh[row] = True
-            here.add(key)
+            seen.add(key)
     return fresh
 
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from cit_curate.config import Order, Texts
 from cit_curate.errors import ConfigError
-from cit_curate.pool.parts import image_starts
 from cit_curate.pool.pool import Pool
+from cit_curate.pool.window import Window
 from cit_curate.records import CaptionBatch, Int64, PoolCursor
 
 EXACT_POOL_ROWS = 1_000_000
@@ -26,20 +26,11 @@ _PARTS, _PERMUTATION, _TEXTS = 1, 2, 3
 
 
 @dataclass(frozen=True)
-class _Window:
+class _Planned:
     """Row groups that are in memory together, and the captions that a pass takes from them."""
 
     groups: tuple[int, ...]
     captions: int
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """A window in memory: its pairs, and the row where each image starts (closed by the total)."""
-
-    groups: tuple[int, ...]
-    rows: pa.Table
-    bounds: Int64
 
 
 class ScanOrder:
@@ -91,8 +82,8 @@ class ScanOrder:
         self._texts = texts
         self._exact = pool.num_pairs < EXACT_POOL_ROWS
         self._groups = tuple(range(lane, len(pool.row_groups), num_lanes))
-        self._plan: tuple[int, tuple[_Window, ...]] | None = None
-        self._loaded: _Loaded | None = None
+        self._plan: tuple[int, tuple[_Planned, ...]] | None = None
+        self._loaded: Window | None = None
         self._visit: tuple[tuple[int, int], Int64] | None = None
         self.length = sum(self._captions(group) for group in self._groups)
 
@@ -141,16 +132,16 @@ class ScanOrder:
             first = position - (int(ends[number]) - window.captions)
             count = min(stop - start, window.captions - first)
             order = self._order_in(pass_index, number, window)
-            pieces.append(self._load(window).rows.take(pa.array(order[first : first + count])))
+            pieces.append(self._load(window).take(order[first : first + count]))
             start += count
         return pieces[0] if len(pieces) == 1 else pa.concat_tables(pieces).combine_chunks()
 
-    def _windows(self, pass_index: int) -> tuple[_Window, ...]:
+    def _windows(self, pass_index: int) -> tuple[_Planned, ...]:
         if self._plan is None or self._plan[0] != pass_index:
             self._plan = (pass_index, tuple(self._planned(pass_index)))
         return self._plan[1]
 
-    def _planned(self, pass_index: int) -> Iterator[_Window]:
+    def _planned(self, pass_index: int) -> Iterator[_Planned]:
         if self._exact:
             yield self._window(self._groups)
             return
@@ -167,28 +158,26 @@ class ScanOrder:
             if groups:
                 yield self._window(groups)
 
-    def _window(self, groups: tuple[int, ...]) -> _Window:
-        return _Window(groups, sum(self._captions(group) for group in groups))
+    def _window(self, groups: tuple[int, ...]) -> _Planned:
+        return _Planned(groups, sum(self._captions(group) for group in groups))
 
     def _captions(self, group: int) -> int:
         row_group = self._pool.row_groups[group]
         return row_group.images if self._texts == "one" else row_group.rows
 
-    def _load(self, window: _Window) -> _Loaded:
-        if self._loaded is None or self._loaded.groups != window.groups:
+    def _load(self, planned: _Planned) -> Window:
+        if self._loaded is None or self._loaded.groups != planned.groups:
             self._loaded = None  # Let go of the last window before the next one is read.
-            rows = self._pool.read_row_groups(window.groups)
-            bounds = np.append(image_starts(rows["image_id"]), rows.num_rows)
-            self._loaded = _Loaded(window.groups, rows, bounds)
+            self._loaded = Window(self._pool, planned.groups)
         return self._loaded
 
-    def _order_in(self, pass_index: int, number: int, window: _Window) -> Int64:
+    def _order_in(self, pass_index: int, number: int, window: _Planned) -> Int64:
         """int64 [captions]: the window's rows, in the order that this pass takes them."""
         if self._visit is None or self._visit[0] != (pass_index, number):
             self._visit = ((pass_index, number), self._drawn_order(pass_index, number, window))
         return self._visit[1]
 
-    def _drawn_order(self, pass_index: int, number: int, window: _Window) -> Int64:
+    def _drawn_order(self, pass_index: int, number: int, window: _Planned) -> Int64:
         bounds = self._load(window).bounds
         key = (pass_index, self._lane, number)
         if self._texts == "one":

@@ -171,20 +171,36 @@ class Pool:
         Raises:
             DamagedError: A part cannot be read.
         """
-        tables = []
+        return pa.concat_tables(self.tables(groups)).combine_chunks()
+
+    def tables(
+        self, groups: Sequence[int], *, dictionaries: Sequence[str] = ()
+    ) -> Iterator[pa.Table]:
+        """The pairs of some row groups, in the order asked for: a table per part, `PAIR_COLUMNS`.
+
+        Args:
+            groups: Numbers of row groups; those of one part beside each other are read at once.
+            dictionaries: Columns that are given dictionary-encoded, for values that repeat.
+
+        Raises:
+            DamagedError: A part cannot be read.
+        """
+        columns = list(PAIR_COLUMNS)
         runs = [
             (part, [self.row_groups[place].group for place in places])
             for part, places in groupby(groups, key=lambda place: self.row_groups[place].part)
         ]
         for (_, wanted), path in zip(runs, self._paths([part for part, _ in runs]), strict=True):
             try:
-                with pq.ParquetFile(path, pre_buffer=False) as file:
-                    tables.append(file.read_row_groups(wanted, columns=list(PAIR_COLUMNS)))
+                with pq.ParquetFile(
+                    path, pre_buffer=False, read_dictionary=list(dictionaries)
+                ) as file:
+                    table = file.read_row_groups(wanted, columns=columns).select(columns)
             except (pa.ArrowInvalid, OSError) as error:
                 raise DamagedError(
                     f"{path} cannot be read: {error}; see: cit pool verify {self.location}"
                 ) from error
-        return pa.concat_tables(tables).select(list(PAIR_COLUMNS)).combine_chunks()
+            yield table
 
     def image_bytes(self, image_uri: str, source: str, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
         """The bytes of a pair's image; read nowhere but here.

@@ -54,7 +54,23 @@ def test_either_the_passing_share_suffices_or_exactly_the_best_are_kept(
 
 def test_first_of_each_marks_what_is_neither_seen_nor_repeated() -> None:
     keys = pa.chunked_array([["a", "b", "a", "c"]])
-    assert first_of_each(keys, {"b"}).tolist() == [True, False, False, True]
+    seen = {"b"}
+    assert first_of_each(keys, seen).tolist() == [True, False, False, True]
+    assert seen == {"a", "b", "c"}
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdefghij"), max_size=6), max_size=6))
+def test_first_of_each_over_batches_is_looking_at_one_key_after_another(
+    batches: list[list[str]],
+) -> None:
+    seen: set[str] = set()
+    earlier: list[str] = []
+    for keys in batches:
+        fresh = first_of_each(pa.chunked_array([keys], pa.string()), seen)
+        for key, is_fresh in zip(keys, fresh, strict=True):
+            assert is_fresh == (key not in earlier)
+            earlier.append(key)
+        assert seen == {*earlier}
 
 
 def test_best_per_entry_ranks_within_each_entry_and_breaks_ties_by_position() -> None:

@@ -13,6 +13,7 @@ from cit_curate.pool import order as pool_order
 from cit_curate.pool import parts as pool_parts
 from cit_curate.pool.order import ScanOrder
 from cit_curate.pool.pool import Pool
+from cit_curate.pool.window import Window
 from cit_curate.records import PAIR_COLUMNS, PoolCursor
 from cit_curate.sources.columns import Columns
 
@@ -169,13 +170,12 @@ def test_a_window_holds_only_its_own_row_groups(pool, monkeypatch):
     monkeypatch.setattr(pool_order, "EXACT_POOL_ROWS", 0)
     monkeypatch.setattr(pool_order, "WINDOW_PARTS", 3)
     sizes = []
-    read = Pool.read_row_groups
 
-    def counted(self, groups):
+    def counted(pool, groups):
         sizes.append(len(groups))
-        return read(self, groups)
+        return Window(pool, groups)
 
-    monkeypatch.setattr(Pool, "read_row_groups", counted)
+    monkeypatch.setattr(pool_order, "Window", counted)
     order = ScanOrder(pool, seed=0, lane=1, num_lanes=2)
     table = pa.concat_tables([b.rows for b in order.batches(PoolCursor(), 5, order.length)])
     assert table.num_rows == order.length
