@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from cit_curate.captions import augment_tags
 from cit_curate.errors import DamagedError, PeerLostError
-from cit_curate.ledger import step_folder
+from cit_curate.ledger import SCHEMAS, step_folder
 from cit_curate.pool.images import ImageRejected, read_image
 from cit_curate.records import split_pair_key
 from cit_curate.shards import Sample, read_shard, shard_entry
@@ -226,8 +226,8 @@ def count_uses(
     lane: int,
     first_update: int,
     pairs_per_update: int,
-) -> list[dict[str, Any]]:
-    """The `used` rows of a lane: times used, first and last update of each pair.
+) -> pa.Table:
+    """The `used` rows of a lane: times used, first and last update of each pair, as first used.
 
     Args:
         rows: Table with `pair_key` and `pool`, what the lane was trained on, in order.
@@ -236,21 +236,24 @@ def count_uses(
         first_update: The update that the first pairs were used in.
         pairs_per_update: Of this lane.
     """
-    uses: dict[tuple[str, str], dict[str, Any]] = {}
-    pairs = zip(rows["pool"].to_pylist(), rows["pair_key"].to_pylist(), strict=True)
-    for place, (pool, key) in enumerate(pairs):
-        update = first_update + place // pairs_per_update
-        row = uses.setdefault(
-            (pool, key),
-            {
-                "outer_step": outer_step,
-                "lane": lane,
-                "pair_key": key,
-                "times_used": 0,
-                "first_update": update,
-                "pool": pool,
-            },
-        )
-        row["times_used"] += 1
-        row["last_update"] = update
-    return list(uses.values())
+    place = pa.array(np.arange(len(rows), dtype=np.int64))
+    pairs = pa.table([rows["pool"], rows["pair_key"], place], names=["pool", "pair_key", "place"])
+    counted = (
+        pairs.group_by(["pool", "pair_key"])
+        .aggregate([("place", "count"), ("place", "min"), ("place", "max")])
+        .sort_by("place_min")
+    )
+    first, last = (
+        first_update + counted[name].to_numpy() // pairs_per_update
+        for name in ("place_min", "place_max")
+    )
+    columns = {
+        "outer_step": pa.repeat(outer_step, len(counted)),
+        "lane": pa.repeat(lane, len(counted)),
+        "pair_key": counted["pair_key"],
+        "times_used": counted["place_count"],
+        "first_update": first,
+        "last_update": last,
+        "pool": counted["pool"],
+    }
+    return pa.table(columns).cast(SCHEMAS["used"])

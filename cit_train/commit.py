@@ -6,10 +6,8 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, NoReturn
 
-import pyarrow as pa
-
 from cit_curate.curation import write_scan
-from cit_curate.ledger import SCHEMAS, Commit, step_folder
+from cit_curate.ledger import Commit, step_folder
 from cit_curate.records import PoolCursor
 from cit_train.batches import count_uses
 from cit_train.checkpoint import (
@@ -121,7 +119,7 @@ def _write_lane(
     rows = stream.selected_rows()
     files = [
         *write_scan(run, scan, rows),
-        run.write_table("used", pa.Table.from_pylist(uses, schema=SCHEMAS["used"]), **place),
+        run.write_table("used", uses, **place),
         run.write_table("rejects", stream.reject_rows(), **place),
     ]
     return {

@@ -7,7 +7,7 @@ pair whose image cannot be opened is set aside, and the scan's next kept pair ta
 
 import contextlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,29 +119,35 @@ class ShardStream(threading.Thread):
 
     def _write(self) -> None:
         writer = self._open_writer()
-        written: list[pa.Table] = []
-        place = 0
-        while place < len(self._planned) and len(written) < self._num_pairs:
+        written: list[int] = []  # rows of the planned pairs with the replacements behind them
+        replacements: list[pa.Table] = []
+        num_tried = 0
+        for place, fields in enumerate(_each(self._planned)):
+            if len(written) == self._num_pairs:
+                break
             if self._stopping.is_set():
                 raise BadInputError("the stream was asked to stop")
+            num_tried = place + 1
             is_new = len(written) >= self._num_written
-            row = self._planned.slice(place, 1)
-            place += 1
-            image = self._image_or_none(row, is_new=is_new)
+            image, row = self._image_or_none(fields, is_new=is_new), place
             while image is None:
-                row = self.scan.take(1)
-                if not len(row):
+                replacement = self.scan.take(1)
+                if not len(replacement):
                     break
-                image = self._image_or_none(row, is_new=is_new)
+                fields = next(_each(replacement))
+                image = self._image_or_none(fields, is_new=is_new)
+                row = len(self._planned) + len(replacements)
+                replacements.append(replacement)
             if image is None:  # the passes are over, and the policy is to train on what there is
                 continue
             if is_new:
-                self._add(writer, self._sample(row.to_pylist()[0], image))
+                self._add(writer, self._sample(fields, image))
             written.append(row)
         self._write_rejects()
         writer.close()
-        self._unused = self._planned.slice(place)
-        self.rows = pa.concat_tables([self.rows, *written]).combine_chunks()
+        self._unused = self._planned.slice(num_tried)
+        everything = pa.concat_tables([self._planned, *replacements]).combine_chunks()
+        self.rows = everything.take(pa.array(written, pa.int64()))
 
     def _open_writer(self) -> ShardWriter:
         """A writer that goes on after the shards that are there."""
@@ -179,12 +185,11 @@ class ShardStream(threading.Thread):
         info = {name: fields[name] for name in names}
         return Sample(image, image_suffix(image), fields["caption"], info)
 
-    def _image_or_none(self, row: pa.Table, *, is_new: bool) -> bytes | None:
+    def _image_or_none(self, fields: Mapping[str, Any], *, is_new: bool) -> bytes | None:
         """The image's bytes, once it decodes; a rejected image is written down.
 
         A pair that is not new is in a closed shard, so its image is not opened again: b"".
         """
-        fields = row.to_pylist()[0]
         try:
             if not is_new:
                 image = b""
@@ -226,3 +231,9 @@ class ShardStream(threading.Thread):
                 f"{error.detail}. Check the image root of the pool with: cit pool info "
                 f"{self._pools[fields['pool']].location}"
             )
+
+
+def _each(rows: pa.Table) -> Iterator[dict[str, Any]]:
+    """Rows as dictionaries; some at a time, since one alone takes twenty times as long."""
+    for batch in rows.to_batches(max_chunksize=256):
+        yield from batch.to_pylist()
