@@ -6,12 +6,11 @@ letter stay two captions, and a pair key never depends on its caption.
 
 import re
 from collections.abc import Callable
-from typing import Literal
 from urllib.parse import unquote
 
 import numpy as np
 
-Cleaning = Literal["none", "yfcc"]
+from cit_curate.config import Cleaning
 
 MAX_CAPTION_BYTES = 16 * 1024
 # Raw text is cut here before it is cleaned: URL encoding makes a letter up to 12 bytes.

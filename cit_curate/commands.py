@@ -11,27 +11,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import tyro
 from rich.console import Console, JustifyMethod
 from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
+from cit_curate.config import COUNT_SUFFIXES, QUERY_MAX_ROWS, QUERY_TIMEOUT_SECONDS
 from cit_curate.errors import ConfigError
-from cit_curate.export import COUNT_SUFFIXES, csv_text, export_counts, export_webdataset
-from cit_curate.ledger import Run
-from cit_curate.pool import Pool
-from cit_curate.pool.mixture import PoolMixture, parse_pool, run_pools
-from cit_curate.query import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_SECONDS, query_run
 from cit_curate.remote import remote_url
-from cit_curate.report import build_report
 from cit_curate.terminal import count_and_rate, printable, progress_bar
 from cit_curate.upload import check_empty, made_here
 from indexes.durable import atomic_file
+
+if TYPE_CHECKING:  # they import Arrow and DuckDB, which `--help` must not wait for
+    import pyarrow as pa
+
+    from cit_curate.ledger import Run
+    from cit_curate.pool import Pool
+    from cit_curate.pool.mixture import PoolMixture
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +48,8 @@ def query(
     json: bool = False,
     parquet: Path | None = None,
     pool: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
-    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
-    max_rows: int = DEFAULT_MAX_ROWS,
+    timeout_seconds: float = QUERY_TIMEOUT_SECONDS,
+    max_rows: int = QUERY_MAX_ROWS,
 ) -> None:
     """Ask a run in SQL: one SELECT over its views.
 
@@ -74,6 +74,10 @@ def query(
     """
     if csv + json + (parquet is not None) > 1:
         raise ConfigError("--csv, --json and --parquet exclude each other; choose one")
+    from cit_curate.ledger import Run
+    from cit_curate.pool.mixture import PoolMixture
+    from cit_curate.query import query_run
+
     opened = Run.open(run)
     source = run_pool(opened, pool)
     if source is not None and any(each.pool.is_remote for each in PoolMixture.of(source)):
@@ -87,6 +91,8 @@ def query(
         max_rows=max_rows,
     )
     if parquet is not None:
+        import pyarrow.parquet as pq
+
         with atomic_file(parquet) as temporary:
             pq.write_table(_unique_names(table), temporary, compression="zstd")
         return
@@ -123,6 +129,9 @@ def export(
         pairs_per_shard: Pairs of each tar.
         json: Print one JSON document instead of a summary.
     """
+    from cit_curate.export import export_counts, export_webdataset
+    from cit_curate.ledger import Run
+
     if pairs_per_shard < 1:
         raise ConfigError(f"--pairs-per-shard is {pairs_per_shard}; it must be at least 1")
     opened = Run.open(run)
@@ -193,6 +202,9 @@ def report(
             --pool A --pool B, or --pool NAME:A when the run gave it another name.
         json: Print one JSON document instead of a summary.
     """
+    from cit_curate.ledger import Run
+    from cit_curate.report import build_report
+
     opened = Run.open(run)
     page = out or run / "report.html"
     source = _fetched(run_pool(opened, pool))
@@ -202,7 +214,7 @@ def report(
     _show({"path": name, "bytes": size}, [f"{name}: {size / 1e6:,.1f} MB"], as_json=json)
 
 
-def run_pool(run: Run, paths: Sequence[str | Path] = ()) -> Pool | PoolMixture | None:
+def run_pool(run: "Run", paths: Sequence[str | Path] = ()) -> "Pool | PoolMixture | None":
     """The pool at `paths`, else the one that the run's configuration names; of several, all.
 
     Returns:
@@ -211,6 +223,9 @@ def run_pool(run: Run, paths: Sequence[str | Path] = ()) -> Pool | PoolMixture |
     Raises:
         ConfigError: The paths are not those of the run's pools.
     """
+    from cit_curate.pool import Pool
+    from cit_curate.pool.mixture import run_pools
+
     of_run = run_pools(run.config)
     if of_run:
         return _mixture(run, of_run, [str(path) for path in paths])
@@ -226,7 +241,7 @@ def run_pool(run: Run, paths: Sequence[str | Path] = ()) -> Pool | PoolMixture |
     return Pool.open(named)
 
 
-def _is_unnamed_store(run: Run, named: object) -> bool:
+def _is_unnamed_store(run: "Run", named: object) -> bool:
     """Whether a run's pool is in a store, which is not asked: its folder may be anybody's."""
     if not isinstance(named, str) or remote_url(named) is None:
         return False
@@ -235,9 +250,12 @@ def _is_unnamed_store(run: Run, named: object) -> bool:
 
 
 def _mixture(
-    run: Run, of_run: Sequence[Mapping[str, Any]], paths: Sequence[str]
-) -> PoolMixture | None:
+    run: "Run", of_run: Sequence[Mapping[str, Any]], paths: Sequence[str]
+) -> "PoolMixture | None":
     """All pools of a run of several, each under the name that its ledger has."""
+    from cit_curate.pool import Pool
+    from cit_curate.pool.mixture import PoolMixture, parse_pool
+
     if not paths:
         if any(_is_unnamed_store(run, pool["path"]) for pool in of_run):
             return None
@@ -260,15 +278,17 @@ def _mixture(
     return PoolMixture([(name, pool, weights[name]) for name, pool in opened])
 
 
-def _fetched(pools: Pool | PoolMixture | None) -> Pool | PoolMixture | None:
+def _fetched(pools: "Pool | PoolMixture | None") -> "Pool | PoolMixture | None":
     """Pools whose parts are all on this machine, for SQL over them."""
+    from cit_curate.pool.mixture import PoolMixture
+
     if pools is not None:
         for each in PoolMixture.of(pools):
             _fetch(each.pool)
     return pools
 
 
-def _fetch(pool: Pool) -> None:
+def _fetch(pool: "Pool") -> None:
     with progress_bar() as progress:
         bar: list[TaskID] = []
 
@@ -282,7 +302,9 @@ def _fetch(pool: Pool) -> None:
         pool.fetch(tell)
 
 
-def _print_table(table: pa.Table) -> None:
+def _print_table(table: "pa.Table") -> None:
+    import pyarrow as pa
+
     shown = table.slice(0, SHOWN_ROWS)
     drawn = Table(header_style="bold")
     for field in table.schema:
@@ -310,7 +332,9 @@ def _cell(value: object) -> str:
     return printable(str(value))
 
 
-def _print_csv(table: pa.Table) -> None:
+def _print_csv(table: "pa.Table") -> None:
+    from cit_curate.export import csv_text
+
     # What a terminal would obey stays out of it; a file or a pipe gets the text as it is.
     clean = printable if sys.stdout.isatty() else str
     writer = csv_format.writer(sys.stdout, lineterminator="\n")
@@ -338,7 +362,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _unique_names(table: pa.Table) -> pa.Table:
+def _unique_names(table: "pa.Table") -> "pa.Table":
     """SELECT 1 AS a, 2 AS a has two columns of one name; the later ones become a_1, a_2."""
     names: list[str] = []
     for name in table.schema.names:

@@ -13,6 +13,17 @@ IndexKind = Literal["auto", "exact", "flat"]
 Shortfall = Literal["error", "train"]
 Curation = Literal["exact", "none"]
 Engine = Literal["local", "ray"]
+Cleaning = Literal["none", "yfcc"]
+SourceFormat = Literal["csv", "tsv", "jsonl", "parquet", "folder", "webdataset", "huggingface"]
+Format = Literal["auto"] | SourceFormat
+YfccFormat = Literal["yfcc15m", "yfcc100m"]
+
+# What the flags of `cit query`, `cit export` and `cit import-counts` say when left out.
+QUERY_TIMEOUT_SECONDS = 60.0
+QUERY_MAX_ROWS = 1_000_000
+COUNT_SUFFIXES = (".json", ".parquet", ".csv")
+MAX_MISSING_RATIO = 0.5
+MAX_REJECT_RATIO = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)

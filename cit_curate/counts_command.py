@@ -5,17 +5,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 from rich.console import Console
 from rich.text import Text
 
-from cit_curate.counts_import import MAX_MISSING_RATIO, MAX_REJECT_RATIO, ImportedCounts
-from cit_curate.counts_import import Progress as Tell
-from cit_curate.counts_import import import_counts as import_file
-from cit_curate.pool import Pool
+from cit_curate.config import MAX_MISSING_RATIO, MAX_REJECT_RATIO
 from cit_curate.terminal import printable, progress_bar
+
+if TYPE_CHECKING:  # they import Arrow and DuckDB, which `--help` must not wait for
+    from cit_curate.counts_import import ImportedCounts
+    from cit_curate.counts_import import Progress as Tell
 
 
 def import_counts(
@@ -47,6 +48,9 @@ def import_counts(
         overwrite: Replace the run that is at --out.
         json: Print one JSON document instead of a summary.
     """
+    from cit_curate.counts_import import import_counts as import_file
+    from cit_curate.pool import Pool
+
     opened = Pool.open(pool)
     with _shown_progress() as tell:
         imported = import_file(
@@ -61,7 +65,7 @@ def import_counts(
     _show(imported, as_json=json)
 
 
-def _show(imported: ImportedCounts, *, as_json: bool) -> None:
+def _show(imported: "ImportedCounts", *, as_json: bool) -> None:
     summary: dict[str, Any] = {
         "path": str(imported.run.path),
         "num_entries": imported.num_entries,
@@ -86,7 +90,7 @@ def _show(imported: ImportedCounts, *, as_json: bool) -> None:
 
 
 @contextmanager
-def _shown_progress() -> Iterator[Tell]:
+def _shown_progress() -> "Iterator[Tell]":
     """Progress of each stage on stderr, only where a person sees it."""
     with progress_bar() as progress:
         bars: dict[str, Any] = {}

@@ -16,8 +16,9 @@ import ijson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cit_curate.config import COUNT_SUFFIXES
 from cit_curate.errors import BadInputError, ConfigError
-from cit_curate.export import COUNT_SUFFIXES, csv_text
+from cit_curate.export import csv_text
 from cit_curate.records import split_pair_key
 
 BATCH_ENTRIES = 65_536

@@ -12,6 +12,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from cit_curate.config import MAX_MISSING_RATIO, MAX_REJECT_RATIO
 from cit_curate.counts_file import (
     ENTRY_SCHEMA,
     REJECT_SCHEMA,
@@ -27,8 +28,6 @@ from indexes.durable import FileEntry, file_sha256
 
 # Dead links make a download miss some of a published list, seldom half of it. When more is
 # missing, it is mostly another pool, or ids that are written in another way.
-MAX_MISSING_RATIO = 0.5
-MAX_REJECT_RATIO = 0.01
 BATCH_ROWS = 65_536
 
 Progress = Callable[[str, int, int], None]

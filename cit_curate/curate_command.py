@@ -4,7 +4,7 @@ import json as json_format
 import math
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -12,12 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from cit_curate.config import CurateConfig, EngineConfig, MetadataConfig, TextTowerConfig
-from cit_curate.curator import ScanTotals
 from cit_curate.errors import ConfigError
-from cit_curate.ledger import Run
-from cit_curate.pool.mixture import PoolMixture
 from cit_curate.terminal import printable, progress_bar
-from cit_curate.threshold import THRESHOLDS, SimilaritySample
+
+if TYPE_CHECKING:  # they import Arrow, which `--help` must not wait for
+    from cit_curate.curator import ScanTotals
+    from cit_curate.ledger import Run
+    from cit_curate.threshold import SimilaritySample
 
 
 def curate(
@@ -62,30 +63,39 @@ def curate(
         overwrite: Replace the run that is at --out.
         json: Print one JSON document instead of a summary.
     """
-    # They import torch, which `--help` need not wait for.
-    from cit_curate.curation import Curator
-    from cit_curate.curation import curate as curate_pool
-    from cit_curate.text_encoder import TextEncoder
+    from cit_curate.ledger import Run
+    from cit_curate.metadata.entries import load_metadata
+    from cit_curate.pool.mixture import PoolMixture
 
     if max_pairs is not None and max_pairs != "all" and max_pairs < 1:
         raise ConfigError(f"--max-pairs is {max_pairs}; it is at least 1, or all")
     if not pool:
         raise ConfigError("POOL is missing: give a folder made by `cit pool build`")
     opened = PoolMixture.open(pool)
+    if out is None and not dry_run:
+        raise ConfigError("--out is missing: give a folder for the run, or --dry-run")
+    if out is not None and not dry_run:
+        Run.check_free(out, overwrite=overwrite)
+    if config.curation != "none" or metadata.metadata:
+        load_metadata(metadata)
+    # Names are right. These import torch, which takes seconds.
+    from cit_curate.curation import Curator
+    from cit_curate.curation import curate as curate_pool
+    from cit_curate.text_encoder import TextEncoder
+
     if dry_run:
         encoder = TextEncoder.load(text, device=device)
         curator = Curator(opened, metadata, config)
         _show_sample(curator.sample(encoder), config, as_json=json)
         return
-    if out is None:
-        raise ConfigError("--out is missing: give a folder for the run, or --dry-run")
+    assert out is not None
     wanted = config.budget if max_pairs is None else max_pairs
     num_pairs = None if wanted == "all" else wanted
     total = opened.pass_images * config.max_passes if num_pairs is None else None
     with progress_bar() as progress:
         bar = progress.add_task("curating", total=total or num_pairs, numbers="")
 
-        def tell(lane: int, totals: ScanTotals) -> None:
+        def tell(lane: int, totals: "ScanTotals") -> None:
             done = totals.scanned if num_pairs is None else totals.kept
             seconds = totals.embed_seconds + totals.search_seconds + totals.read_seconds
             rate = totals.scanned / max(seconds, 1e-9)
@@ -107,7 +117,7 @@ def curate(
     _show_run(run, as_json=json)
 
 
-def _show_run(run: Run, *, as_json: bool) -> None:
+def _show_run(run: "Run", *, as_json: bool) -> None:
     rounds = run.read("rounds").to_pylist()
     scanned = sum(row["scanned"] for row in rounds)
     kept = sum(row["kept"] for row in rounds)
@@ -136,7 +146,9 @@ def _show_run(run: Run, *, as_json: bool) -> None:
     console.print(Text(where), soft_wrap=True)
 
 
-def _show_sample(sample: SimilaritySample, config: CurateConfig, *, as_json: bool) -> None:
+def _show_sample(sample: "SimilaritySample", config: CurateConfig, *, as_json: bool) -> None:
+    from cit_curate.threshold import THRESHOLDS
+
     if as_json:
         # Nothing passes: the budget is never full, and JSON has no infinity.
         fills = math.isfinite(sample.captions_needed(config))

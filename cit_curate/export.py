@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cit_curate.config import COUNT_SUFFIXES
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.ledger import Run, same_key_error
 from cit_curate.pool.images import ImageRejected, image_suffix, read_image
@@ -24,7 +25,6 @@ from cit_curate.query import ImageSource, PairSource, RunDatabase
 from cit_curate.shards import Sample, ShardWriter
 from indexes.durable import atomic_file, atomic_folder
 
-COUNT_SUFFIXES = (".json", ".parquet", ".csv")
 # What a spreadsheet takes for a formula when a text cell starts with it.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 

@@ -18,14 +18,13 @@ from typing import Any, Protocol
 import duckdb
 import pyarrow as pa
 
+from cit_curate.config import QUERY_MAX_ROWS, QUERY_TIMEOUT_SECONDS
 from cit_curate.errors import DamagedError, QueryError, ResourceError
 from cit_curate.ledger import LEDGER_TABLES, POOL_COUNTS, SCHEMAS, Commit, LedgerTable, Run
 from cit_curate.one_select import check_select, short_message
 from cit_curate.pool.mixture import PoolMixture
 from indexes.durable import FileEntry, check_file
 
-DEFAULT_TIMEOUT_SECONDS = 60.0
-DEFAULT_MAX_ROWS = 1_000_000
 MEMORY_LIMIT = "2GB"
 SPILL_LIMIT = "20GB"
 MAX_THREADS = 4
@@ -141,8 +140,8 @@ class RunDatabase:
         self,
         sql: str,
         *,
-        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
-        max_rows: int = DEFAULT_MAX_ROWS,
+        timeout_seconds: float = QUERY_TIMEOUT_SECONDS,
+        max_rows: int = QUERY_MAX_ROWS,
     ) -> pa.Table:
         """The result of a person's SQL.
 
@@ -318,8 +317,8 @@ def query_run(
     sql: str,
     *,
     pool: PairSource | PoolMixture | None = None,
-    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
-    max_rows: int = DEFAULT_MAX_ROWS,
+    timeout_seconds: float = QUERY_TIMEOUT_SECONDS,
+    max_rows: int = QUERY_MAX_ROWS,
 ) -> pa.Table:
     """The result of one SELECT over a run; see `RunDatabase` for its views and errors."""
     with RunDatabase(run, pool) as database:

@@ -30,6 +30,7 @@ from cit_train.config import RunConfig, flat
 from cit_train.distributed import World
 from cit_train.evaluation.evaluator import Evaluator
 from cit_train.features import FeatureCache
+from cit_train.inputs import open_pools, open_selection
 from cit_train.mid_step import MidStep, read_mid_step, remove_mid_step
 from cit_train.models.dual_encoder import build_dual_encoder, make_processor
 from cit_train.models.freeze import freeze
@@ -84,8 +85,8 @@ def open_session(
     """
     world = world or World(StopSignals())
     lanes = world.lanes(config.curate.lanes)
-    whole = _open_pools(config)
-    selection = _open_selection(config, out)  # before --overwrite removes anything
+    whole = open_pools(config)
+    selection = open_selection(config, out)  # before --overwrite removes anything
     if not resume and world.is_first:
         Run.check_free(out, overwrite=overwrite)
     index_folder = out / "index" if world.is_first else None
@@ -179,50 +180,6 @@ def _open_vision(
         num_threads=os.cpu_count() or 1,
     )
     return vision, cache
-
-
-def _open_pools(config: RunConfig) -> PoolMixture:
-    """The pools that the config names, once each has images."""
-    if not config.pool:
-        raise ConfigError("--pool is missing: give a folder made by `cit pool build`")
-    pools = PoolMixture.open(config.pool)
-    for each in pools:
-        if each.pool.has_images:
-            continue
-        raise ConfigError(
-            f"{each.pool.path} names no images, and training needs them; "
-            "curate without training with `cit curate`, or build the pool with --image COLUMN"
-        )
-    if pools.single is None and (config.selection or config.max_sample is not None):
-        flag = "--selection" if config.selection else "--max-sample"
-        raise ConfigError(
-            f"{flag} cuts pairs out of one pool, and --pool names {len(pools)}; make one pool "
-            "first: export what a run selected to a folder (cit export RUN PAIRS) and build a pool "
-            "from it (cit pool build PAIRS --image-id __key__ --out POOL)"
-        )
-    return pools
-
-
-def _open_selection(config: RunConfig, out: Path) -> Run | None:
-    """The run whose selected pairs are trained on; None = curate.
-
-    Raises:
-        ConfigError: It is no run, has selected nothing, or is the run that is about to be written.
-    """
-    if not config.selection:
-        return None
-    selection = Run.open(Path(config.selection))
-    if selection.path.resolve() == out.resolve():
-        raise ConfigError(
-            f"--selection and --out are both {config.selection}; what is trained on it needs a "
-            "folder of its own: give another --out"
-        )
-    if not selection.commits():
-        raise ConfigError(
-            f"--selection: {config.selection} has no committed outer step, so it has selected "
-            "nothing yet"
-        )
-    return selection
 
 
 def _open_run(

@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from cit_curate.errors import CitError, ConfigError
-from cit_curate.ledger import Run
 from cit_train.config import RunConfig, flat
 from cit_train.recipes import recipe_help
 from cit_train.stopping import StoppedError
@@ -148,6 +147,8 @@ def _sweep(runs: dict[str, RunConfig], out: Path, *, as_json: bool) -> None:
 
 
 def _row(folder: Path, message: str, seconds: float) -> SweepRow:
+    from cit_curate.ledger import Run
+
     commits = Run.open(folder).commits() if (folder / "config.json").is_file() else []
     best = commits[-1].best if commits else None
     state = "failed" if message else "finished"

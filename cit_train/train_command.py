@@ -2,6 +2,7 @@
 
 import difflib
 import json as json_format
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -127,11 +128,16 @@ def _without_nproc(args: Sequence[str]) -> list[str]:
 
 
 def _train(config: RunConfig, out: Path, resume: bool, overwrite: bool, *, as_json: bool) -> None:
-    from cit_train.outer_loop import train
-    from cit_train.progress import is_shown, watching
+    from cit_train.inputs import check_inputs
 
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other")
+    if "WORLD_SIZE" not in os.environ:  # else another rank may have begun the run already
+        check_inputs(config, out, resume=resume, overwrite=overwrite)
+    # Names are right. These import torch, which takes seconds.
+    from cit_train.outer_loop import train
+    from cit_train.progress import is_shown, watching
+
     with watching(config.train.max_updates) as watcher:
         run = train(config, out, resume=resume, overwrite=overwrite, watcher=watcher)
     if not is_shown():

@@ -1,6 +1,7 @@
 """indexes <- cit_curate <- cit_train, never back; and what `--help` may not import."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,15 +54,19 @@ def test_configs_import_the_standard_library_only() -> None:
         assert others <= set(sys.stdlib_module_names), path
 
 
-def test_the_overview_loads_neither_torch_nor_transformers() -> None:
+# Each takes a tenth of a second or more to import; torch takes seconds.
+HEAVY = {"torch", "transformers", "faiss", "duckdb", "pyarrow", "numpy", "PIL", "pandas"}
+
+
+def test_the_overview_loads_no_library_that_takes_long() -> None:
     code = (
         "import sys; import cit_train.cli as cli; cli.run(['--help']);"
-        "sys.exit(bool({'torch', 'transformers', 'faiss', 'duckdb'} & sys.modules.keys()))"
+        f"sys.exit(bool(({HEAVY} | {{'tyro', 'rich'}}) & sys.modules.keys()))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_no_help_of_a_command_loads_torch_or_transformers() -> None:
+def test_no_help_of_a_command_loads_a_library_that_takes_long() -> None:
     code = (
         "import contextlib, io, sys\n"
         "import cit_train.cli as cli\n"
@@ -70,6 +75,42 @@ def test_no_help_of_a_command_loads_torch_or_transformers() -> None:
         "    name = [names[verb]] if verb in names else []\n"
         "    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
         "        cli.run([*verb.split(), *name, '--help'])\n"
-        "    assert not {'torch', 'transformers', 'faiss'} & sys.modules.keys(), verb\n"
+        f"    assert not {HEAVY} & sys.modules.keys(), (verb, {HEAVY} & sys.modules.keys())\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["curate", "no-pool", "--metadata", "imagenet"],
+        ["curate", "--metadata", "imagenet"],
+        ["train", "laptop", "--pool", "no-pool", "--metadata", "imagenet", "--out", "no-run"],
+        ["train", "laptp"],
+        ["eval", "no-model", "--data", "."],
+        ["report", "no-run"],
+        ["query", "no-run", "SELECT 1"],
+        ["predict", "no-model", "--image", "no-picture", "--labels", "no-classes"],
+    ],
+)
+def test_a_name_that_is_wrong_is_told_before_torch_is_loaded(
+    command: list[str], tmp_path: Path
+) -> None:
+    code = (
+        "import sys\n"
+        "import cit_train.cli as cli\n"
+        "try:\n"
+        f"    cli.run({command})\n"
+        "except cli.CitError as error:\n"
+        "    print(error)\n"
+        "assert not {'torch', 'transformers'} & sys.modules.keys()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert ended.stdout.strip()

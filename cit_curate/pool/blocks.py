@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cit_curate.captions import Cleaning, cleaner
+from cit_curate.captions import cleaner
+from cit_curate.config import Cleaning
 from cit_curate.errors import BadInputError, DamagedError
 from cit_curate.pool.format import SourceEntry
 from cit_curate.pool.malformed import Counted, count_malformed

@@ -8,26 +8,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import TaskID
 
-from cit_curate.captions import Cleaning
-from cit_curate.config import EngineConfig
+from cit_curate.config import Cleaning, EngineConfig, Format, YfccFormat
 from cit_curate.errors import ConfigError
-from cit_curate.pool.format import CATALOG_NAME, MANIFEST_NAME
-from cit_curate.pool.pool import Pool, verify_pool
-from cit_curate.pool.yfcc_build import build_yfcc_pool
-from cit_curate.pool.yfcc_source import YfccSource
 from cit_curate.remote import remote_url
-from cit_curate.sources.columns import Columns
-from cit_curate.sources.source import Format
-from cit_curate.sources.yfcc import YfccFormat
 from cit_curate.terminal import count_and_rate, printable, progress_bar
 from cit_curate.upload import check_empty, upload_folder
+
+if TYPE_CHECKING:  # they import Arrow and DuckDB, which `--help` must not wait for
+    from cit_curate.pool.pool import Pool
+    from cit_curate.pool.yfcc_source import YfccSource
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +92,11 @@ def build(
         overwrite: Replace a pool that is there.
         json: Print one JSON document instead of a summary.
     """
+    from cit_curate.pool.format import CATALOG_NAME, MANIFEST_NAME
+    from cit_curate.pool.pool import Pool
+    from cit_curate.pool.yfcc_source import YfccSource
+    from cit_curate.sources.columns import Columns
+
     url = remote_url(out)
     if url is not None:
         if overwrite:
@@ -182,7 +183,7 @@ def _for_store(out: Path, url: str | None) -> Iterator[Path]:
         yield Path(folder) / out.name
 
 
-def _warn_of_local_images(pool: Pool) -> None:
+def _warn_of_local_images(pool: "Pool") -> None:
     """Say when a pool in a store has images that nobody will find there."""
     roots = [source.image_root for source in pool.sources if remote_url(source.image_root) is None]
     if remote_url(pool.location) is not None and pool.has_images and roots:
@@ -205,7 +206,7 @@ def _refuse_table_flags(sources: Sequence[Path], image_id: str, *others: str) ->
 
 
 def _build_yfcc(
-    source: YfccSource,
+    source: "YfccSource",
     out: Path,
     *,
     name: str,
@@ -214,6 +215,9 @@ def _build_yfcc(
     overwrite: bool,
     json: bool,
 ) -> None:
+    from cit_curate.pool.pool import Pool
+    from cit_curate.pool.yfcc_build import build_yfcc_pool
+
     with _shown_progress() as progress:
         manifest = build_yfcc_pool(
             source,
@@ -236,6 +240,8 @@ def info(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:
         pool: The pool's folder.
         json: Print one JSON document.
     """
+    from cit_curate.pool.pool import Pool
+
     _show(Pool.open(pool), as_json=json)
 
 
@@ -248,6 +254,8 @@ def verify(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:
         pool: The pool's folder.
         json: Print one JSON document.
     """
+    from cit_curate.pool.pool import verify_pool
+
     notes = verify_pool(pool)
     name = remote_url(pool) or str(pool)
     if json:
@@ -268,6 +276,8 @@ def repair(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:
         pool: The pool's folder.
         json: Print one JSON document.
     """
+    from cit_curate.pool.pool import Pool
+
     path = Pool.open(pool).rebuild_catalog()
     if json:
         _print_json({"path": str(pool), "catalog": str(path)})
@@ -275,7 +285,7 @@ def repair(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:
         Console().print(f"wrote {escape(str(path))}", highlight=False)
 
 
-def summary(pool: Pool) -> dict[str, Any]:
+def summary(pool: "Pool") -> dict[str, Any]:
     """What `cit pool info --json` prints."""
     manifest = pool.manifest
     return {
@@ -299,7 +309,7 @@ def summary(pool: Pool) -> dict[str, Any]:
     }
 
 
-def _show(pool: Pool, *, as_json: bool) -> None:
+def _show(pool: "Pool", *, as_json: bool) -> None:
     if as_json:
         _print_json(summary(pool))
         return

@@ -17,8 +17,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from cit_curate.captions import Cleaning
-from cit_curate.config import IN_PROCESS, EngineConfig
+from cit_curate.config import IN_PROCESS, Cleaning, EngineConfig
 from cit_curate.errors import BadInputError, ConfigError, DamagedError, ResourceError
 from cit_curate.lock import owner_lock
 from cit_curate.pool.blocks import (

@@ -9,8 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cit_curate.captions import Cleaning
-from cit_curate.config import IN_PROCESS, EngineConfig
+from cit_curate.config import IN_PROCESS, Cleaning, EngineConfig, Format
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.pool.catalog import catalog_problem, rebuild_catalog
 from cit_curate.pool.format import Part, PoolManifest, SourceEntry, read_manifest
@@ -22,7 +21,7 @@ from cit_curate.pool.remote_pool import FETCHES, RemotePool
 from cit_curate.records import PAIR_COLUMNS
 from cit_curate.remote import remote_url
 from cit_curate.sources.columns import Columns
-from cit_curate.sources.source import Format, find_sources
+from cit_curate.sources.source import find_sources
 from indexes.durable import FileEntry, check_file
 
 

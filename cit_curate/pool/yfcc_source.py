@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from cit_curate.config import YfccFormat
 from cit_curate.errors import ConfigError
 from cit_curate.sources.source import Source
-from cit_curate.sources.yfcc import YfccFormat
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Literal
 
 from braceexpand import braceexpand
 
+from cit_curate.config import Format, SourceFormat, YfccFormat
 from cit_curate.errors import ConfigError
 from cit_curate.remote import remote_url
 from cit_curate.remote_cache import private_folder
@@ -25,10 +25,6 @@ from cit_curate.sources.remote_sources import held_copies
 from cit_curate.sources.rows import SourceReader
 from cit_curate.sources.table import open_table
 from cit_curate.sources.webdataset import COMPRESSED_SUFFIXES, open_webdataset
-from cit_curate.sources.yfcc import YfccFormat
-
-SourceFormat = Literal["csv", "tsv", "jsonl", "parquet", "folder", "webdataset", "huggingface"]
-Format = Literal["auto"] | SourceFormat
 
 _BY_SUFFIX: dict[str, SourceFormat] = {
     ".csv": "csv",

@@ -6,7 +6,6 @@ by tabs. Column 0 is the image id, the number of the line from 0 (`docs/method.m
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,6 @@ from cit_curate.errors import BadInputError, ConfigError, DamagedError
 from cit_curate.records import Bool
 from indexes.durable import file_sha256
 
-YfccFormat = Literal["yfcc15m", "yfcc100m"]
 UInt8 = npt.NDArray[np.uint8]
 UInt32 = npt.NDArray[np.uint32]
 

@@ -10,7 +10,6 @@ import tyro
 
 from cit_curate.errors import BadInputError, CitError, ConfigError, DamagedError, ResourceError
 from cit_curate.hub import HUB_PREFIX, hub_folder
-from cit_curate.ledger import Run
 from cit_train.recipes import EVAL_RECIPES
 
 if TYPE_CHECKING:
@@ -75,9 +74,9 @@ def evaluate(
         out: JSON file for the results of --tasks; rewritten after each task.
         json: Print one JSON document instead of a table.
     """
+    from cit_curate.ledger import Run
     from cit_train.evaluation.open_task import task_names
     from cit_train.evaluation.prompts import prompts_of_run
-    from cit_train.evaluation.suite import SuiteOptions
 
     if model in EVAL_RECIPES and not Path(model).exists():
         recipe = EVAL_RECIPES[model]()
@@ -108,6 +107,8 @@ def evaluate(
         raise ConfigError(f"{flag} is for --tasks; add --tasks NAME with --data at its parent")
     if not names and not no_template:
         prompts = prompts or prompts_of_run(settings)
+    from cit_train.evaluation.suite import SuiteOptions  # torch, once the names are right
+
     options = SuiteOptions(
         limit=limit,
         prompts=prompts,

@@ -14,7 +14,6 @@ from rich.text import Text
 from cit_curate.config import MetadataConfig
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.hub import HUB_PREFIX, hub_folder
-from cit_curate.ledger import Run
 from cit_curate.terminal import count_and_rate, printable, progress_bar
 
 if TYPE_CHECKING:  # they import torch, which `--help` must not wait for
@@ -63,14 +62,16 @@ def predict(
         json: Print one JSON document instead of tables.
     """
     from cit_curate.metadata.entries import load_metadata
+
+    prompts, tokens = _settings(model, prompts, max_text_length, top)
+    classes = load_metadata(MetadataConfig(metadata=labels, metadata_column=labels_column))
+    # These import torch, which takes seconds.
     from cit_curate.text_encoder import choose_device
     from cit_train.evaluation.class_mapping import map_classes, plain_labels
     from cit_train.evaluation.predict import Prediction, find_images, predict_images
     from cit_train.evaluation.zero_shot import class_features
     from cit_train.models.load import load_dual_encoder
 
-    prompts, tokens = _settings(model, prompts, max_text_length, top)
-    classes = load_metadata(MetadataConfig(metadata=labels, metadata_column=labels_column))
     named = map_classes(classes, mapping) if mapping else plain_labels(classes)
     paths, rejected = find_images(image)
     _check_some(paths, rejected)
@@ -106,6 +107,7 @@ def _settings(
     model: str, prompts: tuple[str, ...], max_text_length: int | None, top: int
 ) -> tuple[tuple[str, ...], int]:
     """Prompts and maximum length: those given, else the run's, else the usual."""
+    from cit_curate.ledger import Run
     from cit_train.evaluation.prompts import DEFAULT_PROMPTS, prompts_of_run
 
     if top < 1:

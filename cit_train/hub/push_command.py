@@ -4,7 +4,7 @@ import json as json_format
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 from rich.console import Console
@@ -12,7 +12,9 @@ from rich.text import Text
 
 from cit_curate.errors import ConfigError, ResourceError
 from cit_curate.hub import HUB_PREFIX, HubName, network_errors, refuse_offline
-from cit_train.hub.model_files import ExportedModel, export_model
+
+if TYPE_CHECKING:  # it imports Arrow, which `--help` must not wait for
+    from cit_train.hub.model_files import ExportedModel
 
 
 def push(
@@ -46,6 +48,8 @@ def push(
         message: Of the commit.
         json: Print one JSON document instead of lines.
     """
+    from cit_train.hub.model_files import export_model
+
     name = _repository(repo)
     if dry_run and out is None:
         raise ConfigError("--dry-run writes a folder: name it with --out FOLDER")
@@ -86,7 +90,7 @@ def _check_may_upload() -> None:
         )
 
 
-def _upload(exported: ExportedModel, repo: str, *, private: bool, message: str) -> str:
+def _upload(exported: "ExportedModel", repo: str, *, private: bool, message: str) -> str:
     """Make the repository, upload the folder as one commit, and give its address.
 
     Raises:
@@ -123,7 +127,7 @@ def _upload(exported: ExportedModel, repo: str, *, private: bool, message: str) 
     return str(place)
 
 
-def _message(exported: ExportedModel) -> str:
+def _message(exported: "ExportedModel") -> str:
     seen = f" of update {exported.update}" if exported.update is not None else ""
     return f"Upload the dual encoder{seen} with cit"
 

@@ -10,12 +10,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from cit_curate.ledger import Run
 from cit_train.launch.job_report import JobReport
 from indexes.durable import read_json
 from indexes.errors import DamagedError
+
+if TYPE_CHECKING:  # it imports Arrow, which `--help` must not wait for
+    from cit_curate.ledger import Run
 
 State = Literal["waiting", "running", "stopped", "finished", "failed"]
 # After so long without a line or a commit a running run is marked; a scan of a big pool takes long.
@@ -77,6 +79,8 @@ def read_run_state(path: Path, report: JobReport | None = None) -> RunState:
 
 
 def _started(path: Path, report: JobReport | None) -> RunState:
+    from cit_curate.ledger import Run
+
     run = Run.open(path)
     max_updates = int(run.config.get("max_updates", 0))
     commits = run.commits()
@@ -106,7 +110,7 @@ def _started(path: Path, report: JobReport | None) -> RunState:
     )
 
 
-def _metrics(run: Run) -> list[dict[str, Any]]:
+def _metrics(run: "Run") -> list[dict[str, Any]]:
     try:
         return run.metrics()
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -33,12 +33,11 @@ from urllib.parse import quote_plus, unquote
 import numpy as np
 import pyarrow.parquet as pq
 
-from cit_curate.config import EngineConfig
+from cit_curate.config import EngineConfig, YfccFormat
 from cit_curate.pool.format import PoolManifest, read_manifest
 from cit_curate.pool.workers import available_cpus
 from cit_curate.pool.yfcc_build import build_yfcc_pool
 from cit_curate.pool.yfcc_source import YfccSource
-from cit_curate.sources.yfcc import YfccFormat
 
 REPEATS = 3
 LINES_PER_CHUNK = 20_000
