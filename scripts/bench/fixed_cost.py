@@ -8,26 +8,35 @@ writers. Each is then curated in a process of its own, so that its memory is its
 whose vectors are drawn at random and cost next to nothing. An outer step scans 16,384 captions (a
 few more where a small pool gives a pair twice) and keeps one in sixteen; the sizes take turns. The
 first step of a pool also reads its first window, which then serves the next steps.
+
+The second table is how long a process takes that only shows a command's help.
 """
 
 import argparse
 import multiprocessing
 import resource
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scripts.bench.side_by_side import Comparison, Timing, add_output, show
+from scripts.bench.side_by_side import Comparison, Timing, add_output, show, take_turns
+
+if TYPE_CHECKING:  # the processes that curate import them, and `--help` is not slowed down
+    from cit_curate.curation import Curator
+    from cit_curate.ledger import Run
 
 ROWS = (10_000, 1_000_000, 10_000_000)
 # An outer step: one in `1 / MIN_RATIO` of the captions that it scans.
@@ -35,6 +44,7 @@ SCANNED = 16_384
 MIN_RATIO = 1 / 16
 NUM_ENTRIES, DIM = 1_000, 32
 CHUNK_ROWS = 262_144
+HELP = ("--help", "train --help", "train default --help", "curate --help", "pool build --help")
 WORDS = tuple(f"word{number}" for number in range(0, 1_000, 40))
 
 
@@ -87,7 +97,8 @@ def main() -> None:
     folder = asked.folder or Path(tempfile.mkdtemp(prefix="cit-fixed-cost-"))
     try:
         pools = [made_pool(folder / f"pool-{rows}", rows) for rows in asked.rows]
-        show(compare(pools, folder, repeats=asked.repeats), asked.json)
+        tables = [compare(pools, folder, repeats=asked.repeats), compare_help(asked.repeats)]
+        show(tables, asked.json)
     finally:
         if asked.folder is None:
             shutil.rmtree(folder)
@@ -146,7 +157,7 @@ def _pairs(num_rows: int) -> Iterator[pa.Table]:
         )
 
 
-def compare(pools: Sequence[Path], folder: Path, *, repeats: int) -> list[Comparison]:
+def compare(pools: Sequence[Path], folder: Path, *, repeats: int) -> Comparison:
     """Outer steps over each pool, taken in turn by one process per pool."""
     spawn = multiprocessing.get_context("spawn")
     children = []
@@ -172,7 +183,27 @@ def compare(pools: Sequence[Path], folder: Path, *, repeats: int) -> list[Compar
     ]
     facts = {"captions scanned": SCANNED, "kept": MIN_RATIO, "metadata entries": NUM_ENTRIES}
     title = "An outer step without embedding"
-    return [Comparison(title, "captions", timings[0].name, tuple(timings), facts)]
+    return Comparison(title, "captions", timings[0].name, tuple(timings), facts)
+
+
+def compare_help(repeats: int, commands: Sequence[str] = HELP) -> Comparison:
+    """Cold processes that show the help of some commands; the baseline only starts Python."""
+    ways: dict[str, Callable[[], object]] = {
+        "python -c pass": partial(_process, ["-c", "pass"]),
+        **{
+            f"cit {command}": partial(_process, ["-m", "cit_train.cli", *command.split()])
+            for command in commands
+        },
+    }
+    seconds = take_turns(ways, repeats=repeats)
+    timings = tuple(
+        Timing(name, each, 1, {"ms": f"{1e3 * median(each):.0f}"}) for name, each in seconds.items()
+    )
+    return Comparison("Showing help", "processes", timings[0].name, timings)
+
+
+def _process(args: Sequence[str]) -> None:
+    subprocess.run([sys.executable, *args], check=True, capture_output=True)
 
 
 def _timing(
@@ -214,6 +245,7 @@ def _curate(pipe: Connection, pool: Path, run_folder: Path) -> None:
     metadata = run_folder.with_suffix(".txt")
     metadata.write_text("".join(f"entry {n}\n" for n in range(NUM_ENTRIES)))
     config = CurateConfig(threshold=1.0, min_ratio=MIN_RATIO, max_passes=16, index="exact")
+    pa.array([""])  # Arrow looks for pandas now, once in a process: 0.4 s where it is installed
     base = _resident_mb()
     started = time.perf_counter()
     curator = Curator(PoolMixture.open(pool), MetadataConfig(metadata=str(metadata)), config)
@@ -232,7 +264,7 @@ def _curate(pipe: Connection, pool: Path, run_folder: Path) -> None:
             pipe.send((_resident_mb() - base, peak - base))
 
 
-def outer_steps(curator: "Curator", run: "Run") -> Iterator[Step]:  # type: ignore[name-defined]  # noqa: F821
+def outer_steps(curator: "Curator", run: "Run") -> Iterator[Step]:
     """One outer step after the other, each committed to the run."""
     from cit_curate.curation import write_scan
     from cit_curate.ledger import Commit
