@@ -20,6 +20,8 @@ from cit_curate.records import CaptionBatch, Int64, PoolCursor
 
 EXACT_POOL_ROWS = 1_000_000
 WINDOW_PARTS = 16
+# Pairs that are taken out of a window together: by batches of 2,048 it takes three times as long.
+ROWS_AT_ONCE = 16_384
 
 # First part of every random key, so that no two uses share a stream.
 _PARTS, _PERMUTATION, _TEXTS = 1, 2, 3
@@ -84,6 +86,7 @@ class ScanOrder:
         self._groups = tuple(range(lane, len(pool.row_groups), num_lanes))
         self._plan: tuple[int, tuple[_Planned, ...]] | None = None
         self._loaded: Window | None = None
+        self._taken: tuple[tuple[int, int, int], pa.Table] | None = None
         self._visit: tuple[tuple[int, int], Int64] | None = None
         self.length = sum(self._captions(group) for group in self._groups)
 
@@ -130,11 +133,19 @@ class ScanOrder:
             number = int(np.searchsorted(ends, position, side="right"))
             window = windows[number]
             first = position - (int(ends[number]) - window.captions)
-            count = min(stop - start, window.captions - first)
-            order = self._order_in(pass_index, number, window)
-            pieces.append(self._load(window).take(order[first : first + count]))
-            start += count
+            within = first % ROWS_AT_ONCE
+            block = self._block(pass_index, number, window, first - within)
+            pieces.append(block.slice(within, stop - start))
+            start += len(pieces[-1])
         return pieces[0] if len(pieces) == 1 else pa.concat_tables(pieces).combine_chunks()
+
+    def _block(self, pass_index: int, number: int, window: _Planned, first: int) -> pa.Table:
+        """Pairs first to first + ROWS_AT_ONCE - 1 of a window, fewer at its end."""
+        place = (pass_index, number, first)
+        if self._taken is None or self._taken[0] != place:
+            rows = self._order_in(pass_index, number, window)[first : first + ROWS_AT_ONCE]
+            self._taken = (place, self._load(window).take(rows))
+        return self._taken[1]
 
     def _windows(self, pass_index: int) -> tuple[_Planned, ...]:
         if self._plan is None or self._plan[0] != pass_index:

@@ -44,6 +44,7 @@ def size(request, monkeypatch):
     if request.param == "windows":
         monkeypatch.setattr(pool_order, "EXACT_POOL_ROWS", 0)
         monkeypatch.setattr(pool_order, "WINDOW_PARTS", 3)
+        monkeypatch.setattr(pool_order, "ROWS_AT_ONCE", 11)
     return request.param
 
 
