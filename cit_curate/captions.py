@@ -18,6 +18,9 @@ MAX_RAW_CHARS = 12 * MAX_CAPTION_BYTES
 
 TAG_DELIMITERS = (" ", ",", ";", "/", "\n")
 
+# Texts up to here are searched for tags at once: a square of so few letters takes no time.
+_MAX_SHORT_CHARS = 1024
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _TAG_PART_OF_LINE = re.compile(r"^.*>", re.MULTILINE)
 _TAG = re.compile(r"<a[^>\n]*>|</a>|</?b>|</?i>")
@@ -35,9 +38,15 @@ def clean_text(raw: str) -> str:
 
 def without_tags_and_links(text: str) -> str:
     """The second half of `clean_text`: what it does to a text that is URL-decoded."""
-    # Tags are looked for only before the last ">" of each line, so that "<a<a<a…" stays linear.
-    text = _TAG_PART_OF_LINE.sub(lambda line: _TAG.sub("", line[0]), text)
-    return _LINK.sub("", text)
+    if "<" in text and ">" in text:
+        if len(text) <= _MAX_SHORT_CHARS:
+            text = _TAG.sub("", text)
+        else:
+            # Only before the last ">" of each line, so that "<a<a<a…" stays linear.
+            text = _TAG_PART_OF_LINE.sub(lambda line: _TAG.sub("", line[0]), text)
+    if "http" in text or "www" in text:
+        text = _LINK.sub("", text)
+    return text
 
 
 def clean_tags(user: str, machine: str) -> str:

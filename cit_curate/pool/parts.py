@@ -16,6 +16,11 @@ from cit_curate.records import Int64
 from indexes.durable import FileEntry, describe_file
 
 REJECT_PART_ROWS = 1_000_000
+# Columns whose values hardly repeat: a dictionary of them is made in vain, and makes files larger
+# (measured on YFCC: 35 bytes a pair with dictionaries, 30 without, and a third more time).
+NO_DICTIONARY = {"image_id", "caption", "image_uri", "caption_hash"}
+# Columns whose least and greatest value in a row group rule nothing out.
+NO_STATISTICS = {"text_key", "caption", "image_uri", "source", "caption_hash", "text_fixed"}
 
 
 @dataclass
@@ -102,7 +107,7 @@ def write_parts(
             if writer is None:
                 number = first_part + len(written.parts)
                 path = folder / "pairs" / f"part-{number:06d}.parquet"
-                writer = pq.ParquetWriter(path, schema, compression="zstd", version="2.6")
+                writer = _open_part(path, schema)
             # One chunk: how the stream was batched must not show in the file's bytes.
             table = group.cast(schema).combine_chunks()
             writer.write_table(table, row_group_size=table.num_rows)
@@ -116,6 +121,17 @@ def write_parts(
     if sizes:
         written.parts.append(Part(describe_file(path, folder, rows=rows), tuple(sizes)))
     return written
+
+
+def _open_part(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        version="2.6",
+        use_dictionary=[name for name in schema.names if name not in NO_DICTIONARY],
+        write_statistics=[name for name in schema.names if name not in NO_STATISTICS],
+    )
 
 
 def write_rejects(tables: Iterable[pa.Table], folder: Path) -> tuple[FileEntry, ...]:

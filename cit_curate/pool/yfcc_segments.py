@@ -232,7 +232,7 @@ def moved_reject(reject: Reject, num_lines: int, num_records: int) -> Reject:
 
 @contextmanager
 def _image_writer(path: Path) -> Iterator[pa.RecordBatchFileWriter]:
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
     with (
         pa.OSFile(str(path), "wb") as stream,
         pa.ipc.new_file(stream, IMAGE_SCHEMA, options=options) as writer,

@@ -38,9 +38,6 @@ INDEX_TYPE = np.dtype([("image_id", "<u4"), ("line", "<u4"), ("num_texts", "u1")
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _TAB = ord("\t")
-_TEXTS = (COLUMNS.index("title"), COLUMNS.index("machine_tags"))
-_LICENSE = (COLUMNS.index("license_name"), COLUMNS.index("license_url"))
-_PAGE = (COLUMNS.index("page_url"), COLUMNS.index("page_url"))
 
 Int64 = npt.NDArray[np.int64]
 
@@ -115,9 +112,8 @@ def parse_block(block: bytes, bits: UInt8, *, reference_empty_tags: bool = False
     )
     lines = np.flatnonzero(whole & has_id)
     lines = lines[are_listed(ids[lines], bits)]
-    # int64 [images, NUM_COLUMNS - 1]: the tab after each column but the last.
-    after = tabs[first_tabs[lines, None] + np.arange(NUM_COLUMNS - 1)]
-    images, counts = _images(block, ids[lines], after, reference_empty_tags=reference_empty_tags)
+    cells = _Cells(block, tabs, first_tabs[lines])
+    images, counts = _images(cells, ids[lines], reference_empty_tags=reference_empty_tags)
     index = np.zeros(len(lines), INDEX_TYPE)
     index["image_id"], index["line"], index["num_texts"] = ids[lines], lines, counts
     for line in lines[counts == 0].tolist():
@@ -127,41 +123,58 @@ def parse_block(block: bytes, bits: UInt8, *, reference_empty_tags: bool = False
     return YfccBlock(len(starts), len(starts) - num_blank, images, index, rejects)
 
 
+@dataclass(frozen=True)
+class _Cells:
+    """Cells of some lines of a block, each line whole.
+
+    Attributes:
+        tabs: int64: places of all the tabs of the block.
+        first_tabs: int64 [lines]: which of them is the first one of each line.
+    """
+
+    block: bytes
+    tabs: Int64
+    first_tabs: Int64
+
+    def between(self, first: str, last: str, *, with_tab: bool = False) -> pa.Array:
+        """The columns `first` to `last` of each line, tabs between them: binary [lines].
+
+        Args:
+            with_tab: Include the tab that ends them.
+        """
+        bounds = np.empty(2 * len(self.first_tabs), np.int32)
+        bounds[0::2] = self.tabs[self.first_tabs + (COLUMNS.index(first) - 1)] + 1
+        bounds[1::2] = self.tabs[self.first_tabs + COLUMNS.index(last)] + with_tab
+        # The whole block as cells: every other one is asked for, the rest lies between them.
+        # Arrow copies them at memory speed; slicing bytes costs as much as cleaning does.
+        num_bounds = max(len(bounds) - 1, 0)
+        buffers = [None, pa.py_buffer(bounds), pa.py_buffer(self.block)]
+        whole = pa.Array.from_buffers(pa.binary(), num_bounds, buffers)
+        return whole.take(pa.array(np.arange(0, num_bounds, 2, dtype=np.int32)))
+
+
 def _images(
-    block: bytes, ids: UInt32, after: Int64, *, reference_empty_tags: bool
+    cells: _Cells, ids: UInt32, *, reference_empty_tags: bool
 ) -> tuple[pa.RecordBatch, Int64]:
     """The images with a text, and how many texts each of all the images has."""
-    cleaned = texts_of(_cells(block, after, *_TEXTS), reference_empty_tags=reference_empty_tags)
-    licenses: dict[bytes, int] = {}
-    codes = [licenses.setdefault(cell, len(licenses)) for cell in _cells(block, after, *_LICENSE)]
-    names_and_urls = [cell.split(b"\t") for cell in licenses]
-    chosen = pa.array(codes, pa.int32())
+    regions = cells.between("title", "machine_tags", with_tab=True)
+    cleaned = texts_of(regions, reference_empty_tags=reference_empty_tags)
+    carried = [_strings(cells.between(name, name)) for name in CARRIED]
     batch = pa.RecordBatch.from_arrays(
-        [
-            pa.array(ids),
-            cleaned.texts,
-            _strings([name for name, _ in names_and_urls]).take(chosen),
-            _strings([url for _, url in names_and_urls]).take(chosen),
-            _strings(_cells(block, after, *_PAGE)),
-        ],
-        schema=IMAGE_SCHEMA,
+        [pa.array(ids), cleaned.texts, *carried], schema=IMAGE_SCHEMA
     )
+    if cleaned.counts.all():
+        return batch, cleaned.counts
     return batch.filter(pa.array(cleaned.counts > 0)), cleaned.counts
 
 
-def _cells(block: bytes, after: Int64, first: int, last: int) -> list[bytes]:
-    """The columns `first` to `last` of each image, tabs between them."""
-    starts, ends = (after[:, first - 1] + 1).tolist(), after[:, last].tolist()
-    return [block[start:end] for start, end in zip(starts, ends, strict=True)]
-
-
-def _strings(cells: list[bytes]) -> pa.Array:
+def _strings(cells: pa.Array) -> pa.Array:
     """Text as it stands in the file; bytes that are not UTF-8 become U+FFFD."""
     try:
-        return pa.array(cells, pa.binary()).cast(pa.string())
+        return cells.cast(pa.string())
     except pa.ArrowInvalid:
-        texts = (replace_bad_text(cell.decode("utf-8", "surrogateescape"))[0] for cell in cells)
-        return pa.array(texts, pa.string())
+        decoded = (cell.decode("utf-8", "surrogateescape") for cell in cells.to_pylist())
+        return pa.array((replace_bad_text(cell)[0] for cell in decoded), pa.string())
 
 
 def _malformed(

@@ -5,6 +5,7 @@ from hashlib import blake2b
 from pathlib import Path
 from urllib.parse import quote_plus
 
+import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -63,7 +64,8 @@ def plain(image, reference_empty_tags):
 
 
 def fast(images, **options):
-    found = texts_of([b"\t".join(image) for image in images], **options)
+    regions = [b"\t".join([*image, b""]) for image in images]
+    found = texts_of(pa.array(regions, pa.binary()), **options)
     assert found.texts.type == TEXTS_TYPE
     assert found.counts.tolist() == [len(texts) for texts in found.texts.to_pylist()]
     for texts in found.texts.to_pylist():
