@@ -48,6 +48,8 @@ def _hex_values() -> UInt8:
 
 
 _HEX = _hex_values()
+# `+` is a space, whether it is written `+` or `%2B`.
+_SPACED = bytes(range(256)).replace(b"+", b" ")
 _SPACES = [chr(code).encode() for code in range(0x10000 - 0x2000) if chr(code).isspace()]
 _MAY_START_SPACE = np.isin(np.arange(256), [space[0] for space in _SPACES])
 _MAY_END_SPACE = np.isin(np.arange(256), [space[-1] for space in _SPACES])
@@ -83,7 +85,6 @@ def texts_of(regions: pa.BinaryArray, *, reference_empty_tags: bool = False) -> 
         for place in _need_raw_cleaning(raw, ends).tolist()
     }
     data, offsets = _unquoted(raw, ends)
-    data[data == _PLUS] = _SPACE
     buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(data)]
     values = pa.Array.from_buffers(pa.binary(), len(ends), buffers)
     looked_at = _need_a_look(data, offsets)
@@ -118,7 +119,7 @@ def _collected(values: pa.Array, by_hand: dict[int, tuple[str, bool]], keep: Boo
     texts = pa.StructArray.from_arrays(
         [
             pa.array((where % len(TEXT_KEYS)).astype(np.int8)),
-            values.cast(pa.string()),
+            values.view(pa.string()),  # UTF-8: what was not has been cleaned by hand
             pa.array(np.frombuffer(hashes, "<u8")),
             pa.array(fixed[keep]),
         ],
@@ -130,10 +131,11 @@ def _collected(values: pa.Array, by_hand: dict[int, tuple[str, bool]], keep: Boo
 
 
 def _bytes_of(regions: pa.BinaryArray) -> UInt8:
-    """The bytes of all the regions, one after the other, to write into."""
+    """The bytes of all the regions, `_SPACED`, one after the other, to write into."""
     offsets = np.frombuffer(regions.buffers()[1], np.int32)
     first, end = offsets[regions.offset], offsets[regions.offset + len(regions)]
-    return np.frombuffer(regions.buffers()[2] or b"", np.uint8)[first:end].copy()
+    content = bytearray(regions.buffers()[2] or b"")[first:end]
+    return np.frombuffer(content.translate(_SPACED), np.uint8)
 
 
 def _digests(texts: Sequence[bytes]) -> Iterator[bytes]:
@@ -215,9 +217,10 @@ def _unquoted(raw: UInt8, ends: Int64) -> tuple[UInt8, Int64]:
     high, low = _HEX[raw[percent + 1]], _HEX[raw[percent + 2]]
     is_code = (high != _NO_DIGIT) & (low != _NO_DIGIT)
     percent = percent[is_code]
-    raw[percent] = high[is_code] * np.uint8(16) + low[is_code]
+    decoded = high[is_code] * np.uint8(16) + low[is_code]
+    raw[percent] = np.where(decoded == _PLUS, np.uint8(_SPACE), decoded)
     keep = np.ones(len(raw), np.bool_)
-    keep[percent + 1] = keep[percent + 2] = False
-    keep[ends] = False
+    keep[percent + 1] = keep[percent + 2] = keep[ends] = False
     moved = ends - 2 * np.searchsorted(percent, ends) - np.arange(len(ends))
-    return raw[keep], np.concatenate([[0], moved])
+    # `raw[keep]` takes three times as long.
+    return np.compress(keep, raw), np.concatenate([[0], moved])
