@@ -9,7 +9,7 @@ Pooling = Literal["pooler", "mean", "cls"]
 Collection = Literal["unique", "multiset"]
 Order = Literal["shuffled", "sequential"]
 Texts = Literal["one", "every"]
-IndexKind = Literal["auto", "exact", "flat"]
+IndexKind = Literal["auto", "exact", "flat", "ivf", "hnsw"]
 Shortfall = Literal["error", "train"]
 Curation = Literal["exact", "none"]
 Engine = Literal["local", "ray"]
@@ -107,7 +107,8 @@ class CurateConfig:
     on_shortfall: Shortfall = "error"
     """When the passes did not fill the budget: stop with exit code 3, or train on what there is."""
     index: IndexKind = "auto"
-    """Search over the metadata: FAISS Flat, exact torch, or FAISS where it is installed."""
+    """Search over the metadata: exact by torch (exact), or by FAISS (flat; auto: where it is
+    installed); or approximate by FAISS (ivf, hnsw): fast over many entries, other selections."""
     lanes: int = 1
     """Independent curation streams; the original's number of ranks."""
     seed: int = 0

@@ -14,22 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cit_curate.config import COUNT_SUFFIXES
 from cit_curate.errors import BadInputError, ConfigError
-from cit_curate.ledger import Run, same_key_error
+from cit_curate.ledger import COUNTS_BY_KEY, Run, refuse_same_keys
 from cit_curate.pool.images import ImageRejected, image_suffix, read_image
 from cit_curate.pool.mixture import PoolMixture
-from cit_curate.query import ImageSource, PairSource, RunDatabase
+from cit_curate.query import EXPORT_BATCH_ROWS, ImageSource, PairSource, RunDatabase
 from cit_curate.shards import Sample, ShardWriter
 from indexes.durable import atomic_file, atomic_folder
 
 # What a spreadsheet takes for a formula when a text cell starts with it.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
+# What `json.dumps` does not write as it stands.
+_ESCAPED_IN_JSON = '["\\\\\\x00-\\x1f]'
+
 # {key}, {order} and {p}: a pair's key, and in a run of several pools its pool besides.
-_COUNTS = "SELECT pair_key, count FROM counts ORDER BY pair_key"
 _COUNTS_PARTS = "SELECT {key}, image_id, text_key, count FROM counts c ORDER BY {order}"
 _COUNTS_PAIRS = """
 SELECT {key}, c.image_id, c.text_key, c.count, p.caption, p.image_uri
@@ -93,8 +96,8 @@ def export_counts(run: Run, path: Path, *, pool: PairSource | PoolMixture | None
     sql = _COUNTS_PARTS if pool is None else _COUNTS_PAIRS
     path.parent.mkdir(parents=True, exist_ok=True)
     with RunDatabase(run, pool) as database, atomic_file(path) as temporary:
-        sql = _COUNTS if write is _write_json else _with_keys(sql, run)
-        return write(database.batches(sql), temporary)
+        sql = COUNTS_BY_KEY if write is _write_json else _with_keys(sql, run)
+        return write(database.batches(sql, EXPORT_BATCH_ROWS), temporary)
 
 
 def export_webdataset(
@@ -189,20 +192,29 @@ def csv_text(value: object) -> object:
 def _write_json(batches: Iterator[pa.RecordBatch], path: Path) -> int:
     num_pairs = 0
     last = None
-    with path.open("w", encoding="utf-8") as stream:
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
         stream.write("{")
         for batch in batches:
-            for key, count in zip(
-                batch["pair_key"].to_pylist(), batch["count"].to_pylist(), strict=True
-            ):
-                if key == last:  # they come in the order of their keys
-                    raise same_key_error(key)
-                last = key
+            last = refuse_same_keys(batch["pair_key"], last)
+            if len(batch):
                 stream.write(",\n" if num_pairs else "\n")
-                stream.write(f"{json.dumps(key, ensure_ascii=False)}: {count}")
-                num_pairs += 1
+                stream.write(json_members(batch["pair_key"], batch["count"]))
+            num_pairs += len(batch)
         stream.write("\n}\n")
     return num_pairs
+
+
+def json_members(keys: pa.Array, counts: pa.Array) -> str:
+    """`"key": count` a line, with commas between; a key as `json.dumps` writes it."""
+    if pc.any(pc.match_substring_regex(keys, _ESCAPED_IN_JSON)).as_py():
+        dumped = [json.dumps(key, ensure_ascii=False) for key in keys.to_pylist()]
+        quoted = pa.array(dumped, pa.string())
+    else:
+        quoted = pc.binary_join_element_wise('"', keys, '"', "")
+    lines = pc.binary_join_element_wise(quoted, counts.cast(pa.string()), ": ")
+    # One list of all the lines, joined: no Python object per pair.
+    whole = pa.ListArray.from_arrays(pa.array([0, len(lines)], pa.int32()), lines)
+    return str(pc.binary_join(whole, ",\n")[0].as_py())
 
 
 def _write_parquet(batches: Iterator[pa.RecordBatch], path: Path) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cit_curate.errors import ConfigError, DamagedError
@@ -123,6 +124,9 @@ SCHEMAS: Mapping[LedgerTable, pa.Schema] = {
         ]
     ),
 }
+
+# `Run.counts` and the JSON export, over the view `counts`.
+COUNTS_BY_KEY = "SELECT pair_key, count FROM counts ORDER BY pair_key"
 
 # Rows of a row group of what `write_batches` writes.
 ROW_GROUP_ROWS = 131_072
@@ -298,22 +302,23 @@ class Run:
         """The curated dataset: how often training used each pair, by pair key.
 
         A run that only curated has used nothing; there it is how often each pair was selected.
+        Memory holds the answer, however long the ledger is; `cit export` needs not even that.
 
         Raises:
             ConfigError: Two pools have used pairs of the same key, so a key does not say which.
         """
-        keys = ["pool", "pair_key"] if self.has_several_pools else ["pair_key"]
-        used = self.read("used")
-        if len(used):
-            grouped = used.group_by(keys).aggregate([("times_used", "sum")])
-            values = grouped["times_used_sum"].to_pylist()
-        else:
-            grouped = self.read("selections").group_by(keys).aggregate([([], "count_all")])
-            values = grouped["count_all"].to_pylist()
-        counts = dict(sorted(zip(grouped["pair_key"].to_pylist(), values, strict=True)))
-        if len(counts) < len(grouped):
-            named = grouped["pair_key"].value_counts().to_pylist()
-            raise same_key_error(next(each["values"] for each in named if each["counts"] > 1))
+        from cit_curate.query import (
+            EXPORT_BATCH_ROWS,
+            RunDatabase,
+        )  # here, since it reads this module
+
+        counts: dict[str, int] = {}
+        last = None
+        with RunDatabase(self) as database:
+            for batch in database.batches(COUNTS_BY_KEY, EXPORT_BATCH_ROWS):
+                last = refuse_same_keys(batch["pair_key"], last)
+                keys, values = batch["pair_key"].to_pylist(), batch["count"].to_pylist()
+                counts.update(zip(keys, values, strict=True))
         return counts
 
     def write_table(
@@ -425,6 +430,29 @@ def same_key_error(pair_key: str) -> ConfigError:
         f"the pair key {pair_key} is in more than one pool of this run, so counts by pair key "
         "alone would merge different pairs; export .parquet or .csv, which have a column pool"
     )
+
+
+def refuse_same_keys(keys: pa.Array, last: str | None) -> str | None:
+    """Raise where two pools have pairs of the same key.
+
+    Args:
+        keys: The next pair keys, in their order.
+        last: The key before them.
+
+    Returns:
+        The last one of them.
+
+    Raises:
+        ConfigError: A key comes twice.
+    """
+    if not len(keys):
+        return last
+    again = pc.equal(keys.slice(1), keys.slice(0, len(keys) - 1))
+    place = pc.index(again, True).as_py()
+    first, end = keys[0].as_py(), keys[-1].as_py()
+    if first == last or place >= 0:
+        raise same_key_error(first if first == last else keys[place].as_py())
+    return str(end)
 
 
 def _as_now(rows: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -29,6 +29,8 @@ MEMORY_LIMIT = "2GB"
 SPILL_LIMIT = "20GB"
 MAX_THREADS = 4
 BATCH_ROWS = 10_000
+# Of results that go into files, a batch at a time.
+EXPORT_BATCH_ROWS = 65_536
 
 _SQL_TYPES = {
     pa.int32(): "INTEGER",
@@ -173,11 +175,11 @@ class RunDatabase:
         rows: list[dict[str, Any]] = table.to_pylist()
         return rows
 
-    def batches(self, sql: str) -> Iterator[pa.RecordBatch]:
+    def batches(self, sql: str, batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """The result of our own SQL, unchecked, batch by batch; at least one, maybe empty."""
         # A cursor of its own, so that other queries may run while this result is read.
         with self._named_errors(), self._connection.cursor() as cursor:
-            reader = cursor.sql(sql).to_arrow_reader(BATCH_ROWS)
+            reader = cursor.sql(sql).to_arrow_reader(batch_rows)
             num_batches = 0
             for batch in reader:
                 yield batch

@@ -8,17 +8,21 @@ count, size and SHA-256: a tar that is cut at any byte is refused, never read sh
 """
 
 import contextlib
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from cit_curate.errors import DamagedError
-from indexes.durable import FileEntry, atomic_file, check_file, describe_file, read_json, write_json
+from cit_curate.tar_members import end_of_tar, member, plain_members
+from indexes.durable import FileEntry, atomic_file, check_file, read_json, write_json
 
+_READ_BYTES = 1 << 20
 IMAGE_SUFFIXES = ("jpg", "png", "webp", "gif", "bmp")
 
 
@@ -91,33 +95,38 @@ class ShardWriter:
         return self.entries
 
     def _close_shard(self) -> None:
-        import webdataset as wds  # here, since it imports torch, which a query does not need
-
         path = self.folder / f"{self.prefix}-{len(self.entries):06d}.tar"
-        seen: Counter[str] = Counter()
-        with (
-            atomic_file(path) as temporary,
-            temporary.open("wb") as stream,
-            wds.TarWriter(stream, encoder=False, mtime=0.0, format="PAX_FORMAT") as tar,
-        ):
-            for sample in self._pending:
-                name = member_name(sample.name)
-                seen[name] += 1
-                # The same pair twice in one shard would read back as one sample.
-                unique = name if seen[name] == 1 else f"{name}+{seen[name]}"
-                info = json.dumps(sample.info, ensure_ascii=False)
-                tar.write(
-                    {
-                        "__key__": unique,
-                        sample.suffix: sample.image,
-                        "txt": sample.caption.encode(),
-                        "json": info.encode(),
-                    }
-                )
-        entry = describe_file(path, self.folder, rows=len(self._pending))
+        sha256 = hashlib.sha256()
+        size = 0
+        with atomic_file(path) as temporary, temporary.open("wb") as stream:
+            for part in self._tar_parts():
+                # Hashed while it is at hand: reading the file again takes as long as writing it.
+                sha256.update(part)
+                size += stream.write(part)
+            end = end_of_tar(size)
+            sha256.update(end)
+            size += stream.write(end)
+        entry = FileEntry(path.name, len(self._pending), size, sha256.hexdigest())
         self.entries.append(entry)
         self._pending = []
         write_json(path.with_suffix(".json"), asdict(entry))
+
+    def _tar_parts(self) -> Iterator[bytes]:
+        """The members of each sample, in the order of their suffixes, as webdataset has them."""
+        seen: Counter[str] = Counter()
+        for sample in self._pending:
+            name = member_name(sample.name)
+            seen[name] += 1
+            # The same pair twice in one shard would read back as one sample.
+            unique = name if seen[name] == 1 else f"{name}+{seen[name]}"
+            info = json.dumps(sample.info, ensure_ascii=False)
+            contents = {
+                sample.suffix: sample.image,
+                "txt": sample.caption.encode(),
+                "json": info.encode(),
+            }
+            for suffix in sorted(contents):
+                yield member(f"{unique}.{suffix}", contents[suffix])
 
 
 def read_shard(folder: Path, entry: FileEntry) -> Iterator[Sample]:
@@ -126,17 +135,46 @@ def read_shard(folder: Path, entry: FileEntry) -> Iterator[Sample]:
     Raises:
         DamagedError: The tar differs from its manifest entry, or a sample lacks a member.
     """
-    import webdataset as wds  # imports torch
-
     path = check_file(folder, entry)
     count = 0
-    with path.open("rb") as stream:
-        files = wds.tariterators.tar_file_expander([{"url": str(path), "stream": stream}])
-        for fields in wds.tariterators.group_by_keys(files):
-            yield _sample(path, fields)
-            count += 1
+    for key, fields in _samples_of(path):
+        yield _sample(path, key, fields)
+        count += 1
     if count != entry.rows:
         raise DamagedError(f"{path} has {count} samples; its manifest says {entry.rows}")
+
+
+def _samples_of(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Key and members of each sample of a tar whose bytes are as they should be."""
+    key, fields, count = "", dict[str, bytes](), 0
+    with path.open("rb", buffering=_READ_BYTES) as stream:
+        for found in plain_members(stream):
+            if found is None:
+                break
+            name, content = found
+            prefix, _, suffix = name.partition(".")
+            if not suffix or suffix in fields and prefix == key or name.startswith("__"):
+                break
+            if prefix != key and fields:
+                yield key, fields
+                fields, count = {}, count + 1
+            key, fields[suffix.lower()] = prefix, content
+        else:
+            if fields:
+                yield key, fields
+            return
+    # Long names, or a tar that is not ours: webdataset goes on.
+    yield from islice(webdataset_samples(path), count, None)
+
+
+def webdataset_samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """What webdataset reads from a tar, sample by sample: the reference for `_samples_of`."""
+    import webdataset as wds  # imports torch
+
+    with path.open("rb") as stream:
+        files = wds.tariterators.tar_file_expander([{"url": str(path), "stream": stream}])
+        for sample in wds.tariterators.group_by_keys(files):
+            yield sample["__key__"], {name: sample[name] for name in sample if name[0] != "_"}
 
 
 def closed_shards(folder: Path, prefix: str) -> list[FileEntry]:
@@ -161,11 +199,11 @@ def shard_entry(path: Path) -> FileEntry:
     return FileEntry(**read_json(path.with_suffix(".json")))
 
 
-def _sample(path: Path, fields: Mapping[str, Any]) -> Sample:
+def _sample(path: Path, key: str, fields: Mapping[str, bytes]) -> Sample:
     suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in fields), None)
     missing = [name for name in ("txt", "json") if name not in fields]
     if suffix is None or missing:
         lacking = " and ".join([*missing, *([] if suffix else ["image"])])
-        raise DamagedError(f"sample {fields['__key__']!r} of {path} has no {lacking} member")
+        raise DamagedError(f"sample {key!r} of {path} has no {lacking} member")
     info = json.loads(fields["json"])
     return Sample(fields[suffix], suffix, fields["txt"].decode(), info)

@@ -5,7 +5,8 @@ INDEX/
   vectors-<version>.npy   float32 [entries, dim]
   manifest.json           kind, version, dim, and the file's rows, bytes and SHA-256
 ```
-A Flat index is its vectors, so the vectors are what is stored, whatever the backend.
+The vectors are what is stored, whatever the backend: a Flat index is its vectors, and an IVF or
+HNSW index is made of the same vectors in the same way every time.
 """
 
 from dataclasses import asdict

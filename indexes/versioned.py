@@ -12,24 +12,33 @@ from indexes.storage import load_vectors, save_index
 logger = logging.getLogger(__name__)
 
 
+KINDS = ("auto", "exact", "flat", "ivf", "hnsw")
+
+
 def build_index(vectors: Float32, kind: str = "auto") -> MetadataIndex:
-    """An index of the asked kind: `exact`, `flat`, or `auto` = FAISS where it is installed.
+    """An index of the asked kind.
+
+    Args:
+        vectors: float32 [entries, dim], unit norm.
+        kind: `exact` (torch); `flat`, `ivf` or `hnsw` (FAISS); `auto` = `flat` where FAISS is
+            installed, else `exact`. `ivf` and `hnsw` are approximate: they may miss the nearest
+            entry, so they are never chosen unasked.
 
     Raises:
-        ValueError: An unknown kind, or `flat` without FAISS.
+        ValueError: An unknown kind, or one of FAISS without FAISS.
     """
-    if kind not in ("auto", "exact", "flat"):
-        raise ValueError(f"index kind {kind!r} is unknown; there are auto, exact and flat")
+    if kind not in KINDS:
+        raise ValueError(f"index kind {kind!r} is unknown; there are {', '.join(KINDS)}")
     if kind != "exact":
         try:
-            from indexes.faiss_index import FaissFlatIndex
+            from indexes.faiss_index import FaissIndex
         except ImportError:
-            if kind == "flat":
+            if kind != "auto":
                 raise ValueError(
-                    "index kind 'flat' needs FAISS: pip install 'cit[cpu]' or 'cit[gpu]'"
+                    f"index kind {kind!r} needs FAISS: pip install 'cit[cpu]' or 'cit[gpu]'"
                 ) from None
         else:
-            return FaissFlatIndex(vectors)
+            return FaissIndex(vectors, "flat" if kind == "auto" else kind)
     return ExactIndex(vectors)
 
 

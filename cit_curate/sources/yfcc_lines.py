@@ -140,6 +140,8 @@ class _Cells:
         """The columns `first` to `last` of each line, tabs between them: binary [lines].
 
         Args:
+            first: Name of the first column.
+            last: Name of the last one.
             with_tab: Include the tab that ends them.
         """
         bounds = np.empty(2 * len(self.first_tabs), np.int32)

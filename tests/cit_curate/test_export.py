@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset as wds
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from run_fixtures import (
     MemoryPool,
@@ -24,7 +24,7 @@ from run_fixtures import (
 )
 
 from cit_curate.errors import BadInputError, ConfigError
-from cit_curate.export import csv_text, export_counts, export_webdataset
+from cit_curate.export import csv_text, export_counts, export_webdataset, json_members
 from cit_curate.ledger import SCHEMAS, Commit, Run
 from cit_curate.pool import Pool
 from cit_curate.records import PoolCursor
@@ -303,3 +303,13 @@ def test_an_interrupted_export_leaves_nothing(tmp_path: Path, before: int) -> No
     with pytest.raises(KeyboardInterrupt):
         export_webdataset(run, pool, tmp_path / "out", pairs_per_shard=2, on_progress=stop)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pool", "run"]
+
+
+@given(st.lists(st.tuples(st.text(max_size=4), st.integers(1, 2**53)), min_size=1, max_size=5))
+@example([('a"b\\c', 3), ("a\u2028\x7f/é", 4)])
+@example([("plain_t", 3), ("nul\0_t", 4)])
+def test_lines_of_counts_are_what_json_writes(members):
+    keys, counts = zip(*members, strict=True)
+    lines = json_members(pa.array(keys, pa.string()), pa.array(counts, pa.int64()))
+    expected = [f"{json.dumps(key, ensure_ascii=False)}: {count}" for key, count in members]
+    assert lines == ",\n".join(expected)

@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cit_curate.errors import DamagedError
-from cit_curate.shards import Sample, ShardWriter, member_name, read_shard, shard_entry
+from cit_curate.shards import (
+    Sample,
+    ShardWriter,
+    _samples_of,
+    member_name,
+    read_shard,
+    shard_entry,
+    webdataset_samples,
+)
+from cit_curate.tar_members import end_of_tar, member
 from indexes.durable import describe_file
 
 
@@ -102,3 +111,41 @@ def test_a_sample_without_its_text_or_image_names_shard_and_key(tmp_path: Path) 
     entry = describe_file(path, tmp_path, rows=1)
     with pytest.raises(DamagedError, match=r"'7_title' of .*foreign\.tar has no txt"):
         list(read_shard(tmp_path, entry))
+
+
+names = st.text("abc_/.-é%", min_size=1, max_size=6) | st.text("ab/", min_size=90, max_size=300)
+
+
+@given(st.lists(st.tuples(names, st.binary(max_size=1100)), max_size=5))
+def test_a_tar_has_the_bytes_that_webdataset_writes(files: list[tuple[str, bytes]]) -> None:
+    expected = io.BytesIO()
+    with wds.TarWriter(expected, encoder=False, mtime=0.0, format="PAX_FORMAT") as tar:
+        for name, content in files:
+            tar.write({"__key__": name, "txt": content})
+    ours = b"".join(member(f"{name}.txt", content) for name, content in files)
+    assert ours + end_of_tar(len(ours)) == expected.getvalue()
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["a", "b", "x/a", "__meta__", "é", "a" * 120]),
+            st.sampled_from(["png", "TXT", "txt", "seg.png", "json"]),
+            st.binary(max_size=600),
+        ),
+        max_size=8,
+        unique_by=lambda file: (file[0], file[1].lower()),
+    )
+)
+def test_foreign_tars_read_as_webdataset_reads_them(
+    tmp_path_factory: pytest.TempPathFactory, files: list[tuple[str, str, bytes]]
+) -> None:
+    files = sorted(files, key=lambda file: file[0])
+    path = tmp_path_factory.mktemp("foreign") / "foreign.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, suffix, content in files:
+            info = tarfile.TarInfo(f"{name}.{suffix}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    assert list(_samples_of(path)) == list(webdataset_samples(path))

@@ -8,10 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from indexes import faiss_index
 from indexes.errors import DamagedError
-from indexes.protocol import BLOCK_ROWS
+from indexes.protocol import BLOCK_ROWS, SearchResult
+from indexes.recall import recall, similarity_error
 from indexes.storage import load_vectors, save_index
 from indexes.versioned import VersionedIndex, build_index
+
+KINDS = ["exact", "flat", "ivf", "hnsw"]
 
 
 def unit_vectors(rows: int, dim: int, seed: int) -> np.ndarray:
@@ -37,7 +41,7 @@ def test_exact_and_flat_agree(entries: int, queries: int, k: int, seed: int) -> 
     np.testing.assert_array_equal(exact.ids[clear, : k - 1 or 1], flat.ids[clear, : k - 1 or 1])
 
 
-@pytest.mark.parametrize("kind", ["exact", "flat"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_query_finds_the_same_whatever_else_is_asked_with_it(kind: str) -> None:
     # FAULTS: E10
     index = build_index(unit_vectors(50, 384, 0), kind)
@@ -49,16 +53,16 @@ def test_a_query_finds_the_same_whatever_else_is_asked_with_it(kind: str) -> Non
     np.testing.assert_array_equal(few.similarity, whole.similarity[:7])
 
 
-@pytest.mark.parametrize("kind", ["exact", "flat"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_of_equal_entries_the_lower_id_comes_first(kind: str) -> None:
     vectors = np.eye(3, dtype=np.float32)[[0, 1, 1, 2]]
     result = build_index(vectors, kind).search(vectors[[1]], 3)
     assert result.ids[0, :2].tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("kind", ["exact", "flat"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_of_many_equal_entries_the_lowest_id_comes_first(kind: str) -> None:
-    for seed in range(10):
+    for seed in range(3 if kind == "hnsw" else 10):
         vectors = unit_vectors(1111, 384, seed)
         equal = np.sort(np.random.default_rng(seed).choice(1111, 12, replace=False))
         vectors[equal] = vectors[equal[0]]
@@ -66,7 +70,7 @@ def test_of_many_equal_entries_the_lowest_id_comes_first(kind: str) -> None:
         assert found.ids[0].tolist() == equal[:3].tolist()
 
 
-@pytest.mark.parametrize("kind", ["exact", "flat"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_query_that_cannot_be_answered_is_refused(kind: str) -> None:
     # FAULTS: E4
     index = build_index(unit_vectors(4, 8, 0), kind)
@@ -114,3 +118,115 @@ def test_a_damaged_index_is_built_anew_with_a_warning(
         index.refresh("a" * 64, lambda: unit_vectors(3, 8, 0))
     assert index.num_builds == 1
     assert "built anew" in caplog.text
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    entries=st.integers(1, 300),
+    kinds_of=st.integers(1, 300),
+    k=st.integers(1, 20),
+    kind=st.sampled_from(["flat", "ivf", "hnsw"]),
+    seed=st.integers(0, 99),
+)
+def test_every_answer_is_an_entry_and_its_own_product(
+    entries: int, kinds_of: int, k: int, kind: str, seed: int
+) -> None:
+    # FAULTS: E4
+    vectors = unit_vectors(kinds_of, 8, seed)
+    vectors = vectors[np.random.default_rng(seed).integers(kinds_of, size=entries)]
+    asked = unit_vectors(20, 8, seed + 1)
+    k = min(k, entries)
+    found = build_index(vectors, kind).search(asked, k)
+    assert found.ids.min() >= 0
+    assert all(len(set(row)) == k for row in found.ids.tolist())
+    products = (vectors[found.ids] * asked[:, None]).sum(axis=2)
+    np.testing.assert_allclose(found.similarity, products, atol=1e-6)
+    # Best first, and the lower id first among equals: with every id of an equal vector below it.
+    ranks = list(zip(-found.similarity.ravel(), found.ids.ravel(), strict=True))
+    for row in range(len(asked)):
+        assert ranks[row * k : row * k + k] == sorted(ranks[row * k : row * k + k])
+        equal = np.flatnonzero((vectors == vectors[found.ids[row, 0]]).all(axis=1))
+        assert found.ids[row, : len(equal)].tolist() == equal[:k].tolist()
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+def test_an_approximate_index_finds_nearly_all_and_the_same_every_time(kind: str) -> None:
+    centres = unit_vectors(60, 32, 0)[np.random.default_rng(0).integers(60, size=3000)]
+    vectors = centres + 0.6 * unit_vectors(3000, 32, 1)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    asked = vectors[::5] + 0.5 * unit_vectors(600, 32, 2)
+    asked /= np.linalg.norm(asked, axis=1, keepdims=True)
+    exact = build_index(vectors, "exact").search(asked, 3)
+    found = build_index(vectors, kind).search(asked, 3)
+    assert recall(found, exact) > 0.9
+    again = build_index(vectors, kind).search(asked, 3)
+    np.testing.assert_array_equal(found.ids, again.ids)
+    np.testing.assert_array_equal(found.similarity, again.similarity)
+
+
+def test_recall_and_error_by_hand() -> None:
+    exact = SearchResult(np.float32([[0.9, 0.8], [0.7, 0.1]]), np.array([[3, 1], [2, 0]]))
+    found = SearchResult(np.float32([[0.9, 0.2], [0.5, 0.1]]), np.array([[3, 7], [5, 0]]))
+    assert recall(found, exact) == 0.5
+    assert similarity_error(found, exact) == pytest.approx(0.2)
+    assert recall(exact, exact) == 1
+    with pytest.raises(ValueError, match="exact answer"):
+        recall(SearchResult(found.similarity[:, :1], found.ids[:, :1]), exact)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_tensors_find_what_arrays_find(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code that runs on a GPU, with tensors on the CPU."""
+    vectors, asked = unit_vectors(900, 24, 3), unit_vectors(1500, 24, 4)
+    vectors[700:720] = vectors[5]
+    expected = build_index(vectors, "flat").search(asked, k)
+    monkeypatch.setattr(faiss_index, "_on_gpu", tensors_on_the_cpu)
+    found = build_index(vectors, "flat").search(asked, k)
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    np.testing.assert_allclose(found.similarity, expected.similarity, atol=1e-6)
+
+
+def test_a_gpu_without_room_leaves_the_search_to_the_cpu_with_one_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # FAULTS: E7
+    def no_room(*_: object) -> None:
+        raise RuntimeError("cudaMalloc error out of memory [2]\nat StandardGpuResources")
+
+    vectors, asked = unit_vectors(900, 24, 3), unit_vectors(3000, 24, 4)
+    expected = build_index(vectors, "flat").search(asked)
+    monkeypatch.setattr(faiss_index, "_on_gpu", tensors_on_the_cpu)
+    index = build_index(vectors, "flat")
+    monkeypatch.setattr(faiss_index.TorchSearch, "candidates", no_room)
+    found = index.search(asked)
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    np.testing.assert_array_equal(found.similarity, expected.similarity)
+    assert caplog.text.count("out of memory") == 1
+
+
+def test_a_gpu_that_cannot_take_the_index_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # FAULTS: E7
+    def no_room() -> None:
+        raise RuntimeError("cudaMalloc error out of memory [2]")
+
+    monkeypatch.setattr(faiss_index.faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss_index.faiss, "StandardGpuResources", no_room, raising=False)
+    monkeypatch.setattr(faiss_index.torch.cuda, "is_available", lambda: True)
+    vectors = unit_vectors(30, 8, 0)
+    assert build_index(vectors, "flat").search(vectors).ids[:, 0].tolist() == list(range(30))
+    assert "searched on the CPU" in caplog.text
+
+
+def tensors_on_the_cpu(index: object, vectors: np.ndarray) -> faiss_index.TorchSearch:
+    return faiss_index.TorchSearch(index, vectors, device="cpu")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stored_index_is_made_again_from_its_vectors(kind: str, tmp_path: Path) -> None:
+    vectors, asked = unit_vectors(700, 16, 0), unit_vectors(50, 16, 1)
+    first = VersionedIndex(kind, tmp_path).refresh("a" * 64, lambda: vectors).search(asked)
+    again = VersionedIndex(kind, tmp_path)
+    found = again.refresh("a" * 64, lambda: pytest.fail("it is stored")).search(asked)
+    np.testing.assert_array_equal(found.ids, first.ids)
