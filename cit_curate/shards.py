@@ -152,13 +152,15 @@ def _samples_of(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
             if found is None:
                 break
             name, content = found
-            prefix, _, suffix = name.partition(".")
-            if not suffix or suffix in fields and prefix == key or name.startswith("__"):
+            prefix, _, suffix = name.lower().partition(".")
+            prefix = name[: len(prefix)]
+            is_ours = prefix and suffix and "/" not in name and not name.startswith("__")
+            if not is_ours or (suffix in fields and prefix == key):
                 break
             if prefix != key and fields:
                 yield key, fields
                 fields, count = {}, count + 1
-            key, fields[suffix.lower()] = prefix, content
+            key, fields[suffix] = prefix, content
         else:
             if fields:
                 yield key, fields

@@ -1,8 +1,8 @@
 """Members of a tar, as `tarfile` writes and reads them, for the plain ones among them: quickly.
 
 A plain member is a regular file with a short ASCII name. `tarfile` spends longer on its header than
-a disk on its bytes; here the header is a template with name, size and checksum filled in. The tests hold the
-bytes to those of `webdataset.TarWriter`, and what is read to what webdataset reads.
+a disk on its bytes; here the header is a template with name, size and checksum filled in. The tests
+hold the bytes to those of `webdataset.TarWriter`, and what is read to what webdataset reads.
 """
 
 import io

@@ -41,9 +41,11 @@ def test_the_doors_take_the_files_of_the_original_and_further_flags(tmp_path: Pa
 
 @pytest.mark.slow
 def test_the_benchmark_runs_and_both_ways_agree(tmp_path: Path) -> None:
-    flags = ["--lines", "3000", "--slice", "2000", "--folder", str(tmp_path)]
-    run("bench/yfcc_pool.py", *flags, "--json", str(tmp_path / "x.json"), cwd=tmp_path)
-    found = json.loads((tmp_path / "x.json").read_text())
-    assert [row["format"] for row in found["whole"]] == ["yfcc15m", "yfcc100m"]
-    assert all(row["peak_mb"] > 0 and row["pairs"] > 500 for row in found["whole"])
+    flags = ["--lines", "2000", "--memory-lines", "3000", "--repeats", "1"]
+    flags += ["--folder", str(tmp_path), "--json", str(tmp_path / "x.json")]
+    command = [sys.executable, "-m", "scripts.bench.yfcc_pool", *flags]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
+    found = json.loads((tmp_path / "x.json").read_text())["comparisons"]
+    assert [each["title"].split()[-1] for each in found] == ["yfcc15m", "yfcc100m"] * 2
+    assert all(int(each["timings"][0]["notes"]["peak MB"]) > 0 for each in found[:2])
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]

@@ -1,33 +1,29 @@
-"""Lines per second and peak memory of `cit pool build --format yfcc15m|yfcc100m`.
+"""Building a pool from YFCC100M's metadata, beside a plain script, and its memory as it grows.
 
-    python scripts/bench/yfcc_pool.py [--lines 10000000] [--workers 0] [--folder DIR] [--json FILE]
+    python -m scripts.bench.yfcc_pool [--lines 2000000] [--memory-lines 2000000 4000000 10000000]
 
-Lines in the format of `yfcc100m_dataset.txt` are made up, the same ones every time: 96 % have an id
-on disk, 15 % are in the subset, a third has no tag, four in ten no description, one in eight is not
-in English. Two measurements:
+Lines in the format of `yfcc100m_dataset.txt` are made up, the same ones every time, about 520 bytes
+each: 96 % have an id on disk, 15 % are in the subset, a third has no tag, four in ten no
+description, one in eight is not in English. Two measurements:
 
-- the whole file, with rows/s and the peak memory of this process and of its biggest worker;
-- a slice of it, side by side with a single-process script that reads it line by line, as one would
-  write it with `csv` and `urllib`. Both make the same captions, which is checked.
+- side by side with a single-process script that reads the file line by line, as one would write it
+  with `csv` and `urllib`; both make the same captions, which is checked;
+- peak memory of the build and of its biggest worker, for files of several lengths.
 """
 
 import argparse
 import csv
 import json
 import multiprocessing
-import platform
 import random
 import re
 import resource
 import shutil
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote_plus, unquote
 
 import numpy as np
@@ -38,8 +34,8 @@ from cit_curate.pool.format import PoolManifest, read_manifest
 from cit_curate.pool.workers import available_cpus
 from cit_curate.pool.yfcc_build import build_yfcc_pool
 from cit_curate.pool.yfcc_source import YfccSource
+from scripts.bench.side_by_side import Comparison, Timing, add_output, show, take_turns
 
-REPEATS = 3
 LINES_PER_CHUNK = 20_000
 LICENSES = (
     ("Attribution-NonCommercial-ShareAlike License", "by-nc-sa"),
@@ -63,31 +59,24 @@ FOREIGN_WORDS = re.findall(
 def main() -> None:
     """Generate, build, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--lines", type=int, default=10_000_000, help="0: only the comparison")
-    parser.add_argument("--slice", type=int, default=1_000_000, help="lines of the comparison")
+    parser.add_argument("--lines", type=int, default=2_000_000, help="of the comparison; 0: none")
+    parser.add_argument(
+        "--memory-lines", type=int, nargs="*", default=[2_000_000, 4_000_000, 10_000_000]
+    )
+    parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=FORMATS)
     parser.add_argument("--workers", type=int, default=0, help="0: one per processor")
-    parser.add_argument("--folder", type=Path, help="where the files go, about 1.2 KB a line")
-    parser.add_argument("--json", type=Path, help="also write the numbers there")
+    parser.add_argument("--folder", type=Path, help="where the files go, about 1 KB a line")
+    add_output(parser)
     asked = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="cit-yfcc-", dir=asked.folder))
     try:
-        _say(
-            f"{platform.machine()}, {available_cpus()} processors, Python "
-            f"{platform.python_version()}, {datetime.now(UTC):%Y-%m-%d}"
-        )
-        numbers = {
-            "lines": asked.lines,
-            "workers": asked.workers or available_cpus(),
-            # First, so that peak memory is not that of the slices.
-            "whole": [
-                _whole(folder, asked.lines, f, asked.workers) for f in FORMATS if asked.lines
-            ],
-            "slice": [_side_by_side(folder, asked.slice, name, asked.workers) for name in FORMATS],
-        }
+        tables = [memory(folder, asked.memory_lines, format, asked.workers)
+                  for format in asked.formats if asked.memory_lines]  # fmt: skip
+        tables += [compare(folder, asked.lines, format, asked.workers, repeats=asked.repeats)
+                   for format in asked.formats if asked.lines]  # fmt: skip
+        show(tables, asked.json)
     finally:
         shutil.rmtree(folder)
-    if asked.json:
-        asked.json.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
 
 
 FORMATS: tuple[YfccFormat, ...] = ("yfcc15m", "yfcc100m")
@@ -188,103 +177,91 @@ def _build(folder: Path, format: YfccFormat, out: Path, num_workers: int) -> Poo
     return build_yfcc_pool(source, out, engine=EngineConfig(workers=num_workers))
 
 
-def _whole(folder: Path, num_lines: int, format: YfccFormat, num_workers: int) -> dict[str, Any]:
-    """Build from the whole file, timed, in a fresh process so that its memory is its own."""
-    inputs = folder / "whole"
-    if not inputs.exists():
-        inputs.mkdir()
-        started = time.perf_counter()
-        write_files(inputs, num_lines)
-        size = (inputs / "dataset.txt").stat().st_size
-        _say(
-            f"made {num_lines:,} lines, {size / 1e9:.2f} GB: {time.perf_counter() - started:.0f} s"
+def memory(
+    folder: Path, lengths: Sequence[int], format: YfccFormat, num_workers: int
+) -> Comparison:
+    """Builds from files of several lengths, each in a process so that its memory is its own."""
+    timings = []
+    for num_lines in lengths:
+        inputs = _inputs(folder, num_lines)
+        child = multiprocessing.get_context("spawn").Process(
+            target=_measured, args=(inputs, format, num_workers)
         )
-    child = multiprocessing.get_context("spawn").Process(
-        target=_timed, args=(inputs, num_lines, format, num_workers)
-    )
-    child.start()
-    child.join()
-    if child.exitcode:
-        sys.exit("the build failed")
-    shutil.rmtree(inputs / "pool")
-    found: dict[str, Any] = json.loads((inputs / "found.json").read_text())
-    _say(
-        f"{format}: {num_lines:,} lines in {found['seconds']} s = "
-        f"{found['lines_per_second']:,} lines/s; {found['pairs']:,} pairs, "
-        f"{found['pool_bytes'] / 1e9:.2f} GB; peak {found['peak_mb']} MB, biggest worker "
-        f"{found['peak_worker_mb']} MB"
-    )
-    return found
+        child.start()
+        child.join()
+        if child.exitcode:
+            sys.exit("the build failed")
+        shutil.rmtree(inputs / "pool")
+        found = json.loads((inputs / "found.json").read_text())
+        seconds = found.pop("seconds")
+        notes = {name: f"{value:,}" for name, value in found.items()}
+        timings.append(Timing(f"{num_lines:,} lines", (seconds,), num_lines, notes))
+    title = f"Memory of building {format}"
+    return Comparison(title, "lines", timings[0].name, tuple(timings), _workers(num_workers))
 
 
-def _timed(inputs: Path, num_lines: int, format: YfccFormat, num_workers: int) -> None:
-    """Build, and leave the numbers in `found.json`."""
-    started = time.perf_counter()
-    manifest = _build(inputs, format, inputs / "pool", num_workers)
-    seconds = time.perf_counter() - started
-    peaks = [
-        round(resource.getrusage(who).ru_maxrss / 1024)
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    ]
-    found = {
-        "format": format,
-        "seconds": round(seconds, 1),
-        "lines_per_second": round(num_lines / seconds),
-        "pairs": manifest.num_pairs,
-        "peak_mb": peaks[0],
-        "peak_worker_mb": peaks[1],
-        "pool_bytes": sum(part.file.bytes for part in manifest.parts),
-    }
-    (inputs / "found.json").write_text(json.dumps(found))
-
-
-def _side_by_side(
-    folder: Path, num_lines: int, format: YfccFormat, num_workers: int
-) -> dict[str, Any]:
-    """Both ways on the same slice, in turn, so that a drifting machine hits both."""
-    inputs = folder / "slice"
-    if not inputs.exists():
-        inputs.mkdir()
-        write_files(inputs, num_lines)
+def compare(
+    folder: Path, num_lines: int, format: YfccFormat, num_workers: int, *, repeats: int
+) -> Comparison:
+    """Both ways on the same file, in turn."""
+    inputs = _inputs(folder, num_lines)
     plain, out = folder / "plain.csv", folder / "pool"
+    cpu_seconds: dict[str, list[float]] = {"line by line": [], "cit": []}
+
+    def timed(name: str, way: Callable[[], object]) -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        started = _cpu_seconds()
+        way()
+        cpu_seconds[name].append(_cpu_seconds() - started)
+
     ways: dict[str, Callable[[], object]] = {
-        "line by line": lambda: line_by_line(inputs, format, plain),
-        "cit": lambda: _build(inputs, format, out, num_workers),
+        "line by line": lambda: timed("line by line", lambda: line_by_line(inputs, format, plain)),
+        "cit": lambda: timed("cit", lambda: _build(inputs, format, out, num_workers)),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    cpu_seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(REPEATS):
-        for name, way in ways.items():
-            shutil.rmtree(out, ignore_errors=True)
-            started, cpu_started = time.perf_counter(), _cpu_seconds()
-            way()
-            seconds[name].append(time.perf_counter() - started)
-            cpu_seconds[name].append(_cpu_seconds() - cpu_started)
+    seconds = take_turns(ways, repeats=repeats, warm_up=False)
     captions = _captions_of(plain, None)
     if captions != _captions_of(out, read_manifest(out)):
         sys.exit(f"{format}: the two ways made different captions")
-    shutil.rmtree(out)
-    _say(f"{format}, {num_lines:,} lines, {len(captions):,} captions, {REPEATS} times each:")
-    for name, times in seconds.items():
-        rates = [num_lines / t for t in (statistics.median(times), max(times), min(times))]
-        cpu = statistics.median(cpu_seconds[name])
-        _say(
-            f"  {name:<13}{rates[0]:>9,.0f} lines/s (min {rates[1]:,.0f}, max {rates[2]:,.0f}), "
-            f"{1e6 * cpu / num_lines:.1f} us of processor time a line"
+    timings = tuple(
+        Timing(
+            name,
+            seconds[name],
+            num_lines,
+            {"processor us a line": f"{1e6 * min(cpu_seconds[name]) / num_lines:.1f}"},
         )
-    ratio, cpu_ratio = (
-        statistics.median(taken["line by line"]) / statistics.median(taken["cit"])
-        for taken in (seconds, cpu_seconds)
+        for name in ways
     )
-    _say(f"  ratio {ratio:.1f}, of processor time {cpu_ratio:.1f}")
-    return {
-        "format": format,
-        "lines": num_lines,
-        "seconds": seconds,
-        "cpu_seconds": cpu_seconds,
-        "ratio": round(ratio, 2),
-        "cpu_ratio": round(cpu_ratio, 2),
+    facts = {"captions": len(captions), **_workers(num_workers)}
+    return Comparison(f"Building {format}", "lines", "line by line", timings, facts)
+
+
+def _inputs(folder: Path, num_lines: int) -> Path:
+    """The files of so many lines, made when they are not there."""
+    inputs = folder / f"{num_lines}"
+    if not inputs.exists():
+        for other in folder.glob("[0-9]*"):
+            shutil.rmtree(other)
+        inputs.mkdir()
+        write_files(inputs, num_lines)
+    return inputs
+
+
+def _workers(num_workers: int) -> dict[str, str | int | float]:
+    return {"workers": num_workers or available_cpus()}
+
+
+def _measured(inputs: Path, format: YfccFormat, num_workers: int) -> None:
+    """Build, and leave the numbers in `found.json`."""
+    started = time.perf_counter()
+    manifest = _build(inputs, format, inputs / "pool", num_workers)
+    found = {
+        "seconds": time.perf_counter() - started,
+        "pairs": manifest.num_pairs,
+        "pool MB": sum(part.file.bytes for part in manifest.parts) // 1_000_000,
+        "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak MB of a worker": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
     }
+    (inputs / "found.json").write_text(json.dumps(found))
 
 
 def _cpu_seconds() -> float:
@@ -302,10 +279,6 @@ def _captions_of(path: Path, manifest: PoolManifest | None) -> list[tuple[str, s
         table = pq.read_table(path / part.file.path, columns=["image_id", "text_key", "caption"])
         found += zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
     return found
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

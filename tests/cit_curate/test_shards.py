@@ -130,7 +130,7 @@ def test_a_tar_has_the_bytes_that_webdataset_writes(files: list[tuple[str, bytes
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["a", "b", "x/a", "__meta__", "é", "a" * 120]),
+            st.sampled_from(["a", "b", "B", "x/a", "x.y/a", "", "__meta__", "é", "a" * 120]),
             st.sampled_from(["png", "TXT", "txt", "seg.png", "json"]),
             st.binary(max_size=600),
         ),
