@@ -107,8 +107,8 @@ class CurateConfig:
     on_shortfall: Shortfall = "error"
     """When the passes did not fill the budget: stop with exit code 3, or train on what there is."""
     index: IndexKind = "auto"
-    """Search over the metadata: exact by torch (exact), or by FAISS (flat; auto: where it is
-    installed); or approximate by FAISS (ivf, hnsw): fast over many entries, other selections."""
+    """Search over the metadata: exact by torch (exact) or FAISS (flat), with equal results; auto:
+    flat on a GPU, else exact. Or approximate by FAISS (ivf, hnsw): other selections."""
     lanes: int = 1
     """Independent curation streams; the original's number of ranks."""
     seed: int = 0

@@ -1,34 +1,19 @@
 """FAISS behind the protocol; the only file that imports faiss.
 
-FAISS proposes candidates, and their products are computed one by one here. It multiplies matrices,
-and some kernels (OpenBLAS for Haswell) round a row by its place in the matrix: the last bits of
-what it finds depend on the queries beside it. Flat proposes the nearest ones of all; IVF and HNSW
-look at a part of the entries only, and may miss the nearest one.
+Flat proposes the nearest ones of all; IVF and HNSW look at a part of the entries only, and may miss
+the nearest one.
 """
 
 import logging
 from collections.abc import Callable
-from hashlib import blake2b
 from typing import Any
 
 import faiss
 import numpy as np
 import torch
 
-from indexes.protocol import (
-    BLOCK_ROWS,
-    Float32,
-    Int64,
-    SearchResult,
-    blocks,
-    check_queries,
-    check_vectors,
-)
-
-# Candidates beyond the asked ones: near ties are decided by products of their own.
-SPARE_CANDIDATES = 4
-# 64 MB of float32.
-PRODUCTS_AT_ONCE = 1 << 24
+from indexes.proposals import PRODUCTS_AT_ONCE, ProposedIndex, own_products
+from indexes.protocol import BLOCK_ROWS, Float32, Int64
 
 # IVF: 4 sqrt(entries) lists of at least so many entries, and the share of them that is searched.
 LISTS_PER_ROOT = 4
@@ -43,49 +28,17 @@ KEPT_WHILE_SEARCHING = 128
 logger = logging.getLogger(__name__)
 
 
-class FaissIndex:
+class FaissIndex(ProposedIndex):
     """Nearest entries by FAISS: on a GPU where this build of FAISS sees one, else on the CPU.
 
-    Equal vectors are indexed once; what is found stands for all of them, the lowest id first.
+    IVF and HNSW may give an entry that is near but not the nearest.
     """
 
     def __init__(self, vectors: Float32, kind: str = "flat") -> None:
-        self.kind = kind
-        self.vectors = check_vectors(vectors)
-        self._members = _equal_rows(self.vectors)
-        self._distinct = self.vectors
-        if len(self._members) < len(self.vectors):
-            self._distinct = self.vectors[self._members[:, 0]]
+        super().__init__(vectors, kind)
         self._index = _BUILDERS[kind](self._distinct)
         # A hierarchy of links has no GPU form in FAISS.
         self._gpu = None if kind == "hnsw" else _on_gpu(self._index, self._distinct)
-
-    def search(self, queries: Float32, k: int = 1) -> SearchResult:
-        """The `k` nearest entries of each query; see `MetadataIndex.search`.
-
-        IVF and HNSW may give an entry that is near but not the nearest.
-        """
-        num_entries, dim = self.vectors.shape
-        queries = check_queries(queries, num_entries=num_entries, dim=dim, k=k)
-        parts = [self._best(block, k) for block in blocks(queries)]
-        if not parts:
-            return SearchResult(np.empty((0, k), np.float32), np.empty((0, k), np.int64))
-        similarity = np.concatenate([part[0] for part in parts])[: len(queries)]
-        ids = np.concatenate([part[1] for part in parts])[: len(queries)]
-        return SearchResult(similarity, ids)
-
-    def _best(self, block: Float32, k: int) -> tuple[Float32, Int64]:
-        """The `k` best of each query's candidates."""
-        num_distinct = len(self._members)
-        similarity, places = self._candidates(block, min(k + SPARE_CANDIDATES, num_distinct))
-        # [queries, candidates] -> [queries, candidates x equal ones]; no more than k are asked for.
-        members = self._members[:, :k]
-        ids = members[places].reshape(len(block), -1)
-        similarity = np.repeat(similarity, members.shape[1], axis=1)
-        similarity[ids < 0] = -np.inf
-        # FAISS keeps equal ones in the order of its heap; here the lower id comes first.
-        order = np.lexsort((ids, -similarity), axis=1)[:, :k]
-        return np.take_along_axis(similarity, order, axis=1), np.take_along_axis(ids, order, axis=1)
 
     def _candidates(self, block: Float32, count: int) -> tuple[Float32, Int64]:
         """Similarities and places in `_distinct` of each query's candidates; never -1."""
@@ -96,20 +49,8 @@ class FaissIndex:
                 _warn_of_gpu(error)
                 self._gpu = None
         places = self._index.search(block, count)[1]
-        similarity = _products(self._distinct, block, places)
+        similarity = own_products(self._distinct, block, places)
         return _filled(similarity, places, block, self._distinct)
-
-
-def _products(vectors: Float32, block: Float32, places: Int64) -> Float32:
-    """float32 [queries, candidates]: the products, each computed on its own; -inf for place -1."""
-    similarity = np.empty(places.shape, dtype=np.float32)
-    rows = max(PRODUCTS_AT_ONCE // (places.shape[1] * block.shape[1]), 1)
-    for start in range(0, len(block), rows):
-        part = slice(start, start + rows)
-        # [queries, candidates, dim] summed over dim
-        similarity[part] = (vectors[places[part]] * block[part, None, :]).sum(axis=2)
-    similarity[places < 0] = -np.inf
-    return similarity
 
 
 def _filled(
@@ -120,19 +61,8 @@ def _filled(
     if len(rows):
         products = block[rows] @ vectors.T
         places[rows] = np.argsort(-products, axis=1, kind="stable")[:, : places.shape[1]]
-        similarity[rows] = _products(vectors, block[rows], places[rows])
+        similarity[rows] = own_products(vectors, block[rows], places[rows])
     return similarity, places
-
-
-def _equal_rows(vectors: Float32) -> Int64:
-    """int64 [distinct, most equal]: the rows of each distinct vector, ascending, then -1."""
-    groups: dict[bytes, list[int]] = {}
-    for row, vector in enumerate(vectors):
-        groups.setdefault(blake2b(vector, digest_size=16).digest(), []).append(row)
-    members = np.full((len(groups), max(map(len, groups.values()))), -1, np.int64)
-    for place, rows in enumerate(groups.values()):
-        members[place, : len(rows)] = rows
-    return members
 
 
 def _flat(vectors: Float32) -> faiss.Index:
@@ -206,10 +136,15 @@ class TorchSearch:
         return similarity.cpu().numpy(), places.cpu().numpy()
 
 
+def sees_gpu() -> bool:
+    """Whether this build of FAISS, and torch, can use a GPU."""
+    # get_num_gpus exists in every build; the GPU classes only in the GPU one.
+    return faiss.get_num_gpus() > 0 and torch.cuda.is_available()
+
+
 def _on_gpu(index: faiss.Index, vectors: Float32) -> TorchSearch | None:
     """The index on the first GPU, where there is one with room for it."""
-    # get_num_gpus exists in every build; the GPU classes only in the GPU one.
-    if faiss.get_num_gpus() == 0 or not torch.cuda.is_available():
+    if not sees_gpu():
         return None
     try:
         resources = faiss.StandardGpuResources()
