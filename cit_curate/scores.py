@@ -78,6 +78,9 @@ class Embedded:
     vectors: Float32
 
 
+PoolPlaces = tuple[tuple[str, str, Fraction, str], ...]
+
+
 @dataclass(frozen=True)
 class Scan:
     """All that a score depends on, and where the scores are kept.
@@ -90,7 +93,7 @@ class Scan:
     """
 
     folder: Path
-    pools: tuple[tuple[str, str, Fraction, str], ...]
+    pools: PoolPlaces
     config: CurateConfig
     tower: Tower
     encoder: str
@@ -260,8 +263,27 @@ def open_scan(
     folder.mkdir(parents=True, exist_ok=True)
     sweep_temporary(folder)
     save_index(index, folder / "index", version=_digest(key))
-    places = tuple((p.name, p.pool.named, p.share, p.pool.fingerprint) for p in pools)
-    return Scan(folder, places, config, tower, encoder, index.kind)
+    return Scan(folder, pool_places(pools), config, tower, encoder, index.kind)
+
+
+def pool_places(pools: PoolMixture) -> PoolPlaces:
+    """Name, place, weight and fingerprint of each pool: what another process opens them from."""
+    return tuple((p.name, p.pool.named, p.share, p.pool.fingerprint) for p in pools)
+
+
+def open_places(places: PoolPlaces) -> PoolMixture:
+    """The pools, in another process.
+
+    Raises:
+        ConfigError: What lies there is another pool.
+    """
+    opened = []
+    for name, place, share, fingerprint in places:
+        pool = Pool.open(place)
+        if pool.fingerprint != fingerprint:
+            raise ConfigError(f"{place} is another pool for this worker than for the command")
+        opened.append((name, pool, share))
+    return PoolMixture(opened)
 
 
 def _digest(key: Mapping[str, Any]) -> str:
@@ -291,15 +313,9 @@ def _known(scan: Scan) -> KnownScores:
 
 @lru_cache(maxsize=1)
 def _order(scan: Scan, lane: int) -> MixedOrder:
-    opened = []
-    for name, place, share, fingerprint in scan.pools:
-        pool = Pool.open(place)
-        if pool.fingerprint != fingerprint:
-            raise ConfigError(f"{place} is another pool for this worker than for the command")
-        opened.append((name, pool, share))
     config = scan.config
     return MixedOrder(
-        PoolMixture(opened),
+        open_places(scan.pools),
         seed=config.seed,
         lane=lane,
         num_lanes=config.lanes,

@@ -39,8 +39,7 @@ def commit_step(
     Each rank writes the tables of its lanes; rank 0 writes the rest, while the next outer step
     begins. The watcher is told once the commit is on the disk.
     """
-    num_updates = state.update - streams.first_update
-    written = [_write_lane(session, stream, state, num_updates) for stream in streams.lanes]
+    written = [_write_lane(session, streams, lane, state) for lane in streams.lanes]
     if session.trainer.cache is not None:
         session.trainer.cache.flush()
     lanes = [lane for rank in session.world.agree("committed", written) for lane in rank]
@@ -104,10 +103,11 @@ def save_within_step(session: Session, state: TrainState, streams: Streams) -> N
 
 
 def _write_lane(
-    session: Session, stream: ShardStream, state: TrainState, num_updates: int
+    session: Session, streams: Streams, stream: ShardStream, state: TrainState
 ) -> dict[str, Any]:
     """Write the ledger tables of one lane; gives what the commit says of it, as JSON."""
     run, scan = session.run, stream.scan
+    num_updates = state.update - streams.first_update
     place = {"outer_step": state.outer_step, "lane": scan.lane}
     pairs_per_update = session.config.curate.batch_size * session.config.train.accumulate
     uses = count_uses(
@@ -126,7 +126,11 @@ def _write_lane(
         "selected": len(rows),
         "files": [asdict(entry) for entry in files],
         "cursor": asdict(scan.cursor),
-        "metrics": scan.metrics_record(),
+        "metrics": {
+            **scan.metrics_record(),
+            "staleness": session.ahead.staleness,
+            **streams.seconds(stream),
+        },
     }
 
 
@@ -158,8 +162,12 @@ def _save(session: Session, place: MidStep, snapshot: Snapshot) -> None:
 
 
 def _needed(session: Session) -> list[str]:
-    """The checkpoints of the last two commits: one to go on from, one should it be damaged."""
-    return [commit.checkpoint for commit in session.run.commits()[-2:] if commit.checkpoint]
+    """The checkpoints of the last two commits: one to go on from, and one should it be damaged.
+
+    `--ahead` selects with the older one, which after the first commit is the one of the start.
+    """
+    commits = [commit.checkpoint for commit in session.run.commits() if commit.checkpoint]
+    return [checkpoint_name(0), *commits][-2:]
 
 
 def _tidy(session: Session, commit: Commit) -> None:

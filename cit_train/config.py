@@ -84,6 +84,13 @@ class TrainConfig:
     """auto, cpu, cuda or cuda:N."""
     num_workers: int = 0
     """Processes that read shards and decode images; 0 = within the training process."""
+    ahead: int = 0
+    """0 selects with the text encoder as it is. 1 scores the next outer step's captions while this
+    one trains, with the text encoder of its start, so selections are one outer step stale."""
+    ahead_workers: int = 1
+    """Processes that score with --ahead, of one thread each; one is enough for a GPU."""
+    curate_device: str = ""
+    """Device of --ahead's processes, such as cuda:1; that of training when left out."""
     pairs_per_shard: int = 512
     """Pairs of one WebDataset tar; the first closed one is what training waits for."""
     keep_shards: str = "2"
@@ -106,7 +113,10 @@ class TrainConfig:
     """How long the ranks wait for the slowest one, to have curated or evaluated."""
 
     def __post_init__(self) -> None:
-        for name in ("max_updates", "cached_views", "pairs_per_shard", "max_pixels", "accumulate"):
+        for name in (
+            *("max_updates", "cached_views", "pairs_per_shard", "max_pixels", "accumulate"),
+            "ahead_workers",
+        ):
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--{flag} is {getattr(self, name)}; it must be at least 1")
@@ -114,6 +124,11 @@ class TrainConfig:
             if getattr(self, name) < 0:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--{flag} is {getattr(self, name)}; it must not be negative")
+        if self.ahead not in (0, 1):
+            raise ConfigError(
+                f"--ahead is {self.ahead}; it is 0, the text encoder as it is, or 1, that of one "
+                "outer step before"
+            )
         if self.clip_grad is not None and not self.clip_grad > 0:
             raise ConfigError(f"--clip-grad is {self.clip_grad}; it is a norm above 0")
         if not self.warmup_div > 1:
@@ -215,6 +230,11 @@ class RunConfig:
             raise ConfigError(
                 "--train-vision all changes the vision tower, so its features cannot be cached; "
                 "take --vision-features live, or --train-vision none"
+            )
+        if self.train.ahead and self.curate_as.curation != "exact":
+            told = "--selection" if self.selection else f"--curation {self.curate.curation}"
+            raise ConfigError(
+                f"--ahead 1 scores every caption, which {told} does not; leave one of them out"
             )
         # A worker reads on when it is asked for its next batch; until then its shards must stay.
         keep, workers = self.train.keep_shards, self.train.num_workers

@@ -50,6 +50,7 @@ def curated(
             num_pairs=config.budget,  # also in a shorter last outer step, as in the paper
             lanes=world.lanes(config.curate.lanes),
             on_progress=progress,
+            scores=session.ahead.scores,
             **place,
         )
     world.beat("waiting for the others", **place)

@@ -1,6 +1,7 @@
 """The main path: curate with the text encoder as it is now, train on what was kept, commit."""
 
 import contextlib
+import time
 from pathlib import Path
 
 from cit_curate.ledger import Run
@@ -67,13 +68,16 @@ def train_session(session: Session, watcher: Watcher) -> Run:
     config, curator, trainer = session.config, session.curator, session.trainer
     state = session.state
     batches = open_batches(session.batches, num_workers=config.train.num_workers)
-    with session.saver:
+    with session.saver, session.ahead as ahead:
         while not is_done(session, state):
-            encoder = trainer.text_encoder()  # as it is now; carries its fingerprint
+            began_at = time.monotonic()
+            # As it is now, or with --ahead as it was one outer step ago; carries its fingerprint.
+            encoder = ahead.encoder(state) or trainer.text_encoder()
             index = curator.refresh(encoder)  # rebuilt only if the encoder changed
             selections = resumed(session, state, encoder, index)  # left in its middle, or new:
             selections = selections or curated(session, state, encoder, index, watcher)
-            with open_streams(session, state, selections) as streams:
+            with open_streams(session, state, selections, began_at=began_at) as streams:
+                ahead.begin(state, selections, streams.num_updates)  # the next outer step
                 state = within_step(session, state)
                 if state.owes_evaluation:
                     state = evaluated(session, state, streams, watcher)

@@ -26,6 +26,7 @@ def resumed(
     if place is None:
         return []
     lanes = session.world.lanes(session.config.curate.lanes)
+    scores = session.ahead.scores
     scans = [
         session.curator.scan(
             encoder,
@@ -34,6 +35,7 @@ def resumed(
             outer_step=state.outer_step,
             lane=lane,
             update=state.update,
+            scores=scores and scores(lane),
         )
         for lane in lanes
     ]

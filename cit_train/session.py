@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,16 @@ from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.subset import subset_pool
 from cit_curate.records import PoolCursor
 from cit_curate.text_encoder import choose_device, load_text_tower, weights_sha256
+from cit_train.ahead import Ahead
 from cit_train.batches import BatchStream, StreamConfig
-from cit_train.checkpoint import checkpoints_except, load_checkpoint, point_to
+from cit_train.checkpoint import (
+    checkpoint_name,
+    checkpoints_except,
+    load_checkpoint,
+    point_to,
+    save_checkpoint,
+    take_snapshot,
+)
 from cit_train.config import RunConfig, flat
 from cit_train.distributed import World
 from cit_train.evaluation.evaluator import Evaluator
@@ -57,6 +66,7 @@ class Session:
     evaluator: Evaluator | None
     batches: BatchStream
     saver: Saver
+    ahead: Ahead
     world: World
     state: TrainState
     mid_step: MidStep | None
@@ -126,6 +136,12 @@ def open_session(
     trainer = Trainer(config, model, tokenizer, vision, cache, world=world, autocast=autocast)
     state = _state_of(run, config, trainer, last)
     world.beat("starting", outer_step=state.outer_step, update=state.update)
+    processor = make_processor(tokenizer, statistics, max_text_length=config.text.max_text_length)
+    saver = Saver(config.train)
+    if config.train.ahead and world.is_first and not state.outer_step:
+        # The outer step after the first one is selected with these weights; nobody else has them.
+        start = take_snapshot(trainer, processor)
+        saver.submit(partial(save_checkpoint, run.path / checkpoint_name(0), start))
     done = (mid_step.update - state.update) * config.train.accumulate if mid_step else 0
     stream = _stream_config(config, run, statistics.side, lanes)
     return Session(
@@ -134,12 +150,11 @@ def open_session(
         pools=pools,
         curator=curator,
         trainer=trainer,
-        processor=make_processor(
-            tokenizer, statistics, max_text_length=config.text.max_text_length
-        ),
+        processor=processor,
         evaluator=evaluator,
         batches=BatchStream(stream, state.outer_step, first_batch=done),
-        saver=Saver(config.train),
+        saver=saver,
+        ahead=Ahead(config, run, curator, device),
         world=world,
         state=state,
         mid_step=mid_step,
@@ -301,6 +316,8 @@ def _state_of(run: Run, config: RunConfig, trainer: Trainer, last: Commit | None
 _FREE_TO_CHANGE = frozenset(
     {
         "num_workers",
+        "ahead_workers",
+        "curate_device",
         "keep_shards",
         "stream_seconds",
         "feature_cache",

@@ -1,9 +1,11 @@
 """The batches of one outer step: a shard stream for each lane, and the updates they make."""
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from cit_curate.curation import LaneSelection
 from cit_curate.errors import BadInputError, PeerLostError
@@ -23,17 +25,33 @@ class Streams:
         selections: What they write, by lane.
         first_update: Updates made before this outer step.
         num_updates: Updates that its pairs are enough for, on all ranks.
+        began_at: When its selection began, in `time.monotonic`.
+        opened_at: When it was there.
+        first_batch_at: When the first batch was there to be trained on; None before.
     """
 
     lanes: list[ShardStream]
     selections: Sequence[LaneSelection]
     first_update: int
     num_updates: int
+    began_at: float
+    opened_at: float
+    first_batch_at: float | None = None
 
     def finish(self) -> None:
         """Wait until every shard is written, and raise what went wrong with one."""
         for stream in self.lanes:
             stream.finish()
+
+    def seconds(self, stream: ShardStream) -> dict[str, Any]:
+        """When a lane's pairs were selected and could be trained on, since its selection began."""
+        moments = {
+            "select_seconds": self.opened_at,
+            "first_shard_seconds": stream.first_shard_at,
+            "first_batch_seconds": self.first_batch_at,
+            "last_shard_seconds": stream.last_shard_at,
+        }
+        return {name: at and at - self.began_at for name, at in moments.items()}
 
     def raise_first_error(self) -> None:
         """Raise what ended a stream, if anything did."""
@@ -59,9 +77,14 @@ class Planned:
 
 @contextlib.contextmanager
 def open_streams(
-    session: Session, state: TrainState, selections: Sequence[LaneSelection]
+    session: Session,
+    state: TrainState,
+    selections: Sequence[LaneSelection],
+    *,
+    began_at: float,
 ) -> Iterator[Streams]:
     """Start writing the shards of an outer step; stop it when training ends early."""
+    opened_at = time.monotonic()
     train, cache = session.config.train, session.trainer.cache
     num_updates = _num_updates(session, state, selections)
     num_batches = num_updates * train.accumulate
@@ -81,7 +104,7 @@ def open_streams(
     for stream in lanes:
         stream.start()
     try:
-        yield Streams(lanes, selections, state.update, num_updates)
+        yield Streams(lanes, selections, state.update, num_updates, began_at, opened_at)
     finally:
         for stream in lanes:
             stream.stop()
@@ -125,6 +148,8 @@ def updates(
         except PeerLostError:
             streams.raise_first_error()
             raise
+        if streams.first_batch_at is None:
+            streams.first_batch_at = time.monotonic()
         # Rank 0 has the clock and writes.
         is_due = world.is_first and session.saver.is_due(update)
         stops, saves = world.any_of(not batch, is_due)

@@ -7,6 +7,7 @@ pair whose image cannot be opened is set aside, and the scan's next kept pair ta
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ class ShardStream(threading.Thread):
         rows: The pairs that were written, in training order: the selection's pairs, with those
             replaced whose image could not be opened.
         error: What ended the stream, if not its end.
+        first_shard_at: When the first shard was closed, in `time.monotonic`; None before.
+        last_shard_at: When the last one was.
     """
 
     def __init__(
@@ -63,6 +66,8 @@ class ShardStream(threading.Thread):
     ) -> None:
         super().__init__(name=f"shards-lane{scan.lane}", daemon=True)
         self.error: BaseException | None = None
+        self.first_shard_at: float | None = None
+        self.last_shard_at: float | None = None
         self.rows = selection.slice(0, 0)
         self.folder = shard_folder(run, scan.outer_step)
         self._pools = pools
@@ -145,6 +150,8 @@ class ShardStream(threading.Thread):
             written.append(row)
         self._write_rejects()
         writer.close()
+        self.last_shard_at = time.monotonic()
+        self.first_shard_at = self.first_shard_at or self.last_shard_at
         self._unused = self._planned.slice(num_tried)
         everything = pa.concat_tables([self._planned, *replacements]).combine_chunks()
         self.rows = everything.take(pa.array(written, pa.int64()))
@@ -168,6 +175,8 @@ class ShardStream(threading.Thread):
         if self._rejects and writer.is_almost_full:
             self._write_rejects()
         writer.add(sample)
+        if writer.entries and self.first_shard_at is None:
+            self.first_shard_at = time.monotonic()
 
     def _write_rejects(self) -> None:
         rejects = [(row["scan_position"], row["reason"], row["detail"]) for row in self._rejects]

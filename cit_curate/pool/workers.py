@@ -5,15 +5,18 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
 from cit_curate.errors import ResourceError
+
+# Of processes beside the one that matters: they take the cores that it leaves.
+_NICENESS = 19
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -63,7 +66,35 @@ def open_workers(num_workers: int) -> Iterator[Mapper]:
         executor.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
+@contextmanager
+def workers_beside(num_workers: int) -> Iterator[Executor]:
+    """Give spawned processes that work beside this one: what it computes itself goes first.
+
+    They are no part of its process group, whose signals ask it alone to stop, and end at once with
+    the block, whatever they are at.
+    """
+    leash, held = multiprocessing.Pipe(duplex=False)
+    executor = ProcessPoolExecutor(
+        num_workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_beside,
+        initargs=(leash,),
+    )
+    try:
+        yield executor
+    finally:
+        held.close()
+        executor.shutdown(cancel_futures=True)
+        leash.close()
+
+
+def _start_beside(leash: Connection) -> None:
+    os.setpgrp()
+    os.nice(_NICENESS)
+    _start_worker(leash)
+
+
+def _start_worker(*leashes: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     pa.set_cpu_count(1)
     parent = multiprocessing.parent_process()
@@ -73,7 +104,7 @@ def _start_worker() -> None:
     def watch() -> None:
         # A killed parent closes no queue that its other workers also hold: without this, they wait
         # for tasks for ever.
-        wait([sentinel])
+        wait([sentinel, *leashes])
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
