@@ -332,7 +332,8 @@ _FREE_TO_CHANGE = frozenset(
 
 
 def _check_same(run: Run, settings: Mapping[str, Any]) -> None:
-    old = run.config
+    # A run of an older version has no such field, and did what the default does.
+    old = {**flat(RunConfig()), **run.config}
     changed = [
         f"{name}: {old.get(name)!r} then, {settings.get(name)!r} now"
         for name in sorted(old.keys() | settings.keys())

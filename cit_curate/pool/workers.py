@@ -16,7 +16,7 @@ import pyarrow as pa
 from cit_curate.errors import ResourceError
 
 # Of processes beside the one that matters: they take the cores that it leaves.
-_NICENESS = 19
+_NICENESS = 10
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -1,0 +1,126 @@
+"""When an outer step's pairs can be trained on, and what `--ahead 1` makes of it.
+
+python -m scripts.bench.overlap
+python -m scripts.bench.overlap --work cit-demo --updates 50 --repeats 3 --json overlap.json
+
+Trains the demo's recipe on its clip art, without evaluation, in each way in turn. What `cit demo`
+has fetched and built is used, and the vision features of all images that the ways select are
+cached by a first, untimed run of each.
+"""
+
+import shutil
+import statistics
+import tempfile
+from argparse import ArgumentParser
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cit_curate.ledger import Run
+from cit_curate.pool.workers import available_cpus
+from cit_train.config import RunConfig, replace_fields
+from cit_train.outer_loop import train
+from scripts.bench.side_by_side import Comparison, Timing, add_output, show, take_turns
+
+MOMENTS = ("select", "first_shard", "first_batch", "last_shard")
+
+
+def demo_config(work: Path, *, updates: int) -> RunConfig:
+    """The demo's recipe on its pool, built below `work` unless it is there."""
+    from cit_train.demo.assets import DEBIAN_ASSETS, cache_folder, fetch_deb
+    from cit_train.demo.command import prepare
+
+    def quiet(text: str) -> None:
+        pass
+
+    folders = {name: fetch_deb(name, cache_folder(), quiet) for name in DEBIAN_ASSETS}
+    config = prepare(work, folders, quiet)
+    return replace_fields(config, eval_data="", max_updates=updates)
+
+
+def ways_of(config: RunConfig, folder: Path, *, cores: int) -> dict[str, Callable[[], Run]]:
+    """The exact mode and `--ahead 1`, each with training on all cores and on one."""
+    ways: dict[str, Callable[[], Run]] = {}
+    for threads in dict.fromkeys((cores, 1)):
+        told = f"{threads} thread{'s' * (threads > 1)}"
+        ways[f"exact, {told}"] = partial(_trained, config, folder / f"exact-{threads}", threads)
+        for workers in dict.fromkeys((1, cores)):
+            ahead = replace_fields(config, ahead=1, ahead_workers=workers)
+            name = f"ahead, {told} + {workers} process{'es' * (workers > 1)}"
+            out = folder / f"ahead-{threads}-{workers}"
+            ways[name] = partial(_trained, ahead, out, threads)
+    return ways
+
+
+def _trained(config: RunConfig, out: Path, threads: int) -> Run:
+    shutil.rmtree(out, ignore_errors=True)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return train(config, out)
+    finally:
+        torch.set_num_threads(before)
+
+
+def moments(run: Run, *, first: int) -> dict[str, float]:
+    """Median seconds from the start of an outer step to each of `MOMENTS`, from step `first` on."""
+    lines = [line for line in run.metrics() if line["kind"] == "outer_step"]
+    later = [line for line in lines if line["outer_step"] >= first]
+    return {name: statistics.median(line[f"{name}_seconds"] for line in later) for name in MOMENTS}
+
+
+def compare(
+    ways: Mapping[str, Callable[[], Run]], *, updates: int, repeats: int, first: int = 2
+) -> Comparison:
+    """Time whole runs; the notes are the medians of the later outer steps of the last one.
+
+    Args:
+        ways: What to time, by name; the first is the baseline.
+        updates: Of each run.
+        repeats: How often each is timed.
+        first: The outer step from which on moments count: the processes have started by then.
+    """
+    last: dict[str, Run] = {}
+
+    def kept(name: str, way: Callable[[], Run]) -> None:
+        last[name] = way()
+
+    timed: dict[str, Any] = {name: partial(kept, name, way) for name, way in ways.items()}
+    seconds = take_turns(timed, repeats=repeats)
+    timings = [
+        Timing(name, seconds[name], updates, _notes(moments(last[name], first=first)))
+        for name in ways
+    ]
+    steps = {len(run.commits()) for run in last.values()}
+    return Comparison(
+        "training with and without --ahead 1",
+        "updates",
+        next(iter(ways)),
+        tuple(timings),
+        {"updates": updates, "outer steps": max(steps)},
+    )
+
+
+def _notes(found: Mapping[str, float]) -> dict[str, str]:
+    return {f"{name.replace('_', ' ')} s": f"{seconds:.2f}" for name, seconds in found.items()}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--work", type=Path, help="folder with the demo's pool; a temporary one")
+    parser.add_argument("--updates", type=int, default=50, help="updates of each run")
+    add_output(parser)
+    given = parser.parse_args(args)
+    with tempfile.TemporaryDirectory() as temporary:
+        config = demo_config(given.work or Path(temporary) / "demo", updates=given.updates)
+        ways = ways_of(config, Path(temporary), cores=available_cpus())
+        result = compare(ways, updates=given.updates, repeats=given.repeats)
+    show([result], given.json)
+
+
+if __name__ == "__main__":
+    main()
