@@ -59,12 +59,11 @@ def inline(num_workers: int) -> Iterator[Executor]:
 
 
 @pytest.fixture(autouse=True)
-def beside(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Processes are started in slow tests only; torch's threads are left as they were."""
+def beside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Only runs in processes of their own start others; torch's threads are left as they were."""
     before = torch.get_num_threads()
-    if request.node.get_closest_marker("slow") is None:
-        monkeypatch.setattr(ahead, "workers_beside", inline)
-        monkeypatch.setattr(ahead, "ThreadPoolExecutor", lambda *args, **kwargs: Inline())
+    monkeypatch.setattr(ahead, "workers_beside", inline)
+    monkeypatch.setattr(ahead, "ThreadPoolExecutor", lambda *args, **kwargs: Inline())
     yield
     torch.set_num_threads(before)
 
@@ -221,7 +220,7 @@ def test_what_is_no_longer_needed_is_not_scored() -> None:
             {"on_shortfall": "train", "max_passes": 1, "threshold": 0.99, "curate_every": 50},
             marks=pytest.mark.slow,
         ),
-        pytest.param({"ahead_workers": 2, "texts": "every"}, marks=pytest.mark.slow),
+        pytest.param({"texts": "every", "order": "sequential"}, marks=pytest.mark.slow),
     ],
     ids=lambda fields: next(iter(fields)),
 )
@@ -342,16 +341,13 @@ def test_the_first_batch_waits_for_the_first_shard_and_not_for_the_last(
 
 @pytest.mark.slow
 def test_the_processes_give_what_the_functions_give_here(
-    world: Path, whole: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Path, whole: Callable[..., Path], tmp_path: Path
 ) -> None:
     # FAULTS: L8
     out = tmp_path / "run"
     process = start_training(world, out, hash_seed="5", **FIELDS, ahead_workers=2)
     assert finish(process) == 0, told_by(out).read_text()
-    monkeypatch.setattr(ahead, "workers_beside", inline)
-    monkeypatch.setattr(ahead, "ThreadPoolExecutor", lambda *args, **kwargs: Inline())
-    train(make_config(world, **FIELDS), tmp_path / "inline")
-    assert_same_run(tmp_path / "inline", out)
+    assert_same_run(whole(), out)
 
 
 @pytest.mark.slow
