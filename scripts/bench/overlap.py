@@ -41,18 +41,24 @@ def demo_config(work: Path, *, updates: int) -> RunConfig:
     return replace_fields(config, eval_data="", max_updates=updates)
 
 
-def ways_of(config: RunConfig, folder: Path, *, cores: int) -> dict[str, Callable[[], Run]]:
-    """The exact mode and `--ahead 1`, each with training on all cores and on one."""
+def ways_of(
+    config: RunConfig, folder: Path, *, cores: int, threads: int
+) -> dict[str, Callable[[], Run]]:
+    """The exact mode on all cores and on some, and `--ahead 1` with processes on the others."""
     ways: dict[str, Callable[[], Run]] = {}
-    for threads in dict.fromkeys((cores, 1)):
-        told = f"{threads} thread{'s' * (threads > 1)}"
-        ways[f"exact, {told}"] = partial(_trained, config, folder / f"exact-{threads}", threads)
-        for workers in dict.fromkeys((1, cores)):
-            ahead = replace_fields(config, ahead=1, ahead_workers=workers)
-            name = f"ahead, {told} + {workers} process{'es' * (workers > 1)}"
-            out = folder / f"ahead-{threads}-{workers}"
-            ways[name] = partial(_trained, ahead, out, threads)
+    for number in dict.fromkeys((cores, threads)):
+        told = f"exact, {_counted(number, 'thread')}"
+        ways[told] = partial(_trained, config, folder / f"exact-{number}", number)
+    spare = max(1, cores - threads)
+    ahead = replace_fields(config, ahead=1, ahead_workers=spare)
+    told = f"ahead, {_counted(threads, 'thread')} + {_counted(spare, 'process')}"
+    ways[told] = partial(_trained, ahead, folder / "ahead", threads)
     return ways
+
+
+def _counted(number: int, what: str) -> str:
+    plural = "" if number == 1 else "es" if what.endswith("s") else "s"
+    return f"{number} {what}{plural}"
 
 
 def _trained(config: RunConfig, out: Path, threads: int) -> Run:
@@ -113,11 +119,14 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, help="folder with the demo's pool; a temporary one")
     parser.add_argument("--updates", type=int, default=50, help="updates of each run")
+    cores = available_cpus()
+    help_ = "threads that train while the other cores score ahead; half of them"
+    parser.add_argument("--threads", type=int, default=max(1, cores // 2), help=help_)
     add_output(parser)
     given = parser.parse_args(args)
     with tempfile.TemporaryDirectory() as temporary:
         config = demo_config(given.work or Path(temporary) / "demo", updates=given.updates)
-        ways = ways_of(config, Path(temporary), cores=available_cpus())
+        ways = ways_of(config, Path(temporary), cores=cores, threads=given.threads)
         result = compare(ways, updates=given.updates, repeats=given.repeats)
     show([result], given.json)
 
