@@ -30,11 +30,11 @@ from tiny_runs import (
 from cit_curate.curation import Curator
 from cit_curate.errors import ConfigError, DamagedError, ResourceError
 from cit_curate.ledger import Run
-from cit_train import ahead
-from cit_train.ahead import LaneAhead
+from cit_train import ahead, stretches
 from cit_train.config import RunConfig
 from cit_train.outer_loop import train
 from cit_train.stopping import StoppedError
+from cit_train.stretches import LaneAhead
 
 # 3 outer steps of 2 updates.
 FIELDS: dict[str, Any] = {"ahead": 1}
@@ -159,8 +159,8 @@ def test_scores_do_not_depend_on_who_asks_when_for_how_many(whole: Callable[...,
         ThreadPoolExecutor(1) as queue,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr(ahead, "STRETCH", 8)
-        patch.setattr(ahead, "score", _squares)
+        patch.setattr(stretches, "STRETCH", 8)
+        patch.setattr(stretches, "score", _squares)
         planned = LaneAhead(None, 0, Counted())  # type: ignore[arg-type]
         planned.plan(5, 25, queue)
         at_need = LaneAhead(None, 0, Counted())  # type: ignore[arg-type]
@@ -199,8 +199,8 @@ def test_what_is_no_longer_needed_is_not_scored() -> None:
         ThreadPoolExecutor(1) as queue,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr(ahead, "STRETCH", 8)
-        patch.setattr(ahead, "score", slow)
+        patch.setattr(stretches, "STRETCH", 8)
+        patch.setattr(stretches, "score", slow)
         lane = LaneAhead(None, 0, workers)  # type: ignore[arg-type]
         lane.plan(0, 80, queue)
         assert started.wait(5)
@@ -332,11 +332,10 @@ def test_the_first_batch_waits_for_the_first_shard_and_not_for_the_last(
     monkeypatch.setattr(stream.ShardStream, "_add", slow)
     run = train(make_config(world, max_updates=2), tmp_path / "run")
     [line] = [line for line in run.metrics() if line["kind"] == "outer_step"]
-    moments = [
-        line[f"{name}_seconds"] for name in ("select", "first_shard", "first_batch", "last_shard")
-    ]
-    assert moments == sorted(moments)
-    assert moments[3] - moments[2] > 0.2
+    # Who reads the first shard may come before who notes that it is closed.
+    assert line["select_seconds"] <= line["first_batch_seconds"]
+    assert line["last_shard_seconds"] - line["first_batch_seconds"] > 0.2
+    assert line["last_shard_seconds"] - line["first_shard_seconds"] > 0.2
 
 
 @pytest.mark.slow
