@@ -111,6 +111,7 @@ def export(
     *,
     pool: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     pairs_per_shard: int = 1000,
+    image_side: int | None = None,
     json: bool = False,
 ) -> None:
     """Export what a run curated: FILE.json, FILE.parquet, FILE.csv, or a folder of WebDataset tars.
@@ -127,6 +128,8 @@ def export(
         pool: The pool's folder; default the one the run was made from. Of several, once for each:
             --pool A --pool B, or --pool NAME:A when the run gave it another name.
         pairs_per_shard: Pairs of each tar.
+        image_side: Make images whose shorter side is longer JPEGs of this side; 0 = the pool's own
+            bytes. Left out, what the run was trained with (`--shard-image-side`).
         json: Print one JSON document instead of a summary.
     """
     from cit_curate.export import export_counts, export_webdataset
@@ -134,6 +137,8 @@ def export(
 
     if pairs_per_shard < 1:
         raise ConfigError(f"--pairs-per-shard is {pairs_per_shard}; it must be at least 1")
+    if image_side is not None and image_side < 0:
+        raise ConfigError(f"--image-side is {image_side}; it must not be negative")
     opened = Run.open(run)
     url = remote_url(out)
     source = run_pool(opened, pool)
@@ -171,7 +176,12 @@ def export(
 
             with made_here(out, last="pairs.json") as local:
                 shards = export_webdataset(
-                    opened, source, local, pairs_per_shard=pairs_per_shard, on_progress=tell
+                    opened,
+                    source,
+                    local,
+                    pairs_per_shard=pairs_per_shard,
+                    image_side=image_side,
+                    on_progress=tell,
                 )
         summary = {
             "path": name,

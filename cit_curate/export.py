@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 from cit_curate.config import COUNT_SUFFIXES
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.ledger import COUNTS_BY_KEY, Run, refuse_same_keys
-from cit_curate.pool.images import ImageRejected, image_suffix, read_image
+from cit_curate.pool.images import ImageRejected, image_suffix
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.query import EXPORT_BATCH_ROWS, ImageSource, PairSource, RunDatabase
+from cit_curate.shard_images import shard_image
 from cit_curate.shards import Sample, ShardWriter
 from indexes.durable import atomic_file, atomic_folder
 
@@ -106,20 +107,23 @@ def export_webdataset(
     folder: Path,
     *,
     pairs_per_shard: int = 1000,
+    image_side: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ExportedShards:
     """Write each distinct pair of the run once, with its image, as WebDataset tars.
 
-    A sample is the image's own bytes, the pool's caption, and `.json` with pair_key, image_id,
-    text_key, count, similarity (the best one), metadata_text and reason; in a run of several pools,
-    pool. A pair whose image cannot
-    be opened is set aside in `rejects.parquet`.
+    A sample is the image as the run's shards have it, the pool's caption, and `.json` with
+    pair_key, image_id, text_key, count, similarity (the best one), metadata_text and reason; in a
+    run of several pools, pool. A pair whose image cannot be opened is set aside in
+    `rejects.parquet`.
 
     Args:
         run: The run whose counts are exported.
         pool: The pool it was curated from, or the mixture.
         folder: Absent or empty; it appears whole at the end.
         pairs_per_shard: Samples of each tar but the last.
+        image_side: Longest shorter side of an image, see `shard_image`; 0 = its own bytes. None =
+            as the run was trained (`shard_image_side`).
         on_progress: Called with the pairs done and their total.
 
     Raises:
@@ -129,6 +133,7 @@ def export_webdataset(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty; export to a folder that is absent or empty")
     rejects: Counter[str] = Counter()
+    side = int(run.config.get("shard_image_side", 0)) if image_side is None else image_side
     with RunDatabase(run, pool) as database:
         _check_images(database, pool, folder)
         total = database.rows("SELECT count(*) AS total FROM counts")[0]["total"]
@@ -141,7 +146,7 @@ def export_webdataset(
                     set_aside = []
                     for row in batch.to_pylist():
                         try:
-                            shards.add(_sample(row, pool))
+                            shards.add(_sample(row, pool, side))
                         except ImageRejected as error:
                             set_aside.append(_reject_row(row, error))
                         done += 1
@@ -253,13 +258,12 @@ def _check_images(database: RunDatabase, pool: PairSource | PoolMixture, folder:
         )
 
 
-def _sample(row: Mapping[str, Any], pools: ImageSource | PoolMixture) -> Sample:
+def _sample(row: Mapping[str, Any], pools: ImageSource | PoolMixture, side: int) -> Sample:
     pool = pools if not isinstance(pools, PoolMixture) else pools.single or pools[row["pool"]]
     if row["caption"] is None:
         raise ImageRejected("missing_image", f"{pool.location} has no pair {row['pair_key']}")
-    data = pool.image_bytes(row["image_uri"], row["source"])
-    # Decoded once, so that nothing reaches a trainer that it cannot open.
-    read_image(data)
+    # Checked, so that nothing reaches a trainer that it cannot open.
+    data = shard_image(pool.image_bytes(row["image_uri"], row["source"]), side=side)
     names = ["pair_key", "image_id", "text_key", "count", "metadata_text", "reason"]
     names += ["pool"] if "pool" in row else []
     info = {name: row[name] for name in names} | {"similarity": _rounded(row["similarity"])}

@@ -10,26 +10,23 @@ import multiprocessing
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from cit_curate.captions import augment_tags
 from cit_curate.errors import DamagedError, PeerLostError
 from cit_curate.ledger import SCHEMAS, step_folder
-from cit_curate.pool.images import ImageRejected, read_image
 from cit_curate.records import split_pair_key
 from cit_curate.shards import Sample, read_shard, shard_entry
 from cit_train.stream import lane_prefix
-from cit_train.transforms import train_view
+from cit_train.views import ViewMaker, empty_views
 
 # First words of the random keys of training.
 CROP_KEY = 31
@@ -50,7 +47,7 @@ class LaneBatch:
         start: Place of its first pair in the lane's training order of this outer step.
         captions: The texts that are trained on; tags augmented anew.
         pair_keys: Their pairs.
-        images: The images' own bytes.
+        images: The images' own bytes, for cached features; else empty.
         views: uint8 [batch, 3, side, side], a random crop each; None with cached features.
     """
 
@@ -61,6 +58,10 @@ class LaneBatch:
     pair_keys: list[str]
     images: list[bytes]
     views: Tensor | None
+
+    def pin_memory(self) -> "LaneBatch":
+        """The same with its views where a GPU reads them by itself; a DataLoader calls this."""
+        return self if self.views is None else replace(self, views=self.views.pin_memory())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +74,7 @@ class StreamConfig:
     lanes: Sequence[int]
     seed: int
     augments_tags: bool
-    side: int
-    max_pixels: int
+    views: ViewMaker
     with_views: bool
     wait_seconds: float
 
@@ -147,23 +147,22 @@ class BatchStream(IterableDataset[LaneBatch]):
 
     def _batch(self, outer_step: int, lane: int, start: int, samples: list[Sample]) -> LaneBatch:
         config = self.config
-        captions = []
-        views = []
-        for place, sample in enumerate(samples, start):
-            key = (outer_step, lane, place)
-            captions.append(self._caption(sample, key))
-            if config.with_views:
-                image = read_written_image(sample.image, config.max_pixels)
+        keys = [(outer_step, lane, place) for place in range(start, start + len(samples))]
+        views = None
+        if config.with_views:
+            in_worker = get_worker_info() is not None
+            views = empty_views(len(samples), config.views.side, shared=in_worker)
+            for sample, key, view in zip(samples, keys, views, strict=True):
                 rng = np.random.default_rng((config.seed, CROP_KEY, *key))
-                views.append(train_view(image, rng, side=config.side))
+                config.views(sample.image, [rng], view[None])
         return LaneBatch(
             outer_step,
             lane,
             start,
-            captions,
+            [self._caption(sample, key) for sample, key in zip(samples, keys, strict=True)],
             [sample.pair_key for sample in samples],
-            [sample.image for sample in samples],
-            torch.stack(views) if views else None,
+            [] if config.with_views else [sample.image for sample in samples],
+            views,
         )
 
     def _caption(self, sample: Sample, key: tuple[int, ...]) -> str:
@@ -175,26 +174,23 @@ class BatchStream(IterableDataset[LaneBatch]):
         )
 
 
-def read_written_image(image: bytes, max_pixels: int) -> Image.Image:
-    """The picture of a sample that was checked when it was written: RGB.
+def open_batches(
+    stream: BatchStream, *, num_workers: int, pins: bool = False
+) -> Iterator[LaneBatch]:
+    """The stream's batches, made by worker processes when there are any; spawned, never forked.
 
-    Raises:
-        DamagedError: It no longer decodes.
+    Args:
+        stream: Where they come from.
+        num_workers: 0 = within this process.
+        pins: Put views into pinned memory, for a GPU.
     """
-    try:
-        return read_image(image, max_pixels=max_pixels)
-    except ImageRejected as error:
-        raise DamagedError(f"an image of a shard no longer decodes: {error}") from error
-
-
-def open_batches(stream: BatchStream, *, num_workers: int) -> Iterator[LaneBatch]:
-    """The stream's batches, made by worker processes when there are any; spawned, never forked."""
     loader: DataLoader[Any] = DataLoader(
         stream,
         batch_size=None,
         num_workers=num_workers,
         multiprocessing_context="spawn" if num_workers else None,
         persistent_workers=bool(num_workers),
+        pin_memory=pins,
         worker_init_fn=_leave_signals_to_trainer if num_workers else None,
     )
     return iter(loader)

@@ -69,11 +69,22 @@ class TrainConfig:
     """Crops per image with cached vision features."""
     feature_cache: str = ""
     """Folder of the cached vision features, shared by runs; RUN/features when left out."""
+    feature_cache_bytes: int | None = 50_000_000_000
+    """Disk space of that folder; the oldest features go first, and are computed again when they
+    are needed. None = no limit."""
+    fast_views: bool = False
+    """Decode JPEGs at 1/2, 1/4 or 1/8 where the crop needs no more, and resize with vector
+    instructions: the same crops, slightly other pixels."""
     precision: Precision = "auto"
     """float16 = mixed precision with a gradient scaler, bfloat16 = mixed precision without one,
     float32, or auto = float16 on a GPU."""
     compile: bool = False
     """Compile the text tower with torch.compile before it trains; needs a C++ compiler."""
+    text_buckets: int = 1
+    """Passes of the text tower over captions of similar length, instead of one that is padded to
+    the longest of the batch: less to compute, other random numbers for dropout."""
+    fused_adamw: bool = False
+    """AdamW in one pass over the weights; the same rule, differently rounded in the last bit."""
     micro_batch: int | None = None
     """Pairs of a lane that go through the towers at once, for batches that do not fit: the
     gradient stays that of the whole batch, at the cost of a second forward pass."""
@@ -95,6 +106,9 @@ class TrainConfig:
     """Pairs of one WebDataset tar; the first closed one is what training waits for."""
     keep_shards: str = "2"
     """Outer steps whose shards are kept: a number, all or none; others can be made again."""
+    shard_image_side: int = 0
+    """Images whose shorter side is longer are written to the shards as JPEGs of this side, which
+    keeps large selections small on disk; 0 = an image's own bytes, always."""
     max_pixels: int = 64_000_000
     """Images with more pixels are refused by their header."""
     tensorboard: bool = False
@@ -115,12 +129,13 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in (
             *("max_updates", "cached_views", "pairs_per_shard", "max_pixels", "accumulate"),
-            "ahead_workers",
+            *("text_buckets", "ahead_workers"),
         ):
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--{flag} is {getattr(self, name)}; it must be at least 1")
-        for name in ("min_lr", "weight_decay", "projection_weight_decay", "num_workers"):
+        names = ("min_lr", "weight_decay", "projection_weight_decay", "num_workers")
+        for name in (*names, "shard_image_side"):
             if getattr(self, name) < 0:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--{flag} is {getattr(self, name)}; it must not be negative")
@@ -138,7 +153,7 @@ class TrainConfig:
             if seconds is not None and not seconds > 0:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--{flag} is {seconds}; it must be above 0")
-        for name in ("save_every", "micro_batch"):
+        for name in ("save_every", "micro_batch", "feature_cache_bytes"):
             number = getattr(self, name)
             if number is not None and number < 1:
                 flag = name.replace("_", "-")

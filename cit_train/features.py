@@ -1,17 +1,19 @@
-"""Vision features of a frozen tower, computed once per image over a fixed set of crops.
+"""Vision features of a frozen tower, computed once for each crop out of a fixed set per image.
 
 ```
 CACHE/<fingerprint of tower and crops>/
-  part-<hash>.npy       float16 [images, views, dim]
-  part-<hash>.keys.npy  uint8 [images, 16], first half of the SHA-256 of the image's bytes
+  part-<hash>.npy       float16 [rows, dim]
+  part-<hash>.keys.npy  uint8 [rows, 18]: first half of the SHA-256 of the image's bytes, and the
+                        number of the crop, little endian
 ```
-A feature depends on the image's bytes alone: forward passes have a fixed number of rows, and what
-was computed a moment ago is rounded to float16 just as what was read from disk.
+A feature depends on the image's bytes and the crop's number alone: forward passes have a fixed
+number of rows, and what was computed a moment ago is rounded to float16 just as what was read from
+disk. So when it is computed, or removed and computed again, changes nothing.
 """
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,48 +22,79 @@ import torch
 from torch import Tensor
 
 from cit_curate.errors import DamagedError
-from cit_train.batches import read_written_image
 from cit_train.pooled_vision import PooledVision
-from cit_train.transforms import train_view
+from cit_train.views import ViewMaker, empty_views
 from indexes.durable import atomic_file
 
-KEY_BYTES = 16
+IMAGE_BYTES = 16
+KEY_BYTES = IMAGE_BYTES + 2
 VIEW_KEY = 41
+# Features wait in memory for so many bytes to make a part.
+PART_BYTES = 32 << 20
+# Forward passes whose crops are decoded at once.
+_PASSES = 8
 
 Float16 = npt.NDArray[np.float16]
 
 
 def image_key(image: bytes) -> bytes:
     """What an image is cached under: the first 16 bytes of its SHA-256."""
-    return hashlib.sha256(image).digest()[:KEY_BYTES]
+    return hashlib.sha256(image).digest()[:IMAGE_BYTES]
+
+
+def feature_key(image: bytes, view: int) -> bytes:
+    """What one crop of an image is cached under, from the image's own key."""
+    return image + view.to_bytes(2, "little")
 
 
 class FeatureCache:
-    """Features of the images met so far; new ones reach the disk with `flush`."""
+    """Features of the crops met so far, in float16; those on disk are mapped, not read.
+
+    Attributes:
+        num_views: Crops per image that training chooses from.
+        num_computed: Crops that went through the tower.
+    """
 
     def __init__(
         self,
         folder: Path,
         vision: PooledVision,
+        views: ViewMaker,
         *,
         fingerprint: str,
         num_views: int,
-        side: int,
-        max_pixels: int,
+        max_bytes: int | None = None,
         num_threads: int = 2,
     ) -> None:
+        """Open what is there for this tower and these crops.
+
+        Args:
+            folder: Shared by towers, runs and ranks.
+            vision: The frozen tower.
+            views: Makes the crops.
+            fingerprint: Of the tower and its normalisation.
+            num_views: Crops per image.
+            max_bytes: Of all towers' features in the folder; the oldest parts are removed.
+            num_threads: That decode.
+
+        Raises:
+            DamagedError: A part is damaged.
+        """
         self.num_views = num_views
         self.num_computed = 0
         self._vision = vision
-        self._side = side
-        self._max_pixels = max_pixels
+        self._views = views
+        self._max_bytes = max_bytes
         # All that a feature, or whether an image is accepted, depends on besides its bytes.
-        name = f"{fingerprint[:16]}-{vision.device.type}-views{num_views}-side{side}-{max_pixels}"
-        self._folder = folder / name
+        self._folder = folder / f"{fingerprint[:16]}-{vision.device.type}-{views.name}"
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
-        self._known: dict[bytes, Float16] = {}
+        self._decoded: set[bytes] = set()
         self._fresh: dict[bytes, Float16] = {}
-        self._load()
+        self._fresh_bytes = 0
+        self._places: dict[bytes, tuple[str, int]] = {}
+        self._parts: dict[str, Float16] = {}
+        for path in sorted(self._folder.glob("part-*.keys.npy")):
+            self._open_part(path)
 
     def features(self, images: Sequence[bytes], views: Sequence[int]) -> Tensor:
         """The features of one crop of each image.
@@ -74,78 +107,132 @@ class FeatureCache:
             float32 [images, dim].
 
         Raises:
-            ImageRejected: An image does not decode; shards hold only images that do.
+            DamagedError: An image does not decode; shards hold only images that do.
         """
-        keys = [image_key(image) for image in images]
-        missing = {
-            key: image for key, image in zip(keys, images, strict=True) if key not in self._known
-        }
-        self._compute(missing)
-        chosen = [self._known[key][view] for key, view in zip(keys, views, strict=True)]
-        return torch.from_numpy(np.stack(chosen).astype(np.float32))
+        missing: dict[bytes, tuple[bytes, list[int]]] = {}
+        keys = []
+        for image, view in zip(images, views, strict=True):
+            own = image_key(image)
+            key = feature_key(own, view)
+            keys.append(key)
+            if key not in self._fresh and key not in self._places:
+                wanted = missing.setdefault(own, (image, []))[1]
+                if view not in wanted:
+                    wanted.append(view)
+        self._compute([(own, *wanted) for own, wanted in missing.items()])
+        rows = torch.from_numpy(np.stack([self._row(key) for key in keys])).float()
+        if self._fresh_bytes >= PART_BYTES:
+            self.flush()
+        return rows
 
     def knows(self, image: bytes) -> bool:
         """Whether an image has been through the tower, and so decodes."""
-        return image_key(image) in self._known
+        return image_key(image) in self._decoded
 
     def flush(self) -> None:
-        """Write the features computed since the last flush."""
+        """Write the features computed since the last flush, and keep to the bound."""
         if not self._fresh:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         keys = np.frombuffer(b"".join(self._fresh), dtype=np.uint8).reshape(-1, KEY_BYTES)
         values = np.stack(list(self._fresh.values()))
-        keys_name = _part_name(keys, values)
+        name = _part_name(keys, values)
         # The keys are written last: a part counts once they are there.
-        for path, array in ((keys_name.replace(".keys", ""), values), (keys_name, keys)):
+        for path, array in ((_values_path(self._folder / name), values), (name, keys)):
             with atomic_file(self._folder / path) as temporary, temporary.open("wb") as stream:
                 np.save(stream, array, allow_pickle=False)
         self._fresh = {}
+        self._fresh_bytes = 0
+        self._open_part(self._folder / name)
+        self._remove_oldest()
 
-    def _load(self) -> None:
-        for path in sorted(self._folder.glob("part-*.keys.npy")):
-            values_path = path.with_name(path.name.replace(".keys.npy", ".npy"))
+    def _row(self, key: bytes) -> Float16:
+        if key in self._fresh:
+            return self._fresh[key]
+        part, row = self._places[key]
+        value: Float16 = self._parts[part][row]
+        return value
+
+    def _open_part(self, path: Path) -> None:
+        values_path = _values_path(path)
+        try:
+            keys = np.load(path, allow_pickle=False)
+            values = np.load(values_path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            return  # another run that shares the folder has just removed it
+        except (OSError, ValueError) as error:
+            raise DamagedError(
+                f"{values_path} is damaged: {error}; remove the part, it is made again"
+            ) from error
+        if _part_name(keys, values) != path.name:
+            raise DamagedError(f"{values_path} has changed since it was written; remove it")
+        if len(keys) != len(values):
+            raise DamagedError(
+                f"{values_path} does not fit {path.name}; remove both, they are made again"
+            )
+        self._parts[path.name] = values
+        for row, key in enumerate(keys):
+            name = key.tobytes()
+            self._places[name] = (path.name, row)
+            self._decoded.add(name[:IMAGE_BYTES])
+
+    def _remove_oldest(self) -> None:
+        """Remove whole parts, the oldest first, until all towers' together are within bounds."""
+        if self._max_bytes is None:
+            return
+        found = []
+        for path in self._folder.parent.glob("*/part-*.keys.npy"):
             try:
-                keys = np.load(path, allow_pickle=False)
-                values = np.load(values_path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
-                raise DamagedError(
-                    f"{values_path} is damaged: {error}; remove the part, it is made again"
-                ) from error
-            if _part_name(keys, values) != path.name:
-                raise DamagedError(f"{values_path} has changed since it was written; remove it")
-            if len(keys) != len(values) or values.shape[1] != self.num_views:
-                raise DamagedError(
-                    f"{values_path} does not fit {path.name}; remove both, they are made again"
-                )
-            for key, value in zip(keys, values, strict=True):
-                self._known[key.tobytes()] = value
+                stat, num_bytes = path.stat(), _values_path(path).stat().st_size
+            except FileNotFoundError:  # removed by another run
+                continue
+            found.append((stat.st_mtime_ns, str(path), stat.st_size + num_bytes))
+        total = sum(num_bytes for *_, num_bytes in found)
+        removed = set()
+        for _, name, num_bytes in sorted(found):
+            if total <= self._max_bytes:
+                break
+            path = Path(name)
+            path.unlink(missing_ok=True)
+            _values_path(path).unlink(missing_ok=True)
+            total -= num_bytes
+            if path.parent == self._folder:
+                removed.add(path.name)
+                self._parts.pop(path.name, None)  # a mapped file would keep its disk space
+        if removed:
+            kept = {key: at for key, at in self._places.items() if at[0] not in removed}
+            self._places = kept
 
-    def _compute(self, missing: dict[bytes, bytes]) -> None:
-        # Groups of images that fill forward passes, so that crops never pile up in memory.
-        images = list(missing.items())
-        group = max(self._vision.rows // self.num_views, 1) * 8
-        for start in range(0, len(images), group):
-            part = images[start : start + group]
-            crops = torch.cat(list(self._threads.map(self._crops, part)))
-            pooled = self._vision(crops).to(torch.float16).numpy()
-            shaped = pooled.reshape(len(part), self.num_views, -1)
-            for (key, _), value in zip(part, shaped, strict=True):
-                self._known[key] = value
-                self._fresh[key] = value
-            self.num_computed += len(part)
+    def _compute(self, missing: Sequence[tuple[bytes, bytes, list[int]]]) -> None:
+        """Fill in crops: the next ones are decoded while the tower is at some."""
+        size = self._vision.rows * _PASSES
+        groups = [missing[start : start + size] for start in range(0, len(missing), size)]
+        decoded = [self._decode(group) for group in groups[:1]]
+        for number, group in enumerate(groups):
+            if number + 1 < len(groups):
+                decoded.append(self._decode(groups[number + 1]))
+            crops = torch.cat([future.result() for future in decoded.pop(0)])
+            pooled = self._vision(crops).to(torch.float16).cpu().numpy()
+            keys = [feature_key(own, view) for own, _, views in group for view in views]
+            self._fresh.update(zip(keys, pooled, strict=True))
+            self._fresh_bytes += pooled.nbytes
+            self._decoded.update(own for own, *_ in group)
+            self.num_computed += len(keys)
 
-    def _crops(self, keyed: tuple[bytes, bytes]) -> Tensor:
-        """The fixed crops of an image: uint8 [views, 3, side, side]."""
-        key, data = keyed
-        image = read_written_image(data, self._max_pixels)
+    def _decode(self, group: Sequence[tuple[bytes, bytes, list[int]]]) -> list["Future[Tensor]"]:
+        return [self._threads.submit(self._crops, *wanted) for wanted in group]
+
+    def _crops(self, key: bytes, data: bytes, views: Sequence[int]) -> Tensor:
+        """Some of the fixed crops of an image: uint8 [views, 3, side, side]."""
         seed = int.from_bytes(key[:8], "little")
-        return torch.stack(
-            [
-                train_view(image, np.random.default_rng((VIEW_KEY, seed, view)), side=self._side)
-                for view in range(self.num_views)
-            ]
-        )
+        rngs = [np.random.default_rng((VIEW_KEY, seed, view)) for view in views]
+        crops = empty_views(len(views), self._views.side)
+        self._views(data, rngs, crops)
+        return crops
+
+
+def _values_path(keys_path: Path) -> Path:
+    return keys_path.with_name(keys_path.name.replace(".keys", ""))
 
 
 def _part_name(keys: npt.NDArray[np.uint8], values: Float16) -> str:

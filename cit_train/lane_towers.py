@@ -23,6 +23,7 @@ from cit_train.models.freeze import (
     with_head,
 )
 from cit_train.pooled_vision import PooledVision
+from cit_train.text_buckets import length_buckets
 
 # First words of the random keys of an update.
 DROPOUT_KEY = 51
@@ -99,12 +100,36 @@ class LaneTowers(nn.Module):
             batch.captions[rows],
             max_text_length=self._config.text.max_text_length,
         )
-        pooled = self._text[0](
-            input_ids=tokens["input_ids"].to(self._vision.device),
-            attention_mask=tokens["attention_mask"].to(self._vision.device),
-        ).pooler_output
+        pooled = self._pooled_texts(tokens["input_ids"], tokens["attention_mask"])
         projected: Tensor = self.model.text_projection(pooled)
         return projected
+
+    def _pooled_texts(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Pooled captions, with `text_buckets` in passes of similar length: float [rows, width]."""
+        num_buckets = self._config.train.text_buckets
+        if num_buckets == 1:
+            return self._text_pass(ids, mask)
+        lengths = mask.sum(1)
+        buckets = length_buckets(lengths.numpy(), num_buckets)
+        parts = []
+        for bucket in map(torch.from_numpy, buckets):
+            longest = int(lengths[bucket].max())
+            parts.append(self._text_pass(ids[bucket, :longest], mask[bucket, :longest]))
+        order = torch.from_numpy(np.argsort(np.concatenate(buckets)))
+        return torch.cat(parts)[order.to(self._vision.device)]
+
+    def _text_pass(self, ids: Tensor, mask: Tensor) -> Tensor:
+        pooled: Tensor = self._text[0](
+            input_ids=self._moved(ids), attention_mask=self._moved(mask)
+        ).pooler_output
+        return pooled
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        """A tensor on the tower's device; a GPU fetches it while the CPU goes on."""
+        device = self._vision.device
+        if device.type == "cuda" and tensor.device.type == "cpu":
+            tensor = tensor.pin_memory()
+        return tensor.to(device, non_blocking=True)
 
     def images(
         self, batch: LaneBatch, rows: slice, frozen: Tensor | None, *, moves: bool = True
@@ -119,7 +144,7 @@ class LaneTowers(nn.Module):
         """
         with running_statistics(self.model.vision_model, update=moves and batch.lane == 0):
             if frozen is not None:
-                features = frozen[rows].to(self._vision.device)
+                features = self._moved(frozen[rows])
                 pooled = with_head(self.model.vision_model, features)
             else:
                 pixels = self._vision.pixels(_views(batch)[rows])
@@ -128,9 +153,12 @@ class LaneTowers(nn.Module):
         return projected
 
     def frozen(self, batch: LaneBatch) -> Tensor:
-        """Output of the frozen part of the vision tower: float32 [batch, width], no gradient."""
+        """Output of the frozen part of the vision tower: float32 [batch, width], no gradient.
+
+        On the tower's device, unless it comes from the cache.
+        """
         if self._cache is None:
-            return self._vision(_views(batch))
+            return self._vision.on_device(_views(batch))
         seed = self._config.curate.seed
         key = (seed, VIEW_CHOICE_KEY, batch.outer_step, batch.lane, batch.start)
         views = np.random.default_rng(key).integers(self._cache.num_views, size=len(batch.images))

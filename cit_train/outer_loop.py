@@ -67,7 +67,8 @@ def train_session(session: Session, watcher: Watcher) -> Run:
     """The two loops, from where the session stands."""
     config, curator, trainer = session.config, session.curator, session.trainer
     state = session.state
-    batches = open_batches(session.batches, num_workers=config.train.num_workers)
+    pins = trainer.device.type == "cuda"
+    batches = open_batches(session.batches, num_workers=config.train.num_workers, pins=pins)
     with session.saver, session.ahead as ahead:
         while not is_done(session, state):
             began_at = time.monotonic()

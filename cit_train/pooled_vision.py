@@ -34,7 +34,6 @@ class PooledVision:
         self._normalizer = normalizer
         self._autocast = autocast
 
-    @torch.no_grad()
     def __call__(self, views: Tensor) -> Tensor:
         """Features of crops: the tower's pooled output, or what its trainable head takes.
 
@@ -44,20 +43,27 @@ class PooledVision:
         Returns:
             float32 [views, dim], on the CPU.
         """
+        return self.on_device(views).cpu()
+
+    @torch.no_grad()
+    def on_device(self, views: Tensor) -> Tensor:
+        """The same, left where the tower is: float32 [views, dim]."""
         pooled = []
         for start in range(0, len(views), self.rows):
             block = views[start : start + self.rows]
-            filled = torch.zeros((self.rows, *block.shape[1:]), dtype=torch.uint8)
-            filled[: len(block)] = block
+            filled = block
+            if len(block) < self.rows:
+                filled = torch.zeros((self.rows, *block.shape[1:]), dtype=torch.uint8)
+                filled[: len(block)] = block
             pixels = self.pixels(filled)
             with torch.autocast(
                 self.device.type, self._autocast, enabled=self._autocast is not None
             ):
                 output = frozen_features(self._tower, pixels)
-            pooled.append(output[: len(block)].float().cpu())
+            pooled.append(output[: len(block)].float())
         return torch.cat(pooled)
 
     def pixels(self, views: Tensor) -> Tensor:
         """What the tower takes: float32 [views, 3, side, side], normalised, channels last."""
-        pixels: Tensor = self._normalizer(views.to(self.device))
+        pixels: Tensor = self._normalizer(views.to(self.device, non_blocking=True))
         return pixels.contiguous(memory_format=torch.channels_last)

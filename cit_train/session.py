@@ -50,7 +50,8 @@ from cit_train.saver import Saver
 from cit_train.status import clear_status
 from cit_train.stopping import StopSignals
 from cit_train.trainer import Trainer, TrainState
-from cit_train.transforms import ImageStatistics, Normalizer, image_statistics
+from cit_train.transforms import Normalizer, image_statistics
+from cit_train.views import ViewMaker
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,11 @@ def open_session(
     statistics = image_statistics(model.config.vision_config)
     model.to(device).vision_model.to(memory_format=torch.channels_last)
     autocast = _AUTOCAST[precision]
+    views = ViewMaker(
+        side=statistics.side, max_pixels=config.train.max_pixels, fast=config.train.fast_views
+    )
     vision, cache = _open_vision(
-        config, out, model, statistics, device, autocast, fingerprints["vision_fingerprint"]
+        config, out, model, views, device, autocast, fingerprints["vision_fingerprint"]
     )
     trainer = Trainer(config, model, tokenizer, vision, cache, world=world, autocast=autocast)
     state = _state_of(run, config, trainer, last)
@@ -143,7 +147,7 @@ def open_session(
         start = take_snapshot(trainer, processor)
         saver.submit(partial(save_checkpoint, run.path / checkpoint_name(0), start))
     done = (mid_step.update - state.update) * config.train.accumulate if mid_step else 0
-    stream = _stream_config(config, run, statistics.side, lanes)
+    stream = _stream_config(config, run, views, lanes)
     return Session(
         config=config,
         run=run,
@@ -174,12 +178,13 @@ def _open_vision(
     config: RunConfig,
     out: Path,
     model: VisionTextDualEncoderModel,
-    statistics: ImageStatistics,
+    views: ViewMaker,
     device: torch.device,
     autocast: torch.dtype | None,
     fingerprint: str,
 ) -> tuple[PooledVision, FeatureCache | None]:
     """The frozen part of the vision tower, and its cache when the config has one."""
+    statistics = image_statistics(model.config.vision_config)
     normalizer = Normalizer(statistics.mean, statistics.std)
     train = config.train
     if train.vision_features != "cached":
@@ -188,10 +193,10 @@ def _open_vision(
     cache = FeatureCache(
         Path(train.feature_cache) if train.feature_cache else out / "features",
         vision,
+        views,
         fingerprint=fingerprint,
         num_views=train.cached_views,
-        side=statistics.side,
-        max_pixels=train.max_pixels,
+        max_bytes=train.feature_cache_bytes,
         num_threads=os.cpu_count() or 1,
     )
     return vision, cache
@@ -241,7 +246,9 @@ def _own_device(name: str, world: World) -> torch.device:
     return device
 
 
-def _stream_config(config: RunConfig, run: Run, side: int, lanes: Sequence[int]) -> StreamConfig:
+def _stream_config(
+    config: RunConfig, run: Run, views: ViewMaker, lanes: Sequence[int]
+) -> StreamConfig:
     return StreamConfig(
         folder=run.path / "shards",
         batch_size=config.curate.batch_size,
@@ -249,8 +256,7 @@ def _stream_config(config: RunConfig, run: Run, side: int, lanes: Sequence[int])
         lanes=lanes,
         seed=config.curate.seed,
         augments_tags=config.curate.augments_tags,
-        side=side,
-        max_pixels=config.train.max_pixels,
+        views=views,
         with_views=config.train.vision_features == "live",
         wait_seconds=config.train.stream_seconds,
     )
@@ -321,6 +327,7 @@ _FREE_TO_CHANGE = frozenset(
         "keep_shards",
         "stream_seconds",
         "feature_cache",
+        "feature_cache_bytes",
         "device",
         "tensorboard",
         "save_every",

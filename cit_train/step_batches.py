@@ -12,7 +12,7 @@ from cit_curate.errors import BadInputError, PeerLostError
 from cit_train.batches import LaneBatch
 from cit_train.session import Session
 from cit_train.stopping import StoppedError
-from cit_train.stream import ShardStream
+from cit_train.stream import ShardStream, image_threads
 from cit_train.trainer import TrainState
 
 
@@ -88,6 +88,7 @@ def open_streams(
     train, cache = session.config.train, session.trainer.cache
     num_updates = _num_updates(session, state, selections)
     num_batches = num_updates * train.accumulate
+    threads = image_threads()
     lanes = [
         ShardStream(
             session.run,
@@ -97,6 +98,8 @@ def open_streams(
             num_pairs=num_batches * session.config.curate.batch_size,
             pairs_per_shard=train.pairs_per_shard,
             max_pixels=train.max_pixels,
+            threads=threads,
+            image_side=train.shard_image_side,
             is_decoded=cache.knows if cache is not None else _never,
         )
         for each in selections
@@ -109,6 +112,7 @@ def open_streams(
         for stream in lanes:
             stream.stop()
             stream.join()
+        threads.shutdown()
 
 
 def _never(image: bytes) -> bool:

@@ -6,9 +6,12 @@ pair whose image cannot be opened is set aside, and the scan's next kept pair ta
 """
 
 import contextlib
+import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,9 @@ import pyarrow as pa
 from cit_curate.curator import LaneScan
 from cit_curate.errors import BadInputError
 from cit_curate.ledger import SCHEMAS, Run, step_folder
-from cit_curate.pool.images import ImageRejected, image_suffix, read_image
+from cit_curate.pool.images import ImageRejected, image_suffix
 from cit_curate.pool.mixture import PoolMixture
+from cit_curate.shard_images import shard_image
 from cit_curate.shards import Sample, ShardWriter, closed_shards
 from indexes.durable import read_json, write_json
 
@@ -29,6 +33,16 @@ ORDER_KEY = 21
 # this; the share counts from as many rejects on, since it means nothing in a small selection.
 MAX_REJECTS_IN_A_ROW = 100
 MAX_REJECT_RATIO = 0.01
+# Threads that open and check images for all lanes of a process. Decoders leave the interpreter to
+# others; more threads than this would mostly take cores from the training loop.
+MAX_THREADS = 8
+# Images of a lane that are opened ahead of the one that is written.
+_IMAGES_AHEAD = 2 * MAX_THREADS
+
+
+def image_threads() -> ThreadPoolExecutor:
+    """The threads that open and check images, for the streams of a process."""
+    return ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS), thread_name_prefix="images")
 
 
 def lane_prefix(lane: int) -> str:
@@ -62,8 +76,24 @@ class ShardStream(threading.Thread):
         num_pairs: int,
         pairs_per_shard: int,
         max_pixels: int,
+        threads: ThreadPoolExecutor,
+        image_side: int = 0,
         is_decoded: Callable[[bytes], bool] = lambda image: False,
     ) -> None:
+        """Prepare to write; `start` begins.
+
+        Args:
+            run: Whose shards they are.
+            pools: Where the images are.
+            scan: The lane's scan, which gives replacements.
+            selection: Its pairs, in arrival order.
+            num_pairs: That are written, at most.
+            pairs_per_shard: Of each tar but the last.
+            max_pixels: Images with more are rejected.
+            threads: Open and check images, for all streams of this process.
+            image_side: See `shard_image`.
+            is_decoded: Whether an image is known to decode.
+        """
         super().__init__(name=f"shards-lane{scan.lane}", daemon=True)
         self.error: BaseException | None = None
         self.first_shard_at: float | None = None
@@ -73,7 +103,11 @@ class ShardStream(threading.Thread):
         self._pools = pools
         self.scan = scan
         self._max_pixels = max_pixels
+        self._image_side = image_side
         self._is_decoded = is_decoded
+        self._threads = threads
+        self._ahead: deque[Future[bytes]] = deque()
+        self._later: Iterator[dict[str, Any]] | None = None
         self._rejects: list[dict[str, Any]] = []
         self._in_a_row = 0
         self._num_unreadable = 0
@@ -98,6 +132,9 @@ class ShardStream(threading.Thread):
             # Empty: a disk without room for data usually still takes a name.
             with contextlib.suppress(OSError):
                 (self.folder / f"{lane_prefix(self.scan.lane)}.failed").touch()
+        finally:
+            for future in self._ahead:
+                future.cancel()
 
     def stop(self) -> None:
         """Ask the thread to end after the pair it is at."""
@@ -134,13 +171,14 @@ class ShardStream(threading.Thread):
                 raise BadInputError("the stream was asked to stop")
             num_tried = place + 1
             is_new = len(written) >= self._num_written
-            image, row = self._image_or_none(fields, is_new=is_new), place
+            opened = self._opened(place) if is_new else None
+            image, row = self._image_or_none(fields, opened), place
             while image is None:
                 replacement = self.scan.take(1)
                 if not len(replacement):
                     break
                 fields = next(_each(replacement))
-                image = self._image_or_none(fields, is_new=is_new)
+                image = self._image_or_none(fields, self._open(fields) if is_new else None)
                 row = len(self._planned) + len(replacements)
                 replacements.append(replacement)
             if image is None:  # the passes are over, and the policy is to train on what there is
@@ -194,26 +232,48 @@ class ShardStream(threading.Thread):
         info = {name: fields[name] for name in names}
         return Sample(image, image_suffix(image), fields["caption"], info)
 
-    def _image_or_none(self, fields: Mapping[str, Any], *, is_new: bool) -> bytes | None:
-        """The image's bytes, once it decodes; a rejected image is written down.
+    def _image_or_none(
+        self, fields: Mapping[str, Any], opened: "Future[bytes] | None"
+    ) -> bytes | None:
+        """The image's bytes, once it is known to decode; a rejected image is written down.
 
-        A pair that is not new is in a closed shard, so its image is not opened again: b"".
+        Args:
+            fields: The pair.
+            opened: Its image; None for a pair in a closed shard, whose image is not opened again:
+                b"", or what it was rejected for.
         """
         try:
-            if not is_new:
+            if opened is not None:
+                image = opened.result()
+            else:
                 image = b""
                 if fields["scan_position"] in self._known_rejects:
                     raise self._known_rejects[fields["scan_position"]]
-            else:
-                pool = self._pools[fields["pool"]]
-                image = pool.image_bytes(fields["image_uri"], fields["source"])
-                if not self._is_decoded(image):
-                    read_image(image, max_pixels=self._max_pixels)
         except ImageRejected as error:
             self._reject(fields, error)
             return None
         self._in_a_row = 0
         return image
+
+    def _opened(self, place: int) -> "Future[bytes]":
+        """The image of a planned pair, while those of the next ones are being opened."""
+        if self._later is None:  # the first pair that is in no closed shard
+            self._later = _each(self._planned.slice(place))
+        while len(self._ahead) < _IMAGES_AHEAD and (fields := next(self._later, None)):
+            self._ahead.append(self._open(fields))
+        return self._ahead.popleft()
+
+    def _open(self, fields: Mapping[str, Any]) -> "Future[bytes]":
+        return self._threads.submit(
+            self._image, fields["pool"], fields["image_uri"], fields["source"]
+        )
+
+    def _image(self, pool: str, image_uri: str, source: str) -> bytes:
+        """What goes into the shard for an image; raises ImageRejected."""
+        image: bytes = self._pools[pool].image_bytes(image_uri, source)
+        if not self._image_side and self._is_decoded(image):
+            return image
+        return shard_image(image, side=self._image_side, max_pixels=self._max_pixels)
 
     def _reject(self, fields: Mapping[str, Any], error: ImageRejected) -> None:
         names = ("scan_position", "pair_key", "image_uri")

@@ -99,6 +99,7 @@ class Trainer:
             ),
             lr=train.lr,
             eps=1e-8,
+            fused=train.fused_adamw or None,  # None = torch's choice for the device
         )
         is_scaled = autocast == torch.float16  # bfloat16 has the range of float32
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=is_scaled)

@@ -21,6 +21,7 @@ __all__ = [
     "eval_view",
     "image_statistics",
     "random_resized_crop",
+    "resized_crop",
     "train_view",
 ]
 
@@ -101,9 +102,22 @@ def train_view(image: Image.Image, rng: np.random.Generator, *, side: int = DEFA
         side: In pixels.
 
     Returns:
-        uint8 [3, side, side].
+        uint8 [3, side, side], channels last in memory.
     """
-    box = random_resized_crop(image.size, rng)
+    return resized_crop(image, random_resized_crop(image.size, rng), side=side)
+
+
+def resized_crop(image: Image.Image, box: CropBox, *, side: int) -> Tensor:
+    """A part of a picture, resized (bilinear, antialiased) to a square.
+
+    Args:
+        image: RGB.
+        box: Which part.
+        side: In pixels.
+
+    Returns:
+        uint8 [3, side, side], channels last in memory.
+    """
     return _pixels(image.resize((side, side), Image.Resampling.BILINEAR, box=box))
 
 
@@ -118,7 +132,7 @@ def eval_view(image: Image.Image, *, side: int = DEFAULT_SIDE, resize: int | Non
         resize: Length of the shorter side before the crop; None = 256/224 of `side`.
 
     Returns:
-        uint8 [3, side, side].
+        uint8 [3, side, side], channels last in memory.
 
     Raises:
         ValueError: `resize` is below `side`.
@@ -197,4 +211,4 @@ def _cut_to_aspect(image: Image.Image) -> Image.Image:
 
 def _pixels(image: Image.Image) -> Tensor:
     # [side, side, 3] -> [3, side, side]; np.array copies, since torch wants to own its memory
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

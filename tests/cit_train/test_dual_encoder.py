@@ -7,16 +7,13 @@ import numpy as np
 import pytest
 import timm
 import torch
-from tiny import make_config, picture
+from tiny import make_config
 from transformers import AutoModel, BertModel, TimmWrapperConfig, TimmWrapperModel
 
 from cit_curate.errors import ConfigError
-from cit_train.features import FeatureCache
 from cit_train.models.dual_encoder import build_dual_encoder
 from cit_train.models.towers import load_vision_tower, with_width
-from cit_train.pooled_vision import CPU_ROWS, PooledVision
 from cit_train.session import open_session
-from cit_train.transforms import Normalizer
 
 
 def towers(world: Path) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -76,29 +73,6 @@ def test_a_model_without_a_pooled_output_is_refused() -> None:
     )
     with pytest.raises(ConfigError, match="no pooled output"):
         with_width(ViTModel(config, add_pooling_layer=False))
-
-
-def test_a_cached_feature_is_that_of_the_crop_and_comes_back_from_disk(
-    world: Path, tmp_path: Path
-) -> None:
-    vision = PooledVision(
-        load_vision_tower(str(world / "vision")),
-        Normalizer((0.5,) * 3, (0.5,) * 3),
-        torch.device("cpu"),
-    )
-    settings = {"fingerprint": "f" * 64, "num_views": 3, "side": 32, "max_pixels": 10**6}
-    images = [picture("red", "noise", number) for number in range(CPU_ROWS + 3)]
-    cache = FeatureCache(tmp_path, vision, **settings)
-    first = cache.features(images, [number % 3 for number in range(len(images))])
-    assert cache.num_computed == len(images)
-    cache.flush()
-    again = FeatureCache(tmp_path, vision, **settings)
-    assert again.knows(images[0])
-    backwards = again.features(images[::-1], [n % 3 for n in range(len(images))][::-1])
-    assert torch.equal(backwards.flip(0), first)
-    assert again.num_computed == 0
-    alone = FeatureCache(tmp_path / "other", vision, **settings).features(images[4:5], [1])
-    assert torch.equal(alone[0], first[4])
 
 
 def test_training_needs_a_pool_with_images(world: Path, tmp_path: Path) -> None:

@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from cit_curate.pool.images import ImageRejected, image_suffix, read_image, read_image_bytes
+from cit_curate.pool.images import (
+    ImageRejected,
+    OpenedImage,
+    check_image,
+    image_suffix,
+    read_image,
+    read_image_bytes,
+)
 
 
 def encoded(image, kind, **options):
@@ -179,6 +186,73 @@ def test_flipped_bytes_never_escape_as_another_error():
                 assert read_image(bytes(content), max_pixels=1_000_000).mode == "RGB"
             except ImageRejected as rejected:
                 assert rejected.reason  # noqa: PT017
+
+
+JPEGS = {
+    "baseline": ("RGB", {}),
+    "progressive": ("RGB", {"progressive": True, "subsampling": 0}),
+    "restarts": ("RGB", {"restart_marker_rows": 1}),
+    "kept as RGB": ("RGB", {"keep_rgb": True}),
+    "grey": ("L", {}),
+    "CMYK": ("CMYK", {"progressive": True}),
+}
+
+
+def outcome(read, content):
+    try:
+        read(content, max_pixels=1_000_000)
+    except ImageRejected as rejected:
+        return rejected.reason
+    return "a picture"
+
+
+@pytest.mark.parametrize("name", JPEGS)
+def test_a_check_accepts_and_rejects_the_jpegs_that_reading_does(name):
+    # FAULTS: I1
+    mode, options = JPEGS[name]
+    whole = encoded(picture(mode, size=(70, 50)), "JPEG", **options)
+    rng = np.random.default_rng(3)
+    seen = set()
+    for turn in range(150):
+        content = bytearray(whole)
+        if turn % 2:  # cut, with an end put behind it
+            content = content[: rng.integers(2, len(whole))] + b"\xff\xd9"
+        for place in rng.integers(0, len(content), turn % 4):
+            content[place] = rng.integers(256)
+        read = outcome(read_image, bytes(content))
+        assert outcome(check_image, bytes(content)) == read
+        seen.add(read)
+    assert outcome(check_image, whole) == "a picture"
+    assert {"a picture", "undecodable_image"} <= seen or "truncated_image" in seen
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP"])
+def test_a_check_accepts_and_rejects_what_reading_does(kind):
+    # FAULTS: I1, I4
+    for mode in ("RGB", "RGBA", "L", "P", "1"):
+        whole = encoded(picture(mode), kind)
+        for size in (len(whole), len(whole) - 1, len(whole) // 2):
+            assert outcome(check_image, whole[:size]) == outcome(read_image, whole[:size])
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_reduced_jpeg_is_the_picture_in_small(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    ramp = Image.linear_gradient("L").resize((160, 96)).convert("RGB")
+    content = encoded(ramp, "JPEG", exif=exif, quality=95)
+    size = (160, 96) if orientation == 1 else (96, 160)
+    for reduction in (1, 2, 4, 8):
+        opened = OpenedImage(content)
+        assert opened.size == size
+        small = opened.read(reduction=reduction)
+        assert small.size == tuple(-(-length // reduction) for length in size)
+        whole = read_image(content).resize(small.size, Image.Resampling.BOX)
+        difference = np.asarray(small).astype(int) - np.asarray(whole)
+        assert np.abs(difference).mean() < 2
+    odd = encoded(ramp.resize((161, 90)), "JPEG")
+    assert OpenedImage(odd).read(reduction=4).size == (41, 23)
+    assert OpenedImage(encoded(ramp, "PNG")).read(reduction=4).size == ramp.size
 
 
 def test_image_suffix():
