@@ -10,19 +10,20 @@ count, size and SHA-256: a tar that is cut at any byte is refused, never read sh
 import contextlib
 import hashlib
 import json
+import mmap
+import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 from urllib.parse import quote
 
 from cit_curate.errors import DamagedError
-from cit_curate.tar_members import end_of_tar, member, plain_members
+from cit_curate.tar_index import TarMember, tar_members
+from cit_curate.tar_members import end_of_tar, member
 from indexes.durable import FileEntry, atomic_file, check_file, read_json, write_json
 
-_READ_BYTES = 1 << 20
 IMAGE_SUFFIXES = ("jpg", "png", "webp", "gif", "bmp")
 
 
@@ -129,54 +130,68 @@ class ShardWriter:
                 yield member(f"{unique}.{suffix}", contents[suffix])
 
 
+class ClosedShard(Sequence[Sample]):
+    """The samples of one shard, each read when it is asked for.
+
+    The file stays open as long as the object is there, so that it may be removed meanwhile.
+    """
+
+    def __init__(self, folder: Path, entry: FileEntry) -> None:
+        """Check the whole tar against its manifest entry.
+
+        Raises:
+            DamagedError: It differs, or a sample is not whole.
+        """
+        import webdataset as wds  # imports torch
+
+        self._path = check_file(folder, entry)
+        url = str(self._path)
+        try:
+            with self._path.open("rb") as stream:
+                self._content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            members = tar_members(self._content)
+            files = ({"fname": m.name, "data": m, "__url__": url} for m in members)
+            self._samples = list(wds.tariterators.group_by_keys(files))
+        except (tarfile.TarError, ValueError) as error:
+            raise DamagedError(f"{self._path} is no shard: {error}") from error
+        if len(self._samples) != entry.rows:
+            raise DamagedError(
+                f"{self._path} has {len(self._samples)} samples; its manifest says {entry.rows}"
+            )
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @overload
+    def __getitem__(self, row: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> Sequence[Sample]: ...
+
+    def __getitem__(self, row: int | slice) -> Sample | Sequence[Sample]:
+        """A sample by its number, or several.
+
+        Raises:
+            DamagedError: It lacks a member.
+        """
+        if isinstance(row, slice):
+            return [self[number] for number in range(*row.indices(len(self)))]
+        members = self._samples[row]
+        fields = {
+            name: self._content[member.start : member.end]
+            for name, member in members.items()
+            if isinstance(member, TarMember)
+        }
+        return _sample(self._path, members["__key__"], fields)
+
+
 def read_shard(folder: Path, entry: FileEntry) -> Iterator[Sample]:
     """The samples of one shard, in order.
 
     Raises:
         DamagedError: The tar differs from its manifest entry, or a sample lacks a member.
     """
-    path = check_file(folder, entry)
-    count = 0
-    for key, fields in _samples_of(path):
-        yield _sample(path, key, fields)
-        count += 1
-    if count != entry.rows:
-        raise DamagedError(f"{path} has {count} samples; its manifest says {entry.rows}")
-
-
-def _samples_of(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Key and members of each sample of a tar whose bytes are as they should be."""
-    key, fields, count = "", dict[str, bytes](), 0
-    with path.open("rb", buffering=_READ_BYTES) as stream:
-        for found in plain_members(stream):
-            if found is None:
-                break
-            name, content = found
-            prefix, _, suffix = name.lower().partition(".")
-            prefix = name[: len(prefix)]
-            is_ours = prefix and suffix and "/" not in name and not name.startswith("__")
-            if not is_ours or (suffix in fields and prefix == key):
-                break
-            if prefix != key and fields:
-                yield key, fields
-                fields, count = {}, count + 1
-            key, fields[suffix] = prefix, content
-        else:
-            if fields:
-                yield key, fields
-            return
-    # Long names, or a tar that is not ours: webdataset goes on.
-    yield from islice(webdataset_samples(path), count, None)
-
-
-def webdataset_samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """What webdataset reads from a tar, sample by sample: the reference for `_samples_of`."""
-    import webdataset as wds  # imports torch
-
-    with path.open("rb") as stream:
-        files = wds.tariterators.tar_file_expander([{"url": str(path), "stream": stream}])
-        for sample in wds.tariterators.group_by_keys(files):
-            yield sample["__key__"], {name: sample[name] for name in sample if name[0] != "_"}
+    yield from ClosedShard(folder, entry)
 
 
 def closed_shards(folder: Path, prefix: str) -> list[FileEntry]:

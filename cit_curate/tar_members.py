@@ -1,14 +1,11 @@
-"""Members of a tar, as `tarfile` writes and reads them, for the plain ones among them: quickly.
+"""Members of a tar as `tarfile` writes them, for the plain ones among them quickly.
 
 A plain member is a regular file with a short ASCII name. `tarfile` spends longer on its header than
 a disk on its bytes; here the header is a template with name, size and checksum filled in. The tests
-hold the bytes to those of `webdataset.TarWriter`, and what is read to what webdataset reads.
+hold the bytes to those of `webdataset.TarWriter`.
 """
 
-import io
 import tarfile
-from collections.abc import Iterator
-from typing import BinaryIO
 
 _BLOCK = tarfile.BLOCKSIZE
 _NAME_BYTES = 100
@@ -57,25 +54,3 @@ def end_of_tar(size: int) -> bytes:
     """What follows the members of a tar, which are so many bytes."""
     empty = 2 * _BLOCK
     return b"\0" * (empty + -(size + empty) % tarfile.RECORDSIZE)
-
-
-def plain_members(stream: BinaryIO) -> Iterator[tuple[str, bytes] | None]:
-    """Name and content of each member, as long as they are plain; then None, where one is not.
-
-    The bytes are trusted: a caller checks their hash before.
-    """
-    while header := stream.read(_BLOCK):
-        if header == _EMPTY_BLOCK:
-            return
-        if header == _TIME_HEADER and stream.read(len(_TIME)) == _TIME:
-            header = stream.read(_BLOCK)
-        name = header[:_NAME_BYTES].rstrip(b"\0")
-        digits = header[124:135]
-        is_plain = header[156:157] == b"0" and not header[345:346].strip(b"\0")
-        if not (is_plain and name.isascii() and digits.isdigit()):
-            yield None
-            return
-        size = int(digits, 8)
-        content = stream.read(size)
-        stream.seek(-size % _BLOCK, io.SEEK_CUR)
-        yield name.decode("ascii"), content

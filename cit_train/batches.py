@@ -24,7 +24,7 @@ from cit_curate.captions import augment_tags
 from cit_curate.errors import DamagedError, PeerLostError
 from cit_curate.ledger import SCHEMAS, step_folder
 from cit_curate.records import split_pair_key
-from cit_curate.shards import Sample, read_shard, shard_entry
+from cit_curate.shards import ClosedShard, Sample, shard_entry
 from cit_train.stream import lane_prefix
 from cit_train.views import ViewMaker, empty_views
 
@@ -97,24 +97,29 @@ class BatchStream(IterableDataset[LaneBatch]):
         start = self.first_batch * self.config.batch_size
         while True:
             lanes = [self._samples(outer_step, lane, start) for lane in self.config.lanes]
-            while groups := [_next_samples(samples, self.config.batch_size) for samples in lanes]:
+            while groups := [list(islice(lane, self.config.batch_size)) for lane in lanes]:
                 if any(len(group) < self.config.batch_size for group in groups):
                     break
-                for lane, samples in zip(self.config.lanes, groups, strict=True):
+                for lane, places in zip(self.config.lanes, groups, strict=True):
                     if index % num_workers == number:
+                        samples = [shard[row] for shard, row in places]
                         yield self._batch(outer_step, lane, start, samples)
                     index += 1
                 start += self.config.batch_size
             outer_step += 1
             start = 0
 
-    def _samples(self, outer_step: int, lane: int, start: int) -> Iterator[Sample]:
-        """A lane's samples of one outer step from a place on, as their shards are closed."""
+    def _samples(self, outer_step: int, lane: int, start: int) -> Iterator[tuple[ClosedShard, int]]:
+        """Shard and row of a lane's samples of one outer step from a place on, as shards are
+        closed; what other workers take is not read.
+        """
         folder = self.config.folder / step_folder(outer_step)
         number, skipped = divmod(start, self.config.pairs_per_shard)
         while self._wait_for_shard(folder, lane, number):
             path = folder / f"{lane_prefix(lane)}-{number:06d}.tar"
-            yield from islice(read_shard(folder, shard_entry(path)), skipped, None)
+            shard = ClosedShard(folder, shard_entry(path))
+            for row in range(skipped, len(shard)):
+                yield shard, row
             number, skipped = number + 1, 0
 
     def _wait_for_shard(self, folder: Path, lane: int, number: int) -> bool:
@@ -209,10 +214,6 @@ def _end_with_trainer() -> None:
     trainer = multiprocessing.parent_process()
     if trainer is not None and not trainer.is_alive():
         os._exit(PeerLostError.exit_code)
-
-
-def _next_samples(samples: Iterator[Sample], batch_size: int) -> list[Sample]:
-    return [sample for _, sample in zip(range(batch_size), samples, strict=False)]
 
 
 def count_uses(

@@ -92,7 +92,7 @@ def _reduced(box: CropBox, reduction: int, size: tuple[int, int]) -> CropBox:
 
 
 def _fast_crop(image: Image.Image, box: CropBox, side: int) -> Tensor:
-    """Crop, then resize (bilinear, antialiased): uint8 [3, side, side], channels last."""
+    """Crop, then resize (bilinear, antialiased): uint8 [3, side, side]."""
     # np.array copies, as torch wants to own its memory; [height, width, 3] -> [1, 3, height, width]
     pixels = torch.from_numpy(np.array(image.crop(box))).permute(2, 0, 1)[None]
     return torch.nn.functional.interpolate(

@@ -14,11 +14,9 @@ from cit_curate.errors import DamagedError
 from cit_curate.shards import (
     Sample,
     ShardWriter,
-    _samples_of,
     member_name,
     read_shard,
     shard_entry,
-    webdataset_samples,
 )
 from cit_curate.tar_members import end_of_tar, member
 from indexes.durable import describe_file
@@ -124,28 +122,3 @@ def test_a_tar_has_the_bytes_that_webdataset_writes(files: list[tuple[str, bytes
             tar.write({"__key__": name, "txt": content})
     ours = b"".join(member(f"{name}.txt", content) for name, content in files)
     assert ours + end_of_tar(len(ours)) == expected.getvalue()
-
-
-@settings(deadline=None)
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(["a", "b", "B", "x/a", "x.y/a", "", "__meta__", "é", "a" * 120]),
-            st.sampled_from(["png", "TXT", "txt", "seg.png", "json"]),
-            st.binary(max_size=600),
-        ),
-        max_size=8,
-        unique_by=lambda file: (file[0], file[1].lower()),
-    )
-)
-def test_foreign_tars_read_as_webdataset_reads_them(
-    tmp_path_factory: pytest.TempPathFactory, files: list[tuple[str, str, bytes]]
-) -> None:
-    files = sorted(files, key=lambda file: file[0])
-    path = tmp_path_factory.mktemp("foreign") / "foreign.tar"
-    with tarfile.open(path, "w") as tar:
-        for name, suffix, content in files:
-            info = tarfile.TarInfo(f"{name}.{suffix}")
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    assert list(_samples_of(path)) == list(webdataset_samples(path))
