@@ -1,0 +1,167 @@
+"""A training loop with the original's habits, to be compared with: as plain as it can be written.
+
+Every caption is padded to 32 tokens and goes through the tower in the order it comes in, duplicates
+included; class names are embedded one at a time; the pool's captions are read again as JSON at each
+outer step; images are decoded, cropped and put through the frozen tower at every update.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from cit_curate.captions import augment_tags
+from cit_curate.pool import Pool
+from cit_curate.pool.images import ImageRejected, read_image
+from cit_curate.text_encoder import load_text_tower
+from cit_train.config import RunConfig
+from cit_train.losses import contrastive_loss
+from cit_train.models.dual_encoder import build_dual_encoder
+from cit_train.models.freeze import freeze, set_train_mode
+from cit_train.models.towers import load_vision_tower
+from cit_train.optim import learning_rate, parameter_groups, set_learning_rates
+from cit_train.transforms import Normalizer, image_statistics, train_view
+
+Pair = dict[str, Any]
+
+
+class PlainLoop:
+    """One lane on a CPU."""
+
+    def __init__(self, config: RunConfig, folder: Path) -> None:
+        """Load the towers, and write the pool's captions as one JSON file."""
+        self.config = config
+        text, self.tokenizer = load_text_tower(config.text)
+        tower = load_vision_tower(config.model.vision_encoder)
+        self.model = build_dual_encoder(
+            tower, text, projection_dim=config.model.projection_dim, seed=config.curate.seed
+        )
+        freeze(self.model, config.model)
+        statistics = image_statistics(self.model.config.vision_config)
+        self.normalizer = Normalizer(statistics.mean, statistics.std)
+        self.side = statistics.side
+        train = config.train
+        groups = parameter_groups(
+            self.model,
+            lr=train.lr,
+            text_lr=train.text_lr,
+            projection_lr=train.projection_lr,
+            weight_decay=train.weight_decay,
+            projection_weight_decay=train.projection_weight_decay,
+        )
+        self.optimizer = torch.optim.AdamW(groups, lr=train.lr, eps=1e-8)
+        self.pool = Pool.open(config.pool) if isinstance(config.pool, str) and config.pool else None
+        self.captions = folder / "captions.json"
+        if self.pool is not None and not self.captions.exists():
+            write_captions(self.pool, self.captions)
+        self.rng = np.random.default_rng(config.curate.seed)
+        self.scan = self._scan()
+
+    def pairs(self, *, curated: bool) -> list[Pair]:
+        """The pairs of one outer step, in random order."""
+        curate = self.config.curate
+        entries = Path(self.config.metadata.metadata).read_text(encoding="utf-8").split("\n")
+        self.model.eval()
+        names = torch.cat([self.embed([name]) for name in entries if name]) if curated else None
+        seen: set[str] = set()
+        kept: list[Pair] = []
+        while len(kept) < curate.budget:
+            batch = [next(self.scan) for _ in range(2 * curate.batch_size)]
+            chosen = batch if names is None else self._similar(batch, names)
+            for pair in chosen:
+                if pair["image_id"] not in seen and (image := self._image(pair)):
+                    seen.add(pair["image_id"])
+                    kept.append({**pair, "image": image})
+        kept = kept[: curate.budget]
+        return [kept[place] for place in self.rng.permutation(len(kept))]
+
+    def step(self, captions: Sequence[str], images: Sequence[bytes], update: int) -> float:
+        """One update; gives the loss."""
+        train = self.config.train
+        rate = learning_rate(
+            update,
+            lr=train.lr,
+            min_lr=train.min_lr,
+            warmup_updates=train.warmup_updates,
+            max_updates=train.max_updates,
+        )
+        set_learning_rates(self.optimizer, rate)
+        set_train_mode(self.model)
+        views = [train_view(read_image(image), self.rng, side=self.side) for image in images]
+        # float32 [batch, 3, side, side]
+        pixels = self.normalizer(torch.stack(views))
+        with torch.no_grad():
+            pooled = self.model.vision_model(pixel_values=pixels).pooler_output.flatten(1)
+        projected = self.model.visual_projection(pooled)
+        texts = self.model.text_projection(self._padded(captions))
+        scale = self.model.logit_scale
+        loss = contrastive_loss(projected, texts, scale, loss=train.loss)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def embed(self, captions: Sequence[str]) -> Tensor:
+        """float32 [captions, dim], unit norm."""
+        return torch.nn.functional.normalize(self._padded(captions), dim=-1)
+
+    def _similar(self, batch: list[Pair], names: Tensor) -> list[Pair]:
+        curate = self.config.curate
+        scores = (self.embed([pair["caption"] for pair in batch]) @ names.T).max(1)[0]
+        passed = scores > curate.threshold
+        if passed.sum() < curate.min_ratio * len(batch):
+            best = scores.topk(int(curate.min_ratio * len(batch)))[1]
+            return [batch[int(place)] for place in best]
+        return [pair for pair, keep in zip(batch, passed, strict=True) if keep]
+
+    def _padded(self, captions: Sequence[str]) -> Tensor:
+        tokens = self.tokenizer(
+            list(captions),
+            padding="max_length",
+            truncation=True,
+            max_length=self.config.text.max_text_length,
+            return_tensors="pt",
+        )
+        pooled: Tensor = self.model.text_model(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+        ).pooler_output
+        return pooled
+
+    def _scan(self) -> Iterator[Pair]:
+        """One text of each image, in a random order, without end; the JSON is read for a pass."""
+        while True:
+            images: list[dict[str, Any]] = json.loads(self.captions.read_text(encoding="utf-8"))
+            for place in self.rng.permutation(len(images)):
+                image = images[place]
+                key = str(self.rng.choice(list(image["texts"])))
+                caption = image["texts"][key]
+                if key == "tag" and self.config.curate.augments_tags:
+                    caption = augment_tags(caption, self.rng)
+                pair = {name: image[name] for name in ("image_id", "image_uri", "source")}
+                yield {**pair, "caption": caption}
+
+    def _image(self, pair: Pair) -> bytes | None:
+        assert self.pool is not None
+        try:
+            data = self.pool.image_bytes(pair["image_uri"], pair["source"])
+            read_image(data)
+        except ImageRejected:
+            return None
+        return data
+
+
+def write_captions(pool: Pool, path: Path) -> None:
+    """A pool as one JSON list of images, each with its texts by text key."""
+    images: dict[str, dict[str, Any]] = {}
+    for part in sorted((pool.path / "pairs").glob("*.parquet")):
+        for row in pq.read_table(part).to_pylist():
+            place = {name: row[name] for name in ("image_id", "image_uri", "source")}
+            image = images.setdefault(row["image_id"], {**place, "texts": {}})
+            image["texts"][row["text_key"]] = row["caption"]
+    path.write_text(json.dumps(list(images.values())), encoding="utf-8")
