@@ -221,10 +221,12 @@ def stream_of(folder: Path, *, fast: bool) -> BatchStream:
     return BatchStream(config, 0)
 
 
-def loader_seconds(stream: BatchStream, workers: int, num_batches: int) -> float:
+def loader_seconds(
+    stream: BatchStream, workers: int, num_batches: int, *, warm: int = WARM_BATCHES
+) -> float:
     """Seconds for some batches of a loader that is running already."""
     batches = open_batches(stream, num_workers=workers)
-    for _ in itertools.islice(batches, WARM_BATCHES):
+    for _ in itertools.islice(batches, warm):
         pass
     started = time.perf_counter()
     for _ in itertools.islice(batches, num_batches):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import COLOURS, SHAPES, make_config, picture
 
+from cit_curate.errors import ConfigError
 from cit_curate.pool.images import read_image
 from cit_train.batches import LaneBatch
 from cit_train.losses import contrastive_loss
@@ -130,3 +131,42 @@ def test_projected_embeddings_are_those_of_the_text_projection(world: Path, tmp_
     assert projected.dim == 16
     assert np.allclose(projected.embed(texts), expected, atol=1e-6)
     assert projected.fingerprint != plain.fingerprint
+
+
+@pytest.mark.parametrize("fields", [{}, {"micro_batch": 3}])
+def test_text_buckets_change_no_gradient_without_dropout(
+    world: Path, tmp_path: Path, fields: dict[str, int]
+) -> None:
+    batch = lane_batch(0, 0)
+    longer = [f"{text}{' , very big' * (number % 4)}" for number, text in enumerate(batch.captions)]
+    batch = replace(batch, captions=longer)
+    results = {}
+    for buckets in (1, 3):
+        opened = session(world, tmp_path / str(buckets), text_buckets=buckets, **fields)
+        without_dropout(opened.trainer)
+        _, report = opened.trainer.step([batch], replace(opened.state, update=3))
+        results[buckets] = (report.loss, gradients(opened.trainer))
+    assert results[1][0] == pytest.approx(results[3][0], abs=1e-5)
+    for name, gradient in results[1][1].items():
+        assert torch.allclose(gradient, results[3][1][name], atol=1e-5), name
+
+
+def test_fused_adamw_gives_the_same_weights_but_for_rounding(world: Path, tmp_path: Path) -> None:
+    weights = {}
+    for fused in (False, True):
+        opened = session(world, tmp_path / str(fused), fused_adamw=fused)
+        state = replace(opened.state, update=1)
+        for start in range(0, 24, 8):
+            state, _ = opened.trainer.step([lane_batch(0, start)], state)
+        weights[fused] = opened.trainer.model.state_dict()
+    for name, value in weights[False].items():
+        # After 3 updates at a rate of 1e-3: Adam makes much of the last bit of a small gradient.
+        torch.testing.assert_close(value, weights[True][name], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["text_buckets", "feature_cache_bytes"])
+def test_counts_below_one_are_refused(world: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} is 0"):
+        make_config(world, **{name: 0})
+    with pytest.raises(ConfigError, match="--shard-image-side is -1"):
+        make_config(world, shard_image_side=-1)
