@@ -22,7 +22,7 @@ from cit_curate.records import Int64
 # Measured (scripts/bench/tune.py): on a CPU more tokens fall out of the cache and fewer make the
 # matrix products small; a GPU wants as many as its units can share.
 PASS_TOKENS = {"cpu": 512, "cuda": 32_768}
-# Rows of what is done once a caption: pooler and projection.
+# Rows of what is done once a caption: pooler, projection and norm.
 POOLED_ROWS = 64
 ATTENTION = "cit_packed"
 
@@ -98,7 +98,7 @@ class PackedTower:
 
     @torch.inference_mode()
     def embed(self, tokens: Int64, num_tokens: Int64) -> torch.Tensor:
-        """Pooled texts, projected where there is a projection.
+        """Pooled texts, projected where there is a projection, with unit norm.
 
         Args:
             tokens: int64 [tokens], the ids of all captions, one caption after the other.
@@ -123,7 +123,7 @@ class PackedTower:
                 pooled = _by_blocks(lambda rows: pooler(rows.unsqueeze(1)), pooled)
             if self._projection is not None:
                 pooled = _by_blocks(self._projection, pooled)
-        return pooled
+        return _by_blocks(torch.nn.functional.normalize, pooled)
 
     def _pool(self, hidden: torch.Tensor, planned: Pass) -> torch.Tensor:
         """The mean or the first of each caption's tokens: float [captions, width]."""
@@ -131,7 +131,7 @@ class PackedTower:
         for count, length in planned.runs:
             # tokens: [captions of this run, length, width]
             tokens = hidden[start : start + count * length].view(count, length, -1)
-            parts.append(tokens.mean(dim=1) if self._pooling == "mean" else tokens[:, 0])
+            parts.append(_mean(tokens) if self._pooling == "mean" else tokens[:, 0])
             start += count * length
         return torch.cat(parts)[:captions]
 
@@ -205,6 +205,17 @@ _FIRST_POSITION = {"bert": 0, "electra": 0, "roberta": 1, "xlm-roberta": 1, "cam
 def _first_position(inner: PreTrainedModel) -> int:
     after_padding = _FIRST_POSITION[inner.config.model_type]
     return int(inner.config.pad_token_id) + 1 if after_padding else 0
+
+
+def _mean(tokens: torch.Tensor) -> torch.Tensor:
+    """The mean over tokens: float [captions, width].
+
+    Token by token: `mean` adds in another order when there is a single caption.
+    """
+    total = tokens[:, 0].clone()
+    for place in range(1, tokens.shape[1]):
+        total += tokens[:, place]
+    return total / tokens.shape[1]
 
 
 def _by_blocks(module: Any, rows: torch.Tensor) -> torch.Tensor:

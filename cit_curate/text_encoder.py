@@ -144,11 +144,11 @@ class TextEncoder:
         )["input_ids"]
         num_tokens = np.fromiter(map(len, tokens), dtype=np.int64, count=len(tokens))
         if self._packed is None:
-            pooled = self._embed_padded(tokens, num_tokens)
+            embedded = self._embed_padded(tokens, num_tokens)
         else:
             flat = np.fromiter(chain.from_iterable(tokens), np.int64, int(num_tokens.sum()))
-            pooled = self._packed.embed(flat, num_tokens)
-        vectors = np.asarray(torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy())
+            embedded = self._packed.embed(flat, num_tokens)
+        vectors = np.asarray(embedded.cpu().numpy())
         unusable = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(unusable):
             raise NotFiniteError(
@@ -158,15 +158,15 @@ class TextEncoder:
         return vectors
 
     def _embed_padded(self, tokens: Sequence[Sequence[int]], num_tokens: Int64) -> torch.Tensor:
-        """Pooled texts, by padded length: float32 [texts, dim]."""
-        pooled = torch.empty((len(tokens), self.dim))
+        """By padded length: float32 [texts, dim], unit norm."""
+        vectors = torch.empty((len(tokens), self.dim))
         padded = -(-num_tokens // LENGTH_STEP) * LENGTH_STEP
         for length in np.unique(padded):
             members = np.flatnonzero(padded == length)
             for start in range(0, len(members), ROWS):
                 rows = members[start : start + ROWS]
-                pooled[rows] = self._forward([tokens[row] for row in rows], int(length))
-        return pooled
+                vectors[rows] = self._forward([tokens[row] for row in rows], int(length))
+        return vectors
 
     @torch.inference_mode()
     def _forward(self, tokens: Sequence[Sequence[int]], length: int) -> torch.Tensor:
@@ -185,7 +185,8 @@ class TextEncoder:
             pooled = output.pooler_output
             if self.projection is not None:
                 pooled = self.projection(pooled)
-        return torch.as_tensor(pooled[: len(tokens)]).float().cpu()
+        vectors = torch.nn.functional.normalize(pooled.float(), dim=-1)
+        return vectors[: len(tokens)].cpu()
 
 
 def embed_metadata(

@@ -78,3 +78,19 @@ def test_a_family_that_is_not_known_is_padded() -> None:
     tower = AutoModel.from_config(config)
     assert not is_packable(tower)
     assert TextEncoder(tower, tokenizer).embed(CAPTIONS).shape == (len(CAPTIONS), 32)
+
+
+@pytest.mark.parametrize("pooling", ["pooler", "mean", "cls"])
+def test_a_vector_is_bit_identical_alone_and_among_others(pooling: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model_name("package:minilm"))
+    torch.manual_seed(0)
+    config = CONFIG_MAPPING["bert"](**SIZES, max_position_embeddings=64)
+    tower = AutoModel.from_config(config)
+    if pooling != "pooler":
+        wrapped = PooledTextConfig(tower_config=config.to_dict(), pooling=pooling)
+        tower = PooledTextModel(wrapped, tower)
+    encoder = TextEncoder(tower, tokenizer)
+    captions = [*CAPTIONS, "one more caption of nine tokens here", "a longer one " * 6]
+    together = encoder.embed(captions)
+    alone = np.concatenate([encoder.embed([caption]) for caption in captions])
+    np.testing.assert_array_equal(alone, together)
