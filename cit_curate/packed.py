@@ -12,7 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -94,7 +99,11 @@ class PackedTower:
         self._device = device
         self._first_position = _first_position(self._inner)
         self.pass_tokens = PASS_TOKENS[device.type]
-        self._inner.set_attn_implementation(ATTENTION)
+        # Layers of a tower that came out of a dual encoder may hold configs of their own.
+        for module in self._inner.modules():
+            if isinstance(getattr(module, "config", None), PreTrainedConfig):
+                module.config._attn_implementation = ATTENTION
+        self._check()
 
     @torch.inference_mode()
     def embed(self, tokens: Int64, num_tokens: Int64) -> torch.Tensor:
@@ -124,6 +133,17 @@ class PackedTower:
             if self._projection is not None:
                 pooled = _by_blocks(self._projection, pooled)
         return _by_blocks(torch.nn.functional.normalize, pooled)
+
+    @torch.inference_mode()
+    def _check(self) -> None:
+        """Make sure that no caption sees another one: without `runs` all attend to all."""
+        captions = (np.array([5, 6, 7, 8]), np.array([8, 6]))
+        alone = [self.embed(ids.astype(np.int64), np.array([len(ids)])) for ids in captions]
+        lengths = np.array([len(ids) for ids in captions])
+        together = self.embed(np.concatenate(captions).astype(np.int64), lengths)
+        # Broken weights are told by whoever embeds with them, with the caption.
+        if not torch.equal(together.nan_to_num(), torch.cat(alone).nan_to_num()):
+            raise RuntimeError("packed captions attend to each other; this is a bug in cit")
 
     def _pool(self, hidden: torch.Tensor, planned: Pass) -> torch.Tensor:
         """The mean or the first of each caption's tokens: float [captions, width]."""

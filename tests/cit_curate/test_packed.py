@@ -1,5 +1,7 @@
 """Packed passes hold every token once, and give what padded ones give."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +72,18 @@ def test_packed_passes_equal_padded_ones(model_type: str, pooling: str) -> None:
     assert packed.fingerprint != version
     # The tower still takes padded batches, which training does.
     np.testing.assert_allclose(padded.embed(CAPTIONS), expected, atol=2e-6)
+
+
+def test_layers_with_configs_of_their_own_are_packed_too() -> None:
+    # As those of a tower that was taken out of a dual encoder.
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model_name("package:minilm"))
+    torch.manual_seed(0)
+    tower = AutoModel.from_config(CONFIG_MAPPING["bert"](**SIZES, max_position_embeddings=64))
+    for module in tower.modules():
+        if hasattr(module, "config"):
+            module.config = copy.deepcopy(module.config)
+    expected = TextEncoder(tower, tokenizer, packed=False).embed(CAPTIONS)
+    np.testing.assert_allclose(TextEncoder(tower, tokenizer).embed(CAPTIONS), expected, atol=2e-6)
 
 
 def test_a_family_that_is_not_known_is_padded() -> None:
