@@ -32,7 +32,8 @@ check: $(VENV)/.dev-ready
 	$(BIN)/pytest tests/test_import_arrows.py
 
 bench: $(VENV)/.dev-ready
-	$(BIN)/python scripts/bench/text_encoder.py tests/golden/captions.csv
+	$(BIN)/python -m scripts.bench.text_encoder
+	$(BIN)/python -m scripts.bench.curation
 
 format: $(VENV)/.dev-ready
 	$(BIN)/ruff format .

@@ -24,8 +24,8 @@ from transformers.masking_utils import sdpa_mask
 from cit_curate.pooled_text import PooledTextModel
 from cit_curate.records import Int64
 
-# Measured (scripts/bench/tune.py): on a CPU more tokens fall out of the cache and fewer make the
-# matrix products small; a GPU wants as many as its units can share.
+# Measured (scripts/bench/text_encoder.py --tune): more tokens fall out of the cache of a processor,
+# fewer make its matrix products small; a GPU wants as many as its units can share.
 PASS_TOKENS = {"cpu": 512, "cuda": 32_768}
 # Rows of what is done once a caption: pooler, projection and norm.
 POOLED_ROWS = 64

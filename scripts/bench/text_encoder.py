@@ -1,110 +1,131 @@
-"""Captions per second of the text encoder, against a plain padded loop and the GEMM limit.
+"""The text encoder against a padded loop and against its matrix products alone.
 
-    python scripts/bench/text_encoder.py CAPTIONS.csv [--column caption] [--num-captions 4096]
+    python -m scripts.bench.text_encoder [--captions 16384] [--tune] [--repeats 3] [--json FILE]
 
-The limit is the rate of this machine's matrix products of the tower's own shapes; the ratio counts
-real tokens only, so padding and everything that is no matrix product lower it.
+The limit is the tower's own matrix products on the captions' real tokens and nothing else: no
+tokeniser, no attention, no activation. With `--tune`, passes of other sizes and numbers of threads
+stand beside it, which is what `PASS_TOKENS` was chosen from.
 """
 
 import argparse
-import csv
-import platform
-import statistics
-import time
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig
 
+from cit_curate import packed
 from cit_curate.config import TextTowerConfig
-from cit_curate.text_encoder import ROWS, TextEncoder
+from cit_curate.text_encoder import TextEncoder, load_text_tower
+from scripts.bench.caption_pools import distinct_captions
+from scripts.bench.side_by_side import Comparison, Timing, add_output, show, take_turns
 
-REPEATS = 3
+PASSES = (128, 256, 512, 1_024, 2_048, 4_096)
+PADDED_ROWS = 256
 
 
 def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("captions", help="CSV with the captions")
-    parser.add_argument("--column", default="caption")
-    parser.add_argument("--num-captions", type=int, default=4_096)
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--captions", type=int, default=16_384)
     parser.add_argument("--text-encoder", default="package:minilm")
+    parser.add_argument("--tune", action="store_true", help="passes and threads side by side")
+    add_output(parser)
     asked = parser.parse_args()
-    with open(asked.captions, newline="", encoding="utf-8") as stream:  # noqa: PTH123
-        captions = [row[asked.column] for row in csv.DictReader(stream)][: asked.num_captions]
-    encoder = TextEncoder.load(TextTowerConfig(text_encoder=asked.text_encoder))
-    tokens = sum(map(len, encoder.tokenizer(captions, truncation=True, max_length=32)["input_ids"]))
-    config = encoder.tower.config
-    flops = tokens * config.num_hidden_layers * _layer_flops(config)
+    text = TextTowerConfig(text_encoder=asked.text_encoder, pooling="mean")
+    captions = distinct_captions()[: asked.captions]
+    comparisons = [against_limit(text, captions, asked.repeats)]
+    if asked.tune:
+        comparisons.append(passes_and_threads(text, captions[:4_096], asked.repeats))
+    show(comparisons, asked.json)
 
+
+def against_limit(text: TextTowerConfig, captions: Sequence[str], repeats: int) -> Comparison:
+    """The encoder, its matrix products alone, and a loop that pads to 32 tokens."""
+    tower, tokenizer = load_text_tower(text)
+    encoder = TextEncoder(*load_text_tower(text))
+    tokens = sum(map(len, tokenizer(list(captions), truncation=True, max_length=32)["input_ids"]))
+    shape = tower.tower.config if hasattr(tower, "tower") else tower.config
     ways: dict[str, Callable[[], object]] = {
-        "padded to 32, every caption": lambda: padded_loop(encoder, captions),
-        "cit: distinct, by length": lambda: encoder.embed(captions),
+        "padded loop": lambda: padded_loop(tower.eval(), tokenizer, captions),
+        "cit": lambda: encoder.embed(captions),
+        "matrix products": lambda: matrix_products(shape, tokens),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    limits = []
-    for _ in range(REPEATS):  # side by side, so that a drifting machine hits both
-        for name, embed in ways.items():
-            started = time.perf_counter()
-            embed()
-            seconds[name].append(time.perf_counter() - started)
-        limits.append(gemm_rate(config))
-    limit = statistics.median(limits)
-    now = datetime.now(UTC).strftime("%Y-%m-%d")
-    print(
-        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {now}"
-    )
-    distinct = len(set(captions))
-    print(f"{len(captions):,} captions, {distinct:,} distinct, {tokens / len(captions):.1f} tokens")
-    print(f"GEMM limit {limit / 1e9:.0f} GFLOP/s (min {min(limits) / 1e9:.0f})")
-    baseline = statistics.median(next(iter(seconds.values())))
-    print(f"{'way':<30}{'captions/s':>12}{'min':>8}{'max':>8}{'speed-up':>10}{'of GEMM':>9}")
-    for name, times in seconds.items():
-        middle = statistics.median(times)
-        rates = [len(captions) / t for t in (middle, max(times), min(times))]
-        print(
-            f"{name:<30}{rates[0]:>12,.0f}{rates[1]:>8,.0f}{rates[2]:>8,.0f}"
-            f"{baseline / middle:>9.1f}x{flops / middle / limit:>9.0%}"
-        )
+    seconds = take_turns(ways, repeats=repeats, warm_up=False)
+    timings = [Timing(name, times, len(captions)) for name, times in seconds.items()]
+    share = timings[2].median / timings[1].median
+    return Comparison(
+        "Text encoder", "captions", "padded loop", tuple(timings),
+        {
+            "captions": len(captions), "tokens each": tokens / len(captions),
+            "threads": torch.get_num_threads(), "share of the matrix products' rate": share,
+        },
+    )  # fmt: skip
+
+
+def passes_and_threads(text: TextTowerConfig, captions: Sequence[str], repeats: int) -> Comparison:
+    """The encoder with passes of several sizes, on each number of threads."""
+    ways: dict[str, Callable[[], object]] = {}
+    for threads in range(1, torch.get_num_threads() + 1):
+        for tokens in PASSES:
+            with _pass_tokens(tokens):
+                encoder = TextEncoder(*load_text_tower(text))
+            ways[f"{tokens:,} tokens, {threads} threads"] = _embedding(encoder, captions, threads)
+    most = torch.get_num_threads()
+    seconds = take_turns(ways, repeats=repeats, warm_up=False)
+    torch.set_num_threads(most)
+    timings = tuple(Timing(name, times, len(captions)) for name, times in seconds.items())
+    return Comparison("Sizes of a pass", "captions", timings[0].name, timings)
+
+
+def _embedding(encoder: TextEncoder, captions: Sequence[str], threads: int) -> Callable[[], object]:
+    def embed() -> None:
+        torch.set_num_threads(threads)
+        encoder.embed(captions)
+
+    return embed
+
+
+@contextmanager
+def _pass_tokens(tokens: int) -> Iterator[None]:
+    chosen = packed.PASS_TOKENS
+    packed.PASS_TOKENS = {**chosen, "cpu": tokens}
+    try:
+        yield
+    finally:
+        packed.PASS_TOKENS = chosen
 
 
 @torch.inference_mode()
-def padded_loop(encoder: TextEncoder, captions: Sequence[str]) -> torch.Tensor:
-    """Every caption in arrival order, padded to 32: float32 [captions, dim]."""
-    tokenizer: PreTrainedTokenizerBase = encoder.tokenizer
+def padded_loop(tower: torch.nn.Module, tokenizer: object, captions: Sequence[str]) -> torch.Tensor:
+    """Every caption in the order they come, padded to 32: float32 [captions, dim]."""
     pooled = []
-    for start in range(0, len(captions), ROWS):
-        batch = list(captions[start : start + ROWS])
-        inputs = tokenizer(
-            batch, padding="max_length", truncation=True, max_length=32, return_tensors="pt"
-        )
-        pooled.append(encoder.tower(**inputs).pooler_output)
+    for start in range(0, len(captions), PADDED_ROWS):
+        inputs = tokenizer(  # type: ignore[operator]
+            list(captions[start : start + PADDED_ROWS]),
+            padding="max_length", truncation=True, max_length=32, return_tensors="pt",
+        )  # fmt: skip
+        pooled.append(tower(**inputs).pooler_output)
     return torch.nn.functional.normalize(torch.cat(pooled), dim=-1)
 
 
-def gemm_rate(config: object) -> float:
-    """FLOP/s of the tower's own matrix shapes on a forward pass of 8-token captions."""
-    width, inner = config.hidden_size, config.intermediate_size  # type: ignore[attr-defined]
-    rows = torch.randn(ROWS * 8, width)
-    wide = torch.randn(ROWS * 8, inner)
+@torch.inference_mode()
+def matrix_products(shape: PreTrainedConfig, num_tokens: int) -> None:
+    """All products of a tower of this shape with its weights, for so many tokens."""
+    width, inner = shape.hidden_size, shape.intermediate_size
+    rows = packed.PASS_TOKENS["cpu"]
+    tokens, wide = torch.randn(rows, width), torch.randn(rows, inner)
     square, up, down = (
-        torch.randn(a, b) for a, b in ((width,) * 2, (inner, width), (width, inner))
+        torch.randn(width, width),
+        torch.randn(inner, width),
+        torch.randn(width, inner),
     )
-    started, done = time.perf_counter(), 0
-    while time.perf_counter() - started < 1.0:
-        for _ in range(4):
-            torch.nn.functional.linear(rows, square)
-        torch.nn.functional.linear(rows, up)
-        torch.nn.functional.linear(wide, down)
-        done += len(rows) * _layer_flops(config)
-    return done / (time.perf_counter() - started)
-
-
-def _layer_flops(config: object) -> int:
-    """Floating-point operations of one token in one layer's matrix products."""
-    width, inner = config.hidden_size, config.intermediate_size  # type: ignore[attr-defined]
-    return int(2 * (4 * width * width + 2 * width * inner))
+    for _ in range(-(-num_tokens // rows)):
+        for _ in range(shape.num_hidden_layers):
+            for _ in range(4):  # query, key, value, output
+                torch.nn.functional.linear(tokens, square)
+            torch.nn.functional.linear(tokens, up)
+            torch.nn.functional.linear(wide, down)
 
 
 if __name__ == "__main__":
