@@ -74,7 +74,7 @@ class TrainConfig:
     are needed. None = no limit."""
     fast_views: bool = False
     """Decode JPEGs at 1/2, 1/4 or 1/8 where the crop needs no more, and resize with vector
-    instructions: the same crops, slightly other pixels."""
+    instructions: other pixels; where a JPEG is reduced, visibly so at edges."""
     precision: Precision = "auto"
     """float16 = mixed precision with a gradient scaler, bfloat16 = mixed precision without one,
     float32, or auto = float16 on a GPU."""

@@ -24,8 +24,9 @@ class ViewMaker:
         side: Of a view, in pixels.
         max_pixels: Images with more are refused by their header.
         fast: Decode a JPEG at 1/2, 1/4 or 1/8 where its crop still has the pixels of the view, and
-            resize with torch's vector instructions, the crop alone. The boxes are the same, the
-            pixels differ a little (docs/performance.md, "Images").
+            resize with torch's vector instructions, the crop alone. The same
+            boxes are drawn, and rounded to the reduced picture's pixels; at edges a reduced view
+            differs visibly from a plain one (docs/performance.md, "Images").
     """
 
     side: int
