@@ -35,6 +35,10 @@ from cit_train.stretches import (
 )
 from cit_train.trainer import TrainState
 
+# Captions that are scored ahead, of those that the outer step before has scanned. The demo's outer
+# steps scan up to 1.2 times as many as the one before, and what is missing is waited for.
+_MARGIN = 1.25
+
 
 @dataclass
 class _Step:
@@ -108,7 +112,8 @@ class Ahead:
     ) -> None:
         """Have the captions of the next outer step scored, while this one is trained on.
 
-        As many as this one has scanned, from where it stands; what more is needed is scored then.
+        Somewhat more than this one has scanned, from where it stands; what else is needed is scored
+        then, and what is not needed any more is left.
 
         Args:
             state: Where the run stands before the first update of this outer step.
@@ -126,7 +131,8 @@ class Ahead:
             lane, cursor = each.scan.lane, each.state.cursor
             start = cursor.pass_index * self._curator.orders[lane].length + cursor.position
             self._next.lanes[lane] = LaneAhead(self._next.frozen, lane, self._started())
-            self._next.lanes[lane].plan(start, start + each.state.totals.scanned, self._queue)
+            stop = start + int(_MARGIN * each.state.totals.scanned)
+            self._next.lanes[lane].plan(start, stop, self._queue)
 
     def _is_scored(self, update: int) -> bool:
         """Whether an outer step that begins after so many updates scores anything ahead."""
