@@ -60,8 +60,13 @@ def inline(num_workers: int) -> Iterator[Executor]:
 
 @pytest.fixture(autouse=True)
 def beside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Only runs in processes of their own start others; torch's threads are left as they were."""
+    """Only runs in processes of their own start others.
+
+    One thread: scoring has one in its process, which is the trainer's here, and training on
+    another number of threads is not the same to the last bit.
+    """
     before = torch.get_num_threads()
+    torch.set_num_threads(1)
     monkeypatch.setattr(ahead, "workers_beside", inline)
     monkeypatch.setattr(ahead, "ThreadPoolExecutor", lambda *args, **kwargs: Inline())
     yield
