@@ -11,7 +11,8 @@ Order = Literal["shuffled", "sequential"]
 Texts = Literal["one", "every"]
 IndexKind = Literal["auto", "exact", "flat", "ivf", "hnsw"]
 Shortfall = Literal["error", "train"]
-Curation = Literal["exact", "none"]
+Curation = Literal["exact", "cascade", "none"]
+ProxyKind = Literal["both", "tokens", "int8"]
 Engine = Literal["local", "ray"]
 Cleaning = Literal["none", "yfcc"]
 SourceFormat = Literal["csv", "tsv", "jsonl", "parquet", "folder", "webdataset", "huggingface"]
@@ -82,7 +83,20 @@ class CurateConfig:
     """The rules of one outer step (docs/method.md, "Outer step")."""
 
     curation: Curation = "exact"
-    """Score every scanned caption (exact), or take all pairs in the order of the scan (none)."""
+    """Score every scanned caption (exact); or only those that cheap guesses cannot rule out, and
+    a random part of the others, which tells what was missed (cascade); or take all pairs in the
+    order of the scan (none)."""
+    proxy: ProxyKind = "both"
+    """What guesses in a cascade: a map of the token embeddings (tokens), then the text tower in
+    int8 (int8, on a CPU only), or one of them alone."""
+    target_recall: float = 0.99
+    """Share of what exact curation keeps that a cascade is to keep; the audit says what it was."""
+    audit_ratio: float = 0.005
+    """Share of the captions that a cascade rules out which is scored all the same, at random; ten
+    times as many of those that were close."""
+    calibration_captions: int = 4096
+    """Captions at the start of each outer step and lane that a cascade scores, all of them, to
+    learn from."""
     threshold: float = 0.55
     """Captions whose best cosine over the metadata is strictly above this are kept."""
     min_ratio: float = 0.003
@@ -123,6 +137,16 @@ class CurateConfig:
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--{flag} is {getattr(self, name)}; it must be at least 1")
+        if not 0.5 <= self.target_recall < 1.0:
+            raise ConfigError(
+                f"--target-recall is {self.target_recall:g}; it is from 0.5 to below 1"
+            )
+        if not 0.0 < self.audit_ratio <= 1.0:
+            raise ConfigError(f"--audit-ratio is {self.audit_ratio:g}; it is a share above 0")
+        if self.calibration_captions < 1024:
+            raise ConfigError(
+                f"--calibration-captions is {self.calibration_captions}; it is at least 1024"
+            )
         if self.seed < 0:
             raise ConfigError(f"--seed is {self.seed}; it must not be negative")
 

@@ -16,7 +16,7 @@ from cit_curate.config import (
     MetadataConfig,
     TextTowerConfig,
 )
-from cit_curate.curator import LaneScan, ScanState, ScanTotals, WindowScores
+from cit_curate.curator import LaneScan, ScanState, ScanTotals
 from cit_curate.environment import describe_environment
 from cit_curate.errors import ConfigError
 from cit_curate.known_scores import KnownScores
@@ -31,7 +31,8 @@ from cit_curate.pool.pool import Pool
 from cit_curate.pool.workers import Mapper
 from cit_curate.records import Embedder, Float32, PoolCursor
 from cit_curate.scores import CAPTIONS_PER_WORKER, ScoredLane, Tower, embedder, open_scan
-from cit_curate.text_encoder import choose_device, embed_metadata
+from cit_curate.scoring import WindowScores
+from cit_curate.text_encoder import TextEncoder, choose_device, embed_metadata
 from cit_curate.threshold import SimilaritySample, sample_similarity
 from indexes.durable import FileEntry, write_json
 from indexes.protocol import MetadataIndex
@@ -263,11 +264,20 @@ def curate(
     What is scored is kept in `.staging-OUT` beside the run until it is there: after a kill, or for
     another threshold after a shortfall, the same command scores only what is missing.
 
+    A cascade works in this process alone, and keeps no scores.
+
     Raises:
-        ConfigError: The folder is not empty, or the encoder or metadata are not to be had.
+        ConfigError: The folder is not empty, the encoder or metadata are not to be had, or a
+            cascade was to have several workers.
         ShortfallError: See `LaneScan.take`.
         ResourceError: A worker was killed, or another curation writes this run.
     """
+    is_cascade = config.curation == "cascade"
+    if is_cascade and (engine.engine != "local" or engine.workers > 1):
+        raise ConfigError(
+            "--curation cascade works in one process: leave out --engine and --workers, or take "
+            "--curation exact"
+        )
     Run.check_free(out, overwrite=overwrite)
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -279,7 +289,11 @@ def curate(
         open_engine(engine, most_useful=most_useful, uses_gpus=device != "cpu") as workers,
     ):
         tower = Tower(text, device, num_threads=int(workers.num_workers > 1))
-        encoder = embedder(workers.mapped, tower, curator.prompts)
+        encoder: Embedder
+        if is_cascade:
+            encoder = TextEncoder.load(text, device=device)
+        else:
+            encoder = embedder(workers.mapped, tower, curator.prompts)
         index = curator.refresh(encoder)
         selections = curator.run(
             encoder,
@@ -289,9 +303,9 @@ def curate(
             update=0,
             num_pairs=num_pairs,
             on_progress=on_progress,
-            scores=curator.scores_ahead(workers.mapped, staging, tower, encoder, index)
-            if index
-            else None,
+            scores=None
+            if index is None or is_cascade
+            else curator.scores_ahead(workers.mapped, staging, tower, encoder, index),
         )
         settings = {
             **curator.pools.settings(),

@@ -6,33 +6,34 @@ for; asking again continues the scan, which is how a pair whose image cannot be 
 """
 
 import copy
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cit_curate.captions import augment_tags
+from cit_curate.audit import Audit
+from cit_curate.cascade import CascadeScores
 from cit_curate.config import CurateConfig
-from cit_curate.errors import ShortfallError
-from cit_curate.keyed_random import keyed_generators
+from cit_curate.errors import ConfigError, ShortfallError
 from cit_curate.known_scores import KnownScores
 from cit_curate.ledger import HISTOGRAM_BINS, SCHEMAS
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.near_misses import NearMisses
 from cit_curate.pool.mixed_order import MixedOrder
 from cit_curate.records import CaptionBatch, CaptionOrder, Embedder, Float32, Int64, PoolCursor
+from cit_curate.scoring import ExactScores, Scores, WindowScores
 from cit_curate.selection import (
     EVERYTHING,
     first_of_each,
     keep_similar,
     suggest_threshold,
 )
+from cit_curate.text_encoder import TextEncoder
 from indexes.protocol import MetadataIndex
 
 NEAR_MISSES_PER_ENTRY = 5
@@ -40,14 +41,6 @@ NEAR_MISSES_PER_ENTRY = 5
 # at most the second, which bounds memory and what is embedded in vain beyond the last batch.
 SMALLEST_WINDOW = 1_024
 LARGEST_WINDOW = 16_384
-# Lanes that look for replacements at the same time share one encoder and one index.
-_ENCODING = threading.Lock()
-# First words of random keys, so that no two uses of a seed draw the same numbers.
-TAG_KEY = 11
-
-
-WindowScores = Callable[[Sequence[CaptionBatch]], tuple[Float32, Int64]]
-"""Best similarity and nearest entry of each caption of the scan's next window."""
 
 
 @dataclass
@@ -63,6 +56,7 @@ class ScanTotals:
     read_seconds: float = 0.0
     embed_seconds: float = 0.0
     search_seconds: float = 0.0
+    audit: Audit | None = None
 
 
 @dataclass(frozen=True)
@@ -100,22 +94,6 @@ class ScanState:
     taken: Sequence[str]
 
 
-def scanned_texts(config: CurateConfig, lane: int, batch: CaptionBatch) -> list[str]:
-    """The texts that are scored: captions, tags augmented anew at each visit."""
-    texts: list[str] = batch.rows["caption"].to_pylist()
-    if config.augments_tags:
-        tags = np.flatnonzero(pc.equal(batch.rows["text_key"], "tag").to_numpy()).tolist()
-        several = [row for row in tags if "," in texts[row]]
-        for row in {*tags}.difference(several):
-            # One tag has neither order nor delimiter, so nothing need be drawn for it.
-            texts[row] = texts[row].strip()
-        places = batch.pass_index[several], [lane] * len(several), batch.position[several]
-        generators = keyed_generators((config.seed, TAG_KEY), *places)
-        for row, rng in zip(several, generators, strict=True):
-            texts[row] = augment_tags(texts[row], rng)
-    return texts
-
-
 class LaneScan:
     """The scan of one lane in one outer step."""
 
@@ -150,8 +128,8 @@ class LaneScan:
         self._batches = self._read_from(cursor)
         self._pass_length = order.length
         self.on_progress = on_progress
-        self._scores = scores
-        self._known = known or KnownScores()
+        self.cascade: CascadeScores | None = None
+        self._scores = scores or self._own_scores(known or KnownScores())
         self._scored: Iterator[ScoredBatch] = iter(())
         self._surplus = self.near_misses
         self._seen: set[str] = set()
@@ -237,9 +215,22 @@ class LaneScan:
             "best_similarity": None if self.everything_passes else totals.best_similarity,
             "pool_passes": totals.scanned / self._pass_length,
             "histogram": totals.histogram.tolist(),
+            **self._audited(),
             "pools": self._pool_counts(_count_pools(pools) if pools is not None else Counter()),
         }
         return pa.Table.from_pylist([row], schema=SCHEMAS["rounds"])
+
+    def _audited(self) -> dict[str, Any]:
+        """What a cascade skipped, and each rule's recall."""
+        audit = self.totals.audit
+        if audit is None:
+            return {}
+        recalls = [
+            {"reason": reason, "kept": rule.kept, "missed": rule.missed}
+            | asdict(audit.recall(reason))
+            for reason, rule in sorted(audit.missed.items())
+        ]
+        return {"skipped": audit.skipped, "audited": audit.audited, "recalls": recalls}
 
     def _pool_counts(self, selected: Counter[str]) -> list[dict[str, Any]]:
         names = self._order.names if isinstance(self._order, MixedOrder) else ()
@@ -268,6 +259,7 @@ class LaneScan:
             "read_seconds": totals.read_seconds,
             "embed_seconds": totals.embed_seconds,
             "search_seconds": totals.search_seconds,
+            **self._audited(),
         }
 
     def ledger_rows(self, rows: pa.Table, table: str) -> pa.Table:
@@ -283,6 +275,27 @@ class LaneScan:
             for name in schema.names
         ]
         return pa.table(columns, names=schema.names).cast(schema)
+
+    def _own_scores(self, known: KnownScores) -> WindowScores | None:
+        """What embeds and searches here; None where everything passes."""
+        if self.index is None:
+            return None
+        exact = ExactScores(self.config, self.lane, self.encoder, self.index, known)
+        if self.config.curation != "cascade" or self.everything_passes:
+            return exact
+        if not isinstance(self.encoder, TextEncoder):
+            raise ConfigError("--curation cascade needs the text encoder in this process")
+        self.totals.audit = Audit(heaviest=1 / self.config.audit_ratio)
+        self.cascade = CascadeScores(
+            self.config,
+            lane=self.lane,
+            order=self._order,
+            first=self.cursor,
+            encoder=self.encoder,
+            index=self.index,
+            exact=exact,
+        )
+        return self.cascade
 
     def _read_from(self, cursor: PoolCursor) -> Iterator[CaptionBatch]:
         # Without curation the budget is always met, so the scan goes round as often as it takes.
@@ -320,6 +333,10 @@ class LaneScan:
         """Read, embed and search one window, then apply the rules to each batch of it."""
         started = time.perf_counter()
         size = LARGEST_WINDOW if wanted is None else max(wanted, SMALLEST_WINDOW)
+        audit = self.totals.audit
+        if self.cascade is not None and audit is not None:
+            self.cascade.caution = audit.review(self.totals.scanned, self.config.target_recall)
+            size = min(size, audit.next_review - self.totals.scanned)
         window: list[CaptionBatch] = []
         captions = 0
         while captions < min(size, LARGEST_WINDOW):
@@ -333,43 +350,33 @@ class LaneScan:
             return iter(())
         if self.everything_passes:
             return iter([self._keep_all(batch) for batch in window])
-        return self._rule(window, *self._score(window))
+        return self._rule(window, self._score(window))
 
-    def _score(self, window: Sequence[CaptionBatch]) -> tuple[Float32, Int64]:
-        """Best similarity and nearest entry of each caption: float32 and int64 [window]."""
-        assert self.index is not None  # it is None only where everything passes
+    def _score(self, window: Sequence[CaptionBatch]) -> Scores:
+        assert self._scores is not None  # it is None only where everything passes
         started = time.perf_counter()
-        if self._scores is not None:
-            scored = self._scores(window)
-            self.totals.embed_seconds += time.perf_counter() - started
-            return scored
-        texts = [text for batch in window for text in scanned_texts(self.config, self.lane, batch)]
-        with _ENCODING:
-            asked = self._known.ask(texts)
-            vectors = self.encoder.embed(asked.new.to_pylist())
-            embedded = time.perf_counter()
-            found = self.index.search(vectors)
-            scored = self._known.answer(asked, found.similarity[:, 0], found.ids[:, 0])
-        self.totals.embed_seconds += embedded - started
-        self.totals.search_seconds += time.perf_counter() - embedded
-        return scored
+        scores = self._scores(window)
+        self.totals.embed_seconds += time.perf_counter() - started - scores.search_seconds
+        self.totals.search_seconds += scores.search_seconds
+        return scores
 
-    def _rule(
-        self, window: Sequence[CaptionBatch], similarity: Float32, nearest: Int64
-    ) -> Iterator[ScoredBatch]:
+    def _rule(self, window: Sequence[CaptionBatch], scores: Scores) -> Iterator[ScoredBatch]:
         start = 0
         for batch in window:
             part = slice(start, start + len(batch))
             start += len(batch)
+            similarity, nearest = scores.similarity[part], scores.nearest[part]
             mask, reason = keep_similar(
-                similarity[part],
-                threshold=self.config.threshold,
-                min_ratio=self.config.min_ratio,
+                similarity, threshold=self.config.threshold, min_ratio=self.config.min_ratio
             )
-            rows = self._scored_rows(batch, similarity[part], nearest[part], reason)
-            kept = self._collect(rows.filter(mask))
-            missed = rows.filter(~mask)
-            yield ScoredBatch(rows["pool"], similarity[part], kept, missed, batch.cursor)
+            if scores.weight is not None and self.totals.audit is not None:
+                weight = scores.weight[part]
+                self.totals.audit.count(weight, weight[mask], reason)
+            scored = np.flatnonzero(~np.isnan(similarity))
+            rows = self._scored_rows(batch, similarity, nearest, reason).take(scored)
+            kept = self._collect(rows.filter(mask[scored]))
+            missed = rows.filter(~mask[scored])
+            yield ScoredBatch(_pool_names(batch), similarity[scored], kept, missed, batch.cursor)
 
     def _keep_all(self, batch: CaptionBatch) -> ScoredBatch:
         rows = self._scored_rows(batch, None, None, EVERYTHING)
@@ -411,7 +418,7 @@ class LaneScan:
             "metadata_id": ids,
             "metadata_text": self.entry_names.take(ids),
             "reason": pa.repeat(reason, len(rows)),
-            "pool": rows["pool"] if "pool" in rows.column_names else pa.nulls(len(rows)),
+            "pool": _pool_names(batch),
         }
         return pa.table(columns).cast(_scored_schema())
 
@@ -471,6 +478,13 @@ def _scored_schema() -> pa.Schema:
             ("pool", pa.string()),
         ]
     )
+
+
+def _pool_names(batch: CaptionBatch) -> pa.ChunkedArray:
+    """The pool of each caption; null where pools have no names."""
+    if "pool" in batch.rows.column_names:
+        return batch.rows["pool"]
+    return pa.chunked_array([pa.nulls(len(batch), pa.string())])
 
 
 def _count_pools(pools: pa.ChunkedArray) -> Counter[str]:

@@ -58,6 +58,21 @@ def keyed_generators(
         yield generator
 
 
+def keyed_uniform(key: Sequence[int], *columns: Int64) -> npt.NDArray[np.float64]:
+    """A number of each key, from 0 to below 1: the first word of its `SeedSequence`, by 2^32.
+
+    Args:
+        key: The words that all have first; none is negative.
+        columns: int64 [numbers] each, the words that follow, from 0 to below 2^32 each.
+
+    Returns:
+        float64 [numbers].
+    """
+    words = [np.full(len(columns[0]), word, np.uint32) for each in key for word in _words(each)]
+    pool = _absorb([*words, *(column.astype(np.uint32) for column in columns)])
+    return _hash(pool[0], _constants(*_DRAW)) / 2.0**32
+
+
 def _seeds(words: Sequence[Words]) -> tuple[list[int], list[int]]:
     """State and increment of PCG64 for each row of words, of 128 bits each."""
     pool = _absorb(words)

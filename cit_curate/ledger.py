@@ -69,7 +69,21 @@ POOL_COUNTS = pa.struct(
     ]
 )
 
-# Columns that came later (`pool`, `pools`) stand last; older files are read with null for them.
+# How much of what exact curation keeps a cascade has kept, by the rule that decided: an estimate,
+# and its 95 % interval. `missed` is an estimate too.
+RECALL = pa.struct(
+    [
+        ("reason", pa.string()),
+        ("kept", pa.int64()),
+        ("missed", pa.float64()),
+        ("estimate", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+    ]
+)
+
+# Columns that came later (`pool`, `pools`, `skipped`, …) stand last; older files are read with null
+# for them.
 SCHEMAS: Mapping[LedgerTable, pa.Schema] = {
     # What was kept, in arrival order. `reason`: threshold, min_ratio, everything, a policy, or
     # imported (with no similarity, metadata or encoder: nobody knows them).
@@ -95,6 +109,10 @@ SCHEMAS: Mapping[LedgerTable, pa.Schema] = {
             ("histogram", pa.list_(pa.int64())),
             # The same numbers of each pool, in the order they were given.
             ("pools", pa.list_(POOL_COUNTS)),
+            # Of a cascade: captions that were not scored, and those that were by chance alone.
+            ("skipped", pa.int64()),
+            ("audited", pa.int64()),
+            ("recalls", pa.list_(RECALL)),
         ]
     ),
     # Which pairs the weights have seen: updates from `first_update` to `last_update`, inclusive;

@@ -23,6 +23,7 @@ from transformers.masking_utils import sdpa_mask
 
 from cit_curate.pooled_text import PooledTextModel
 from cit_curate.records import Int64
+from cit_curate.tokens import Tokens
 
 # Measured (scripts/bench/text_encoder.py --tune): more tokens fall out of the cache of a processor,
 # fewer make its matrix products small; a GPU wants as many as its units can share.
@@ -106,21 +107,17 @@ class PackedTower:
         self._check()
 
     @torch.inference_mode()
-    def embed(self, tokens: Int64, num_tokens: Int64) -> torch.Tensor:
+    def embed(self, tokens: Tokens) -> torch.Tensor:
         """Pooled texts, projected where there is a projection, with unit norm.
-
-        Args:
-            tokens: int64 [tokens], the ids of all captions, one caption after the other.
-            num_tokens: int64 [captions].
 
         Returns:
             float32 [captions, dim], on the tower's device.
         """
         width = int(self._inner.config.hidden_size)
-        pooled = torch.empty((len(num_tokens), width), device=self._device)
-        padded = np.append(tokens, self._inner.config.pad_token_id or 0)  # what -1 stands for
+        pooled = torch.empty((len(tokens), width), device=self._device)
+        padded = np.append(tokens.ids, self._inner.config.pad_token_id or 0)  # what -1 stands for
         with torch.autocast("cuda", torch.float16, enabled=self._device.type == "cuda"):
-            for planned in plan_passes(num_tokens, self.pass_tokens):
+            for planned in plan_passes(tokens.counts, self.pass_tokens):
                 hidden = self._inner(
                     input_ids=self._to_device(padded[planned.tokens]).unsqueeze(0),
                     position_ids=self._to_device(planned.positions + self._first_position)[None],
@@ -137,10 +134,9 @@ class PackedTower:
     @torch.inference_mode()
     def _check(self) -> None:
         """Make sure that no caption sees another one: without `runs` all attend to all."""
-        captions = (np.array([5, 6, 7, 8]), np.array([8, 6]))
-        alone = [self.embed(ids.astype(np.int64), np.array([len(ids)])) for ids in captions]
-        lengths = np.array([len(ids) for ids in captions])
-        together = self.embed(np.concatenate(captions).astype(np.int64), lengths)
+        captions = [[5, 6, 7, 8], [8, 6]]
+        alone = [self.embed(Tokens.of([ids])) for ids in captions]
+        together = self.embed(Tokens.of(captions))
         # Broken weights are told by whoever embeds with them, with the caption.
         if not torch.equal(together.nan_to_num(), torch.cat(alone).nan_to_num()):
             raise RuntimeError("packed captions attend to each other; this is a bug in cit")

@@ -58,6 +58,11 @@ class PooledTextModel(PreTrainedModel):  # type: ignore[misc]
         self.tower = tower
         self.post_init()
 
+    def get_input_embeddings(self) -> torch.nn.Module:
+        """The wrapped tower's token embeddings."""
+        embeddings: torch.nn.Module = self.tower.get_input_embeddings()
+        return embeddings
+
     def forward(
         self,
         input_ids: torch.Tensor | None = None,

@@ -21,7 +21,6 @@ import numpy as np
 import pyarrow as pa
 
 from cit_curate.config import CurateConfig, TextTowerConfig
-from cit_curate.curator import scanned_texts
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.known_scores import KnownScores
 from cit_curate.pool.mixed_order import MixedOrder
@@ -29,6 +28,7 @@ from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool
 from cit_curate.pool.workers import Mapper
 from cit_curate.records import CaptionBatch, Float32, Int64, PoolCursor
+from cit_curate.scoring import Scores, scanned_texts
 from cit_curate.text_encoder import TextEncoder
 from indexes.durable import atomic_file, sweep_temporary
 from indexes.protocol import MetadataIndex
@@ -203,14 +203,14 @@ class ScoredLane:
         self._similarity = np.zeros(0, np.float32)
         self._nearest = np.zeros(0, np.int64)
 
-    def __call__(self, window: Sequence[CaptionBatch]) -> tuple[Float32, Int64]:
-        """The scores of the next captions of the scan: float32 and int64 [window]."""
+    def __call__(self, window: Sequence[CaptionBatch]) -> Scores:
+        """The scores of the next captions of the scan."""
         count = sum(map(len, window))
         while len(self._similarity) < count:
             similarity, nearest = next(self._units)
             self._similarity = np.concatenate([self._similarity, similarity])
             self._nearest = np.concatenate([self._nearest, nearest])
-        taken = self._similarity[:count], self._nearest[:count]
+        taken = Scores(self._similarity[:count], self._nearest[:count])
         self._similarity, self._nearest = self._similarity[count:], self._nearest[count:]
         return taken
 

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from cit_curate.curation import Curator, LaneScores, LaneSelection
-from cit_curate.curator import WindowScores
 from cit_curate.errors import DamagedError
 from cit_curate.ledger import Run
 from cit_curate.pool.workers import workers_beside
 from cit_curate.scores import Embedded, KnownTexts, pool_places
+from cit_curate.scoring import WindowScores
 from cit_curate.text_encoder import choose_device
 from cit_train.checkpoint import checkpoint_name
 from cit_train.config import RunConfig

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from cit_curate.audit import Audit
 from cit_curate.curation import LaneSelection
 from cit_curate.curator import LaneScan, ScanState, ScanTotals
 from cit_curate.errors import DamagedError
@@ -99,7 +100,12 @@ def write_selection(run: Run, selection: LaneSelection) -> list[FileEntry]:
         "near_misses": state.near_misses,
     }
     # Not asdict: it takes a Counter apart into pairs and counts those.
-    totals = {**vars(state.totals), "histogram": state.totals.histogram.tolist()}
+    audit = state.totals.audit and asdict(state.totals.audit)
+    totals = {
+        **vars(state.totals),
+        "histogram": state.totals.histogram.tolist(),
+        "audit": audit,
+    }
     value = {
         "update": scan.update,
         "encoder": scan.encoder.fingerprint,
@@ -147,6 +153,7 @@ def read_selection(run: Run, scan: LaneScan) -> LaneSelection:
             "histogram": np.asarray(saved["histogram"], dtype=np.int64),
             "scanned_of_pool": Counter(saved["scanned_of_pool"]),
             "kept_of_pool": Counter(saved["kept_of_pool"]),
+            "audit": saved["audit"] and Audit.from_json(saved["audit"]),
         }
     )
     state = ScanState(

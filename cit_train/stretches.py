@@ -20,10 +20,10 @@ import torch
 
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
 from cit_curate.curation import Curator
-from cit_curate.curator import scanned_texts
 from cit_curate.errors import ConfigError, PeerLostError, ResourceError
-from cit_curate.records import CaptionBatch, Float32, Int64, PoolCursor
+from cit_curate.records import CaptionBatch, PoolCursor
 from cit_curate.scores import Embedded, KnownTexts, PoolPlaces, open_places
+from cit_curate.scoring import Scores, scanned_texts
 from cit_curate.text_encoder import TextEncoder, embed_metadata
 from cit_train.checkpoint import check_checkpoint
 from indexes.protocol import MetadataIndex
@@ -35,7 +35,6 @@ STRETCH = 2_048
 _POLL_SECONDS = 0.05
 
 T = TypeVar("T")
-Scores = tuple[Float32, Int64]
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def embed_prompts(frozen: Frozen) -> Embedded:
 
 
 def score(stretch: Stretch) -> Scores:
-    """Best similarity and nearest entry of each caption: float32 and int64 [captions].
+    """The scores of a stretch.
 
     Raises:
         PeerLostError: The checkpoint does not come.
@@ -111,7 +110,7 @@ def score(stretch: Stretch) -> Scores:
         for text in scanned_texts(curator.config, stretch.lane, batch)
     ]
     found = opened.index.search(opened.encoder.embed(texts))
-    return found.similarity[:, 0], found.ids[:, 0]
+    return Scores(found.similarity[:, 0], found.ids[:, 0])
 
 
 @lru_cache(maxsize=1)
@@ -181,9 +180,9 @@ class LaneAhead:
                     break
                 part = slice(max(start - stretch.start, 0), stop - stretch.start)
                 found = result_of(scores)
-                similarity.append(found[0][part])
-                nearest.append(found[1][part])
-        return np.concatenate(similarity), np.concatenate(nearest)
+                similarity.append(found.similarity[part])
+                nearest.append(found.nearest[part])
+        return Scores(np.concatenate(similarity), np.concatenate(nearest))
 
     def plan(self, start: int, stop: int, queue: Executor) -> None:
         """Have these captions scored ahead, by the threads of `queue`, which wait for each."""

@@ -10,7 +10,11 @@ from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from cit_curate.config import CurateConfig
 from cit_curate.pool import Pool
+from cit_curate.pool.order import ScanOrder
+from cit_curate.records import PoolCursor
+from cit_curate.scoring import scanned_texts
 from cit_curate.sources.columns import Columns
 from cit_train.demo.assets import cache_folder, fetch_deb
 from cit_train.demo.clipart import write_clipart_table
@@ -39,6 +43,24 @@ def distinct_captions() -> list[str]:
     return list(dict.fromkeys([*clip_art, *definitions]))
 
 
+def distinct_clip_art(folder: Path, count: int) -> list[str]:
+    """The clip art's captions, as visit after visit with tags augmented anew gives them, each once.
+
+    Args:
+        folder: Where the pool is built.
+        count: How many; a visit gives about 2,000 that were not there before.
+    """
+    pool = clip_art_pool(folder)
+    rules = CurateConfig(texts="every", aug_tag=True)
+    order = ScanOrder(pool, seed=0, lane=0, num_lanes=1, order="shuffled", texts="every")
+    captions: dict[str, None] = {}
+    for batch in order.batches(PoolCursor(), 2_048, None):
+        captions |= dict.fromkeys(scanned_texts(rules, 0, batch))
+        if len(captions) >= count:
+            break
+    return list(captions)[:count]
+
+
 def made_up_captions(count: int, *, distinct: float, seed: int = 0) -> list[str]:
     """Captions with the lengths and repeats of a photo site: titles, camera names, tag lists.
 
@@ -62,6 +84,7 @@ def made_up_captions(count: int, *, distinct: float, seed: int = 0) -> list[str]
 
 def caption_pool(folder: Path, captions: Sequence[str]) -> Pool:
     """A pool with one caption an image."""
+    folder.mkdir(exist_ok=True)
     table = folder / "captions.csv"
     write_captions(table, captions)
     columns = Columns(image_id="image_id", image=None, text=("title",))

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
 from cit_curate.curation import Curator
-from cit_curate.curator import scanned_texts
 from cit_curate.pool import Pool
 from cit_curate.records import PoolCursor
+from cit_curate.scoring import scanned_texts
 from cit_curate.text_encoder import TextEncoder, load_text_tower
 from scripts.bench.baseline import curate_plainly
 from scripts.bench.caption_pools import caption_pool, clip_art_pool, distinct_captions

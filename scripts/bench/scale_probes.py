@@ -24,6 +24,7 @@ from cit_curate.pool.order import ScanOrder
 from cit_curate.records import Float32, PoolCursor
 from cit_curate.shards import Sample, ShardWriter
 from cit_curate.text_encoder import ROWS, TextEncoder
+from cit_curate.tokens import Tokens
 from cit_train.transforms import train_view
 from indexes.durable import atomic_file, describe_file
 from indexes.versioned import build_index
@@ -81,7 +82,7 @@ def embed_utilisation(rig: Rig, encoder: TextEncoder, shape: TowerShape) -> floa
 
 def forward_overhead(rig: Rig) -> float:
     """Seconds of one forward pass of 12 layers that have nothing to compute."""
-    tokens = [[101, 2_000, 2_001, 102]] * ROWS
+    tokens = Tokens.of([[101, 2_000, 2_001, 102]] * ROWS)
     return 1 / per_second(lambda: rig.tiny._forward(tokens, 4), rig, seconds=0.5)
 
 

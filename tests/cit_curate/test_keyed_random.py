@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cit_curate.keyed_random import keyed_generators
+from cit_curate.keyed_random import keyed_generators, keyed_uniform
 
 WORDS = st.integers(0, (1 << 32) - 1)
 
@@ -38,3 +38,15 @@ def test_words_of_more_than_32_bits_are_no_exception(largest: int) -> None:
 
 def test_no_keys_make_no_generator() -> None:
     assert list(keyed_generators([0], [], [])) == []
+
+
+@given(
+    st.lists(st.integers(0, 1 << 100), max_size=4),
+    st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=5),
+)
+def test_numbers_are_the_first_words_of_their_seeds(
+    key: list[int], rows: list[tuple[int, int]]
+) -> None:
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    expected = [np.random.SeedSequence((*key, *row)).generate_state(1)[0] / 2**32 for row in rows]
+    assert keyed_uniform(key, *columns).tolist() == expected

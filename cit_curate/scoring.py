@@ -1,0 +1,103 @@
+"""Scores of the captions of a window: what is compared, and how all of them are."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cit_curate.captions import augment_tags
+from cit_curate.config import CurateConfig
+from cit_curate.keyed_random import keyed_generators
+from cit_curate.known_scores import KnownScores
+from cit_curate.records import CaptionBatch, Embedder, Float32, Int64
+from indexes.protocol import MetadataIndex
+
+# Lanes that look for replacements at the same time share one encoder and one index.
+ENCODING = threading.Lock()
+# First words of random keys, so that no two uses of a seed draw the same numbers.
+TAG_KEY = 11
+
+
+class Scores(NamedTuple):
+    """The scores of the captions of a window.
+
+    Attributes:
+        similarity: float32 [window], best cosine over the metadata; NaN: not scored.
+        nearest: int64 [window], nearest entry; of no meaning where not scored.
+        weight: float32 [window], one over the probability that the caption is scored; 0 where it
+            was not. None: all are.
+        search_seconds: Of them, the search's share of the time.
+    """
+
+    similarity: Float32
+    nearest: Int64
+    weight: Float32 | None = None
+    search_seconds: float = 0.0
+
+
+WindowScores = Callable[[Sequence[CaptionBatch]], Scores]
+"""What scores the captions of the scan's next window."""
+
+
+def scanned_texts(config: CurateConfig, lane: int, batch: CaptionBatch) -> list[str]:
+    """The texts that are scored: captions, tags augmented anew at each visit."""
+    texts: list[str] = batch.rows["caption"].to_pylist()
+    if config.augments_tags:
+        tags = np.flatnonzero(pc.equal(batch.rows["text_key"], "tag").to_numpy()).tolist()
+        several = [row for row in tags if "," in texts[row]]
+        for row in {*tags}.difference(several):
+            # One tag has neither order nor delimiter, so nothing need be drawn for it.
+            texts[row] = texts[row].strip()
+        places = batch.pass_index[several], [lane] * len(several), batch.position[several]
+        generators = keyed_generators((config.seed, TAG_KEY), *places)
+        for row, rng in zip(several, generators, strict=True):
+            texts[row] = augment_tags(texts[row], rng)
+    return texts
+
+
+class ExactScores:
+    """Every caption is embedded and compared with all metadata; a `WindowScores`."""
+
+    def __init__(
+        self,
+        config: CurateConfig,
+        lane: int,
+        encoder: Embedder,
+        index: MetadataIndex,
+        known: KnownScores,
+    ) -> None:
+        self._config, self._lane = config, lane
+        self._encoder, self._index, self._known = encoder, index, known
+
+    def __call__(self, window: Sequence[CaptionBatch]) -> Scores:
+        """The scores of a window."""
+        texts = [t for batch in window for t in scanned_texts(self._config, self._lane, batch)]
+        return self.of(texts)
+
+    def of(self, texts: Sequence[str] | pa.Array) -> Scores:
+        """The scores of texts."""
+        with ENCODING:
+            asked = self._known.ask(texts)
+            vectors = self._encoder.embed(asked.new.to_pylist())
+            embedded = time.perf_counter()
+            found = self._index.search(vectors)
+            scored = self._known.answer(asked, found.similarity[:, 0], found.ids[:, 0])
+            return Scores(*scored, search_seconds=time.perf_counter() - embedded)
+
+    def vectors(self, texts: Sequence[str]) -> tuple[Float32, Float32]:
+        """Vectors and similarity of distinct texts, whose scores are known from then on.
+
+        Returns:
+            float32 [texts, dim] and float32 [texts].
+        """
+        with ENCODING:
+            asked = self._known.ask(texts)
+            vectors = self._encoder.embed(texts)
+            found = self._index.search(vectors)
+            is_new = asked.known < 0
+            self._known.answer(asked, found.similarity[is_new, 0], found.ids[is_new, 0])
+        return vectors, found.similarity[:, 0]

@@ -1,0 +1,150 @@
+"""A cascade beside exact curation and the plain loop, where few and where many captions pass.
+
+    python -m scripts.bench.cascade [--ratios 0.003 0.01 0.05 0.15] [--captions 32768] [--json FILE]
+
+Two pools of captions that are all distinct: clip art's, and ImageNet's definitions of synsets.
+Every caption is embedded once, which gives the thresholds and the truth. The plain loop's rate is
+taken on the first 2,048 captions, before and after. A cascade's time includes its calibration; the
+column "without" leaves that out, as a scan of millions of captions would.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
+from cit_curate.curation import Curator
+from cit_curate.known_scores import KnownScores
+from cit_curate.pool import Pool
+from cit_curate.records import Float32, PoolCursor
+from cit_curate.scoring import ExactScores
+from cit_curate.text_encoder import TextEncoder, load_text_tower
+from scripts.bench.baseline import curate_plainly
+from scripts.bench.caption_pools import caption_pool, distinct_captions, distinct_clip_art
+from scripts.bench.curation import LABELS, RULES, TEXT
+from scripts.bench.side_by_side import Comparison, Timing, add_output, show
+
+PLAIN_CAPTIONS = 2_048
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--captions", type=int, default=32_768, help="of a pool, at most")
+    parser.add_argument("--ratios", type=float, nargs="+", default=[0.003, 0.01, 0.05, 0.15])
+    parser.add_argument("--proxy", default=RULES.proxy, choices=("both", "tokens", "int8"))
+    parser.add_argument("--target-recall", type=float, default=RULES.target_recall)
+    parser.add_argument("--text-encoder", default=TEXT.text_encoder)
+    add_output(parser)
+    asked = parser.parse_args()
+    text = replace(TEXT, text_encoder=asked.text_encoder)
+    rules = replace(RULES, curation="cascade", proxy=asked.proxy, target_recall=asked.target_recall)
+    comparisons = []
+    with tempfile.TemporaryDirectory(prefix="cit-bench-") as name:
+        folder = Path(name)
+        pools = {
+            "clip art": distinct_clip_art(folder, asked.captions),
+            "definitions": distinct_captions()[: asked.captions],
+        }
+        for title, captions in pools.items():
+            pool = caption_pool(folder / title, captions)
+            comparisons.append(compare(title, pool, captions, rules, text, folder, asked))
+    show(comparisons, asked.json)
+
+
+def compare(
+    title: str,
+    pool: Pool,
+    captions: Sequence[str],
+    rules: CurateConfig,
+    text: TextTowerConfig,
+    folder: Path,
+    asked: argparse.Namespace,
+) -> Comparison:
+    """The plain loop, exact curation, and a cascade for each share that passes."""
+    encoder = TextEncoder(*load_text_tower(text))
+    curator = Curator(pool, MetadataConfig(metadata=str(LABELS)), rules)
+    names = [entry.name for entry in curator.entries]
+    plain = [plain_seconds(captions, names, text, folder)]
+    started = time.perf_counter()
+    index = curator.refresh(encoder)
+    assert index is not None
+    exact = ExactScores(rules, 0, encoder, index, KnownScores(limit=0))
+    similarity = exact.of(captions).similarity
+    exact_seconds = time.perf_counter() - started
+    timings = [Timing("exact", (exact_seconds,), len(captions))]
+    for ratio in asked.ratios:
+        threshold = float(np.quantile(similarity, 1 - ratio))
+        rates = replace(rules, threshold=threshold)
+        timings.append(cascade(pool, rates, encoder, similarity, asked.repeats))
+    plain.append(plain_seconds(captions, names, text, folder))
+    timings.insert(0, Timing("plain loop", tuple(plain), PLAIN_CAPTIONS))
+    num_tokens = encoder.tokenize(list(captions)).counts
+    return Comparison(
+        title=f"{title}, all distinct",
+        unit="captions",
+        baseline="plain loop",
+        timings=tuple(timings),
+        facts={"captions": len(captions), "tokens each": float(num_tokens.mean())},
+    )
+
+
+def cascade(
+    pool: Pool, rules: CurateConfig, encoder: TextEncoder, similarity: Float32, repeats: int
+) -> Timing:
+    """One pass with a cascade, and how it compares with the truth."""
+    metadata = MetadataConfig(metadata=str(LABELS))
+    seconds, without = [], []
+    for _ in range(repeats):
+        curator = Curator(pool, metadata, rules)  # nothing is left from the last turn
+        index = curator.refresh(encoder)
+        scan = curator.scan(encoder, index, PoolCursor(), outer_step=0, lane=0, update=0)
+        started = time.perf_counter()
+        assert scan.cascade is not None
+        scan.cascade.calibrate()
+        calibrated = time.perf_counter()
+        rows = scan.take(None)
+        seconds.append(time.perf_counter() - started)
+        without.append(time.perf_counter() - calibrated)
+    kept = rows["image_id"].cast("int64").to_numpy()
+    passing = np.flatnonzero(similarity > np.float32(rules.threshold))
+    (row,) = scan.round_row(selected=len(rows)).to_pylist()
+    audited = min(row["recalls"], key=lambda each: each["estimate"])
+    count = len(similarity)
+    return Timing(
+        f"cascade, {len(passing) / count:.1%} pass",
+        tuple(seconds),
+        count,
+        notes={
+            "scored": f"{1 - row['skipped'] / count:.1%}",
+            "recall": f"{len(np.intersect1d(kept, passing)) / len(passing):.2%}",
+            "audited": f"{audited['estimate']:.1%} ({audited['low']:.0%}-{audited['high']:.0%})",
+            "without": f"{(count - rules.calibration_captions) / np.median(without):,.0f}",
+        },
+    )
+
+
+def plain_seconds(
+    captions: Sequence[str], names: Sequence[str], text: TextTowerConfig, folder: Path
+) -> float:
+    """Seconds of the plain loop for the first captions."""
+    metadata_file = folder / "metadata.json"
+    pairs = [(str(row), caption) for row, caption in enumerate(captions[:PLAIN_CAPTIONS])]
+    metadata_file.write_text(json.dumps(pairs), encoding="utf-8")
+    tower, tokenizer = load_text_tower(text)
+    started = time.perf_counter()
+    curate_plainly(
+        metadata_file, names, tower.eval(), tokenizer,
+        threshold=0.55, min_ratio=0.003, scan_batch=PLAIN_CAPTIONS,
+    )  # fmt: skip
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
