@@ -475,9 +475,10 @@ def refuse_same_keys(keys: pa.Array, last: str | None) -> str | None:
 
 def _as_now(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """Rows of a ledger file with the columns that came later, as null."""
-    for name in schema.names[len(rows.schema) :]:
-        rows = rows.append_column(name, pa.nulls(len(rows), schema.field(name).type))
-    return rows
+    for name in schema.names:
+        if name not in rows.schema.names:
+            rows = rows.append_column(name, pa.nulls(len(rows), schema.field(name).type))
+    return rows.select(schema.names)
 
 
 def step_folder(outer_step: int) -> str:

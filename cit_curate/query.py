@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from cit_curate.config import QUERY_MAX_ROWS, QUERY_TIMEOUT_SECONDS
 from cit_curate.errors import DamagedError, QueryError, ResourceError
-from cit_curate.ledger import LEDGER_TABLES, POOL_COUNTS, SCHEMAS, Commit, LedgerTable, Run
+from cit_curate.ledger import LEDGER_TABLES, POOL_COUNTS, RECALL, SCHEMAS, Commit, LedgerTable, Run
 from cit_curate.one_select import check_select, short_message
 from cit_curate.pool.mixture import PoolMixture
 from indexes.durable import FileEntry, check_file
@@ -40,6 +40,10 @@ _SQL_TYPES = {
     pa.string(): "VARCHAR",
     pa.list_(pa.int64()): "BIGINT[]",
     pa.list_(POOL_COUNTS): "STRUCT(pool VARCHAR, scanned BIGINT, kept BIGINT, selected BIGINT)[]",
+    pa.list_(RECALL): (
+        "STRUCT(reason VARCHAR, kept BIGINT, missed DOUBLE, estimate DOUBLE, low DOUBLE, "
+        "high DOUBLE)[]"
+    ),
 }
 
 # A text key has no `_` and is ASCII, so both halves of a pair key are found by its length.

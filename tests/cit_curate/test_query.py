@@ -307,7 +307,8 @@ def older(run: Run, *, steps: Sequence[int]) -> Run:
         for number, entry in enumerate(value["files"]):
             path = run.path / entry["path"]
             rows = pq.read_table(path)
-            names = [name for name in ("pool", "pools") if name in rows.column_names]
+            later = ("pool", "pools", "skipped", "audited", "recalls")
+            names = [name for name in later if name in rows.column_names]
             pq.write_table(rows.drop_columns(names), path)
             value["files"][number] = asdict(describe_file(path, run.path, rows=len(rows)))
         write_json(manifest, value)
