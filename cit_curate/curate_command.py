@@ -132,10 +132,23 @@ def _show_run(run: "Run", *, as_json: bool) -> None:
             default=None,
         ),
     }
+    skipped = sum(row["skipped"] or 0 for row in rounds)
+    recalls = [each for row in rounds for each in row["recalls"] or ()]
+    if recalls:
+        summary |= {"skipped": skipped, "recalls": recalls}
     if as_json:
         sys.stdout.write(json_format.dumps(summary) + "\n")
         return
     console = Console(stderr=True)
+    if recalls:
+        worst = min(recalls, key=lambda each: float(each["estimate"]))
+        console.print(
+            f"{skipped:,} captions were ruled out unscored; an audit estimates that "
+            f"{worst['estimate']:.1%} of what passes was kept "
+            f"(95 % interval {worst['low']:.1%} to {worst['high']:.1%})",
+            highlight=False,
+            soft_wrap=True,
+        )
     console.print(
         f"{summary['selected']:,} pairs selected; {kept:,} of {scanned:,} captions were kept "
         f"({summary['kept_ratio']:.1%})",

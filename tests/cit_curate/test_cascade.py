@@ -26,6 +26,7 @@ from cit_curate.metadata.entries import parse_entries
 from cit_curate.pool import Pool
 from cit_curate.proxies import Cut, fit_token_map, int8_tower
 from cit_curate.records import PoolCursor
+from cit_curate.report import build_report
 from cit_curate.sources.columns import Columns
 from cit_curate.text_encoder import TextEncoder, embed_metadata
 from indexes.protocol import MetadataIndex
@@ -240,6 +241,7 @@ def test_several_workers_are_refused(pool, tmp_path) -> None:
         pool, metadata, text, replace(RULES, threshold=0.0), tmp_path / "run",
         num_pairs=None, device="cpu", engine=IN_PROCESS,
     )  # fmt: skip
+    assert "a cascade ruled out 0" in build_report(run, pool, tmp_path / "r.html").read_text()
     rounds = run.read("rounds")
     assert rounds.schema.names == SCHEMAS["rounds"].names
     assert rounds["skipped"].to_pylist() == [0]
