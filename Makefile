@@ -1,7 +1,8 @@
 # make demo    the whole thing on real packaged data, on a CPU
 # make test    every test, fast and slow
 # make check   format, lint, types, import arrows
-# make bench   tables of rates, against a plain loop and the machine's limit
+# make bench   tables of rates, against a plain loop and the machine's limit; DEVICE=cuda on a GPU
+# make bench-tune  the text encoder with passes of several sizes and on each number of threads
 #
 # Each makes .venv when it is missing and reuses it when not. PIP_ARGS is passed on to pip.
 
@@ -10,8 +11,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 FAISS := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 SEEDS ?= 0
+DEVICE ?= cpu
 
-.PHONY: demo test test-fast test-slow bench check format venv clean
+.PHONY: demo test test-fast test-slow bench bench-tune check format venv clean
 
 demo: $(VENV)/.demo-ready
 	$(BIN)/cit demo --seeds $(SEEDS)
@@ -32,8 +34,12 @@ check: $(VENV)/.dev-ready
 	$(BIN)/pytest tests/test_import_arrows.py
 
 bench: $(VENV)/.dev-ready
-	$(BIN)/python -m scripts.bench.text_encoder
-	$(BIN)/python -m scripts.bench.curation
+	$(BIN)/python -m scripts.bench.text_encoder --device $(DEVICE)
+	$(BIN)/python -m scripts.bench.curation --device $(DEVICE)
+	$(BIN)/python -m scripts.bench.cascade --device $(DEVICE) --repeats 1
+
+bench-tune: $(VENV)/.dev-ready
+	$(BIN)/python -m scripts.bench.text_encoder --tune --device $(DEVICE)
 
 format: $(VENV)/.dev-ready
 	$(BIN)/ruff format .

@@ -57,5 +57,5 @@ def _embed(
 ) -> torch.Tensor:
     tokens = tokenizer(
         texts, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
-    )
+    ).to(tower.device)
     return torch.nn.functional.normalize(tower(**tokens).pooler_output, dim=-1)

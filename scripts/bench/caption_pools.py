@@ -43,13 +43,14 @@ def distinct_captions() -> list[str]:
     return list(dict.fromkeys([*clip_art, *definitions]))
 
 
-def distinct_clip_art(folder: Path, count: int) -> list[str]:
+def distinct_clip_art_captions(folder: Path, count: int) -> list[str]:
     """The clip art's captions, as visit after visit with tags augmented anew gives them, each once.
 
     Args:
         folder: Where the pool is built.
         count: How many; a visit gives about 2,000 that were not there before.
     """
+    folder.mkdir(exist_ok=True)
     pool = clip_art_pool(folder)
     rules = CurateConfig(texts="every", aug_tag=True)
     order = ScanOrder(pool, seed=0, lane=0, num_lanes=1, order="shuffled", texts="every")

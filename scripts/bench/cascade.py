@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
 from cit_curate.curation import Curator
@@ -24,11 +25,11 @@ from cit_curate.known_scores import KnownScores
 from cit_curate.pool import Pool
 from cit_curate.records import Float32, PoolCursor
 from cit_curate.scoring import ExactScores
-from cit_curate.text_encoder import TextEncoder, load_text_tower
+from cit_curate.text_encoder import TextEncoder, choose_device, load_text_tower
 from scripts.bench.baseline import curate_plainly
-from scripts.bench.caption_pools import caption_pool, distinct_captions, distinct_clip_art
+from scripts.bench.caption_pools import caption_pool, distinct_captions, distinct_clip_art_captions
 from scripts.bench.curation import LABELS, RULES, TEXT
-from scripts.bench.side_by_side import Comparison, Timing, add_output, show
+from scripts.bench.side_by_side import Comparison, Timing, add_device, add_output, show
 
 PLAIN_CAPTIONS = 2_048
 
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--proxy", default=RULES.proxy, choices=("both", "tokens", "int8"))
     parser.add_argument("--target-recall", type=float, default=RULES.target_recall)
     parser.add_argument("--text-encoder", default=TEXT.text_encoder)
+    add_device(parser)
     add_output(parser)
     asked = parser.parse_args()
     text = replace(TEXT, text_encoder=asked.text_encoder)
@@ -49,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="cit-bench-") as name:
         folder = Path(name)
         pools = {
-            "clip art": distinct_clip_art(folder, asked.captions),
+            "clip art": distinct_clip_art_captions(folder / "visits", asked.captions),
             "definitions": distinct_captions()[: asked.captions],
         }
         for title, captions in pools.items():
@@ -68,10 +70,11 @@ def compare(
     asked: argparse.Namespace,
 ) -> Comparison:
     """The plain loop, exact curation, and a cascade for each share that passes."""
-    encoder = TextEncoder(*load_text_tower(text))
+    device = choose_device(asked.device)
+    encoder = TextEncoder(*load_text_tower(text), device=device)
     curator = Curator(pool, MetadataConfig(metadata=str(LABELS)), rules)
     names = [entry.name for entry in curator.entries]
-    plain = [plain_seconds(captions, names, text, folder)]
+    plain = [plain_seconds(captions, names, text, folder, device)]
     started = time.perf_counter()
     index = curator.refresh(encoder)
     assert index is not None
@@ -83,7 +86,7 @@ def compare(
         threshold = float(np.quantile(similarity, 1 - ratio))
         rates = replace(rules, threshold=threshold)
         timings.append(cascade(pool, rates, encoder, similarity, asked.repeats))
-    plain.append(plain_seconds(captions, names, text, folder))
+    plain.append(plain_seconds(captions, names, text, folder, device))
     timings.insert(0, Timing("plain loop", tuple(plain), PLAIN_CAPTIONS))
     num_tokens = encoder.tokenize(list(captions)).counts
     return Comparison(
@@ -131,16 +134,21 @@ def cascade(
 
 
 def plain_seconds(
-    captions: Sequence[str], names: Sequence[str], text: TextTowerConfig, folder: Path
+    captions: Sequence[str],
+    names: Sequence[str],
+    text: TextTowerConfig,
+    folder: Path,
+    device: torch.device,
 ) -> float:
     """Seconds of the plain loop for the first captions."""
     metadata_file = folder / "metadata.json"
     pairs = [(str(row), caption) for row, caption in enumerate(captions[:PLAIN_CAPTIONS])]
     metadata_file.write_text(json.dumps(pairs), encoding="utf-8")
     tower, tokenizer = load_text_tower(text)
+    tower = tower.eval().to(device)
     started = time.perf_counter()
     curate_plainly(
-        metadata_file, names, tower.eval(), tokenizer,
+        metadata_file, names, tower, tokenizer,
         threshold=0.55, min_ratio=0.003, scan_batch=PLAIN_CAPTIONS,
     )  # fmt: skip
     return time.perf_counter() - started

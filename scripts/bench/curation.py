@@ -1,9 +1,9 @@
 """One pass of curation over real captions, against the plain loop of `baseline.py`.
 
-    python -m scripts.bench.curation [--repeats 3] [--json FILE] [--captions 16384]
+    python -m scripts.bench.curation [--repeats 3] [--json FILE] [--captions 16384] [--device cuda]
 
-Three pools: the clip art's captions as they are, the same with tags augmented at every visit, and
-captions that are all distinct. The selections are compared, pair by pair.
+Four pools: the clip art's captions as they are, the same with tags augmented at every visit, and
+two of captions that are all distinct. The selections are compared, pair by pair.
 """
 
 import argparse
@@ -18,10 +18,15 @@ from cit_curate.curation import Curator
 from cit_curate.pool import Pool
 from cit_curate.records import PoolCursor
 from cit_curate.scoring import scanned_texts
-from cit_curate.text_encoder import TextEncoder, load_text_tower
+from cit_curate.text_encoder import TextEncoder, choose_device, load_text_tower
 from scripts.bench.baseline import curate_plainly
-from scripts.bench.caption_pools import caption_pool, clip_art_pool, distinct_captions
-from scripts.bench.side_by_side import Comparison, Timing, add_output, show, take_turns
+from scripts.bench.caption_pools import (
+    caption_pool,
+    clip_art_pool,
+    distinct_captions,
+    distinct_clip_art_captions,
+)
+from scripts.bench.side_by_side import Comparison, Timing, add_device, add_output, show, take_turns
 
 LABELS = Path(__file__).parents[2] / "tests" / "golden" / "labels.txt"
 TEXT = TextTowerConfig(text_encoder="package:minilm", pooling="mean")
@@ -35,24 +40,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--captions", type=int, default=16_384, help="of the distinct ones")
     parser.add_argument("--text-encoder", default=TEXT.text_encoder)
+    add_device(parser)
     add_output(parser)
     asked = parser.parse_args()
     text = replace(TEXT, text_encoder=asked.text_encoder)
     with tempfile.TemporaryDirectory(prefix="cit-bench-") as name:
         folder = Path(name)
         clip_art = clip_art_pool(folder)
-        distinct = caption_pool(folder, distinct_captions()[: asked.captions])
+        distinct = caption_pool(folder / "distinct", distinct_captions()[: asked.captions])
+        captions = distinct_clip_art_captions(folder / "visits", asked.captions)
+        distinct_clip_art = caption_pool(folder / "distinct-clip-art", captions)
         augmented = replace(RULES, aug_tag=True)
         comparisons = [
-            compare("clip-art captions", clip_art, RULES, text, folder, asked.repeats),
-            compare("clip-art, tags augmented", clip_art, augmented, text, folder, asked.repeats),
-            compare("distinct captions", distinct, RULES, text, folder, asked.repeats),
+            compare(title, pool, rules, text, folder, asked)
+            for title, pool, rules in (
+                ("clip-art captions", clip_art, RULES),
+                ("clip-art, tags augmented", clip_art, augmented),
+                ("distinct captions", distinct, RULES),
+                ("distinct clip-art captions", distinct_clip_art, RULES),
+            )
         ]
     show(comparisons, asked.json)
 
 
 def compare(
-    title: str, pool: Pool, rules: CurateConfig, text: TextTowerConfig, folder: Path, repeats: int
+    title: str,
+    pool: Pool,
+    rules: CurateConfig,
+    text: TextTowerConfig,
+    folder: Path,
+    asked: argparse.Namespace,
 ) -> Comparison:
     """Both ways over one pass of a pool; an error when their selections differ."""
     metadata = MetadataConfig(metadata=str(LABELS))
@@ -69,18 +86,20 @@ def compare(
     metadata_file = folder / "metadata.json"
     metadata_file.write_text(json.dumps(list(zip(keys, texts, strict=True))), encoding="utf-8")
     tower, tokenizer = load_text_tower(text)
+    device = choose_device(asked.device)
+    tower = tower.eval().to(device)
     kept: dict[str, list[set[str]]] = {"plain loop": [], "cit": []}
 
     def plain() -> None:
         kept["plain loop"].append(
             curate_plainly(
-                metadata_file, [entry.name for entry in curator.entries], tower.eval(), tokenizer,
+                metadata_file, [entry.name for entry in curator.entries], tower, tokenizer,
                 threshold=rules.threshold, min_ratio=rules.min_ratio, scan_batch=2_048,
             )
         )  # fmt: skip
 
     def ours() -> None:
-        encoder = TextEncoder(*load_text_tower(text))
+        encoder = TextEncoder(*load_text_tower(text), device=device)
         fresh = Curator(pool, metadata, rules)  # nothing is left from the last turn
         (selection,) = fresh.run(
             encoder, fresh.refresh(encoder), [PoolCursor()], outer_step=0, update=0, num_pairs=None
@@ -88,11 +107,10 @@ def compare(
         kept["cit"].append(set(selection.rows["pair_key"].to_pylist()))
 
     ways: dict[str, Callable[[], object]] = {"plain loop": plain, "cit": ours}
-    seconds = take_turns(ways, repeats=repeats, warm_up=False)
+    seconds = take_turns(ways, repeats=asked.repeats, warm_up=False)
     if any(each != kept["cit"][0] for selections in kept.values() for each in selections):
         raise SystemExit(f"{title}: the selections differ")
     encoder = TextEncoder(*load_text_tower(text))
-    tokens = encoder.tokenizer(texts, truncation=True, max_length=32)["input_ids"]
     return Comparison(
         title=title,
         unit="captions",
@@ -101,7 +119,7 @@ def compare(
         facts={
             "captions": len(texts),
             "distinct": f"{len(set(texts)) / len(texts):.0%}",
-            "tokens each": sum(map(len, tokens)) / len(texts),
+            "tokens each": len(encoder.tokenize(texts).ids) / len(texts),
             "kept": len(kept["cit"][0]),
         },
     )

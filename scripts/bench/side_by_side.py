@@ -112,6 +112,11 @@ def machine() -> str:
     return f"{_processor()}, {cores} cores, {datetime.now(UTC):%Y-%m-%d}"
 
 
+def add_device(parser: ArgumentParser) -> None:
+    """The flag `--device` of benchmarks that also run on a GPU."""
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda, in float16")
+
+
 def add_output(parser: ArgumentParser) -> None:
     """The flags that every benchmark has: `--json` and `--repeats`."""
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
