@@ -153,7 +153,7 @@ def run_folder(tiny: Path) -> Path:
     return out
 
 
-# Usage (FAULTS: G1)
+# Usage
 
 
 @pytest.mark.parametrize("verb", [*cli.VERBS, "train default", "train laptop"])
@@ -177,6 +177,7 @@ def test_help_and_version_end_with_0_and_no_command_with_2(cit: Cit) -> None:
     assert cit().code == 2
 
 
+@pytest.mark.faults("G1")
 @pytest.mark.parametrize(
     ("line", "match"),
     [
@@ -207,6 +208,7 @@ def test_an_unknown_word_ends_with_2_and_the_nearest_spelling(
     assert "Traceback" not in ended.err
 
 
+@pytest.mark.faults("G1")
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -232,6 +234,7 @@ def test_a_value_out_of_range_is_named_with_its_limit(cit: Cit, line: str, messa
     assert not ended.out
 
 
+@pytest.mark.faults("G1")
 def test_a_misspelt_suffix_of_an_export_makes_no_folder(
     cit: Cit, run_folder: Path, tmp_path: Path
 ) -> None:
@@ -263,9 +266,10 @@ def test_a_bug_ends_with_1_and_names_the_file_of_its_traceback(
     assert "KeyError" in next(tmp_path.glob("cit-error-*.log")).read_text()
 
 
-# Missing things (FAULTS: G1, E8)
+# Missing things
 
 
+@pytest.mark.faults("G1", "E8")
 def test_a_missing_pool_run_model_or_file_ends_with_2_and_is_named(
     cit: Cit, tiny: Path, run_folder: Path, tmp_path: Path
 ) -> None:
@@ -296,6 +300,7 @@ def test_a_missing_pool_run_model_or_file_ends_with_2_and_is_named(
         assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir()), args
 
 
+@pytest.mark.faults("G1")
 def test_no_out_and_no_pool_are_said(cit: Cit, tiny: Path) -> None:
     ended = cit("curate", tiny / "data/pool", *text_flags(tiny))
     assert (ended.code, ended.err[:20]) == (2, "error: --out is miss")
@@ -303,9 +308,10 @@ def test_no_out_and_no_pool_are_said(cit: Cit, tiny: Path) -> None:
     assert (ended.code, ended.err[:21]) == (2, "error: --pool is miss")
 
 
-# Bad tables (FAULTS: P3, P11, C1)
+# Bad tables
 
 
+@pytest.mark.faults("G1")
 def test_a_missing_column_is_named_with_those_that_are_there(cit: Cit, tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("id,title\n1,a red disc\n", encoding="utf-8")
     ended = cit("pool", "build", tmp_path / "pairs.csv", "--text", "title", "--out", tmp_path / "p")
@@ -316,6 +322,7 @@ def test_a_missing_column_is_named_with_those_that_are_there(cit: Cit, tmp_path:
     assert not (tmp_path / "p").exists()
 
 
+@pytest.mark.faults("P11", "C1")
 @pytest.mark.parametrize("rows", ["", "1,\n2,\n", "1,   \n"])
 def test_an_empty_table_ends_with_3(cit: Cit, tmp_path: Path, rows: str) -> None:
     (tmp_path / "pairs.csv").write_text(f"image_id,title\n{rows}", encoding="utf-8")
@@ -325,6 +332,7 @@ def test_an_empty_table_ends_with_3(cit: Cit, tmp_path: Path, rows: str) -> None
     assert not (tmp_path / "p").exists()
 
 
+@pytest.mark.faults("C1")
 def test_an_empty_caption_is_counted_with_its_reason_and_does_no_harm(
     cit: Cit, tmp_path: Path
 ) -> None:
@@ -338,6 +346,7 @@ def test_an_empty_caption_is_counted_with_its_reason_and_does_no_harm(
     assert summary["rejects"] == {"empty_text": 1}
 
 
+@pytest.mark.faults("P3")
 @pytest.mark.parametrize("damage", ["cut", "empty"])
 def test_a_damaged_parquet_file_ends_with_4_and_is_named(
     cit: Cit, tmp_path: Path, damage: str
@@ -351,6 +360,7 @@ def test_a_damaged_parquet_file_ends_with_4_and_is_named(
     assert not (tmp_path / "p").exists()
 
 
+@pytest.mark.faults("P3")
 def test_a_damaged_pool_ends_with_4_and_names_the_part(
     cit: Cit, tiny: Path, tmp_path: Path
 ) -> None:
@@ -368,9 +378,10 @@ def test_a_damaged_pool_ends_with_4_and_names_the_part(
         assert part.name in ended.err
 
 
-# Output folders (FAULTS: G2c)
+# Output folders
 
 
+@pytest.mark.faults("G2c")
 def test_an_output_folder_that_is_not_empty_ends_with_2_and_is_left_alone(
     cit: Cit, tiny: Path, tmp_path: Path
 ) -> None:
@@ -391,6 +402,7 @@ def test_an_output_folder_that_is_not_empty_ends_with_2_and_is_left_alone(
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"], args
 
 
+@pytest.mark.faults("G2c")
 def test_a_run_is_replaced_only_when_asked(cit: Cit, tiny: Path, run_folder: Path) -> None:
     args = ("curate", tiny / "data/pool", *text_flags(tiny), "--threshold", "-1")
     ended = cit(*args, "--max-pairs", "12", "--out", run_folder)
@@ -401,9 +413,10 @@ def test_a_run_is_replaced_only_when_asked(cit: Cit, tiny: Path, run_folder: Pat
     assert ended.code == 2
 
 
-# Nothing passes (FAULTS: L1)
+# Nothing passes
 
 
+@pytest.mark.faults("L1")
 @pytest.mark.parametrize("verb", ["curate", "train"])
 def test_nothing_passing_ends_with_3_the_best_similarity_and_a_suggestion(
     cit: Cit, tiny: Path, tmp_path: Path, verb: str
@@ -419,9 +432,10 @@ def test_nothing_passing_ends_with_3_the_best_similarity_and_a_suggestion(
     assert "--threshold 0.99 would have kept enough" in error
 
 
-# Bad images (FAULTS: I1, I2, I3)
+# Bad images
 
 
+@pytest.mark.faults("I1", "I2", "I3")
 def test_a_pair_whose_image_cannot_be_opened_gives_way_to_the_next(
     cit: Cit, tiny: Path, tmp_path: Path
 ) -> None:
@@ -444,9 +458,10 @@ def test_a_pair_whose_image_cannot_be_opened_gives_way_to_the_next(
         assert json.loads(cit("query", out, count, "--json").out) == [{"images": 13}]
 
 
-# Output for machines and for small terminals (FAULTS: G3)
+# Output for machines and for small terminals
 
 
+@pytest.mark.faults("G3")
 def test_json_is_one_document_on_stdout_and_nothing_else(
     cit: Cit, tiny: Path, run_folder: Path, tmp_path: Path
 ) -> None:
@@ -474,6 +489,7 @@ def test_json_is_one_document_on_stdout_and_nothing_else(
         assert "\n\n" not in f"\n{ended.err}", "a progress bar leaves an empty line"
 
 
+@pytest.mark.faults("G3")
 def test_a_narrow_ascii_terminal_gets_every_answer_without_a_traceback(
     cit: Cit, monkeypatch: pytest.MonkeyPatch, tiny: Path, run_folder: Path
 ) -> None:
@@ -489,6 +505,7 @@ def test_a_narrow_ascii_terminal_gets_every_answer_without_a_traceback(
         assert ended.out
 
 
+@pytest.mark.faults("G3")
 def test_the_c_locale_shows_what_its_encoding_lacks_escaped(run_folder: Path) -> None:
     plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "COLUMNS": "20"}
     sql = "SELECT 'caf' || chr(233) || ' ' || chr(29483) AS caption"
@@ -498,6 +515,7 @@ def test_the_c_locale_shows_what_its_encoding_lacks_escaped(run_folder: Path) ->
     assert out == "caption\ncaf\\xe9 \\u732b\n"
 
 
+@pytest.mark.faults("G3")
 @pytest.mark.parametrize("verb", ["query", "help", "info"])
 def test_a_reader_that_leaves_is_no_error(tiny: Path, run_folder: Path, verb: str) -> None:
     args: tuple[object, ...] = ("train", "laptop", "--help")
@@ -514,6 +532,7 @@ def test_a_reader_that_leaves_is_no_error(tiny: Path, run_folder: Path, verb: st
     assert (process.wait(timeout=60), err) == (0, "")
 
 
+@pytest.mark.faults("G3")
 def test_closed_streams_are_no_error() -> None:
     command = f"{sys.executable} -m cit_train.cli pool nothing >&- 2>&-"
     assert subprocess.run(["sh", "-c", command]).returncode == 2
@@ -521,6 +540,7 @@ def test_closed_streams_are_no_error() -> None:
     assert subprocess.run(["sh", "-c", command]).returncode == 0
 
 
+@pytest.mark.faults("G3")
 def test_a_terminal_of_20_columns_shows_progress_and_no_traceback(
     tiny: Path, tmp_path: Path
 ) -> None:
@@ -532,9 +552,10 @@ def test_a_terminal_of_20_columns_shows_progress_and_no_traceback(
     assert "cit report" in text.replace("\r\n", "")
 
 
-# Ctrl-C (FAULTS: G4c)
+# Ctrl-C
 
 
+@pytest.mark.faults("G4c")
 def test_ctrl_c_ends_cit_curate_with_130_and_no_traceback(tiny: Path, tmp_path: Path) -> None:
     endless = ("--max-passes", "1000000", "--threshold", "1", "--min-ratio", "0")
     out = ("--out", tmp_path / "out")
@@ -550,6 +571,7 @@ def test_ctrl_c_ends_cit_curate_with_130_and_no_traceback(tiny: Path, tmp_path: 
     assert not (tmp_path / "out" / "config.json").exists()
 
 
+@pytest.mark.faults("G4c")
 def test_ctrl_c_ends_cit_train_with_75_and_the_command_to_go_on(
     cit: Cit, tiny: Path, tmp_path: Path
 ) -> None:

@@ -87,7 +87,7 @@ class BoundedCache(Generic[T]):
     What a size counts (bytes, files) is up to its owner.
 
     Threads share it. A forked child starts with an empty one: the parent's lock may have been held
-    by a thread that the child does not have (FAULTS: I8).
+    by a thread that the child does not have.
     """
 
     def __init__(self, max_size: int) -> None:

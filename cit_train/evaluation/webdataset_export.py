@@ -3,7 +3,7 @@
 A folder `test` with `0.tar`, `1.tar`, … and `nshards.txt`; in a tar, a sample is
 `KEY.webp|png|jpg` with `KEY.cls`, the label in decimal digits. Beside `test` lie `classnames.txt`
 and `zeroshot_classification_templates.txt`. Members of any other kind, pickled ones among them, are
-never read (FAULTS X3).
+never read.
 """
 
 import tarfile

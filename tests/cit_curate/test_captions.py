@@ -43,12 +43,12 @@ def test_cleaning_by_name():
         cleaner("other")
 
 
+@pytest.mark.faults("C2")
 @pytest.mark.parametrize(
     "nasty",
     ["<a" * 500_000, "<a" * 500_000 + "\n>", "http" * 250_000, "%" * 1_000_000, "\u0301" * 100_000],
 )
 def test_cleaning_a_megabyte_is_quick(nasty):
-    # FAULTS: C2
     start = time.perf_counter()
     cut_at_bytes(cleaner("yfcc")(nasty))
     clean_text(nasty)
@@ -73,8 +73,8 @@ def test_augment_tags_keeps_empty_tags_as_the_rule_says():
     assert augment_tags(",", np.random.default_rng(0)) in TAG_DELIMITERS
 
 
+@pytest.mark.faults("C1")
 def test_is_blank():
-    # FAULTS: C1
     assert is_blank("", "title")
     assert is_blank(" \n\t\u3000", "title")
     assert is_blank(" , ,,", "tag")
@@ -82,9 +82,9 @@ def test_is_blank():
     assert not is_blank("a,", "tag")
 
 
+@pytest.mark.faults("P2")
 @given(st.text(alphabet=st.characters(codec=None), max_size=30))
 def test_replace_bad_text_always_encodes(text):
-    # FAULTS: P2
     fixed, changed = replace_bad_text(text)
     fixed.encode("utf-8")
     assert len(fixed) == len(text)
@@ -97,9 +97,9 @@ def test_replace_bad_text_flags_a_lone_surrogate_but_not_a_written_replacement_c
     assert replace_bad_text("nul\0 is text") == ("nul\0 is text", False)
 
 
+@pytest.mark.faults("C2")
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=40), st.integers(0, 60))
 def test_cut_at_bytes_gives_the_longest_start_that_fits(text, max_bytes):
-    # FAULTS: C2
     cut, was_cut = cut_at_bytes(text, max_bytes)
     assert text.startswith(cut)
     assert len(cut.encode()) <= max_bytes

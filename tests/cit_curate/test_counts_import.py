@@ -59,6 +59,7 @@ def ledger_bytes(run: Path) -> dict[str, bytes]:
     return {path.relative_to(run).as_posix(): path.read_bytes() for path in sorted(files)}
 
 
+@pytest.mark.faults("Q4")
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     counts=st.dictionaries(st.sampled_from(KEYS), st.integers(1, 2**40), min_size=1),
@@ -74,7 +75,6 @@ def test_an_export_of_an_import_is_the_file_without_what_the_pool_lacks(
     missing: dict[str, int],
     kind: str,
 ) -> None:
-    # FAULTS: Q4
     folder = tmp_path_factory.mktemp("trip")
     file = written(folder / "c.json", {**missing, **counts})
     imported = import_counts(file, pool, folder / "run", max_missing_ratio=1.0)
@@ -223,8 +223,8 @@ import_counts(Path(sys.argv[1]), Pool.open(sys.argv[2]), Path(sys.argv[3]), over
 """
 
 
+@pytest.mark.faults("Q4", "L4")
 def test_a_killed_import_leaves_the_old_run_or_the_new_one(tmp_path: Path) -> None:
-    # FAULTS: Q4, L4
     rows = [(f"{number:08d}", "tag") for number in range(40_000)]
     pool = build_pool(tmp_path / "big", rows)
     file = written(tmp_path / "c.json", {f"{image}_tag": 1 for image, _ in rows})

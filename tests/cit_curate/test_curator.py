@@ -171,8 +171,8 @@ def test_a_short_tail_of_a_bounded_pass_is_judged_by_its_own_size() -> None:
     assert scan.take(None)["scan_position"].to_pylist() == [0, 1, 4]
 
 
+@pytest.mark.faults("L1")
 def test_nothing_passing_is_an_error_with_the_best_similarity_and_a_threshold_that_works() -> None:
-    # FAULTS: L1
     config = CurateConfig(threshold=0.99, min_ratio=0.0, batch_size=1, curate_every=2)
     captions = ["30", "40", "50", "60"]
     with pytest.raises(ShortfallError) as caught:
@@ -183,8 +183,8 @@ def test_nothing_passing_is_an_error_with_the_best_similarity_and_a_threshold_th
     assert len(scan_angles(captions, replace(config, threshold=suggested)).take(2)) == 2
 
 
+@pytest.mark.faults("L3")
 def test_a_short_selection_is_given_when_the_policy_says_train() -> None:
-    # FAULTS: L3
     config = CurateConfig(
         threshold=0.9, min_ratio=0.0, batch_size=1, curate_every=9, on_shortfall="train"
     )

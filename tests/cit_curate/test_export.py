@@ -44,9 +44,9 @@ def read_plainly(folder: Path, shards: str) -> list[dict[str, object]]:
     return samples
 
 
+@pytest.mark.faults("Q4")
 @pytest.mark.parametrize("used", [True, False])
 def test_json_counts_are_the_runs_counts_by_sorted_pair_key(tmp_path: Path, used: bool) -> None:
-    # FAULTS: Q4
     run = small_run(tmp_path / "run", used=used)
     assert export_counts(run, tmp_path / "counts.json") == 8
     counts = json.loads((tmp_path / "counts.json").read_text())
@@ -93,9 +93,9 @@ def test_json_counts_are_written_without_holding_them(tmp_path: Path) -> None:
         assert sum(1 for _ in stream) == num_pairs + 2
 
 
+@pytest.mark.faults("Q4")
 @pytest.mark.parametrize("name", ["counts.json", "counts.parquet", "counts.csv"])
 def test_an_export_is_the_same_bytes_again(tmp_path: Path, name: str) -> None:
-    # FAULTS: Q4
     run = small_run(tmp_path / "run")
     pool = small_pool(tmp_path / "pool")
     export_counts(run, tmp_path / name, pool=pool)
@@ -138,7 +138,6 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
         export_counts(small_run(tmp_path / "run"), tmp_path / "counts.xlsx")
 
 
-# FAULTS: C3
 NASTY = ['=cmd|"/c calc"!A1', "+1", "-1", "@SUM(A1)", "\t=1", 'a "quoted", cell', "two\nlines"]
 
 
@@ -157,6 +156,7 @@ def nasty_run(path: Path, captions: Sequence[str]) -> tuple[Run, MemoryPool]:
     return run, pool
 
 
+@pytest.mark.faults("C3")
 def test_a_csv_cell_is_never_a_formula(tmp_path: Path) -> None:
     run, pool = nasty_run(tmp_path, NASTY)
     export_counts(run, tmp_path / "c.csv", pool=pool)
@@ -166,6 +166,7 @@ def test_a_csv_cell_is_never_a_formula(tmp_path: Path) -> None:
     assert csv_text(-1) == -1
 
 
+@pytest.mark.faults("C3")
 @given(st.text())
 def test_csv_text_changes_only_what_starts_like_a_formula(text: str) -> None:
     cell = str(csv_text(text))
@@ -201,8 +202,8 @@ def test_a_folder_reads_with_webdataset_alone(tmp_path: Path) -> None:
     assert samples[1]["png"].size == (8, 6)  # type: ignore[attr-defined]
 
 
+@pytest.mark.faults("Q4")
 def test_a_folder_is_the_same_bytes_again_and_keeps_image_bytes(tmp_path: Path) -> None:
-    # FAULTS: Q4
     run = small_run(tmp_path / "run")
     pool = small_pool(tmp_path / "pool")
     for name in ("a", "b"):
@@ -290,9 +291,9 @@ def test_a_pool_of_files_exports_as_it_was_built(tmp_path: Path) -> None:
     assert [sample["txt"] for sample in samples] == [f"caption {index}" for index in range(8)]
 
 
+@pytest.mark.faults("Q4")
 @pytest.mark.parametrize("before", [1, 4, 8])
 def test_an_interrupted_export_leaves_nothing(tmp_path: Path, before: int) -> None:
-    # FAULTS: Q4
     run = small_run(tmp_path / "run")
     pool = small_pool(tmp_path / "pool")
 

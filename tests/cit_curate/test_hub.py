@@ -153,8 +153,8 @@ def test_what_cannot_be_a_model_is_refused_before_anybody_is_asked(name: str) ->
         hub_folder(name)
 
 
+@pytest.mark.faults("X4")
 def test_what_the_cache_has_is_used_offline(cache: Path) -> None:
-    # FAULTS: X4
     snapshot = put_into_cache(cache, FILES)
     for name in ("hf://org/name", "org/name", "hf://org/name@main", f"org/name@{COMMIT}"):
         assert resolve_model_name(name) == str(snapshot)
@@ -182,8 +182,8 @@ def test_a_half_fetched_model_is_not_used(cache: Path) -> None:
         hub_folder("org/without-weights")
 
 
+@pytest.mark.faults("E8")
 def test_offline_mode_is_a_message_with_the_local_alternative(cache: Path) -> None:
-    # FAULTS: E8
     with pytest.raises(ConfigError, match=r"HF_HUB_OFFLINE.*package:minilm.*efficientnet-lite0"):
         hub_folder("org/other")
 
@@ -213,8 +213,8 @@ def test_unknown_models_and_revisions_are_named_after_one_question(
     assert "org/name has no revision 'v9'" in revision.stderr
 
 
+@pytest.mark.faults("E8")
 def test_no_network_is_said_at_once(tmp_path: Path) -> None:
-    # FAULTS: E8
     ended = ask("org/name", tmp_path, "http://127.0.0.1:9")
     assert ended.stderr.startswith("2 org/name is neither a directory here nor in the hub's cache")
     assert "package:minilm" in ended.stderr

@@ -38,8 +38,8 @@ def test_counts_add_up_over_outer_steps(tmp_path: Path) -> None:
     assert Run.open(tmp_path / "run").counts() == {"a_title": 2, "b_title": 4}
 
 
+@pytest.mark.faults("L4", "K7")
 def test_what_is_written_but_not_committed_is_not_read_and_is_rolled_back(tmp_path: Path) -> None:
-    # FAULTS: L4 K7
     run = new_run(tmp_path / "run")
     commit(run, 0, ["a_title"])
     run.write_table("used", used(["late_title"], 1), outer_step=1, lane=0)
@@ -63,8 +63,8 @@ def test_a_commit_comes_back_as_it_was(tmp_path: Path) -> None:
     assert back.files[0].path == "used/step=000000/lane=00000.parquet"
 
 
+@pytest.mark.faults("L5")
 def test_a_missing_manifest_in_between_is_damage(tmp_path: Path) -> None:
-    # FAULTS: L5
     run = new_run(tmp_path / "run")
     commit(run, 0, ["a_title"])
     commit(run, 1, ["b_title"])
@@ -73,8 +73,8 @@ def test_a_missing_manifest_in_between_is_damage(tmp_path: Path) -> None:
         run.commits()
 
 
+@pytest.mark.faults("L5")
 def test_a_deleted_segment_is_named(tmp_path: Path) -> None:
-    # FAULTS: L5
     run = new_run(tmp_path / "run")
     commit(run, 0, ["a_title"])
     next((run.path / "used").rglob("*.parquet")).unlink()
@@ -82,8 +82,8 @@ def test_a_deleted_segment_is_named(tmp_path: Path) -> None:
         run.counts()
 
 
+@pytest.mark.faults("G2c")
 def test_overwrite_replaces_a_run_and_nothing_else(tmp_path: Path) -> None:
-    # FAULTS: G2c
     new_run(tmp_path / "run")
     with pytest.raises(ConfigError, match="not empty"):
         new_run(tmp_path / "run")
@@ -103,8 +103,8 @@ def test_a_metrics_line_cut_by_a_kill_is_left_out(tmp_path: Path) -> None:
     assert run.metrics() == [{"update": 1}]
 
 
+@pytest.mark.faults("L4")
 def test_a_run_made_in_one_go_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
-    # FAULTS: L4
     path = tmp_path / "run"
 
     def fail_after_a_commit() -> None:
@@ -126,10 +126,10 @@ def test_a_run_made_in_one_go_is_there_whole_or_not_at_all(tmp_path: Path) -> No
         raise AssertionError
 
 
+@pytest.mark.faults("L8")
 def test_batches_are_written_as_if_they_were_one_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # FAULTS: L8
     monkeypatch.setattr(ledger, "ROW_GROUP_ROWS", 10)
     rows = used([f"{number}_t" for number in range(35)], 0)
     contents = []

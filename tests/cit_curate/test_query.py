@@ -14,7 +14,6 @@ from cit_curate.query import RunDatabase, query_run
 from cit_curate.report import build_report
 from indexes.durable import describe_file, read_json, write_json
 
-# FAULTS: Q1
 HOSTILE = [
     "SELECT * FROM read_csv('/etc/passwd')",
     "SELECT * FROM read_csv_auto('/etc/passwd')",
@@ -104,11 +103,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return small_run(tmp_path_factory.mktemp("query") / "run")
 
 
+@pytest.mark.faults("Q1")
 @pytest.mark.parametrize("sql", HOSTILE)
 def test_a_statement_that_is_not_one_select_over_the_views_is_refused(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sql: str
 ) -> None:
-    # FAULTS: Q1
     monkeypatch.chdir(tmp_path)
     frame = small_pool(tmp_path / "pool").parts  # noqa: F841 - a name that a scan might find
     before = sorted(tmp_path.rglob("*"))
@@ -118,6 +117,7 @@ def test_a_statement_that_is_not_one_select_over_the_views_is_refused(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.faults("Q1")
 @pytest.mark.parametrize(
     "sql",
     [
@@ -130,7 +130,6 @@ def test_a_statement_that_is_not_one_select_over_the_views_is_refused(
 def test_the_sandbox_refuses_by_itself_what_the_check_would_refuse(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sql: str
 ) -> None:
-    # FAULTS: Q1
     monkeypatch.chdir(tmp_path)
     with RunDatabase(run) as database, pytest.raises((QueryError, DamagedError)):
         database.rows(sql)
@@ -221,8 +220,8 @@ def test_an_unknown_column_is_a_query_error(run: Run) -> None:
         query_run(run, "SELECT similarty FROM selections")
 
 
+@pytest.mark.faults("Q2")
 def test_an_endless_query_stops_at_its_time_limit(run: Run) -> None:
-    # FAULTS: Q2
     began = time.monotonic()
     with pytest.raises(ResourceError, match="--timeout-seconds") as caught:
         query_run(
@@ -234,15 +233,15 @@ def test_an_endless_query_stops_at_its_time_limit(run: Run) -> None:
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.faults("Q2")
 def test_a_query_with_too_many_rows_is_stopped(run: Run) -> None:
-    # FAULTS: Q2
     with pytest.raises(ResourceError, match="more than 1,000 rows"):
         query_run(run, "SELECT * FROM range(1000000000)", max_rows=1000)
     assert len(query_run(run, "SELECT * FROM range(1000)", max_rows=1000)) == 1000
 
 
+@pytest.mark.faults("Q2")
 def test_a_query_with_too_much_memory_is_stopped(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    # FAULTS: Q2
     monkeypatch.setattr("cit_curate.query.SPILL_LIMIT", "1MB")
     sql = "SELECT md5(range::VARCHAR) AS h FROM range(3000000) ORDER BY h"
     with RunDatabase(run, memory_limit="30MB") as database, pytest.raises(ResourceError) as caught:
@@ -250,8 +249,8 @@ def test_a_query_with_too_much_memory_is_stopped(run: Run, monkeypatch: pytest.M
     assert "more memory or spill space" in str(caught.value)
 
 
+@pytest.mark.faults("Q3")
 def test_a_query_sees_the_steps_that_were_committed_when_it_began(tmp_path: Path) -> None:
-    # FAULTS: Q3
     run = small_run(tmp_path / "run", steps=1)
     late = [scanned(20, outer_step=1, similarity=0.9, entry=0, classes=["cat"])]
     write_step(run, 1, selections=late, commit=False)

@@ -16,7 +16,6 @@ from cit_curate.errors import ConfigError, QueryError
 from cit_curate.pool import Pool
 from cit_curate.sources.columns import Columns
 
-# FAULTS: C3
 NASTY = ["[/red] [link=file:///etc/passwd]x[/link]", "\x1b]0;owned\x07\x1b[31m", "\u202egnp.exe"]
 
 
@@ -98,8 +97,8 @@ def nasty_sql() -> str:
     return f'SELECT * FROM (VALUES {values}) AS t("a[/red]\x1b")'
 
 
+@pytest.mark.faults("C3")
 def test_hostile_text_is_inert_in_a_table(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # FAULTS: C3
     commands.query(run, nasty_sql())
     out = capsys.readouterr().out
     assert "[/red]" in out
@@ -107,25 +106,25 @@ def test_hostile_text_is_inert_in_a_table(run: Path, capsys: pytest.CaptureFixtu
     assert not {"\x1b", "\x07", "\u202e"} & set(out)
 
 
+@pytest.mark.faults("C3")
 def test_hostile_text_is_inert_on_a_terminal_as_csv_and_json(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # FAULTS: C3
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     for flags in ({"csv": True}, {"json": True}):
         commands.query(run, nasty_sql(), **flags)
         assert not {"\x1b", "\x07", "\u202e"} & set(capsys.readouterr().out)
 
 
+@pytest.mark.faults("C3")
 def test_csv_cells_are_no_formulas(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # FAULTS: C3
     commands.query(run, "SELECT '=1+1' AS a, -1 AS b", csv=True)
     assert list(csv.reader(io.StringIO(capsys.readouterr().out))) == [["a", "b"], ["'=1+1", "-1"]]
 
 
+@pytest.mark.faults("G3")
 @pytest.mark.parametrize("flag", ["--csv", "--json", "--no-csv"])
 def test_a_closed_pipe_is_no_error(run: Path, flag: str) -> None:
-    # FAULTS: G3
     script = (
         "import sys, tyro; from cit_curate import commands; "
         "tyro.cli(commands.query, args=sys.argv[1:])"

@@ -70,7 +70,7 @@ def test_a_url_is_the_same_as_a_text_and_as_a_path():
         assert remote_url(local) is None
 
 
-# FAULTS: X3, X4
+@pytest.mark.faults("X3", "X4")
 @pytest.mark.parametrize(
     "text",
     [
@@ -123,7 +123,7 @@ def test_no_name_leads_out_of_a_folder(name):
         assert url.startswith("s3://bucket/pool/")
 
 
-# FAULTS: X3
+@pytest.mark.faults("X3")
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/passwd", "a//b", ".", "", "a\\b"])
 def test_names_that_lead_out_are_no_names(name):
     assert below("s3://bucket/pool", name) is None
@@ -207,7 +207,7 @@ def test_a_copy_is_fetched_once_and_again_when_the_file_was_written_anew(monkeyp
     assert local_copy(newer).read_bytes() == b"new"
 
 
-# FAULTS: S3
+@pytest.mark.faults("S3")
 def test_a_cut_download_is_fetched_again(monkeypatch):
     file = put("a", b"0123456789")
     fs = fsspec.filesystem("memory")

@@ -8,10 +8,11 @@ from cit_curate.replacing import replacing
 from indexes import durable
 
 
+@pytest.mark.faults("L4", "Q4")
 def test_the_old_folder_is_there_until_the_new_one_is_on_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # FAULTS: L4, Q4. A kill while a large folder is synced must not leave nothing in its place.
+    # A kill while a large folder is synced must not leave nothing in its place.
     out = tmp_path / "run"
     out.mkdir()
     (out / "name").write_text("old")

@@ -33,7 +33,7 @@ def write(folder: Path, samples: list[Sample], pairs_per_shard: int = 100) -> li
     return [folder / entry.path for entry in writer.close()]
 
 
-# FAULTS: P5
+@pytest.mark.faults("P5")
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=300), min_size=1, max_size=6))
 def test_any_keys_and_captions_come_back_in_order(
@@ -75,8 +75,8 @@ def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
     assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.faults("S1")
 def test_a_shard_cut_or_changed_at_any_byte_is_refused(tmp_path: Path) -> None:
-    # FAULTS: S1
     (path,) = write(tmp_path, [sample(f"{number}_title") for number in range(3)])
     entry, whole = shard_entry(path), path.read_bytes()
     for offset in range(0, len(whole), max(len(whole) // 300, 1)):
@@ -89,8 +89,8 @@ def test_a_shard_cut_or_changed_at_any_byte_is_refused(tmp_path: Path) -> None:
                 list(read_shard(tmp_path, entry))
 
 
+@pytest.mark.faults("S3")
 def test_a_deleted_shard_is_named(tmp_path: Path) -> None:
-    # FAULTS: S3
     (path,) = write(tmp_path, [sample("1_title")])
     entry = shard_entry(path)
     path.unlink()
@@ -98,8 +98,8 @@ def test_a_deleted_shard_is_named(tmp_path: Path) -> None:
         list(read_shard(tmp_path, entry))
 
 
+@pytest.mark.faults("S2")
 def test_a_sample_without_its_text_or_image_names_shard_and_key(tmp_path: Path) -> None:
-    # FAULTS: S2
     path = tmp_path / "foreign.tar"
     with tarfile.open(path, "w") as tar:
         for name, data in (("7_title.json", json.dumps({}).encode()), ("7_title.png", b"x")):

@@ -113,8 +113,8 @@ def test_an_entry_is_the_mean_over_its_names_and_templates(encoder: TextEncoder)
     assert vectors.shape == (2, encoder.dim)
 
 
+@pytest.mark.faults("E2")
 def test_a_class_without_a_finite_vector_is_named() -> None:
-    # FAULTS: E2
     def embed(texts: object) -> np.ndarray:
         return np.array([[1, 0], [np.nan, 0]], dtype=np.float32)
 
@@ -130,8 +130,8 @@ def test_broken_weights_are_an_error_that_names_the_caption() -> None:
         TextEncoder(tower, tokenizer).embed(["a cat"])
 
 
+@pytest.mark.faults("E8")
 def test_a_missing_model_says_what_to_give_instead(tmp_path: Path) -> None:
-    # FAULTS: E8
     with pytest.raises(ConfigError, match="package:minilm"):
         load_text_tower(TextTowerConfig(text_encoder="nobody/has-this-model"))
     with pytest.raises(ConfigError, match="package:minilm"):

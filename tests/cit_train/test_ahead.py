@@ -215,6 +215,7 @@ def test_what_is_no_longer_needed_is_not_scored() -> None:
         assert lane(_window(4, 12))[1].tolist() == [-n for n in range(4, 12)]
 
 
+@pytest.mark.faults("K3")
 @pytest.mark.parametrize(
     "fields",
     [
@@ -232,7 +233,6 @@ def test_what_is_no_longer_needed_is_not_scored() -> None:
 def test_stopped_in_the_middle_and_between_nothing_changes_whatever_the_settings(
     world: Path, tmp_path: Path, fields: dict[str, Any]
 ) -> None:
-    # FAULTS: K3
     config, out = make_config(world, **{**FIELDS, **fields}), tmp_path / "run"
     for moment, update in (("curate", 2), ("train", 2)):
         with contextlib.suppress(StoppedError):
@@ -243,10 +243,10 @@ def test_stopped_in_the_middle_and_between_nothing_changes_whatever_the_settings
     assert_same_run(tmp_path / "whole", out)
 
 
+@pytest.mark.faults("K1", "K3")
 def test_a_broken_run_goes_on_with_the_checkpoints_that_it_needs(
     world: Path, whole: Callable[..., Path], tmp_path: Path
 ) -> None:
-    # FAULTS: K1 K3
     config, out = make_config(world, **FIELDS), tmp_path / "run"
     for update in (1, 2, 5):
         with pytest.raises(RuntimeError, match="planted"):
@@ -343,17 +343,18 @@ def test_the_first_batch_waits_for_the_first_shard_and_not_for_the_last(
     assert line["last_shard_seconds"] - line["first_shard_seconds"] > 0.2
 
 
+@pytest.mark.faults("L8")
 @pytest.mark.slow
 def test_the_processes_give_what_the_functions_give_here(
     world: Path, whole: Callable[..., Path], tmp_path: Path
 ) -> None:
-    # FAULTS: L8
     out = tmp_path / "run"
     process = start_training(world, out, hash_seed="5", **FIELDS, ahead_workers=2)
     assert finish(process) == 0, told_by(out).read_text()
     assert_same_run(whole(), out)
 
 
+@pytest.mark.faults("K1", "K3", "S6", "D4")
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
@@ -370,7 +371,6 @@ def test_the_processes_give_what_the_functions_give_here(
 def test_killed_or_stopped_with_its_processes_it_goes_on_and_leaves_none(
     world: Path, whole: Callable[..., Path], tmp_path: Path, moment: str, update: int, act: str
 ) -> None:
-    # FAULTS: K1 K3 S6 D4
     out = tmp_path / "run"
     fault = {"moment": moment, "update": update, "act": act}
     process = start_training(world, out, faults=[fault], save_every=1, **FIELDS)
@@ -389,11 +389,11 @@ def test_killed_or_stopped_with_its_processes_it_goes_on_and_leaves_none(
     assert not processes_of(out)
 
 
+@pytest.mark.faults("S9")
 @pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_run_which_goes_on_afterwards(
     world: Path, whole: Callable[..., Path], tmp_path: Path
 ) -> None:
-    # FAULTS: S9
     out = tmp_path / "run"
     fault = {"moment": "stream", "update": 0, "act": "sleep5"}
     process = start_training(world, out, faults=[fault], **FIELDS)
@@ -407,10 +407,10 @@ def test_a_process_that_is_killed_ends_the_run_which_goes_on_afterwards(
     assert_same_run(whole(), out)
 
 
+@pytest.mark.faults("D1", "K3")
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_two_ranks_score_ahead_each_for_its_own_lanes(world: Path, tmp_path: Path) -> None:
-    # FAULTS: D1 K3
     fields = {**FIELDS, "lanes": 2, "batch_size": 4, "pairs_per_shard": 5}
     out, whole = tmp_path / "run", tmp_path / "whole"
     assert finish(start_training(world, whole, ranks=2, **fields)) == 0, told_by(whole).read_text()

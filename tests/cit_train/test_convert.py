@@ -253,8 +253,8 @@ def test_weights_that_are_not_finite_are_refused_and_nothing_is_left(tmp_path: P
     assert sorted(p.name for p in tmp_path.iterdir()) == ["nan.pth"]
 
 
+@pytest.mark.faults("K6")
 def test_a_payload_ends_with_exit_code_4_and_is_not_run(tmp_path: Path) -> None:
-    # FAULTS: K6
     class Payload:
         def __reduce__(self) -> tuple[object, tuple[str, str]]:
             return open, (str(tmp_path / "ran"), "w")

@@ -27,10 +27,10 @@ def pool_keys(pool: Pool) -> Sequence[str]:
     return [f"{row['image_id']}_{row['text_key']}" for row in rows]
 
 
+@pytest.mark.faults("Q4")
 def test_what_was_curated_comes_back_from_its_export(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # FAULTS: Q4
     text = make_text_tower(tmp_path / "text")
     pool = Pool.open(make_pool(tmp_path / "data", num_images=40))
     (tmp_path / "classes.txt").write_text("red disc\nblue square\n")
@@ -68,10 +68,10 @@ def test_what_was_curated_comes_back_from_its_export(
     assert set(pool_keys(of_run)) == set(counts) == selected(run) == selected(imported)
 
 
+@pytest.mark.faults("C3")
 def test_the_summary_is_text_for_a_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # FAULTS: C3
     pool = make_pool(tmp_path / "data", num_images=12)
     counts = {"0003_title": 4, "0004_tag": 1, "[red]\u001b[31m_x": 1}
     (tmp_path / "c.json").write_text(json.dumps(counts))

@@ -102,8 +102,8 @@ def test_ranks_exchange_json_by_rank_many_times() -> None:
         assert first[7] == [{"rank": 0, "turn": 7}, {"rank": 1, "turn": 7}]
 
 
+@pytest.mark.faults("D7")
 def test_a_rank_that_differs_is_named_with_the_field_and_both_values() -> None:
-    # FAULTS: D7
     with two_worlds() as (one, other):
         for world, value in ((one, 0.5), (other, 0.6)):
             world.place["value"] = value
@@ -118,8 +118,8 @@ def test_a_rank_that_differs_is_named_with_the_field_and_both_values() -> None:
         assert told == ["rank 0 and rank 1 differ in their settings: threshold: 0.5 and 0.6"] * 2
 
 
+@pytest.mark.faults("D2")
 def test_the_first_failure_counts_and_ends_the_waiting_of_the_others() -> None:
-    # FAULTS: D2
     with two_worlds() as (one, other):
         other.beat("training", outer_step=2, update=9)
 
@@ -134,8 +134,8 @@ def test_the_first_failure_counts_and_ends_the_waiting_of_the_others() -> None:
         assert one.fail(6, "later") == failure
 
 
+@pytest.mark.faults("D2")
 def test_a_rank_that_is_silent_is_named() -> None:
-    # FAULTS: D2
     with two_worlds(kinds=(World, FrozenWorld), peer_seconds=1) as (one, _):
         started = time.monotonic()
         with pytest.raises(PeerLostError, match=r"rank 1 failed .* it no longer answers"):
@@ -168,8 +168,8 @@ def test_rank_0_stays_until_the_others_have_left() -> None:
         assert left == [1, 0]
 
 
+@pytest.mark.faults("D5")
 def test_a_store_that_is_gone_is_a_lost_peer() -> None:
-    # FAULTS: D5
     with two_worlds() as (one, _):
 
         def gone(*_: object) -> None:
@@ -181,8 +181,8 @@ def test_a_store_that_is_gone_is_a_lost_peer() -> None:
         assert one.is_cut_off
 
 
+@pytest.mark.faults("D2")
 def test_a_process_that_hangs_is_ended_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    # FAULTS: D2
     monkeypatch.setattr("cit_train.distributed._LAST_RESORT_SECONDS", 0.1)
     ended, told = threading.Event(), []
     monkeypatch.setattr("cit_train.distributed.os._exit", lambda code: ended.set())
@@ -205,12 +205,12 @@ LANES: dict[str, Any] = {
 }
 
 
+@pytest.mark.faults("K4")
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_run_goes_on_with_another_number_of_ranks_from_within_an_outer_step(
     world: Path, tmp_path: Path
 ) -> None:
-    # FAULTS: K4
     out = tmp_path / "run"
     for ranks, update in ((2, 1), (1, 5)):
         fault = {"moment": "train", "update": update, "act": "SIGTERM"}
@@ -224,13 +224,13 @@ def test_a_run_goes_on_with_another_number_of_ranks_from_within_an_outer_step(
     assert len(Run.open(out).read("rejects"))
 
 
+@pytest.mark.faults("K3")
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("fields", [{"micro_batch": 1}, {"local_loss": True}, {"accumulate": 2}])
 def test_settings_that_reach_over_ranks_can_be_stopped_and_go_on_exactly(
     world: Path, tmp_path: Path, fields: dict[str, Any]
 ) -> None:
-    # FAULTS: K3
     out, whole = tmp_path / "run", tmp_path / "whole"
     fault = {"rank": 1, "moment": "train", "update": 1, "act": "SIGTERM"}
     settings = {**LANES, **fields, "curate_every": 2, "max_updates": 4}

@@ -130,8 +130,8 @@ def test_a_file_that_is_whole_but_for_its_name_is_not_fetched_again(
     assert served.requests == [""]
 
 
+@pytest.mark.faults("E8")
 def test_a_wrong_hash_is_refused_and_nothing_of_it_stays(served: Served, tmp_path: Path) -> None:
-    # FAULTS: E8
     path = tmp_path / "weights.pth"
     with pytest.raises(DamagedError, match="what was asked for"):
         download(served.url, path, sha256="0" * 64)
@@ -180,8 +180,8 @@ def test_a_busy_server_is_asked_again_and_not_for_ever(served: Served, tmp_path:
     assert len(served.statuses) == 9 - 1 - len(NO_PAUSES)
 
 
+@pytest.mark.faults("E8")
 def test_no_network_is_one_quick_message(tmp_path: Path) -> None:
-    # FAULTS: E8
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]

@@ -57,8 +57,8 @@ def test_any_timm_model_is_a_vision_tower(world: Path, tmp_path: Path) -> None:
     assert torch.equal(one, other)
 
 
+@pytest.mark.faults("E8")
 def test_a_tower_that_is_not_there_says_what_to_give(tmp_path: Path) -> None:
-    # FAULTS: E8
     with pytest.raises(ConfigError, match="package:efficientnet-lite0"):
         load_vision_tower(str(tmp_path))
     with pytest.raises(ConfigError, match="there is no model directory"):

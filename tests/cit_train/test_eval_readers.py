@@ -194,7 +194,7 @@ class Payload:
         return (os.mkdir, (str(self.path),))
 
 
-# FAULTS: X3
+@pytest.mark.faults("X3")
 def test_pickled_fields_are_never_read(tmp_path: Path) -> None:
     payload = pickle.dumps(Payload(tmp_path / "ran"))
     image = image_bytes(0)
@@ -214,7 +214,7 @@ def test_pickled_fields_are_never_read(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-# FAULTS: X3
+@pytest.mark.faults("X3")
 def test_links_and_shell_commands_are_nothing_but_names(tmp_path: Path) -> None:
     make_tar(tmp_path / "x" / "0.tar", {"a.png": b"", "a.cls": b""}, tarfile.SYMTYPE)
     with pytest.raises(BadInputError, match="hold no image"):

@@ -52,6 +52,7 @@ CASES = [
 ]
 
 
+@pytest.mark.faults("K1", "K3", "D2", "D4")
 @pytest.mark.parametrize(("phase", "update", "name", "ranks"), CASES)
 def test_nothing_is_lost(
     world: Path,
@@ -62,7 +63,6 @@ def test_nothing_is_lost(
     name: str,
     ranks: int,
 ) -> None:
-    # FAULTS: K1 K3 D2 D4
     out = tmp_path / "run"
     struck = 0 if phase == "save" else ranks - 1  # rank 0 alone saves
     fault = {"rank": struck, "moment": phase, "update": update, "act": name}

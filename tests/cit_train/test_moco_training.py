@@ -99,6 +99,7 @@ class StopAfter(Watcher):
             raise KeyboardInterrupt
 
 
+@pytest.mark.faults("K3")
 @pytest.mark.parametrize(
     "fields",
     [
@@ -117,7 +118,6 @@ class StopAfter(Watcher):
 def test_a_run_that_was_stopped_and_resumed_is_the_run_that_was_not(
     world: Path, tower: Path, tmp_path: Path, fields: dict[str, object]
 ) -> None:
-    # FAULTS: K3
     config = make_config(world, vision_encoder=str(tower), **fields)
     whole = train(config, tmp_path / "whole")
     for update in (3, 5):

@@ -57,10 +57,10 @@ def test_a_run_adds_up(finished: Path) -> None:
     assert len(encoders) == 3, "every outer step must see another version of the encoder"
 
 
+@pytest.mark.faults("I1")
 def test_used_pairs_are_the_selected_ones_and_no_rejected_one_is_among_them(
     finished: Path,
 ) -> None:
-    # FAULTS: I1
     run = Run.open(finished)
     selected = run.read("selections")
     rejects = run.read("rejects")
@@ -75,14 +75,15 @@ def test_used_pairs_are_the_selected_ones_and_no_rejected_one_is_among_them(
     assert set(rejects["reason"].to_pylist()) == {"truncated_image"}
 
 
+@pytest.mark.faults("L8")
 def test_the_same_command_gives_the_same_ledger_and_weights_under_another_hash_seed(
     world: Path, finished: Path, tmp_path: Path
 ) -> None:
-    # FAULTS: L8
     assert start_training(world, tmp_path / "again", hash_seed="77").wait() == 0
     assert_same_run(finished, tmp_path / "again")
 
 
+@pytest.mark.faults("K1", "K3", "L4", "K7")
 @pytest.mark.parametrize(
     "moment",
     [
@@ -95,7 +96,6 @@ def test_the_same_command_gives_the_same_ledger_and_weights_under_another_hash_s
 def test_killed_at_any_moment_and_resumed_it_is_the_run_that_was_never_stopped(
     world: Path, finished: Path, tmp_path: Path, moment: str
 ) -> None:
-    # FAULTS: K1 K3 L4 K7
     out = tmp_path / "killed"
     process = start_training(world, out)
     deadline = time.monotonic() + 120
@@ -115,22 +115,22 @@ def test_killed_at_any_moment_and_resumed_it_is_the_run_that_was_never_stopped(
     assert updates == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.faults("K8")
 def test_resuming_a_finished_run_changes_nothing(world: Path, finished: Path) -> None:
-    # FAULTS: K8
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     train(make_config(world), finished, resume=True)
     after = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     assert after == before
 
 
+@pytest.mark.faults("K5")
 def test_resuming_with_other_settings_names_them(world: Path, finished: Path) -> None:
-    # FAULTS: K5
     with pytest.raises(ConfigError, match=r"threshold: 0\.5 then, 0\.6 now"):
         train(make_config(world, threshold=0.6), finished, resume=True)
 
 
+@pytest.mark.faults("G2c")
 def test_a_folder_with_something_in_it_is_refused(world: Path, finished: Path) -> None:
-    # FAULTS: G2c
     with pytest.raises(ConfigError, match="not empty"):
         train(make_config(world), finished)
 
@@ -227,17 +227,17 @@ def test_worker_processes_change_nothing(world: Path, finished: Path, tmp_path: 
     assert_same_run(finished, tmp_path / "workers")
 
 
+@pytest.mark.faults("L1")
 def test_a_threshold_that_nothing_passes_ends_the_run_with_a_suggestion(
     world: Path, tmp_path: Path
 ) -> None:
-    # FAULTS: L1
     with pytest.raises(ShortfallError, match="best similarity") as caught:
         train(make_config(world, threshold=1.0, min_ratio=0.0), tmp_path / "none")
     assert caught.value.suggested_threshold is not None
 
 
+@pytest.mark.faults("L3")
 def test_the_policy_train_makes_shorter_outer_steps(world: Path, tmp_path: Path) -> None:
-    # FAULTS: L3
     config = make_config(
         world, curate_every=50, max_passes=1, on_shortfall="train", max_updates=5, threshold=0.99
     )
@@ -287,8 +287,8 @@ def test_a_loss_that_is_not_finite_names_the_update_and_the_pairs(
         train_session(session, Breaker())
 
 
+@pytest.mark.faults("K5")
 def test_changed_class_names_are_noticed_on_resume(world: Path, tmp_path: Path) -> None:
-    # FAULTS: K5
     classes = tmp_path / "classes.txt"
     classes.write_text("red disc\nblue square\n")
     config = make_config(world, metadata=str(classes), max_updates=2)
@@ -298,8 +298,8 @@ def test_changed_class_names_are_noticed_on_resume(world: Path, tmp_path: Path) 
         train(config, tmp_path / "run", resume=True)
 
 
+@pytest.mark.faults("K5")
 def test_another_normalisation_of_images_is_noticed_on_resume(world: Path, tmp_path: Path) -> None:
-    # FAULTS: K5
     shutil.copytree(world / "vision", tmp_path / "vision")
     config = make_config(world, vision_encoder=str(tmp_path / "vision"), max_updates=2)
     train(config, tmp_path / "run")
@@ -308,8 +308,8 @@ def test_another_normalisation_of_images_is_noticed_on_resume(world: Path, tmp_p
         train(config, tmp_path / "run", resume=True)
 
 
+@pytest.mark.faults("P9")
 def test_two_trainings_into_one_run_exclude_each_other(world: Path, tmp_path: Path) -> None:
-    # FAULTS: P9
     with owner_lock(tmp_path / ".run.lock"), pytest.raises(ResourceError, match="is held by"):
         train(make_config(world), tmp_path / "run")
 
@@ -339,10 +339,10 @@ def test_pairs_without_an_image_are_passed_over_and_do_not_count_as_bad(
     assert set(run.read("rejects")["reason"].to_pylist()) == {"no_image"}
 
 
+@pytest.mark.faults("S7")
 def test_a_full_disk_while_writing_shards_is_not_a_wait_for_ever(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # FAULTS: S7
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -84,10 +84,10 @@ def test_pull_checks_a_hash_that_was_asked_for(moco: Served, tmp_path: Path) -> 
     assert (tmp_path / "here" / "weights.pth").read_bytes() == CONTENT
 
 
+@pytest.mark.faults("E8")
 def test_pull_honours_offline_mode(
     moco: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # FAULTS: E8
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

@@ -147,8 +147,8 @@ def test_a_built_in_task_is_named_with_the_value_of_its_own_metric(
     assert "| 2 | 60.0 | 50.0 | 70.0 |" in card.text
 
 
+@pytest.mark.faults("R1")
 def test_a_class_name_does_nothing_in_the_card(pushed: Path) -> None:
-    # FAULTS: R1
     card = (pushed / "README.md").read_text(encoding="utf-8")
     assert "<img" not in card
     assert "](javascript" not in card
@@ -165,9 +165,9 @@ def test_inert_text_shows_itself_and_has_nothing_active(text: str) -> None:
     assert html.unescape(made) == shown
 
 
+@pytest.mark.faults("R1")
 @given(st.text() | st.sampled_from([EVIL, "- x", "1. x", "x | y", "&lt;b&gt;", "\\| x"]))
 def test_a_markdown_reader_sees_a_table_with_the_text_and_nothing_else(text: str) -> None:
-    # FAULTS: R1
     reader = MarkdownIt("commonmark", {"html": True}).enable("table")
     page = reader.render(f"| class |\n| --- |\n| x {inert(text)} |\n")
     tags = set(re.findall(r"</?([a-z0-9]+)", page))

@@ -52,11 +52,11 @@ def out(tmp_path: Path) -> Iterator[Path]:
     assert not left, told_by(folder).read_text()
 
 
+@pytest.mark.faults("D2")
 @pytest.mark.parametrize("moment", ["curate", "train"])
 def test_an_error_on_one_rank_ends_the_others_and_is_told_once(
     world: Path, out: Path, moment: str
 ) -> None:
-    # FAULTS: D2
     fault = {"rank": 1, "moment": moment, "update": 3, "act": "raise"}
     started = time.monotonic()
     assert finish_ranks(start_ranks(world, out, ranks=2, faults=[fault], **FIELDS)) == [6, 1]
@@ -68,11 +68,11 @@ def test_an_error_on_one_rank_ends_the_others_and_is_told_once(
     assert told_by(out).read_text().count("error: ") == 1
 
 
+@pytest.mark.faults("D2")
 @pytest.mark.parametrize(("moment", "rank"), [("curate", 1), ("train", 1), ("train", 0)])
 def test_a_rank_that_stands_still_is_named_and_ended_with_the_others(
     world: Path, out: Path, moment: str, rank: int
 ) -> None:
-    # FAULTS: D2
     fault = {"rank": rank, "moment": moment, "update": 3, "act": "SIGSTOP"}
     ranks = start_ranks(world, out, ranks=2, faults=[fault], **FIELDS)
     ranks[1 - rank].join(40)
@@ -94,8 +94,8 @@ def test_a_rank_that_stands_still_is_named_and_ended_with_the_others(
     assert finish_ranks(start_ranks(world, out, ranks=2, **FIELDS)) == [0, 0]
 
 
+@pytest.mark.faults("D2")
 def test_a_killed_rank_is_named_by_the_one_that_is_left(world: Path, out: Path) -> None:
-    # FAULTS: D2
     fault = {"rank": 1, "moment": "train", "update": 4, "act": "SIGKILL"}
     assert finish_ranks(start_ranks(world, out, ranks=2, faults=[fault], **FIELDS)) == [6, -9]
     left = status(out)
@@ -103,11 +103,11 @@ def test_a_killed_rank_is_named_by_the_one_that_is_left(world: Path, out: Path) 
     assert "rank 1 failed at outer step 1, update 4" in told_by(out).read_text()
 
 
+@pytest.mark.faults("D3")
 @pytest.mark.parametrize("local_loss", [False, True])
 def test_a_loss_that_is_not_finite_on_one_rank_ends_all_with_the_keys_of_its_pairs(
     world: Path, out: Path, local_loss: bool
 ) -> None:
-    # FAULTS: D3
     fault = {"rank": 1, "moment": "train", "update": 4, "act": "nan"}
     fields = {**FIELDS, "local_loss": local_loss}
     assert finish_ranks(start_ranks(world, out, ranks=2, faults=[fault], **fields)) == [7, 7]
@@ -124,10 +124,10 @@ def test_a_loss_that_is_not_finite_on_one_rank_ends_all_with_the_keys_of_its_pai
     assert finish_ranks(start_ranks(world, out, ranks=2, **fields)) == [0, 0]
 
 
+@pytest.mark.faults("D7")
 def test_ranks_that_see_other_settings_are_refused_and_the_field_is_named(
     world: Path, out: Path
 ) -> None:
-    # FAULTS: D7
     other = {1: {"threshold": 0.6}}
     assert finish_ranks(start_ranks(world, out, ranks=2, fields_of=other, **FIELDS)) == [2, 2]
     told = told_by(out).read_text()
@@ -163,10 +163,10 @@ def test_ranks_that_do_not_come_are_waited_for_up_to_a_limit(world: Path, out: P
     assert "did not find each other within 4 s" in told_by(out).read_text()
 
 
+@pytest.mark.faults("D4")
 def test_a_signal_to_one_rank_below_torchrun_stops_all_and_leaves_nothing(
     world: Path, out: Path
 ) -> None:
-    # FAULTS: D4
     fault = {"rank": 1, "moment": "train", "update": 1, "act": "SIGUSR2"}
     process = start_training(world, out, ranks=2, faults=[fault], **FIELDS)
     finish(process)
@@ -177,8 +177,8 @@ def test_a_signal_to_one_rank_below_torchrun_stops_all_and_leaves_nothing(
     assert Run.open(out).commits()[-1].update == 6
 
 
+@pytest.mark.faults("D5", "S6")
 def test_ranks_end_when_their_launcher_is_killed(world: Path, out: Path) -> None:
-    # FAULTS: D5 S6
     process = start_command(world, out)
     wait_for(lambda: list(out.glob("manifests/*")), seconds=90)
     process.kill()
@@ -202,11 +202,11 @@ def start_command(world: Path, out: Path, **fields: object) -> subprocess.Popen[
     return start([*command, "--out", str(out), "--resume", "--nproc", "2"], out)
 
 
+@pytest.mark.faults("D4", "D5", "G4c")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"])
 def test_a_signal_to_the_launcher_stops_all_ranks_and_leaves_nothing(
     world: Path, out: Path, name: str
 ) -> None:
-    # FAULTS: D4 D5 G4c
     process = start_command(world, out)
     wait_for(lambda: list(out.glob("manifests/*")), seconds=90)
     process.send_signal(getattr(signal, name))
@@ -220,8 +220,8 @@ def test_a_signal_to_the_launcher_stops_all_ranks_and_leaves_nothing(
     assert told.count("--resume") == 1, told
 
 
+@pytest.mark.faults("G4c")
 def test_a_second_interrupt_to_the_launcher_ends_all_at_once(world: Path, out: Path) -> None:
-    # FAULTS: G4c
     process = start_command(world, out)
     wait_for(lambda: list(out.glob("manifests/*")), seconds=90)
     ranks = [pid for pid in processes_of(out) if pid != process.pid]
@@ -236,8 +236,8 @@ def test_a_second_interrupt_to_the_launcher_ends_all_at_once(world: Path, out: P
     assert not processes_of(out)
 
 
+@pytest.mark.faults("D5")
 def test_too_early_a_signal_to_the_launcher_is_no_old_status(world: Path, out: Path) -> None:
-    # FAULTS: D5
     out.mkdir()
     (out / "config.json").write_text("{}")
     (out / "status.json").write_text('{"code": 5}')

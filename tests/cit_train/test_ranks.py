@@ -57,6 +57,7 @@ def assert_equivalent(one: Run, other: Run) -> None:
         assert path.stat().st_size == twin.stat().st_size
 
 
+@pytest.mark.faults("D1")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
@@ -69,7 +70,6 @@ def assert_equivalent(one: Run, other: Run) -> None:
     ids=["plain", "local", "micro", "cached"],
 )
 def test_ranks_do_not_change_the_run(world: Path, tmp_path: Path, fields: dict[str, Any]) -> None:
-    # FAULTS: D1
     alone = train_on(1, world, tmp_path / "1", **fields)
     assert sum(alone.counts().values()) == 6 * 16 * fields.get("accumulate", 1)
     for num_ranks in (2, 4) if not fields else (2,):

@@ -190,10 +190,10 @@ def test_a_saved_model_of_ours_that_lost_a_tensor_is_refused(folder: Path, tmp_p
 # Bad input
 
 
+@pytest.mark.faults("K6", "E9")
 def test_a_payload_in_the_weights_is_refused_in_a_directory_and_in_a_tar(
     plain: PlainDualEncoder, tmp_path: Path
 ) -> None:
-    # FAULTS: K6, E9
     class Payload:
         def __reduce__(self) -> tuple[object, tuple[str, str]]:
             return open, (str(tmp_path / "ran"), "w")
@@ -206,11 +206,11 @@ def test_a_payload_in_the_weights_is_refused_in_a_directory_and_in_a_tar(
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.faults("E9")
 @pytest.mark.parametrize("where", ["top", "vision_config", "text_config"])
 def test_remote_code_named_in_the_config_is_never_fetched_or_run(
     plain: PlainDualEncoder, tmp_path: Path, where: str
 ) -> None:
-    # FAULTS: E9
     bad = plain.save_released(tmp_path / "bad")
     config = plain.released_config()
     part = config if where == "top" else config[where]

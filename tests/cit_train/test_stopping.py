@@ -66,6 +66,7 @@ def train_with(
         train(config, out, resume=True)
 
 
+@pytest.mark.faults("K3", "D4", "G4c")
 @pytest.mark.parametrize(
     ("moment", "update"),
     [("curate", 0), ("curate", 3), ("stream", 0), ("train", 1), ("train", 2), ("save", 3)],
@@ -78,7 +79,6 @@ def test_stopped_at_any_moment_and_resumed_it_is_the_run_that_was_never_stopped(
     moment: str,
     update: int,
 ) -> None:
-    # FAULTS: K3 D4 G4c
     config, out = make_config(world, **FIELDS), tmp_path / "run"
     fault = {"moment": moment, "update": update, "act": "SIGTERM"}
     with pytest.raises(StoppedError, match="--resume") as caught:
@@ -104,10 +104,10 @@ def test_stopped_at_any_moment_and_resumed_it_is_the_run_that_was_never_stopped(
     assert not (out / "mid_step").exists()
 
 
+@pytest.mark.faults("D4", "K3")
 def test_a_stop_during_an_evaluation_makes_it_later_and_may_come_twice(
     world: Path, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # FAULTS: D4 K3
     config, out = make_config(world, **FIELDS), tmp_path / "run"
     for name in ("SIGUSR1", "SIGHUP"):
         with pytest.raises(StoppedError, match=f"stopped by {name}"):
@@ -117,6 +117,7 @@ def test_a_stop_during_an_evaluation_makes_it_later_and_may_come_twice(
     assert_same_run(whole("{}"), out)
 
 
+@pytest.mark.faults("K3")
 @pytest.mark.parametrize(
     "fields",
     [
@@ -135,7 +136,6 @@ def test_stopped_twice_in_an_outer_step_nothing_changes_whatever_the_settings(
     monkeypatch: pytest.MonkeyPatch,
     fields: dict[str, Any],
 ) -> None:
-    # FAULTS: K3
     config, out = make_config(world, **{**FIELDS, **fields}), tmp_path / "run"
     for update in (0, 1):
         fault = {"moment": "train", "update": update, "act": "SIGTERM"}
@@ -162,10 +162,10 @@ def test_stopped_with_two_pools_each_pair_is_found_again_where_it_lies(
     assert set(Run.open(out).read("rejects")["pool"].to_pylist()) == {"shapes", "more"}
 
 
+@pytest.mark.faults("K1", "K3")
 def test_with_save_every_a_run_that_broke_goes_on_from_within_its_outer_step(
     world: Path, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # FAULTS: K1 K3
     config, out = make_config(world, **FIELDS, save_every=1), tmp_path / "run"
     with pytest.raises(RuntimeError, match="planted"):
         train_with(monkeypatch, config, out, {"moment": "train", "update": 5, "act": "raise"})
@@ -195,10 +195,10 @@ def test_with_save_every_a_run_that_broke_goes_on_from_within_its_outer_step(
     assert_same_run(whole("{}"), out)
 
 
+@pytest.mark.faults("G4c")
 def test_a_second_interrupt_ends_at_once_and_the_run_still_goes_on(
     world: Path, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # FAULTS: G4c
     config, out = make_config(world, **FIELDS), tmp_path / "run"
     fault = {"moment": "train", "update": 4, "act": "SIGINT sleep0.6 SIGINT sleep1"}
     with pytest.raises(KeyboardInterrupt):
@@ -209,6 +209,7 @@ def test_a_second_interrupt_ends_at_once_and_the_run_still_goes_on(
     assert_same_run(whole("{}"), out)
 
 
+@pytest.mark.faults("K1")
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -230,7 +231,6 @@ def test_a_damaged_middle_is_told_of_and_the_run_goes_on_from_its_last_commit(
     name: str,
     content: bytes | None,
 ) -> None:
-    # FAULTS: K1
     config, out = make_config(world, **FIELDS), tmp_path / "run"
     with pytest.raises(StoppedError):
         train_with(monkeypatch, config, out, {"moment": "train", "update": 1, "act": "SIGTERM"})
@@ -256,10 +256,10 @@ def test_a_finished_run_stays_finished_when_a_later_try_is_refused(
     assert status(out) == before
 
 
+@pytest.mark.faults("K2")
 def test_a_full_disk_while_saving_is_told_and_the_run_goes_on_once_there_is_room(
     world: Path, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # FAULTS: K2
     config, out = make_config(world, **FIELDS), tmp_path / "run"
     with pytest.raises(OSError, match="No space left"):
         train_with(monkeypatch, config, out, {"moment": "save", "update": 3, "act": "full"})
@@ -269,13 +269,13 @@ def test_a_full_disk_while_saving_is_told_and_the_run_goes_on_once_there_is_room
     assert_same_run(whole("{}"), out)
 
 
+@pytest.mark.faults("S4")
 def test_training_waits_for_slow_shards_up_to_a_limit(
     world: Path,
     whole: Callable[[str], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # FAULTS: S4
     config, out = make_config(world, **FIELDS, stream_seconds=0.3), tmp_path / "run"
     fault = {"moment": "stream", "update": 3, "act": "sleep2"}
     with pytest.raises(PeerLostError, match="raise --stream-seconds"):
@@ -285,13 +285,13 @@ def test_training_waits_for_slow_shards_up_to_a_limit(
     assert_same_run(whole("{}"), out)
 
 
+@pytest.mark.faults("S5", "S7")
 def test_shards_that_cannot_be_written_end_the_run_and_say_why(
     world: Path,
     whole: Callable[[str], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # FAULTS: S5 S7
     config, out = make_config(world, **FIELDS), tmp_path / "run"
     with pytest.raises(OSError, match="No space left"):
         train_with(monkeypatch, config, out, {"moment": "stream", "update": 3, "act": "full"})
@@ -323,11 +323,12 @@ def test_waiting_is_interrupted_and_writing_is_not() -> None:
         assert stop.requested == "SIGTERM"
 
 
+@pytest.mark.faults("S9", "G4c")
 @pytest.mark.slow
 def test_a_signal_to_the_whole_process_group_leaves_the_workers_to_their_trainer(
     world: Path, whole: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    # FAULTS: S9 G4c; a terminal and torchrun send signals to a process group.
+    # A terminal and torchrun send signals to a process group.
     out = tmp_path / "run"
     # Time enough to notice that workers died, had they heard it, too.
     fault = {"moment": "train", "update": 1, "act": "groupSIGINT sleep1"}
@@ -338,9 +339,9 @@ def test_a_signal_to_the_whole_process_group_leaves_the_workers_to_their_trainer
     assert_same_run(whole("{}"), out)
 
 
+@pytest.mark.faults("S6")
 @pytest.mark.slow
 def test_workers_end_when_their_trainer_is_killed(world: Path, tmp_path: Path) -> None:
-    # FAULTS: S6
     out = tmp_path / "run"
     fault = {"moment": "curate", "update": 3, "act": "sleep60"}
     process = start_training(world, out, faults=[fault], num_workers=1, **FIELDS)

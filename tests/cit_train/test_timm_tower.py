@@ -215,9 +215,9 @@ def test_a_moco_tower_that_lacks_its_positions_gets_them_computed(tmp_path: Path
     assert torch.equal(again.moco.pos_embed, position_table(2, 64))
 
 
+@pytest.mark.faults("E9")
 @pytest.mark.parametrize("name", ["vit_base_patch16_225", "hf-hub:some/model", "resnet18", "../x"])
 def test_only_timms_own_vits_are_built(name: str) -> None:
-    # FAULTS: E9
     with pytest.raises(ConfigError, match="timm has no ViT"):
         MocoModel(MocoConfig(config_name=name))
 

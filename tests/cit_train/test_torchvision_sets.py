@@ -124,7 +124,7 @@ def test_cifar_is_read_from_its_binary_version(task: str, fine: bool, tmp_path: 
     assert images.classes == load_task(task).classes
 
 
-# FAULTS: X1
+@pytest.mark.faults("X1")
 def test_pickled_cifar_is_refused_and_never_opened(tmp_path: Path) -> None:
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()

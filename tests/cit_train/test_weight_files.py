@@ -29,13 +29,13 @@ class Payload:
         return self.function, (f"touch {self.path}",)
 
 
+@pytest.mark.faults("K6")
 @both_formats
 @pytest.mark.parametrize("function", [open, os.system, eval, exec])
 @pytest.mark.parametrize("inside", [False, True], ids=["alone", "beside tensors"])
 def test_a_payload_is_refused_and_never_run(
     tmp_path: Path, function: object, inside: bool, zipped: bool
 ) -> None:
-    # FAULTS: K6
     payload: object = Payload(tmp_path / "ran", function)
     content = {"model": {"weight": torch.ones(2)}, "args": payload} if inside else payload
     path = tmp_path / "bad.pth"
@@ -46,11 +46,11 @@ def test_a_payload_is_refused_and_never_run(
     assert DamagedError.exit_code == 4
 
 
+@pytest.mark.faults("K6")
 @both_formats
 def test_the_originals_config_object_is_let_through_and_dropped(
     tmp_path: Path, zipped: bool
 ) -> None:
-    # FAULTS: K6
     path = tmp_path / "checkpoint-best.pth"
     with original_configs() as config_class:
         content = {"model": {"weight": torch.arange(3)}, "args": config_class(lr=1.0, x={"y": [1]})}
@@ -60,8 +60,8 @@ def test_the_originals_config_object_is_let_through_and_dropped(
     assert torch.equal(tensors["weight"], torch.arange(3))
 
 
+@pytest.mark.faults("K6")
 def test_another_class_of_the_same_module_is_refused(tmp_path: Path) -> None:
-    # FAULTS: K6
     path = tmp_path / "checkpoint.pth"
     with original_configs() as config_class:
         config_class.__qualname__ = config_class.__name__ = "Other"

@@ -45,10 +45,10 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "x").read_text() == "whole"
 
 
+@pytest.mark.faults("L6")
 def test_leftovers_of_a_dead_process_are_swept_and_those_of_a_living_one_stay(
     tmp_path: Path,
 ) -> None:
-    # FAULTS: L6
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     (tmp_path / f".tmp-{dead.pid}-x.parquet").write_text("half")

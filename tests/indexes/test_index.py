@@ -44,9 +44,9 @@ def test_exact_and_flat_agree(entries: int, queries: int, k: int, seed: int) -> 
     np.testing.assert_array_equal(exact.ids[clear, : k - 1 or 1], flat.ids[clear, : k - 1 or 1])
 
 
+@pytest.mark.faults("E10")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_query_finds_the_same_whatever_else_is_asked_with_it(kind: str) -> None:
-    # FAULTS: E10
     index = build_index(unit_vectors(50, 384, 0), kind)
     queries = unit_vectors(3000, 384, 1)
     whole = index.search(queries)
@@ -73,9 +73,9 @@ def test_of_many_equal_entries_the_lowest_id_comes_first(kind: str) -> None:
         assert found.ids[0].tolist() == equal[:3].tolist()
 
 
+@pytest.mark.faults("E4")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_query_that_cannot_be_answered_is_refused(kind: str) -> None:
-    # FAULTS: E4
     index = build_index(unit_vectors(4, 8, 0), kind)
     with pytest.raises(ValueError, match="NaN"):
         index.search(np.full((1, 8), np.nan, dtype=np.float32))
@@ -96,8 +96,8 @@ def test_the_index_is_rebuilt_when_its_version_changes_and_only_then(tmp_path: P
     np.testing.assert_array_equal(found.vectors, unit_vectors(3, 8, 0))
 
 
+@pytest.mark.faults("E5")
 def test_a_stored_index_with_any_byte_changed_or_cut_is_refused(tmp_path: Path) -> None:
-    # FAULTS: E5
     save_index(build_index(unit_vectors(3, 8, 0), "flat"), tmp_path, version="v" * 64)
     path = next(tmp_path.glob("*.npy"))
     whole = path.read_bytes()
@@ -110,10 +110,10 @@ def test_a_stored_index_with_any_byte_changed_or_cut_is_refused(tmp_path: Path) 
             load_vectors(tmp_path)
 
 
+@pytest.mark.faults("E5")
 def test_a_damaged_index_is_built_anew_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # FAULTS: E5
     VersionedIndex("exact", tmp_path).refresh("a" * 64, lambda: unit_vectors(3, 8, 0))
     next(tmp_path.glob("*.npy")).write_bytes(b"cut")
     index = VersionedIndex("exact", tmp_path)
@@ -123,6 +123,7 @@ def test_a_damaged_index_is_built_anew_with_a_warning(
     assert "built anew" in caplog.text
 
 
+@pytest.mark.faults("E4")
 @settings(max_examples=20, deadline=None)
 @given(
     entries=st.integers(1, 300),
@@ -134,7 +135,6 @@ def test_a_damaged_index_is_built_anew_with_a_warning(
 def test_every_answer_is_an_entry_and_its_own_product(
     entries: int, kinds_of: int, k: int, kind: str, seed: int
 ) -> None:
-    # FAULTS: E4
     vectors = unit_vectors(kinds_of, 8, seed)
     vectors = vectors[np.random.default_rng(seed).integers(kinds_of, size=entries)]
     asked = unit_vectors(20, 8, seed + 1)
@@ -189,10 +189,10 @@ def test_tensors_find_what_arrays_find(k: int, monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_allclose(found.similarity, expected.similarity, atol=1e-6)
 
 
+@pytest.mark.faults("E7")
 def test_a_gpu_without_room_leaves_the_search_to_the_cpu_with_one_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # FAULTS: E7
     def no_room(*_: object) -> None:
         raise RuntimeError("cudaMalloc error out of memory [2]\nat StandardGpuResources")
 
@@ -207,10 +207,10 @@ def test_a_gpu_without_room_leaves_the_search_to_the_cpu_with_one_warning(
     assert caplog.text.count("out of memory") == 1
 
 
+@pytest.mark.faults("E7")
 def test_a_gpu_that_cannot_take_the_index_is_left_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # FAULTS: E7
     def no_room() -> None:
         raise RuntimeError("cudaMalloc error out of memory [2]")
 

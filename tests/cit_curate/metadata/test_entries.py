@@ -20,17 +20,17 @@ def test_a_column_of_a_csv_is_read_and_a_wrong_one_named(tmp_path: Path) -> None
         load_metadata(MetadataConfig(metadata=str(path), metadata_column="nmae"))
 
 
+@pytest.mark.faults("E3")
 @pytest.mark.parametrize("content", [b"", b"\n# only a comment\n"])
 def test_no_entries_is_an_error(tmp_path: Path, content: bytes) -> None:
-    # FAULTS: E3
     path = tmp_path / "classes.txt"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match="holds no class name"):
         load_metadata(MetadataConfig(metadata=str(path)))
 
 
+@pytest.mark.faults("G1")
 def test_a_missing_file_and_one_that_is_no_utf8_are_named(tmp_path: Path) -> None:
-    # FAULTS: G1
     with pytest.raises(ConfigError, match="there is no file"):
         load_metadata(MetadataConfig(metadata=str(tmp_path / "gone.txt")))
     (tmp_path / "classes.txt").write_text("cat\n")
@@ -42,8 +42,8 @@ def test_a_missing_file_and_one_that_is_no_utf8_are_named(tmp_path: Path) -> Non
         load_metadata(MetadataConfig(metadata=str(path)))
 
 
+@pytest.mark.faults("E3")
 def test_a_template_without_a_place_for_the_name_is_refused() -> None:
-    # FAULTS: E3
     with pytest.raises(ConfigError, match=r"needs \{\} once"):
         MetadataConfig(metadata="x", templates=("a photo",))
     with pytest.raises(ConfigError, match="is empty"):

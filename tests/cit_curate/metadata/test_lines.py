@@ -34,10 +34,10 @@ def test_a_line_is_a_name_and_its_synonyms_and_comments_are_left_out() -> None:
     ]
 
 
+@pytest.mark.faults("E3")
 def test_an_entry_that_comes_again_is_merged_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    # FAULTS: E3
     with caplog.at_level(logging.WARNING):
         entries = parse_entries(["cat|kitten", "dog", "cat|tomcat|kitten"])
     assert entries == [MetadataEntry("cat", ("kitten", "tomcat")), MetadataEntry("dog")]
@@ -98,8 +98,8 @@ def test_a_tsv_with_one_column_needs_no_column_name(tmp_path: Path) -> None:
     assert [entry.name for entry in read_entries(path)] == ["cat", "dog"]
 
 
+@pytest.mark.faults("G1")
 def test_a_table_that_cannot_be_read_names_its_place(tmp_path: Path) -> None:
-    # FAULTS: G1
     limit = csv.field_size_limit(100_000)  # a pool that this process built has raised it
     path = tmp_path / "classes.csv"
     path.write_text("name\ncat\n" + "x" * 200_000 + "\n")

@@ -82,8 +82,8 @@ def test_the_report_shows_images_of_archives(tmp_path):
     assert pool_thumbnail(pool, pair["image_uri"], pair["source"]).uri.startswith("data:image")
 
 
+@pytest.mark.faults("I5")
 def test_a_zip_that_is_gone_or_damaged_is_named_and_others_are_read(tmp_path):
-    # FAULTS: I5
     pool = Pool.build([zipped(tmp_path / "in")], tmp_path / "pool", columns=WIDE)
     (tmp_path / "in/images/000.zip").unlink()
     (tmp_path / "in/images/001.zip").write_bytes(b"PK")
@@ -98,6 +98,7 @@ def test_a_zip_that_is_gone_or_damaged_is_named_and_others_are_read(tmp_path):
     assert list(found.values())[6:] == [len(picture(6)), len(picture(7))]
 
 
+@pytest.mark.faults("I7", "X3")
 @pytest.mark.parametrize(
     ("uri", "reason"),
     [
@@ -112,7 +113,6 @@ def test_a_zip_that_is_gone_or_damaged_is_named_and_others_are_read(tmp_path):
     ],
 )
 def test_uris_that_lead_outside_or_nowhere_are_rejected_when_building(tmp_path, uri, reason):
-    # FAULTS: I7, X3
     (tmp_path / "t.csv").write_text(f"image_id,image,t\n1,{uri},bad\n2,zip://./a.zip#../x,good\n")
     pool = Pool.build([tmp_path / "t.csv"], tmp_path / "pool", columns=WIDE, max_reject_ratio=1)
     assert pool.manifest.rejects == {reason: 1}
@@ -130,8 +130,8 @@ def test_absolute_paths_to_archives_become_relative(tmp_path):
     assert len(images_of(pool)) == 8
 
 
+@pytest.mark.faults("S1")
 def test_a_damaged_tar_stops_the_build_and_leaves_nothing(tmp_path):
-    # FAULTS: S1
     shards = tmp_path / "shards"
     pool = Pool.build([zipped(tmp_path / "in")], tmp_path / "pool", columns=WIDE)
     export_webdataset(small_run(tmp_path / "run"), pool, shards, pairs_per_shard=3)
@@ -142,8 +142,8 @@ def test_a_damaged_tar_stops_the_build_and_leaves_nothing(tmp_path):
     assert not (tmp_path / "again").exists()
 
 
+@pytest.mark.faults("S2")
 def test_interleaved_tars_are_over_the_budget(tmp_path):
-    # FAULTS: S2
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name in ("a.jpg", "b.jpg", "a.txt", "b.txt", "c.jpg", "c.txt"):
             info = tarfile.TarInfo(name)
@@ -186,9 +186,9 @@ def test_json_lines_with_zips_make_the_same_pairs_as_the_table(tmp_path):
     assert without_source[0] == without_source[1]
 
 
+@pytest.mark.faults("I8")
 @pytest.mark.slow
 def test_spawned_workers_read_the_same_pool(tmp_path):
-    # FAULTS: I8
     pool = Pool.build([zipped(tmp_path / "in")], tmp_path / "pool", columns=WIDE)
     here = sum(map(len, images_of(pool).values()))
     with multiprocessing.get_context("spawn").Pool(2) as workers:

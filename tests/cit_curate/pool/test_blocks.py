@@ -135,8 +135,8 @@ def test_a_folder_is_known_by_the_files_in_it(tmp_path):
     assert before != after
 
 
+@pytest.mark.faults("P11")
 def test_many_malformed_rows_in_a_row_end_the_reading(tmp_path):
-    # FAULTS: P11
     path = write_csv(tmp_path / "a.csv", 2_000, range(500, 700))
     with pytest.raises(BadInputError, match="malformed rows in a row up to row 601"):
         Pool.build([path], tmp_path / "pool", columns=COLUMNS, max_reject_ratio=1.0)

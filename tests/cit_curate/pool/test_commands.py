@@ -40,8 +40,8 @@ def test_build_info_verify_and_repair_from_flags(source, tmp_path, capsys):
     assert "note" not in capsys.readouterr().out
 
 
+@pytest.mark.faults("C3")
 def test_names_with_markup_and_control_codes_are_shown_inert(source, tmp_path, capsys):
-    # FAULTS: C3
     odd = source.rename(tmp_path / "[link=x]a[red]\x1b[31m.csv")
     commands.build((odd,), tmp_path / "p", text="title")
     shown = capsys.readouterr().out

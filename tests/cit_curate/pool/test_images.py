@@ -54,9 +54,9 @@ def big_png(side):
     )
 
 
+@pytest.mark.faults("I1")
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_every_cut_is_rejected(kind):
-    # FAULTS: I1
     whole = encoded(picture(size=(64, 48)), kind)
     read_image(whole)
     sizes = np.linspace(0, len(whole) - 1, 200).astype(int)
@@ -69,14 +69,14 @@ def test_every_cut_is_rejected(kind):
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
 
 
+@pytest.mark.faults("I2")
 @pytest.mark.parametrize("side", [9000, 15200, 20000])
 def test_a_bomb_is_refused_from_its_header(side):
-    # FAULTS: I2
     assert reason_of(big_png(side)) == "too_many_pixels"
 
 
+@pytest.mark.faults("I2")
 def test_refusing_a_bomb_takes_little_memory(tmp_path):
-    # FAULTS: I2
     (tmp_path / "bomb.png").write_bytes(big_png(15200))
     code = (
         "import resource, sys, pathlib; from cit_curate.pool.images import *\n"
@@ -93,6 +93,7 @@ def test_refusing_a_bomb_takes_little_memory(tmp_path):
     assert int(grown) < 20_000
 
 
+@pytest.mark.faults("I3")
 @pytest.mark.parametrize(
     "head",
     [
@@ -106,12 +107,11 @@ def test_refusing_a_bomb_takes_little_memory(tmp_path):
     ],
 )
 def test_other_formats_are_refused_whatever_their_name(head):
-    # FAULTS: I3
     assert reason_of(head + bytes(100)) == "format_not_allowed"
 
 
+@pytest.mark.faults("I3")
 def test_only_allowed_parsers_run(monkeypatch):
-    # FAULTS: I3
     def called(*_, **__):
         raise AssertionError("Image.open was called")
 
@@ -120,15 +120,15 @@ def test_only_allowed_parsers_run(monkeypatch):
     assert reason_of(encoded(picture(), "TIFF")) == "format_not_allowed"
 
 
+@pytest.mark.faults("I4")
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "LA", "RGBA"])
 def test_png_modes_become_rgb(mode):
-    # FAULTS: I4
     image = read_image(encoded(picture(mode), "PNG"))
     assert (image.mode, image.size) == ("RGB", (24, 16))
 
 
+@pytest.mark.faults("I4")
 def test_transparency_is_put_on_white():
-    # FAULTS: I4
     clear = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
     clear.putpixel((1, 0), (0, 0, 255, 255))
     for kind in ("PNG", "WEBP"):
@@ -143,31 +143,31 @@ def test_transparency_is_put_on_white():
         assert [image.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (0, 0, 255)]
 
 
+@pytest.mark.faults("I4")
 def test_sixteen_bits_are_scaled_and_cmyk_is_converted():
-    # FAULTS: I4
     deep = Image.fromarray(np.array([[0, 32768, 65535]], np.uint16))
     image = read_image(encoded(deep, "PNG"))
     assert [image.getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
     assert read_image(encoded(picture("CMYK"), "JPEG")).mode == "RGB"
 
 
+@pytest.mark.faults("I4")
 @pytest.mark.parametrize("size", [(1, 1), (1, 20_000), (20_000, 1)])
 def test_odd_sizes_are_read(size):
-    # FAULTS: I4
     assert read_image(encoded(Image.new("RGB", size), "PNG")).size == size
 
 
+@pytest.mark.faults("I4")
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation):
-    # FAULTS: I4
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = encoded(Image.new("RGB", (20, 10)), "JPEG", exif=exif)
     assert read_image(content).size == ((20, 10) if orientation < 5 else (10, 20))
 
 
+@pytest.mark.faults("I4")
 def test_the_first_frame_of_an_animation_is_taken():
-    # FAULTS: I4
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     for kind, options in (("GIF", {}), ("WEBP", {"lossless": True})):
         content = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
@@ -206,9 +206,9 @@ def outcome(read, content):
     return "a picture"
 
 
+@pytest.mark.faults("I1")
 @pytest.mark.parametrize("name", JPEGS)
 def test_a_check_accepts_and_rejects_the_jpegs_that_reading_does(name):
-    # FAULTS: I1
     mode, options = JPEGS[name]
     whole = encoded(picture(mode, size=(70, 50)), "JPEG", **options)
     rng = np.random.default_rng(3)
@@ -226,9 +226,9 @@ def test_a_check_accepts_and_rejects_the_jpegs_that_reading_does(name):
     assert {"a picture", "undecodable_image"} <= seen or "truncated_image" in seen
 
 
+@pytest.mark.faults("I1", "I4")
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP"])
 def test_a_check_accepts_and_rejects_what_reading_does(kind):
-    # FAULTS: I1, I4
     for mode in ("RGB", "RGBA", "L", "P", "1"):
         whole = encoded(picture(mode), kind)
         for size in (len(whole), len(whole) - 1, len(whole) // 2):

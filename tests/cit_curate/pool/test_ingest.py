@@ -65,8 +65,8 @@ def test_rows_of_an_image_are_together_in_order_of_first_appearance(tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.faults("P4")
 def test_the_first_of_a_repeated_pair_key_wins(tmp_path):
-    # FAULTS: P4
     first = write_long(tmp_path / "a.csv", [("1", "t", "x"), ("1", "t", "y"), ("2", "t", "z")])
     second = write_long(tmp_path / "b.csv", [("3", "t", "w"), ("2", "T", "again")])
     pool = Pool.build([first, second], tmp_path / "pool", columns=LONG)
@@ -79,6 +79,7 @@ def test_the_first_of_a_repeated_pair_key_wins(tmp_path):
 ids = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=8)
 
 
+@pytest.mark.faults("P1", "P2", "P5")
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(
@@ -92,7 +93,6 @@ ids = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min
     )
 )
 def test_every_row_is_a_pair_or_a_reject(tmp_path_factory, rows):
-    # FAULTS: P1, P2, P5
     folder = tmp_path_factory.mktemp("rows")
     source = write_long(folder / "a.csv", [*rows, ("last", "t", "so that the pool is not empty")])
     pool = Pool.build([source], folder / "pool", columns=LONG)
@@ -155,8 +155,8 @@ def test_cut_groups_keeps_every_row_and_no_image_in_two_groups(counts, max_rows,
     assert len(image_starts(table["image_id"])) == len(counts)
 
 
+@pytest.mark.faults("P6")
 def test_extra_columns_are_carried_and_drift_between_sources_is_refused(tmp_path):
-    # FAULTS: P6
     for name, scores in (("1", pa.array([0.5, 1.5])), ("2", pa.array([3, 4]))):
         table = pa.table({"image_id": [name + "a", name + "b"], "title": ["x", "y"], "s": scores})
         pq.write_table(table, tmp_path / f"{name}.parquet")
@@ -170,8 +170,8 @@ def test_extra_columns_are_carried_and_drift_between_sources_is_refused(tmp_path
     assert not (tmp_path / "p").exists()
 
 
+@pytest.mark.faults("P1")
 def test_malformed_rows_over_the_budget_stop_the_build(tmp_path):
-    # FAULTS: P1
     rows = [(str(number), "t", "x") for number in range(198)]
     source = write_long(tmp_path / "a.csv", [*rows, ("short",), ("short", "too")])
     Pool.build([source], tmp_path / "at", columns=LONG)
@@ -182,8 +182,8 @@ def test_malformed_rows_over_the_budget_stop_the_build(tmp_path):
     Pool.build([source], tmp_path / "over", columns=LONG, max_reject_ratio=0.1)
 
 
+@pytest.mark.faults("P1")
 def test_a_hundred_malformed_rows_in_a_row_stop_the_build(tmp_path):
-    # FAULTS: P1
     rows = [(str(number), "t", "x") for number in range(20_000)]
     for count in (99, 100):
         broken = [*rows[:8150], *[("short",)] * count, *rows[8150:]]
@@ -201,8 +201,8 @@ def test_duplicates_and_empty_texts_never_count_against_the_budget(tmp_path):
     assert pool.manifest.rejects == {"duplicate_key": 300, "empty_text": 300}
 
 
+@pytest.mark.faults("P11")
 def test_no_rows_or_only_rejects_is_an_error_with_the_top_reasons(tmp_path):
-    # FAULTS: P11
     with pytest.raises(BadInputError, match="there is no row"):
         Pool.build([write_long(tmp_path / "a.csv", [])], tmp_path / "pool", columns=LONG)
     rows = [("1", "t", ""), ("2", "t", " "), ("", "t", "x"), ("3", "!", "x"), ("4",)]
@@ -214,8 +214,8 @@ def test_no_rows_or_only_rejects_is_an_error_with_the_top_reasons(tmp_path):
     assert not (tmp_path / "pool").exists()
 
 
+@pytest.mark.faults("P10", "G2c")
 def test_a_folder_in_use_is_refused_and_a_pool_is_replaced_only_when_asked(tmp_path):
-    # FAULTS: P10, G2c
     source = write_long(tmp_path / "a.csv", [("1", "t", "x")])
     (tmp_path / "other").mkdir()
     (tmp_path / "other/thesis.txt").write_text("mine")
@@ -236,8 +236,8 @@ def test_a_folder_in_use_is_refused_and_a_pool_is_replaced_only_when_asked(tmp_p
     assert Pool.open(tmp_path / "pool").num_pairs == 2
 
 
+@pytest.mark.faults("P9")
 def test_a_second_builder_is_refused_and_a_dead_one_leaves_no_lock(tmp_path):
-    # FAULTS: P9
     source = write_long(tmp_path / "a.csv", [("1", "t", "x")])
     lock = tmp_path / ".lock-pool"
     code = (
@@ -267,8 +267,8 @@ BUILD = (
 )
 
 
+@pytest.mark.faults("P7")
 def test_a_killed_build_leaves_nothing_and_the_next_one_is_equal(tmp_path):
-    # FAULTS: P7
     rows = [(str(number % 20_000), f"k{number % 7}", f"text {number}") for number in range(60_000)]
     source = write_long(tmp_path / "a.csv", rows)
     whole = Pool.build([source], tmp_path / "whole", columns=LONG)
@@ -288,8 +288,8 @@ def test_a_killed_build_leaves_nothing_and_the_next_one_is_equal(tmp_path):
     assert not list(tmp_path.glob(".tmp-*"))
 
 
+@pytest.mark.faults("P7")
 def test_a_kill_between_the_renames_of_an_overwrite_keeps_the_old_pool(tmp_path):
-    # FAULTS: P7
     source = write_long(tmp_path / "a.csv", [("1", "t", "x")])
     pool = Pool.build([source], tmp_path / "pool", columns=LONG)
     pool.path.rename(tmp_path / ".tmp-0-pool")
@@ -303,8 +303,8 @@ def test_a_kill_between_the_renames_of_an_overwrite_keeps_the_old_pool(tmp_path)
     assert not list(tmp_path.glob(".tmp-*"))
 
 
+@pytest.mark.faults("P8")
 def test_a_full_disk_is_a_resource_error_and_leaves_nothing(tmp_path):
-    # FAULTS: P8
     rng = random.Random(0)
     rows = [(str(n), "t", "".join(rng.choices("abcdefghijklmnop", k=60))) for n in range(20_000)]
     source = write_long(tmp_path / "a.csv", rows)
@@ -320,8 +320,8 @@ def test_a_full_disk_is_a_resource_error_and_leaves_nothing(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv"]
 
 
+@pytest.mark.faults("P3")
 def test_damage_is_found_by_open_or_by_verify(tmp_path):
-    # FAULTS: P3
     source = write_long(tmp_path / "a.csv", [(str(n), "t", f"x{n}") for n in range(500)])
     pool = Pool.build([source], tmp_path / "pool", columns=LONG)
     part = pool.path / "pairs/part-000000.parquet"

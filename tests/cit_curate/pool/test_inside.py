@@ -36,9 +36,9 @@ def test_threads_share_it_and_its_bookkeeping_holds():
     assert cache._size == sum(size for _, size in cache._values.values()) <= 50
 
 
+@pytest.mark.faults("I8")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_starts_empty_though_the_lock_was_held():
-    # FAULTS: I8
     cache = BoundedCache(10)
     cache.get("a", lambda: ("parent", 1))
     with cache._lock:

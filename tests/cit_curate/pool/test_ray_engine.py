@@ -105,13 +105,13 @@ def test_results_come_in_order_and_errors_are_those_of_the_tasks(ray_of_two, poo
             list(mapped(int, ["1", "x"]))
 
 
+@pytest.mark.faults("P3")
 @pytest.mark.slow
 def test_a_pool_is_the_same_bytes_and_a_cut_shard_is_named_and_mended(ray_of_two, tmp_path):
     shards = [write_tar(tmp_path / f"{number}.tar", 40 * number) for number in range(4)]
     whole = Pool.build(shards, tmp_path / "whole", name="pool")
     content = shards[2].read_bytes()
     shards[2].write_bytes(content[:20_000])
-    # FAULTS: P3
     with pytest.raises(DamagedError, match=r"2\.tar"):
         Pool.build(shards, tmp_path / "pool", engine=RAY)
     made = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".staging-pool/*/block*")}

@@ -228,7 +228,7 @@ def test_an_image_that_is_not_there_or_leads_out_is_rejected(bucket, tmp_path):
         pool.image_bytes("single/0.png", "table.csv", max_bytes=5)
 
 
-# FAULTS: X3
+@pytest.mark.faults("X3")
 def test_a_manifest_in_a_bucket_chooses_no_file_of_this_machine_and_no_other_bucket(
     bucket, tmp_path
 ):
@@ -248,7 +248,7 @@ def test_a_manifest_in_a_bucket_chooses_no_file_of_this_machine_and_no_other_buc
             Pool.open(url).image_bytes("passwd", "table.csv")
 
 
-# FAULTS: S3
+@pytest.mark.faults("S3")
 def test_a_pool_that_is_cut_changed_or_absent_is_named(bucket, tmp_path):
     with pytest.raises(ConfigError, match="no pool"):
         Pool.open(f"{bucket}/none")

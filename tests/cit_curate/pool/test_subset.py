@@ -200,10 +200,10 @@ def test_what_it_was_made_from_stands_in_the_manifest_and_only_there(
     assert "subset" not in json.loads((pool.path / "pool.json").read_text())
 
 
+@pytest.mark.faults("G2c")
 def test_another_subset_is_replaced_only_when_asked_and_a_pool_never(
     tmp_path: Path, pool: Pool
 ) -> None:
-    # FAULTS: G2c
     out = tmp_path / "subset"
     subset_pool(pool, out, max_images=5)
     with pytest.raises(ConfigError, match=r"holds another subset .*max_images 5"):
@@ -242,8 +242,8 @@ def test_a_run_without_a_commit_and_a_useless_call_are_refused(tmp_path: Path, p
         subset_pool(pool, tmp_path / "subset")
 
 
+@pytest.mark.faults("P3")
 def test_a_damaged_part_of_the_pool_is_named(tmp_path: Path) -> None:
-    # FAULTS: P3
     (tmp_path / "a.csv").write_text("image_id,t\n" + "".join(f"{n},x {n}\n" for n in range(500)))
     small = Pool.build([tmp_path / "a.csv"], tmp_path / "pool", columns=Columns(text=("t",)))
     part = small.path / "pairs" / "part-000000.parquet"

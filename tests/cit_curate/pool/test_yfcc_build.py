@@ -200,8 +200,8 @@ def test_without_its_tags_an_image_is_dropped_or_kept_as_the_reference_does(tmp_
     assert plain.manifest.id_lists["reference_empty_tags"] is False
 
 
+@pytest.mark.faults("P4")
 def test_the_first_line_of_an_image_that_has_a_text_wins(tmp_path):
-    # FAULTS: P4
     rng = random.Random(1)
     lines = [made_up(image, rng) for image in (1, 2, 1, 3, 2, 1)]
     cells = lines[0].split("\t")
@@ -246,8 +246,8 @@ def test_a_pool_of_several_parts(ten_thousand, tmp_path, monkeypatch):
     assert verify_pool(pool.path) == []
 
 
+@pytest.mark.faults("P1")
 def test_malformed_lines_over_the_budget_stop_the_build(tmp_path):
-    # FAULTS: P1
     rng = random.Random(0)
     lines = [made_up(image, rng) for image in range(197)]
     lines[50:50] = ["short", "", made_up("x", rng)]
@@ -267,9 +267,9 @@ def test_malformed_lines_over_the_budget_stop_the_build(tmp_path):
     assert not (tmp_path / ".staging-over").exists()
 
 
+@pytest.mark.faults("P1")
 @pytest.mark.parametrize("range_bytes", [3_000, 10**9])
 def test_a_hundred_malformed_lines_in_a_row_stop_the_build(tmp_path, range_bytes):
-    # FAULTS: P1
     rng = random.Random(0)
     lines = [made_up(image, rng) for image in range(20)]
     for count in (99, 100):
@@ -283,8 +283,8 @@ def test_a_hundred_malformed_lines_in_a_row_stop_the_build(tmp_path, range_bytes
                 build(source, tmp_path / "none", **options)
 
 
+@pytest.mark.faults("P11")
 def test_no_line_or_no_listed_image_is_an_error_that_says_why(tmp_path):
-    # FAULTS: P11
     rng = random.Random(0)
     with pytest.raises(BadInputError, match="there is no line in it"):
         build(files(tmp_path / "a", [], [1]), tmp_path / "pool")
@@ -297,8 +297,8 @@ def test_no_line_or_no_listed_image_is_an_error_that_says_why(tmp_path):
     assert not (tmp_path / "pool").exists()
 
 
+@pytest.mark.faults("P1", "P2")
 def test_a_byte_order_mark_and_a_cut_last_line(tmp_path):
-    # FAULTS: P1, P2
     rng = random.Random(3)
     source = files(tmp_path / "in", [made_up(image, rng) for image in range(9)], range(9))
     content = source.metadata.read_bytes()
@@ -308,9 +308,9 @@ def test_a_byte_order_mark_and_a_cut_last_line(tmp_path):
     assert rejects_in(pool)[-1] == (9, "column_count")
 
 
+@pytest.mark.faults("P10")
 @pytest.mark.parametrize("change", ["metadata", "ids", "option", "half a marker"])
 def test_what_was_read_under_other_conditions_is_not_used(tmp_path, change, caplog):
-    # FAULTS: P10
     rng = random.Random(0)
     lines = [made_up(image, rng) for image in range(50)]
     source = files(tmp_path / "in", lines, range(50), range(40))
@@ -341,8 +341,8 @@ def _fail(segments):
     raise OSError("made up")
 
 
+@pytest.mark.faults("P3")
 def test_a_damaged_segment_is_named(tmp_path, monkeypatch):
-    # FAULTS: P3
     rng = random.Random(0)
     source = files(tmp_path / "in", [made_up(image, rng) for image in range(50)], range(50))
     monkeypatch.setattr(yfcc_build, "plan_images", _fail)
@@ -357,8 +357,8 @@ def test_a_damaged_segment_is_named(tmp_path, monkeypatch):
         build(source, tmp_path / "pool")
 
 
+@pytest.mark.faults("P10")
 def test_metadata_that_changes_while_it_is_read_is_refused(ten_thousand, tmp_path):
-    # FAULTS: P10
     rng = random.Random(0)
     source = files(tmp_path / "in", [made_up(image, rng) for image in range(50)], range(50))
 
@@ -371,15 +371,15 @@ def test_metadata_that_changes_while_it_is_read_is_refused(ten_thousand, tmp_pat
     assert not (tmp_path / "pool").exists()
 
 
+@pytest.mark.faults("P9")
 def test_a_second_builder_is_refused(ten_thousand, tmp_path):
-    # FAULTS: P9
     source, _ = ten_thousand
     with owner_lock(tmp_path / ".lock-pool"), pytest.raises(ResourceError, match="is held by"):
         build(source, tmp_path / "pool")
 
 
+@pytest.mark.faults("P8")
 def test_a_full_disk_is_a_resource_error_and_the_next_build_goes_on(ten_thousand, tmp_path):
-    # FAULTS: P8
     source, _ = ten_thousand
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
@@ -408,9 +408,9 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.faults("P7")
 @pytest.mark.slow
 def test_killed_builds_go_on_and_end_in_the_same_bytes(ten_thousand, tmp_path):
-    # FAULTS: P7
     source, _ = ten_thousand
     whole = build(source, tmp_path / "whole", range_bytes=50_000)
     (tmp_path / "build.py").write_text(BUILD)

@@ -126,16 +126,16 @@ def test_a_large_table_of_contents_is_indexed(tmp_path):
     assert len(directory.places) == 4_000
 
 
+@pytest.mark.faults("I5")
 def test_a_zip_cut_anywhere_gives_the_bytes_or_a_reason(tmp_path):
-    # FAULTS: I5
     content = write_zip(tmp_path / "whole.zip").read_bytes()
     for size in range(0, len(content), 29):
         (tmp_path / "a.zip").write_bytes(content[:size])
         assert reason_of(tmp_path, "sub/002.jpg") == "damaged_archive"
 
 
+@pytest.mark.faults("I5")
 def test_flipped_bytes_give_the_bytes_or_a_reason(tmp_path):
-    # FAULTS: I5
     content = write_zip(tmp_path / "whole.zip", compression=zipfile.ZIP_DEFLATED).read_bytes()
     rng = Random(0)
     for _ in range(300):
@@ -150,16 +150,16 @@ def test_flipped_bytes_give_the_bytes_or_a_reason(tmp_path):
             assert "sub/002.jpg" in rejected.detail  # noqa: PT017
 
 
+@pytest.mark.faults("I5")
 def test_a_wrong_checksum_is_damage(tmp_path):
-    # FAULTS: I5
     path = write_zip(tmp_path / "a.zip")
     path.write_bytes(path.read_bytes().replace(b"firstfirst", b"firsTfirst", 1))
     with pytest.raises(ImageRejected, match=r"a\.zip, member '001\.jpg': Bad CRC-32"):
         read(tmp_path, "001.jpg")
 
 
+@pytest.mark.faults("I5")
 def test_a_zip_that_is_missing_or_no_zip_is_named(tmp_path):
-    # FAULTS: I5
     (tmp_path / "text.zip").write_text("nothing")
     (tmp_path / "empty.zip").write_bytes(b"")
     assert reason_of(tmp_path, "x", "gone.zip") == "missing_image"
@@ -169,8 +169,8 @@ def test_a_zip_that_is_missing_or_no_zip_is_named(tmp_path):
     assert reason_of(tmp_path, "x", "none.zip") == "missing_image"
 
 
+@pytest.mark.faults("I6")
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
-    # FAULTS: I6
     zeros = bytes(8 << 20)
     write_zip(tmp_path / "a.zip", {"bomb": zeros}, compression=zipfile.ZIP_DEFLATED)
     assert reason_of(tmp_path, "bomb") == "too_many_bytes"
@@ -180,10 +180,10 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
     assert reason_of(tmp_path, "blank.bmp", "b.zip", max_bytes=499_999) == "too_many_bytes"
 
 
+@pytest.mark.faults("I6")
 @pytest.mark.parametrize("declared", [10, 249, 251, 60_000])
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_a_size_that_is_not_the_members_own_is_damage(tmp_path, declared, compression):
-    # FAULTS: I6
     path = write_zip(tmp_path / "a.zip", {"m": CONTENT["001.jpg"]}, compression=compression)
     content = bytearray(path.read_bytes())
     for signature, place in ((b"PK\3\4", 22), (b"PK\1\2", 24)):
@@ -192,8 +192,8 @@ def test_a_size_that_is_not_the_members_own_is_damage(tmp_path, declared, compre
     assert reason_of(tmp_path, "m") == "damaged_archive"
 
 
+@pytest.mark.faults("I7")
 def test_links_folders_and_encrypted_members_are_refused(tmp_path):
-    # FAULTS: I7
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for name, mode in (("link", stat.S_IFLNK), ("device", stat.S_IFCHR), ("ok", stat.S_IFREG)):
             info = zipfile.ZipInfo(name)
@@ -214,8 +214,8 @@ def test_links_folders_and_encrypted_members_are_refused(tmp_path):
     assert reason_of(tmp_path, encrypted[0], "b.zip") == "encrypted_image"
 
 
+@pytest.mark.faults("I7")
 def test_names_that_lead_outside_are_only_names(tmp_path):
-    # FAULTS: I7
     root = tmp_path / "root"
     root.mkdir()
     names = ("../../evil.jpg", "/etc/evil.jpg", "..\\evil.jpg")
@@ -251,10 +251,10 @@ def reads(root, seed, count=1_000):
         assert data == b"%d %d" % (zip_number, member) * 200
 
 
+@pytest.mark.faults("I8")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("num_workers", [2, 4])
 def test_forked_workers_and_threads_read_the_same_zips(tmp_path, num_workers):
-    # FAULTS: I8
     for number in range(4):
         content = {f"{member:03d}.jpg": b"%d %d" % (number, member) * 200 for member in range(50)}
         write_zip(tmp_path / f"{number}.zip", content, compression=zipfile.ZIP_DEFLATED)

@@ -46,8 +46,8 @@ def test_plain_number_is_short(value: float, text: str) -> None:
     assert plain_number(value) == text
 
 
+@pytest.mark.faults("R2")
 def test_a_chart_without_points_says_no_data() -> None:
-    # FAULTS: R2
     assert "no data" in line_chart([Series("a", [])], label="x", x_label="x")
     assert "no data" in line_chart([Series("a", [(1, math.nan)])], label="x", x_label="x")
     assert "no data" in histogram([0, 0], low=-1, width=1, threshold=0.5, label="x")
@@ -79,8 +79,8 @@ def test_a_histogram_is_trimmed_and_bars_above_the_threshold_stand_out() -> None
     assert "threshold 0.55" in chart
 
 
+@pytest.mark.faults("R1")
 def test_every_text_of_a_chart_is_escaped() -> None:
-    # FAULTS: R1
     lines = [Series(PAYLOAD, [(0, 1)]), Series("b", [(0, 1)])]
     chart = line_chart(lines, label=PAYLOAD, x_label=PAYLOAD, y_format=lambda value: PAYLOAD)
     assert "<script" not in chart

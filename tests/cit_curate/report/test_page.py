@@ -83,8 +83,8 @@ def payload_page(path: Path, server: str = "http://127.0.0.1:9") -> Path:
     return build_report(run, pool, path / "report.html")
 
 
+@pytest.mark.faults("R1", "C3")
 def test_a_payload_in_any_field_stays_text(tmp_path: Path) -> None:
-    # FAULTS: R1, C3
     page = payload_page(tmp_path).read_text(encoding="utf-8")
     tags = Tags(page).tags
     names = {name for name, _ in tags}
@@ -102,8 +102,8 @@ def test_a_payload_in_any_field_stays_text(tmp_path: Path) -> None:
     assert "\x1b" not in page
 
 
+@pytest.mark.faults("R1")
 def test_the_page_allows_no_script_and_no_request(tmp_path: Path) -> None:
-    # FAULTS: R1
     page = build_report(small_run(tmp_path / "run"), None, tmp_path / "r.html").read_text()
     [policy] = [
         attributes["content"]
@@ -154,9 +154,9 @@ def rendered_by_chromium(page: Path, profile: Path) -> str:
     return done.stdout.decode("utf-8", "replace")
 
 
+@pytest.mark.faults("R1")
 @pytest.mark.slow
 def test_chromium_runs_no_payload_and_asks_for_nothing(tmp_path: Path) -> None:
-    # FAULTS: R1
     with counting_server() as (server, asked):
         # The same payloads on a plain page do fire: the listeners work.
         plain = tmp_path / "plain.html"
@@ -174,15 +174,15 @@ def test_chromium_runs_no_payload_and_asks_for_nothing(tmp_path: Path) -> None:
     assert document.count("data:image/webp") == len(PAYLOADS)
 
 
+@pytest.mark.faults("R2", "R3")
 def test_a_run_without_outer_steps_has_a_banner_and_says_no_data(tmp_path: Path) -> None:
-    # FAULTS: R2, R3
     page = build_report(small_run(tmp_path / "run", steps=0), None, tmp_path / "r.html").read_text()
     assert "No outer step has been committed yet" in page
     assert page.count("no data") >= 5
 
 
+@pytest.mark.faults("R3")
 def test_a_step_that_is_not_committed_is_announced_and_left_out(tmp_path: Path) -> None:
-    # FAULTS: R3
     run = small_run(tmp_path / "run", steps=1)
     clean = build_report(run, None, tmp_path / "clean.html").read_text()
     assert 'role="status"' not in clean
@@ -195,8 +195,8 @@ def test_a_step_that_is_not_committed_is_announced_and_left_out(tmp_path: Path) 
     assert "99.9" not in page
 
 
+@pytest.mark.faults("R3")
 def test_a_training_run_below_its_updates_is_announced(tmp_path: Path) -> None:
-    # FAULTS: R3
     run = small_run(tmp_path / "run", steps=1)
     config = {**run.config, "max_updates": 5000}
     (run.path / "config.json").write_text(json.dumps(config))
@@ -301,8 +301,8 @@ def test_many_classes_are_cut_and_the_page_says_so(tmp_path: Path) -> None:
     assert page.count("<article") == MAX_CLASSES
 
 
+@pytest.mark.faults("R2")
 def test_missing_and_broken_pictures_leave_placeholders(tmp_path: Path) -> None:
-    # FAULTS: R2
     run = small_run(tmp_path / "run", steps=1)
     pool = small_pool(tmp_path / "pool")
     pool.images["memory:0.png"] = b"broken"
@@ -343,9 +343,9 @@ class NoisePool(MemoryPool):
         return stream.getvalue()
 
 
+@pytest.mark.faults("R2")
 @pytest.mark.slow
 def test_a_million_rows_make_a_page_under_20_megabytes(tmp_path: Path) -> None:
-    # FAULTS: R2
     num_rows, num_classes = 1_000_000, 1000
     generator = np.random.default_rng(0)
     ids = [f"{index:08d}" for index in range(num_rows)]

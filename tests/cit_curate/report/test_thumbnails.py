@@ -27,8 +27,8 @@ def test_transparency_becomes_white() -> None:
     assert opened(thumbnail(stream.getvalue()).uri).convert("RGB").getpixel((5, 5)) == (255,) * 3
 
 
+@pytest.mark.faults("R2")
 def test_a_missing_or_broken_image_has_a_reason_instead(tmp_path: Path) -> None:
-    # FAULTS: R2
     pool = small_pool(tmp_path / "pool")
     pool.images["memory:0.png"] = b"broken"
     assert pool_thumbnail(pool, "memory:0.png", "memory").missing == "format not allowed"

@@ -184,8 +184,8 @@ def test_image_bytes_are_not_read_while_building(tmp_path):
     ]
 
 
+@pytest.mark.faults("P3")
 def test_an_arrow_file_cut_anywhere_is_damaged(tmp_path):
-    # FAULTS: P3
     dataset().save_to_disk(tmp_path / "d")
     path = tmp_path / "d/data-00000-of-00001.arrow"
     content = path.read_bytes()

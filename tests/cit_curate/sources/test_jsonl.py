@@ -65,6 +65,7 @@ def test_a_long_line_is_one_text(tmp_path):
     assert [r.reason for r in rejects] == ["bad_text_key"]
 
 
+@pytest.mark.faults("P1")
 @pytest.mark.parametrize(
     ("line", "detail"),
     [
@@ -81,7 +82,6 @@ def test_a_long_line_is_one_text(tmp_path):
     ],
 )
 def test_a_malformed_line_is_rejected_by_its_number(tmp_path, line, detail):
-    # FAULTS: P1
     good = '{"id": "b", "title": "x", "alt": "y", "file": ""}'
     pairs, rejects = read(write(tmp_path / "a.jsonl", good, line), WIDE)
     assert len(pairs) == 2
@@ -89,8 +89,8 @@ def test_a_malformed_line_is_rejected_by_its_number(tmp_path, line, detail):
     assert detail in rejects[0].detail
 
 
+@pytest.mark.faults("P2")
 def test_text_that_is_not_utf8_is_replaced_and_flagged(tmp_path):
-    # FAULTS: P2
     path = tmp_path / "a.jsonl"
     path.write_bytes(
         b'\xef\xbb\xbf{"id": "a", "title": "caf\xe9", "alt": "a\\ud800b"}\r\n'
@@ -137,8 +137,8 @@ def test_extra_fields_are_carried_as_text(tmp_path):
     ]
 
 
+@pytest.mark.faults("P3")
 def test_a_compressed_file_is_read_and_a_cut_one_is_damaged(tmp_path):
-    # FAULTS: P3
     lines = b"".join(b'{"id": %d, "title": "title %d"}\n' % (n, n * n) for n in range(500))
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(lines))
@@ -152,6 +152,7 @@ def test_a_compressed_file_is_read_and_a_cut_one_is_damaged(tmp_path):
             read(path, columns)
 
 
+@pytest.mark.faults("P1")
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(
@@ -163,7 +164,6 @@ def test_a_compressed_file_is_read_and_a_cut_one_is_damaged(tmp_path):
     ascii_only=st.booleans(),
 )
 def test_every_line_becomes_a_pair_or_a_reject(tmp_path, rows, ascii_only):
-    # FAULTS: P1
     lines = [json.dumps(row, ensure_ascii=ascii_only) for row in rows]
     (tmp_path / "a.jsonl").write_bytes("\n".join(lines).encode("utf-8", errors="surrogatepass"))
     pairs, rejects = read(tmp_path / "a.jsonl", Columns(image_id="id", text=("title",)))

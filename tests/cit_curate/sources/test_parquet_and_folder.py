@@ -39,16 +39,16 @@ def test_parquet_numbers_become_ids_and_nulls_are_empty(tmp_path):
     assert [(r.row, r.reason) for r in rejects] == [(2, "empty_text"), (3, "bad_image_id")]
 
 
+@pytest.mark.faults("P2")
 def test_parquet_text_that_is_not_utf8_is_replaced_and_flagged(tmp_path):
-    # FAULTS: P2
     bad = pa.array([b"caf\xe9", b"ok"], pa.binary()).view(pa.string())
     pq.write_table(pa.table({"image_id": ["1", "2"], "title": bad}), tmp_path / "a.parquet")
     pairs, _ = read(open_parquet(tmp_path / "a.parquet", COLUMNS), tmp_path)
     assert [(p["caption"], p["text_fixed"]) for p in pairs] == [("caf\ufffd", True), ("ok", False)]
 
 
+@pytest.mark.faults("P3")
 def test_parquet_cut_anywhere_is_called_damaged(tmp_path):
-    # FAULTS: P3
     whole = tmp_path / "whole.parquet"
     pq.write_table(pa.table({"image_id": ["1"] * 50, "title": ["x"] * 50}), whole)
     content = whole.read_bytes()
@@ -59,8 +59,8 @@ def test_parquet_cut_anywhere_is_called_damaged(tmp_path):
             open_parquet(path, COLUMNS)
 
 
+@pytest.mark.faults("P6")
 def test_parquet_column_of_a_wrong_type_is_named(tmp_path):
-    # FAULTS: P6
     pq.write_table(pa.table({"image_id": [1.5], "title": ["x"]}), tmp_path / "a.parquet")
     with pytest.raises(ConfigError, match="column 'image_id' is double"):
         open_parquet(tmp_path / "a.parquet", COLUMNS)

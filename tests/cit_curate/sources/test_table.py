@@ -32,6 +32,7 @@ def write(path, content):
     return path
 
 
+@pytest.mark.faults("C1")
 def test_a_wide_row_gives_a_pair_per_text_that_is_not_empty(tmp_path):
     path = write(
         tmp_path / "a.csv",
@@ -43,7 +44,6 @@ def test_a_wide_row_gives_a_pair_per_text_that_is_not_empty(tmp_path):
         ("1", "tag", "cat,roof", "a/1.jpg"),
         ("2", "title", "Only title", ""),
     ]
-    # FAULTS: C1
     assert [(r.row, r.reason) for r in rejects] == [(4, "empty_text")]
     assert records == 3
 
@@ -55,8 +55,8 @@ def test_a_long_row_is_one_pair_and_its_key_is_normalised(tmp_path):
     assert [r.reason for r in rejects] == ["bad_text_key", "empty_text"]
 
 
+@pytest.mark.faults("P1")
 def test_wrong_column_counts_become_rejects_with_their_first_line(tmp_path):
-    # FAULTS: P1
     path = write(
         tmp_path / "a.tsv",
         'image_id\tkey\tcaption\n1\tk\t"two\nlines"\n2\tk\n3\tk\tx\ty\n\n4\tk\tz\n5\tk\t"open',
@@ -71,9 +71,9 @@ def test_wrong_column_counts_become_rejects_with_their_first_line(tmp_path):
     assert records == 5
 
 
+@pytest.mark.faults("P1")
 @given(st.lists(st.lists(st.text(max_size=5), min_size=1, max_size=5), max_size=20))
 def test_every_record_is_a_pair_or_a_reject(tmp_path_factory, rows):
-    # FAULTS: P1
     path = tmp_path_factory.mktemp("rows") / "a.csv"
     with path.open("w", newline="", encoding="utf-8", errors="surrogatepass") as stream:
         writer = csv.writer(stream)
@@ -86,6 +86,7 @@ def test_every_record_is_a_pair_or_a_reject(tmp_path_factory, rows):
         assert reject.detail
 
 
+@pytest.mark.faults("P2", "C2", "C3", "C4")
 @pytest.mark.parametrize(
     ("encoded", "caption", "fixed"),
     [
@@ -100,7 +101,6 @@ def test_every_record_is_a_pair_or_a_reject(tmp_path_factory, rows):
     ],
 )
 def test_captions_are_repaired_never_refused(tmp_path, encoded, caption, fixed):
-    # FAULTS: P2, C2, C3, C4
     path = write(
         tmp_path / "a.csv", b"\xef\xbb\xbfimage_id,key,caption\r\n1,k," + encoded + b"\r\n"
     )
@@ -108,18 +108,18 @@ def test_captions_are_repaired_never_refused(tmp_path, encoded, caption, fixed):
     assert (pair["caption"], pair["text_fixed"], rejects) == (caption, fixed, [])
 
 
+@pytest.mark.faults("P5")
 @pytest.mark.parametrize("image_id", [b"", b"a\x01b", b"caf\xe9", b"x" * 256, "é".encode() * 128])
 def test_an_image_id_that_cannot_be_a_key_is_rejected(tmp_path, image_id):
-    # FAULTS: P5
     path = write(tmp_path / "a.csv", b"image_id,key,caption\n" + image_id + b",k,c\n")
     pairs, rejects, _ = read(path, LONG)
     assert not pairs
     assert [r.reason for r in rejects] == ["bad_image_id"]
 
 
+@pytest.mark.faults("P5")
 @pytest.mark.parametrize("image_id", ["a.b", "a/b", "..", "a b", "{}", "x" * 255, "é" * 127, "a_b"])
 def test_an_odd_image_id_is_kept_as_it_is(tmp_path, image_id):
-    # FAULTS: P5
     path = write(tmp_path / "a.csv", f"image_id,key,caption\n{image_id},k,c\n")
     ((pair,), rejects, _) = read(path, LONG)
     assert pair["image_id"] == image_id

@@ -121,8 +121,8 @@ def test_a_json_with_image_id_and_text_key_gives_the_pair_key(tmp_path):
     assert (pair["image_id"], pair["text_key"], pair["caption"]) == ("im/age.1", "tag", "cat, dog")
 
 
+@pytest.mark.faults("S2")
 def test_samples_that_lack_a_part_are_rejected(tmp_path):
-    # FAULTS: S2
     path = write_tar(
         tmp_path / "a.tar",
         [("a.jpg", b""), ("b.txt", b"text"), ("c.cls", b"3"), ("d.jpg", b""), ("d.txt", b" ")],
@@ -138,6 +138,7 @@ def test_samples_that_lack_a_part_are_rejected(tmp_path):
     assert "has only 'cls'" in rejects[2].detail
 
 
+@pytest.mark.faults("S2")
 @pytest.mark.parametrize(
     ("names", "bad"),
     [
@@ -149,7 +150,6 @@ def test_samples_that_lack_a_part_are_rejected(tmp_path):
     ],
 )
 def test_interleaved_and_repeated_members_are_malformed(tmp_path, names, bad):
-    # FAULTS: S2
     path = write_tar(tmp_path / "a.tar", [(name, b"text") for name in names])
     _, rejects = read(path)
     found = [r for r in rejects if r.reason == "bad_row"]
@@ -157,8 +157,8 @@ def test_interleaved_and_repeated_members_are_malformed(tmp_path, names, bad):
     assert all("sample 'a'" in r.detail or "sample 'b'" in r.detail for r in found)
 
 
+@pytest.mark.faults("S2")
 def test_links_devices_and_bad_json_are_malformed(tmp_path):
-    # FAULTS: S2
     path = write_tar(
         tmp_path / "a.tar",
         [
@@ -194,8 +194,8 @@ def small_tar(path, count=6):
     return path
 
 
+@pytest.mark.faults("S1")
 def test_a_tar_cut_anywhere_is_called_damaged(tmp_path):
-    # FAULTS: S1
     content = small_tar(tmp_path / "whole.tar").read_bytes()
     end = len(content.rstrip(b"\0"))
     end += -end % 512
@@ -250,8 +250,8 @@ def test_a_compressed_tar_is_refused_with_a_hint(tmp_path, name):
             open_webdataset(source.path, DEFAULT)
 
 
+@pytest.mark.faults("X3")
 def test_pipes_and_pickles_are_never_opened(tmp_path, monkeypatch):
-    # FAULTS: X3
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="does not exist"):
         find_sources([Path("pipe:touch ran")], format="webdataset")

@@ -46,8 +46,8 @@ def test_ranges_of_any_size_give_every_line_once(tmp_path_factory, lengths, cut,
     assert all(block.endswith(b"\n") for block in blocks[:-1])
 
 
+@pytest.mark.faults("P1")
 def test_a_line_without_end_is_cut_and_rejected_and_the_next_one_is_whole(tmp_path, monkeypatch):
-    # FAULTS: P1
     monkeypatch.setattr(yfcc_lines, "BLOCK_BYTES", 300)
     monkeypatch.setattr(yfcc_lines, "MAX_LINE_BYTES", 500)
     path = tmp_path / "dataset.txt"
@@ -76,8 +76,8 @@ def test_listed_images_keep_their_license_and_page():
     assert (found.num_lines, found.num_records, found.rejects) == (3, 3, [])
 
 
+@pytest.mark.faults("P1", "P2")
 def test_malformed_lines_are_rejected_with_their_line_and_reason():
-    # FAULTS: P1, P2
     lines = [
         line(1),
         "\t".join(["x"] * 23),
@@ -104,8 +104,8 @@ def test_malformed_lines_are_rejected_with_their_line_and_reason():
     assert title["text_fixed"]
 
 
+@pytest.mark.faults("P2")
 def test_columns_that_are_not_utf8_are_mended():
-    # FAULTS: P2
     block = line(1, page_url="http://x/\xe9", license_url="\xff").encode("latin-1")
     row = parse_block(block, EVERY_ID).images.to_pylist()[0]
     assert (row["page_url"], row["license_url"]) == ("http://x/\ufffd", "\ufffd")
@@ -118,10 +118,10 @@ raw_lines = st.lists(
 )
 
 
+@pytest.mark.faults("P1")
 @settings(deadline=None)
 @given(raw_lines)
 def test_every_line_is_an_image_a_reject_or_blank(rows):
-    # FAULTS: P1
     block = b"\n".join(b"\t".join(cells) for cells in rows)
     found = parse_block(block, EVERY_ID)
     assert found.num_records == found.images.num_rows + len(found.rejects)

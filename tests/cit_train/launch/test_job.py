@@ -92,9 +92,9 @@ def test_a_failure_has_the_last_lines_and_what_the_run_says(tmp_path: Path) -> N
         submit(tmp_path, make_job(tmp_path, 3)).result()
 
 
+@pytest.mark.faults("D6")
 @pytest.mark.usefixtures("preempting")
 def test_a_preempted_job_saves_is_queued_again_and_goes_on(tmp_path: Path) -> None:
-    # FAULTS: D6
     job = submit(tmp_path, make_job(tmp_path, 0, 60.0), ranks=2)
     wait_for(lambda: tries(tmp_path, 0) and tries(tmp_path, 1))
     os.kill(tries(tmp_path, 1)[0]["pid"], signal.SIGTERM)  # as the ranks of a run agree to stop
@@ -111,9 +111,9 @@ def test_a_preempted_job_saves_is_queued_again_and_goes_on(tmp_path: Path) -> No
     assert (tmp_path / "stops").read_text() == "SIGTERM\nSIGTERM\n"
 
 
+@pytest.mark.faults("D6")
 @pytest.mark.usefixtures("preempting")
 def test_a_job_is_not_queued_again_without_end(tmp_path: Path) -> None:
-    # FAULTS: D6
     job = submit(tmp_path, make_job(tmp_path, 75, 60.0, max_requeues=0))
     wait_for(lambda: tries(tmp_path))
     job._interrupt()
@@ -165,10 +165,11 @@ wait
 """
 
 
+@pytest.mark.faults("D6")
 def test_a_time_limit_on_slurm_requeues_through_scontrol(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # FAULTS: D6. Two nodes, whose srun, sbatch and scontrol are stand-ins; all else is real.
+    # Two nodes, whose srun, sbatch and scontrol are stand-ins; all else is real.
     from cit_train.launch.cluster import Cluster
     from cit_train.launch.executors import submit as submit_to_slurm
     from cit_train.launch.resources import Resources

@@ -1,4 +1,4 @@
-"""Real tiny trainings as submitit jobs: interrupted and timed out = never stopped (FAULTS: D6)."""
+"""Real tiny trainings as submitit jobs: interrupted and timed out = never stopped."""
 
 import json
 import os
@@ -62,6 +62,7 @@ def wait_for_commit(path: Path) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.faults("D6")
 @pytest.mark.slow
 def test_a_preempted_training_goes_on_and_has_the_ledger_of_one_never_stopped(
     world: Path, tmp_path: Path
@@ -86,6 +87,7 @@ def test_a_preempted_training_goes_on_and_has_the_ledger_of_one_never_stopped(
     assert ledger(run) == ledger(tmp_path / "straight")
 
 
+@pytest.mark.faults("D6")
 @pytest.mark.slow
 def test_a_stopped_launcher_stops_its_training_which_the_same_command_goes_on_with(
     world: Path, tmp_path: Path
