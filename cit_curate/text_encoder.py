@@ -32,6 +32,7 @@ from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.packaged import packaged_folder
 from cit_curate.packed import PASS_TOKENS, PackedTower, is_packable
 from cit_curate.pooled_text import PooledTextConfig, PooledTextModel
+from cit_curate.reading_weights import reading_weights
 from cit_curate.records import Float32
 from cit_curate.tokens import Tokens
 
@@ -255,6 +256,7 @@ def load_text_tower(config: TextTowerConfig) -> tuple[PreTrainedModel, PreTraine
 
     Raises:
         ConfigError: The model or its tokenizer is not to be had, or has no pooler output.
+        DamagedError: Its weights are cut, or pickled and more than tensors.
     """
     name = config.text_encoder
     resolved = resolve_model_name(name)
@@ -266,9 +268,10 @@ def load_text_tower(config: TextTowerConfig) -> tuple[PreTrainedModel, PreTraine
         if dual is not None:
             tower, _ = load_text_side(dual)
         else:
-            tower = AutoModel.from_pretrained(
-                folder, trust_remote_code=False, dtype=torch.float32, attn_implementation="sdpa"
-            )
+            with reading_weights(f"--text-encoder {name}"):
+                tower = AutoModel.from_pretrained(
+                    folder, trust_remote_code=False, dtype=torch.float32, attn_implementation="sdpa"
+                )
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"--text-encoder {name} cannot be loaded: {str(error).splitlines()[0]} "

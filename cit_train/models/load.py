@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from cit_curate.config import TextTowerConfig
 from cit_curate.errors import ConfigError
+from cit_curate.reading_weights import reading_weights
 from cit_curate.text_encoder import resolve_model_name
 from cit_train.models import PooledTextModel
 from cit_train.models.released import is_released, load_released, open_released
@@ -49,7 +50,7 @@ def load_dual_encoder(
     Raises:
         ConfigError: There is no model or tokenizer, it is not a dual encoder, or its tensors are
             not those of its config.
-        DamagedError: A foreign file is cut, or holds more than tensors.
+        DamagedError: Weights are cut, or pickled and more than tensors.
     """
     folder: Path | None
     if is_foreign(path):
@@ -137,9 +138,10 @@ def is_foreign(path: Path) -> bool:
 def _load_folder(folder: Path) -> VisionTextDualEncoderModel:
     transformers_logging.disable_progress_bar()
     try:
-        model, info = AutoModel.from_pretrained(
-            folder, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
-        )
+        with reading_weights(str(folder)):
+            model, info = AutoModel.from_pretrained(
+                folder, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
     if not isinstance(model, VisionTextDualEncoderModel):

@@ -11,6 +11,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from cit_curate.errors import ConfigError
+from cit_curate.reading_weights import reading_weights
 from cit_curate.text_encoder import resolve_model_name
 from cit_train.models import TimmTowerModel
 from cit_train.models.efficientnet_lite import load_efficientnet_lite0
@@ -29,6 +30,7 @@ def load_vision_tower(name: str) -> PreTrainedModel:
 
     Raises:
         ConfigError: The model is not to be had, lacks tensors, or has no pooled output.
+        DamagedError: Its weights are cut, or pickled and more than tensors.
     """
     if name in _PACKAGED:
         return _PACKAGED[name]()
@@ -37,13 +39,14 @@ def load_vision_tower(name: str) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         own = getattr(config, "vision_config", None)  # of a model that has a text tower besides
-        tower, info = AutoModel.from_pretrained(
-            folder,
-            config=own if isinstance(own, PreTrainedConfig) else config,
-            trust_remote_code=False,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
+        with reading_weights(f"--vision-encoder {name}"):
+            tower, info = AutoModel.from_pretrained(
+                folder,
+                config=own if isinstance(own, PreTrainedConfig) else config,
+                trust_remote_code=False,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"--vision-encoder {name} cannot be loaded: {str(error).splitlines()[0]} "

@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from cit_curate import curator
 from cit_curate.config import CurateConfig, TextTowerConfig
 from cit_curate.curator import LaneScan
 from cit_curate.errors import ShortfallError
@@ -169,6 +172,39 @@ def test_a_short_tail_of_a_bounded_pass_is_judged_by_its_own_size() -> None:
     scan = scan_angles(["10", "20", "30", "40", "50", "60"], config)
     # Batches of 4 and of 2: the best 2, then the best int(0.5 * 2) = 1.
     assert scan.take(None)["scan_position"].to_pylist() == [0, 1, 4]
+
+
+@pytest.mark.faults("E3")
+def test_one_class_selects_by_its_own_similarity() -> None:
+    config = CurateConfig(threshold=0.7, min_ratio=0.0, batch_size=1, curate_every=2)
+    rows = scan_angles(["90", "0", "60", "30"], config).take(2)
+    assert rows["scan_position"].to_pylist() == [1, 3]
+    assert rows["metadata_id"].to_pylist() == [0, 0]
+
+
+@pytest.mark.faults("E10")
+@given(
+    st.lists(st.integers(0, 90), min_size=1, max_size=60),
+    st.lists(st.tuples(st.integers(1, 70), st.integers(1, 70)), min_size=2, max_size=2),
+    st.sampled_from([0.0, 0.3, 1.0]),
+)
+def test_the_size_of_what_is_embedded_at_once_changes_no_selection(
+    captions: list[int], sizes: list[tuple[int, int]], min_ratio: float
+) -> None:
+    config = CurateConfig(threshold=0.8, min_ratio=min_ratio, batch_size=3, on_shortfall="train")
+    seen = []
+    for smallest, largest in sizes:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(curator, "SMALLEST_WINDOW", smallest)
+            patch.setattr(curator, "LARGEST_WINDOW", largest)
+            scan = scan_angles([str(angle) for angle in captions], config)
+            try:
+                rows = scan.take(20)
+            except ShortfallError as error:
+                seen.append(str(error))
+            else:
+                seen.append((rows.to_pylist(), scan.near_misses.to_pylist(), scan.cursor))
+    assert seen[0] == seen[1]
 
 
 @pytest.mark.faults("L1")

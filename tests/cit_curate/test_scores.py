@@ -72,6 +72,7 @@ def whole(pool, text, tmp_path_factory) -> dict[str, str]:
     return ledger(out)
 
 
+@pytest.mark.faults("E10")
 @pytest.mark.parametrize("num_pairs", [None, 20])
 def test_scores_ahead_select_what_the_sequential_scan_selects(pool, text, cpu, num_pairs, tmp_path):
     curator = Curator(pool, METADATA, RULES)
@@ -119,6 +120,7 @@ def test_a_unit_is_scored_once_and_a_cut_one_is_damaged(pool, cpu, tmp_path):
         read_scores(task)
 
 
+@pytest.mark.faults("E5")
 def test_a_worker_with_other_weights_is_refused(pool, cpu, tmp_path):
     scan = scored_scan(pool, cpu, tmp_path / "staging")
     scan = replace(scan, encoder="another")
@@ -161,6 +163,7 @@ def test_without_curation_nothing_is_scored(pool, text, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.faults("E10", "L8")
 @pytest.mark.slow
 def test_spawned_processes_write_the_same_ledger(pool, text, whole, tmp_path):
     engine = EngineConfig(workers=2)

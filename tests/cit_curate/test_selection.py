@@ -2,6 +2,7 @@
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,6 +32,7 @@ def test_the_number_kept_by_min_ratio_is_truncated() -> None:
     assert kept([0.1, 0.2, 0.3], 0.5, 0.3) == ([], "min_ratio")
 
 
+@pytest.mark.faults("E10")
 def test_ties_at_the_cut_go_to_the_earlier_caption() -> None:
     assert kept([0.2, 0.3, 0.3, 0.3], 0.5, 0.5) == ([1, 2], "min_ratio")
 

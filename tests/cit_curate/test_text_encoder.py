@@ -1,15 +1,19 @@
 """The encoder's promise: a caption's vector, whatever else is embedded with it."""
 
 import csv
+import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from small_tower import small_tower
 from transformers import AutoModel
 
+from cit_curate.captions import MAX_CAPTION_BYTES, cut_at_bytes
 from cit_curate.config import TextTowerConfig
-from cit_curate.errors import ConfigError, NotFiniteError
+from cit_curate.errors import ConfigError, DamagedError, NotFiniteError
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.text_encoder import TextEncoder, embed_metadata, load_text_tower
 
@@ -28,6 +32,7 @@ def captions() -> list[str]:
         return [row["caption"] for row in csv.DictReader(stream)][:400]
 
 
+@pytest.mark.faults("E10")
 def test_a_vector_is_bit_identical_whatever_else_is_embedded(
     encoder: TextEncoder, captions: list[str]
 ) -> None:
@@ -118,8 +123,9 @@ def test_a_class_without_a_finite_vector_is_named() -> None:
     def embed(texts: object) -> np.ndarray:
         return np.array([[1, 0], [np.nan, 0]], dtype=np.float32)
 
-    with pytest.raises(NotFiniteError, match="dog"):
+    with pytest.raises(NotFiniteError, match="dog") as caught:
         embed_metadata(embed, [MetadataEntry("cat"), MetadataEntry("dog")], ["{}"])
+    assert caught.value.exit_code == 7
 
 
 def test_broken_weights_are_an_error_that_names_the_caption() -> None:
@@ -136,3 +142,74 @@ def test_a_missing_model_says_what_to_give_instead(tmp_path: Path) -> None:
         load_text_tower(TextTowerConfig(text_encoder="nobody/has-this-model"))
     with pytest.raises(ConfigError, match="package:minilm"):
         load_text_tower(TextTowerConfig(text_encoder=str(tmp_path)))
+
+
+@pytest.mark.faults("E8")
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_weights_that_are_cut_are_named(tmp_path: Path, kept: float) -> None:
+    name = small_tower(tmp_path / "tower").text_encoder
+    weights = tmp_path / "tower" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(DamagedError, match=rf"{name}: its weights are cut or damaged"):
+        load_text_tower(TextTowerConfig(text_encoder=name))
+
+
+@pytest.mark.faults("E9", "K6")
+def test_pickled_weights_that_are_more_than_tensors_are_refused(tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (tmp_path / "ran",)
+
+    name = small_tower(tmp_path / "tower").text_encoder
+    (tmp_path / "tower" / "model.safetensors").unlink()
+    torch.save({"payload": Payload()}, tmp_path / "tower" / "pytorch_model.bin")
+    with pytest.raises(DamagedError, match=rf"{name} is refused: .*model\.safetensors") as caught:
+        load_text_tower(TextTowerConfig(text_encoder=name))
+    assert "weights_only" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.faults("E9")
+@pytest.mark.parametrize("kind", ["bert", "evil"])
+def test_code_in_a_model_folder_is_never_run(tmp_path: Path, kind: str) -> None:
+    config = small_tower(tmp_path / "tower")
+    (tmp_path / "tower" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    maps = {
+        "config.json": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"},
+        "tokenizer_config.json": {"AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"]},
+    }
+    for file, auto_map in maps.items():
+        values = json.loads((tmp_path / "tower" / file).read_text())
+        values |= {"auto_map": auto_map, "model_type": kind}
+        (tmp_path / "tower" / file).write_text(json.dumps(values))
+    if kind == "bert":  # our own class of the same model
+        load_text_tower(config)
+    else:
+        with pytest.raises(ConfigError, match="contains custom code"):
+            load_text_tower(config)
+    assert not (tmp_path / "ran").exists()
+
+
+NASTY = {
+    "letters": "x" * 1_000_000,
+    "combining marks": "\u0301" * 100_000,
+    "stacked accents": "a\u0301\u0316" * 100_000,
+    "directions": "\u202e\u202d" * 300_000,
+    "emoji": "\U0001f431" * 250_000,
+    "brackets": "(((([" * 200_000,
+}
+
+
+@pytest.mark.faults("C2")
+@pytest.mark.parametrize("name", NASTY)
+def test_a_megabyte_of_one_caption_is_cut_and_embedded_in_no_time(
+    encoder: TextEncoder, name: str
+) -> None:
+    cut, was_cut = cut_at_bytes(NASTY[name])
+    assert was_cut
+    assert MAX_CAPTION_BYTES - 4 < len(cut.encode()) <= MAX_CAPTION_BYTES
+    started = time.process_time()
+    vectors = encoder.embed([cut])
+    assert time.process_time() - started < 5
+    np.testing.assert_allclose(np.linalg.norm(vectors), 1, atol=1e-6)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from tiny import make_vision_tower
 from transformers import (
     AutoModel,
     BertConfig,
@@ -28,7 +29,7 @@ from transformers import (
     ViTModel,
 )
 
-from cit_curate.errors import ConfigError
+from cit_curate.errors import ConfigError, DamagedError
 from cit_train.models import AugregConfig, MocoConfig, SwagConfig
 from cit_train.models.dual_encoder import build_dual_encoder
 from cit_train.models.towers import load_vision_tower
@@ -175,3 +176,24 @@ def test_a_tower_without_an_image_processor_takes_imagenets_statistics(tmp_path:
     make("vit").save_pretrained(tmp_path)
     tower = load_vision_tower(str(tmp_path))
     assert image_statistics(tower.config) == ImageStatistics(IMAGENET_MEAN, IMAGENET_STD, 32)
+
+
+@pytest.mark.faults("E8", "E9")
+@pytest.mark.parametrize("weights", ["cut", "pickled"])
+def test_weights_that_are_cut_or_pickle_more_than_tensors_are_refused(
+    tmp_path: Path, weights: str
+) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (tmp_path / "ran",)
+
+    folder = make_vision_tower(tmp_path / "tower")
+    path = folder / "model.safetensors"
+    if weights == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        path.unlink()
+        torch.save({"payload": Payload()}, folder / "pytorch_model.bin")
+    with pytest.raises(DamagedError, match=str(folder)):
+        load_vision_tower(str(folder))
+    assert not (tmp_path / "ran").exists()

@@ -1,6 +1,7 @@
 """Exact and FAISS Flat, their store, and when an index is rebuilt."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cit_curate.pool.workers import open_workers
 from indexes import faiss_index
 from indexes.errors import DamagedError
 from indexes.protocol import BLOCK_ROWS, SearchResult
@@ -85,6 +87,7 @@ def test_a_query_that_cannot_be_answered_is_refused(kind: str) -> None:
         index.search(unit_vectors(1, 8, 0), 5)
 
 
+@pytest.mark.faults("E5")
 def test_the_index_is_rebuilt_when_its_version_changes_and_only_then(tmp_path: Path) -> None:
     index = VersionedIndex("exact", tmp_path)
     for version in ("a" * 64, "a" * 64, "b" * 64, "b" * 64):
@@ -220,6 +223,25 @@ def test_a_gpu_that_cannot_take_the_index_is_left_alone(
     vectors = unit_vectors(30, 8, 0)
     assert build_index(vectors, "flat").search(vectors).ids[:, 0].tolist() == list(range(30))
     assert "searched on the CPU" in caplog.text
+
+
+def found_by_faiss(seed: int) -> list[int]:
+    """What a process finds; at module level, as a worker is sent it by its name."""
+    vectors = unit_vectors(2000, 32, seed)
+    return build_index(vectors, "flat").search(vectors[:50]).ids[:, 0].tolist()
+
+
+@pytest.mark.faults("E6")
+def test_a_search_in_a_worker_ends_after_one_in_its_parent() -> None:
+    threads = faiss_index.faiss.omp_get_max_threads()
+    faiss_index.faiss.omp_set_num_threads(2)  # these are what a forked child would wait for
+    try:
+        here = found_by_faiss(0)
+    finally:
+        faiss_index.faiss.omp_set_num_threads(threads)
+    with ThreadPoolExecutor() as waiting, open_workers(2) as mapped:
+        found = waiting.submit(lambda: list(mapped(found_by_faiss, [0, 0])))
+        assert found.result(timeout=60) == [here, here]
 
 
 def tensors_on_the_cpu(index: object, vectors: np.ndarray) -> faiss_index.TorchSearch:

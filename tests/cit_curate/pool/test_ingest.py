@@ -104,6 +104,32 @@ def test_every_row_is_a_pair_or_a_reject(tmp_path_factory, rows):
     assert len({(image, key) for image, key, _ in found}) == len(found)
 
 
+NASTY = {
+    b"caf\xe9": "caf\ufffd",
+    b"\xed\xa0\x80 lone surrogate": "\ufffd\ufffd\ufffd lone surrogate",
+    b"nul\0byte": None,
+    b"\xef\xbb\xbfmark": None,
+    b"\xff\xfe\0u": "\ufffd\ufffd\0u",
+    "\u202egnp.exe \U0001f431 \u732b e\u0301".encode(): None,
+}
+
+
+@pytest.mark.faults("P2", "C4")
+def test_bytes_that_are_no_utf8_are_mended_flagged_and_the_same_in_parquet_and_duckdb(tmp_path):
+    rows = [b"%d,t,%s" % (number, caption) for number, caption in enumerate(NASTY)]
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfimage_id,key,caption\r\n" + b"\r\n".join(rows))
+    pool = Pool.build([tmp_path / "a.csv"], tmp_path / "pool", columns=LONG)
+    mended = [mend or raw.decode() for raw, mend in NASTY.items()]
+    expected = [*zip(mended, [mend is not None for mend in NASTY.values()], strict=True)]
+    table = pq.read_table(pool.path / "pairs/part-000000.parquet")
+    columns = table["caption"].to_pylist(), table["text_fixed"].to_pylist()
+    assert [*zip(*columns, strict=True)] == expected
+    with duckdb.connect(str(pool.path / "pool.duckdb"), read_only=True) as sql:
+        select = "SELECT caption, text_fixed FROM pairs ORDER BY image_id"
+        assert sql.execute(select).fetchall() == expected
+    assert table["image_id"].to_pylist() == [str(number) for number in range(len(NASTY))]
+
+
 def test_the_same_sources_give_the_same_bytes(tmp_path):
     rng = random.Random(0)
     rows = [(str(rng.randrange(400)), rng.choice("abc"), f"text {n}") for n in range(3000)]
@@ -170,6 +196,15 @@ def test_extra_columns_are_carried_and_drift_between_sources_is_refused(tmp_path
     assert not (tmp_path / "p").exists()
 
 
+@pytest.mark.faults("P6")
+def test_a_source_that_lacks_a_column_of_the_others_is_named(tmp_path):
+    whole = write_long(tmp_path / "a.csv", [("1", "t", "x")])
+    (tmp_path / "b.csv").write_text("image_id,key,text\n2,t,y\n")
+    with pytest.raises(ConfigError, match=r"b\.csv has no column 'caption'"):
+        Pool.build([whole, tmp_path / "b.csv"], tmp_path / "pool", columns=LONG)
+    assert not (tmp_path / "pool").exists()
+
+
 @pytest.mark.faults("P1")
 def test_malformed_rows_over_the_budget_stop_the_build(tmp_path):
     rows = [(str(number), "t", "x") for number in range(198)]
@@ -224,6 +259,9 @@ def test_a_folder_in_use_is_refused_and_a_pool_is_replaced_only_when_asked(tmp_p
             Pool.build([source], tmp_path / "other", columns=LONG, overwrite=overwrite)
     pool = Pool.build([source], tmp_path / "pool", columns=LONG)
     with pytest.raises(ConfigError, match="its sources have not changed since"):
+        Pool.build([source], tmp_path / "pool", columns=LONG)
+    os.utime(source, (0, 0))
+    with pytest.raises(ConfigError, match=r"a\.csv was written again"):
         Pool.build([source], tmp_path / "pool", columns=LONG)
     write_long(source, [("1", "t", "x"), ("2", "t", "y")])
     assert "has changed" in verify_pool(pool.path)[0]
@@ -390,6 +428,23 @@ def test_images_stay_where_they_are_and_are_read_by_source(tmp_path):
     assert pool.has_images
     with pytest.raises(ConfigError, match="no source 'x'"):
         pool.image_bytes("a.jpg", "x")
+
+
+@pytest.mark.faults("C1")
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([" ", "\t", "+", "%20", "<b>", "</b>", "<a href=x>", "</a>"])
+        | st.sampled_from([" http://x.org/a?b ", " www.x.org "]),
+        max_size=8,
+    ).map("".join)
+)
+def test_a_caption_of_blanks_markup_and_addresses_alone_is_no_pair(tmp_path_factory, caption):
+    folder = tmp_path_factory.mktemp("empty")
+    source = write_long(folder / "a.csv", [("1", "title", caption), ("2", "title", "a cat")])
+    pool = Pool.build([source], folder / "pool", columns=LONG, clean="yfcc")
+    assert pairs_in(pool) == [("2", "title", "a cat")]
+    assert rejects_in(pool) == [("a.csv", 2, "empty_text")]
 
 
 def test_cleaning_is_by_name(tmp_path):

@@ -192,6 +192,18 @@ def test_a_size_that_is_not_the_members_own_is_damage(tmp_path, declared, compre
     assert reason_of(tmp_path, "m") == "damaged_archive"
 
 
+@pytest.mark.faults("I6")
+def test_members_that_overlap_give_their_own_bytes_or_a_reason(tmp_path):
+    names = {"a": b"one" * 50, "b": b"two" * 50}
+    content = bytearray(write_zip(tmp_path / "whole.zip", names).read_bytes())
+    second = content.rfind(b"PK\1\2")
+    for offset in (0, 20, 60):  # where the second member is said to start: in the first one
+        struct.pack_into("<L", content, second + 42, offset)
+        (tmp_path / "a.zip").write_bytes(content)
+        assert reason_of(tmp_path, "b") == "damaged_archive"
+        assert read(tmp_path, "a") == names["a"]
+
+
 @pytest.mark.faults("I7")
 def test_links_folders_and_encrypted_members_are_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:

@@ -48,6 +48,7 @@ def test_the_users_own_file_is_in_the_configuration_folder(
     assert read_cluster() == Cluster()
 
 
+@pytest.mark.faults("G1")
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -75,6 +76,7 @@ def test_what_is_wrong_is_named_with_file_and_key(file: Path, text: str, message
     assert str(file) in str(error.value)
 
 
+@pytest.mark.faults("G1")
 def test_a_named_file_must_be_there(file: Path) -> None:
     with pytest.raises(ConfigError, match="there is no file"):
         read_cluster(file)
