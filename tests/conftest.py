@@ -4,9 +4,12 @@ import csv
 import json
 import os
 import socket
+import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     path = config.getoption("--fault-results")
+    network_guard()
     if path and not hasattr(config, "workerinput"):  # workers of pytest-xdist report to one process
         config.pluginmanager.register(FaultResults(Path(path).absolute()))
 
@@ -74,16 +78,42 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     item.user_properties.append(("faults", sorted(rows_of(item))))  # unlike marks, in a report
 
 
+class NetworkGuard:
+    """An audit hook of Python: nothing that this process sends or looks up leaves the machine.
+
+    Code may swallow what is raised, so each attempt is remembered too.
+    """
+
+    def __init__(self) -> None:
+        self.attempts: list[str] = []
+        self._own = {None, "", socket.gethostname(), "localhost", "127.0.0.1", "::1", "0.0.0.0"}
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
+            address = arguments[1]  # of a Unix socket it is a path; connected sockets have none
+            host = address[0] if isinstance(address, tuple) else None
+        elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
+            host = arguments[0]
+        else:
+            return
+        host = host.decode() if isinstance(host, bytes) else host
+        if host not in self._own:
+            self.attempts.append(f"{event} {host}")
+            raise AssertionError(f"a test tried to reach {host} ({event})")
+
+
+@cache
+def network_guard() -> NetworkGuard:
+    """The guard of this process, which cannot be taken off again."""
+    guard = NetworkGuard()
+    sys.addaudithook(guard)
+    return guard
+
+
 @pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refuse every connection that leaves this machine."""
-    connect = socket.socket.connect
-
-    def connect_locally(self: socket.socket, address: object) -> None:
-        if self.family in (socket.AF_INET, socket.AF_INET6):
-            host = str(address[0]) if isinstance(address, tuple) else str(address)
-            if host not in ("127.0.0.1", "::1", "localhost"):
-                raise AssertionError(f"a test tried to connect to {address}")
-        return connect(self, address)
-
-    monkeypatch.setattr(socket.socket, "connect", connect_locally)
+def network_attempts() -> Iterator[list[str]]:
+    """What the test tried to reach beyond this machine; it fails unless it clears this list."""
+    attempts = network_guard().attempts
+    attempts.clear()
+    yield attempts
+    assert attempts == []

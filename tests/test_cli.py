@@ -461,7 +461,7 @@ def test_a_pair_whose_image_cannot_be_opened_gives_way_to_the_next(
 # Output for machines and for small terminals
 
 
-@pytest.mark.faults("G3")
+@pytest.mark.faults("G3", "X4")
 def test_json_is_one_document_on_stdout_and_nothing_else(
     cit: Cit, tiny: Path, run_folder: Path, tmp_path: Path
 ) -> None:

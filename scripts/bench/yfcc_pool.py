@@ -139,7 +139,7 @@ def line_by_line(folder: Path, format: YfccFormat, out: Path) -> int:
     Returns:
         How many captions it wrote.
     """
-    wanted = set(np.load(folder / "ids.npy").tolist())
+    wanted = set(np.load(folder / "ids.npy", allow_pickle=False).tolist())
     if format == "yfcc15m":
         with (folder / "subset.tsv").open() as stream:
             wanted &= {int(line.split("\t", 1)[0]) for line in stream}
