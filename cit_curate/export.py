@@ -18,12 +18,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cit_curate.config import COUNT_SUFFIXES
+from cit_curate.decoders import decoders
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.ledger import COUNTS_BY_KEY, Run, refuse_same_keys
 from cit_curate.pool.images import ImageRejected, image_suffix
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.query import EXPORT_BATCH_ROWS, ImageSource, PairSource, RunDatabase
-from cit_curate.shard_images import shard_image
 from cit_curate.shards import Sample, ShardWriter
 from indexes.durable import atomic_file, atomic_folder
 
@@ -263,7 +263,8 @@ def _sample(row: Mapping[str, Any], pools: ImageSource | PoolMixture, side: int)
     if row["caption"] is None:
         raise ImageRejected("missing_image", f"{pool.location} has no pair {row['pair_key']}")
     # Checked, so that nothing reaches a trainer that it cannot open.
-    data = shard_image(pool.image_bytes(row["image_uri"], row["source"]), side=side)
+    image = pool.image_bytes(row["image_uri"], row["source"])
+    data = decoders().shard_image(image, side=side)
     names = ["pair_key", "image_id", "text_key", "count", "metadata_text", "reason"]
     names += ["pool"] if "pool" in row else []
     info = {name: row[name] for name in names} | {"similarity": _rounded(row["similarity"])}

@@ -4,7 +4,7 @@ from io import BytesIO
 
 from PIL import Image
 
-from cit_curate.pool.images import MAX_PIXELS, OpenedImage, check_image
+from cit_curate.pool.pictures import MAX_PIXELS, OpenedImage, check_image
 
 # Of the JPEGs that are made; PIL's own tables, chroma at half resolution, no metadata.
 JPEG_QUALITY = 90

@@ -19,11 +19,11 @@ import numpy as np
 import pyarrow as pa
 
 from cit_curate.curator import LaneScan
+from cit_curate.decoders import decoders
 from cit_curate.errors import BadInputError
 from cit_curate.ledger import SCHEMAS, Run, step_folder
 from cit_curate.pool.images import ImageRejected, image_suffix
 from cit_curate.pool.mixture import PoolMixture
-from cit_curate.shard_images import shard_image
 from cit_curate.shards import Sample, ShardWriter, closed_shards
 from indexes.durable import read_json, write_json
 
@@ -33,8 +33,8 @@ ORDER_KEY = 21
 # this; the share counts from as many rejects on, since it means nothing in a small selection.
 MAX_REJECTS_IN_A_ROW = 100
 MAX_REJECT_RATIO = 0.01
-# Threads that open and check images for all lanes of a process. Decoders leave the interpreter to
-# others; more threads than this would mostly take cores from the training loop.
+# Threads that have images opened and checked for all lanes of a process, each by a process of its
+# own; more than this would mostly take cores from the training loop.
 MAX_THREADS = 8
 # Images of a lane that are opened ahead of the one that is written.
 _IMAGES_AHEAD = 2 * MAX_THREADS
@@ -273,7 +273,7 @@ class ShardStream(threading.Thread):
         image: bytes = self._pools[pool].image_bytes(image_uri, source)
         if not self._image_side and self._is_decoded(image):
             return image
-        return shard_image(image, side=self._image_side, max_pixels=self._max_pixels)
+        return decoders().shard_image(image, side=self._image_side, max_pixels=self._max_pixels)
 
     def _reject(self, fields: Mapping[str, Any], error: ImageRejected) -> None:
         names = ("scan_position", "pair_key", "image_uri")

@@ -6,6 +6,7 @@ from cit_curate.errors import BadInputError
 
 Reason = Literal[
     "undecodable_image",
+    "decoder_failed",
     "truncated_image",
     "too_many_pixels",
     "format_not_allowed",

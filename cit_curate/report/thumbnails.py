@@ -4,6 +4,7 @@ import base64
 import io
 from dataclasses import dataclass
 
+from cit_curate.decoders import decoders
 from cit_curate.pool.images import ImageRejected, read_image
 from cit_curate.query import ImageSource
 
@@ -25,7 +26,8 @@ def thumbnail(data: bytes) -> Thumbnail:
     Raises:
         ImageRejected: The bytes are not an image that we open.
     """
-    image = read_image(data)
+    # Nobody may have opened the image before: its decoder is not ours to trust.
+    image = read_image(decoders().shard_image(data, side=2 * LARGEST_SIDE))
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     stream = io.BytesIO()
     image.save(stream, "WEBP", quality=QUALITY)
