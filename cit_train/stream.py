@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from cit_curate.curator import LaneScan
 from cit_curate.decoders import decoders
-from cit_curate.errors import BadInputError
+from cit_curate.errors import BadInputError, ShortfallError
 from cit_curate.ledger import SCHEMAS, Run, step_folder
 from cit_curate.pool.images import ImageRejected, image_suffix
 from cit_curate.pool.mixture import PoolMixture
@@ -111,6 +111,7 @@ class ShardStream(threading.Thread):
         self._rejects: list[dict[str, Any]] = []
         self._in_a_row = 0
         self._num_unreadable = 0
+        self._unreadable = "some selected pairs have no image"
         key = (scan.config.seed, ORDER_KEY, scan.outer_step, scan.lane)
         order = np.random.default_rng(key).permutation(len(selection))
         self._planned = selection.take(order)
@@ -174,7 +175,7 @@ class ShardStream(threading.Thread):
             opened = self._opened(place) if is_new else None
             image, row = self._image_or_none(fields, opened), place
             while image is None:
-                replacement = self.scan.take(1)
+                replacement = self._replacement()
                 if not len(replacement):
                     break
                 fields = next(_each(replacement))
@@ -275,6 +276,16 @@ class ShardStream(threading.Thread):
             return image
         return decoders().shard_image(image, side=self._image_side, max_pixels=self._max_pixels)
 
+    def _replacement(self) -> pa.Table:
+        try:
+            return self.scan.take(1)
+        except ShortfallError as error:
+            raise ShortfallError(
+                f"{error}. It is short because {self._unreadable}",
+                best_similarity=error.best_similarity,
+                suggested_threshold=error.suggested_threshold,
+            ) from error
+
     def _reject(self, fields: Mapping[str, Any], error: ImageRejected) -> None:
         names = ("scan_position", "pair_key", "image_uri")
         self._rejects.append(
@@ -291,15 +302,15 @@ class ShardStream(threading.Thread):
             return
         self._in_a_row += 1
         self._num_unreadable += 1
+        self._unreadable = (
+            f"{self._num_unreadable} of the selected images cannot be opened ({self._in_a_row} in "
+            f"a row); the last one is {fields['image_uri']} of source {fields['source']}: "
+            f"{error.reason}, {error.detail}. Check the image root of the pool with: cit pool info "
+            f"{self._pools[fields['pool']].location}"
+        )
         allowed = max(MAX_REJECT_RATIO * self._num_pairs, MAX_REJECTS_IN_A_ROW)
         if self._in_a_row >= MAX_REJECTS_IN_A_ROW or self._num_unreadable > allowed:
-            raise BadInputError(
-                f"outer step {self.scan.outer_step}: {self._num_unreadable} of the selected images "
-                f"cannot be opened ({self._in_a_row} in a row); the last one is "
-                f"{fields['image_uri']} of source {fields['source']}: {error.reason}, "
-                f"{error.detail}. Check the image root of the pool with: cit pool info "
-                f"{self._pools[fields['pool']].location}"
-            )
+            raise BadInputError(f"outer step {self.scan.outer_step}: {self._unreadable}")
 
 
 def _each(rows: pa.Table) -> Iterator[dict[str, Any]]:

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import make_config
+from tiny import make_config, make_pool
 
+from cit_curate.errors import BadInputError
 from cit_curate.ledger import Run
 from cit_curate.pool import Pool
 from cit_curate.sources.columns import Columns
+from cit_train import stream
 from cit_train.outer_loop import train
 
 
@@ -25,11 +27,15 @@ def as_zips(rows: list[dict[str, str]], folder: Path) -> Path:
         with zipfile.ZipFile(folder / name, "a") as archive:
             archive.write(path, path.name)
         row["image"] = f"zip://{name}#{path.name}"
-    with (folder / "pairs.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
+    return build(rows, folder, text=("title", "tag"))
+
+
+def build(rows: list[dict[str, str]], folder: Path, text: tuple[str, ...]) -> Path:
+    with (folder / "pairs.csv").open("w", newline="") as table:
+        writer = csv.DictWriter(table, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    columns = Columns(image="image", text=("title", "tag"))
+    columns = Columns(image="image", text=text)
     return Pool.build([folder / "pairs.csv"], folder / "pool", columns=columns).path
 
 
@@ -44,6 +50,35 @@ def as_tar(rows: list[dict[str, str]], folder: Path) -> Path:
                 tar.addfile(info, io.BytesIO(data))
     columns = Columns(text=("title", "tag"))
     return Pool.build([folder / "a.tar"], folder / "pool", columns=columns).path
+
+
+@pytest.mark.faults("I5")
+@pytest.mark.parametrize("num_images", [300, 160])  # with fewer, the scan is over before the budget
+def test_a_zip_that_is_gone_ends_training_with_3_and_is_named(world, tmp_path, num_images):
+    picture = str(next((world / "pictures").rglob("*.png")))
+    rows = [{"image_id": str(n), "image": picture, "title": f"a {n}"} for n in range(num_images)]
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(picture, "a.png")
+    for row in rows:
+        row["image"] = "zip://a.zip#a.png"
+    pool = build(rows, tmp_path, text=("title",))
+    (tmp_path / "a.zip").unlink()
+    config = make_config(world, pool=str(pool), threshold=-1.0, curate_every=19)
+    with pytest.raises(BadInputError, match=r"\d in a row\).*a\.zip.*cit pool info") as caught:
+        train(config, tmp_path / "run")
+    assert caught.value.exit_code == 3
+    assert ("100 of the selected images" in str(caught.value)) == (num_images == 300)
+
+
+@pytest.mark.faults("I1", "I5")
+def test_too_many_images_that_cannot_be_opened_end_training_with_3(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "MAX_REJECTS_IN_A_ROW", 6)
+    broken = tuple(range(0, 96, 3))
+    pool = make_pool(tmp_path / "data", broken=broken)
+    config = make_config(world, pool=str(pool), threshold=-1.0, curate_every=6)
+    with pytest.raises(BadInputError, match="7 of the selected images cannot be opened") as caught:
+        train(config, tmp_path / "run")
+    assert caught.value.exit_code == 3
 
 
 @pytest.mark.slow
