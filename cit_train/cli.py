@@ -91,7 +91,9 @@ def main() -> None:
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     _open_streams()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    shown = logging.StreamHandler()
+    shown.setFormatter(_PrintableLines("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[shown])
     logging.captureWarnings(True)
     # It has a handler of its own; its retries would be shown twice.
     logging.getLogger("huggingface_hub").propagate = False
@@ -228,6 +230,24 @@ def overview() -> str:
     return "\n".join(lines)
 
 
+class _PrintableLines(logging.Formatter):
+    """A warning may quote a name or a caption, which must not move the cursor or worse."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as lines that a terminal does not obey."""
+        return _printable_lines(super().format(record))
+
+
+def _printable_lines(text: str) -> str:
+    from cit_curate.terminal import printable  # rich, which not every command needs
+
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def _tell(message: str) -> None:
+    sys.stderr.write(f"{_printable_lines(message)}\n")
+
+
 def _report(error: Exception, *, debug: bool) -> int:
     """Say what went wrong on stderr, and give the exit code."""
     code = exit_code_of(error)
@@ -235,7 +255,7 @@ def _report(error: Exception, *, debug: bool) -> int:
         # What was asked for is no error; and of several ranks one says what went wrong.
         prefix = "" if code == STOPPED else "error: "
         if not error.is_told:
-            sys.stderr.write(f"{prefix}{error}\n")
+            _tell(f"{prefix}{error}")
         return code
     if is_out_of_resources(error) or is_not_allowed(error):
         advice = (
@@ -243,7 +263,7 @@ def _report(error: Exception, *, debug: bool) -> int:
             if is_out_of_resources(error)
             else "choose a place that you may write to"
         )
-        sys.stderr.write(f"error: {error}; {advice}, and run the command again\n")
+        _tell(f"error: {error}; {advice}, and run the command again")
         return code
     if isinstance(error, MemoryError):
         sys.stderr.write("error: out of memory; lower --batch-size\n")
@@ -251,7 +271,7 @@ def _report(error: Exception, *, debug: bool) -> int:
     log = Path(tempfile.gettempdir()) / f"cit-error-{os.getpid()}.log"
     log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     what = f"{type(error).__name__}: {error}".splitlines()[0]
-    sys.stderr.write(f"error: this is a bug in cit: {what}; the traceback is in {log}\n")
+    _tell(f"error: this is a bug in cit: {what}; the traceback is in {log}")
     return 1
 
 

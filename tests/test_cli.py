@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -264,6 +265,39 @@ def test_a_bug_ends_with_1_and_names_the_file_of_its_traceback(
     assert ended.code == 1
     assert ended.err.startswith("error: this is a bug in cit: KeyError: 'lost'; the traceback is")
     assert "KeyError" in next(tmp_path.glob("cit-error-*.log")).read_text()
+
+
+NASTY = "\x1b]0;owned\x07\x1b[31m\u202egnp[/red]"
+
+
+@pytest.mark.faults("C3")
+def test_an_error_that_quotes_hostile_text_is_inert(
+    cit: Cit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    ended = cit("pool", "info", tmp_path / NASTY)
+    assert ended.code == 2
+
+    def broken() -> None:
+        raise KeyError(NASTY)
+
+    monkeypatch.setattr("cit_curate.commands.report", broken)
+    for err in (ended.err, cit("report").err):
+        assert not {"\x1b", "\x07", "\u202e"} & {*err}
+        assert "gnp[/red]" in err
+
+
+@pytest.mark.faults("C3")
+def test_a_warning_that_quotes_hostile_text_is_inert(tmp_path: Path) -> None:
+    code = (
+        "import logging, sys; from cit_train import cli\n"
+        "cli.run = lambda args: logging.warning(args[0]) or 0\n"
+        "cli.main()\n"
+    )
+    command = [sys.executable, "-c", code, NASTY]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.stderr == "WARNING: \ufffd]0;owned\ufffd\ufffd[31m\ufffdgnp[/red]\n"
+    assert ended.returncode == 0
 
 
 # Missing things
@@ -550,6 +584,7 @@ def test_a_terminal_of_20_columns_shows_progress_and_no_traceback(
         assert process.wait(timeout=60) == 0
     assert "Traceback" not in text
     assert "cit report" in text.replace("\r\n", "")
+    assert not re.search(r"\x1b\[[0-9;]*[349][0-7]m", text), "a colour, though NO_COLOR is set"
 
 
 # Ctrl-C

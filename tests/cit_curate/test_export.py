@@ -167,6 +167,22 @@ def test_a_csv_cell_is_never_a_formula(tmp_path: Path) -> None:
 
 
 @pytest.mark.faults("C3")
+def test_no_cell_of_any_column_is_a_formula(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", config={}, environment={})
+    item = scanned(0, outer_step=0, similarity=0.9, entry=0, classes=["=cat"])
+    item |= {"image_id": "=1+1", "text_key": "t", "pair_key": "=1+1_t"}
+    write_step(run, 0, selections=[item])
+    rows = [{**row(0, caption="@SUM(A1)", image_uri="+1.png"), "image_id": "=1+1"}]
+    export_counts(run, tmp_path / "c.csv", pool=MemoryPool(tmp_path / "pool", rows, {}))
+    with (tmp_path / "c.csv").open(newline="") as stream:
+        ((first, cells),) = [
+            (line["pair_key"], [*line.values()]) for line in csv.DictReader(stream)
+        ]
+    assert first == "'=1+1_t"
+    assert {"'=1+1", "'@SUM(A1)", "'+1.png"} <= {*cells}
+
+
+@pytest.mark.faults("C3")
 @given(st.text())
 def test_csv_text_changes_only_what_starts_like_a_formula(text: str) -> None:
     cell = str(csv_text(text))

@@ -3,8 +3,6 @@ import html.parser
 import http.server
 import io
 import json
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from browser import Browser
 from PIL import Image
 from run_fixtures import (
     MemoryPool,
@@ -45,6 +44,8 @@ PAYLOADS = (
     "javascript:document.title='owned'",
     "{{{{ 7 * 7 }}}}{{% set x = 1 %}}",
     "<!-- --!><script>document.title='owned'</script>",
+    "<script>alert('alert')</script><b onclick=alert('alert') onmouseover=alert('alert')>x</b>",
+    "<details open ontoggle=alert('alert')></details>",
     "\x00\x1b[31m\u202edrowssap\u202c <b>bold</b>",
 )
 
@@ -63,29 +64,67 @@ class Tags(html.parser.HTMLParser):
     handle_startendtag = handle_starttag
 
 
-def payload_page(path: Path, server: str = "http://127.0.0.1:9") -> Path:
-    """A page with a payload in every caption, class, key and setting."""
+KINDS = ("one pool", "several pools", "imported")
+
+
+def payload_page(path: Path, server: str = "http://127.0.0.1:9", *, kind: str = "one pool") -> Path:
+    """A page with a payload in every field that is a text: of the pool, the ledger, the settings.
+
+    Each payload is a class with one pair kept and one missed.
+    """
     payloads = [payload.format(server=server) for payload in PAYLOADS]
     rows = [
-        {**row(index, caption=payload), "image_id": f"{payload}{index}"}
-        for index, payload in enumerate(payloads)
+        {
+            **row(index, caption=payload),
+            **{"image_id": f"{payload}{index}", "image_uri": f"{payload}{index}"},
+            "source": payload,
+        }
+        for index, payload in enumerate([*payloads, *payloads])
     ]
     images = {row["image_uri"]: image_bytes() for row in rows}
     pool = MemoryPool(path / "pool", rows, images)
     config = {payload: payload for payload in payloads} | {"nested": {payloads[0]: [payloads[1]]}}
-    run = Run.create(path / "<img src=x onerror=alert(1)>run", config=config, environment=config)
+    settings: dict[str, object] = {**config}
+    if kind == "imported":
+        settings["imported_counts"] = "".join(payloads)
+    if kind == "several pools":
+        settings["pools"] = [{"name": payload, "weight": 1} for payload in payloads]
+    run = Run.create(path / "<img src=x onerror=alert(1)>run", config=settings, environment=config)
     items = []
-    for index in range(len(payloads)):
-        item = scanned(index, outer_step=0, similarity=0.9, entry=index, classes=payloads)
-        image_id = rows[index]["image_id"]
-        items.append({**item, "image_id": image_id, "pair_key": f"{image_id}_t"})
-    write_step(run, 0, selections=items)
-    return build_report(run, pool, path / "report.html")
+    for index, pair in enumerate(rows):
+        entry = index % len(payloads)
+        item = scanned(index, outer_step=0, similarity=0.9, entry=entry, classes=payloads)
+        key = {"image_id": pair["image_id"], "pair_key": f"{pair['image_id']}_t"}
+        items.append({**item, **key, "encoder": payloads[entry], "pool": payloads[entry]})
+    kept, missed = items[: len(payloads)], items[len(payloads) :]
+    write_step(run, 0, selections=kept, near_misses=missed)
+    rejects = [
+        {"outer_step": 1, "lane": 0, "pair_key": payload, "reason": payload, "detail": payload}
+        for payload in payloads
+    ]
+    gave = [
+        {"pool": payload, "scanned": 2, "kept": 1, "selected": 1, "weight": 1.0}
+        for payload in payloads
+    ]
+    step = {"outer_step": 1, "lane": 0, "scanned": 9, "kept": 5, "histogram": [1], "pools": gave}
+    files = tuple(
+        run.write_table(
+            name,  # type: ignore[arg-type]
+            pa.Table.from_pylist(table, schema=SCHEMAS[name]),  # type: ignore[index]
+            outer_step=1,
+            lane=0,
+        )
+        for name, table in (("rejects", rejects), ("rounds", [step]))
+    )
+    run.commit(Commit(outer_step=1, update=20, cursors=(PoolCursor(),), files=files))
+    shown = pool if kind == "one pool" else None
+    return build_report(run, shown, path / "report.html")
 
 
 @pytest.mark.faults("R1", "C3")
-def test_a_payload_in_any_field_stays_text(tmp_path: Path) -> None:
-    page = payload_page(tmp_path).read_text(encoding="utf-8")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_payload_in_any_field_stays_text(tmp_path: Path, kind: str) -> None:
+    page = payload_page(tmp_path, kind=kind).read_text(encoding="utf-8")
     tags = Tags(page).tags
     names = {name for name, _ in tags}
     assert names.isdisjoint(
@@ -131,47 +170,46 @@ def counting_server() -> Iterator[tuple[str, list[str]]]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=functools.partial(server.serve_forever, 0.05))
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", asked
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()
+            thread.join()
 
 
-def rendered_by_chromium(page: Path, profile: Path) -> str:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert browser, "this test needs Chromium: apt-get install chromium"
-    command = [
-        browser,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        f"--user-data-dir={profile}",
-        "--virtual-time-budget=3000",
-        "--dump-dom",
-        page.as_uri(),
-    ]
-    done = subprocess.run(command, capture_output=True, timeout=120, check=True)
-    return done.stdout.decode("utf-8", "replace")
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    started = Browser(tmp_path / "profile")
+    yield started
+    started.close()
 
 
-@pytest.mark.faults("R1")
+@pytest.mark.faults("R1", "C3")
 @pytest.mark.slow
-def test_chromium_runs_no_payload_and_asks_for_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_chromium_no_payload_runs_opens_a_dialog_or_asks_for_anything(
+    tmp_path: Path, browser: Browser, kind: str
+) -> None:
     with counting_server() as (server, asked):
-        # The same payloads on a plain page do fire: the listeners work.
+        # The same payloads on a plain page do fire: everything is listened to.
         plain = tmp_path / "plain.html"
-        plain.write_text("<title>plain</title>" + "".join(PAYLOADS[8:]).format(server=server))
-        assert "<title>owned</title>" in rendered_by_chromium(plain, tmp_path / "profile-1")
-        assert asked
+        plain.write_text("<title>plain</title>" + "".join(PAYLOADS[:6]))
+        assert browser.visit(plain).title == "owned"
+        plain.write_text("".join(text for text in PAYLOADS if "alert('" in text))
+        assert len(browser.visit(plain).dialogs) >= 3
+        requesting = [text for text in PAYLOADS if "{server}" in text]
+        for text in requesting:
+            plain.write_text(text.format(server=server))
+            assert browser.visit(plain).requests
+        assert len(asked) >= len(requesting)
         asked.clear()
-        page = payload_page(tmp_path, server)
-        document = rendered_by_chromium(page, tmp_path / "profile-2")
-        assert asked == []
-    title = document.partition("<title>")[2].partition("</title>")[0]
-    assert title == "&lt;img src=x onerror=alert(1)&gt;run · cit report"
-    names = {name for name, _ in Tags(document).tags}
+        visit = browser.visit(payload_page(tmp_path, server, kind=kind))
+        assert (visit.dialogs, visit.requests, asked) == ([], [], [])
+    assert visit.title == "<img src=x onerror=alert(1)>run · cit report"
+    names = {name for name, _ in Tags(visit.document).tags}
     assert names.isdisjoint({"script", "iframe", "object", "link", "base"})
-    assert document.count("data:image/webp") == len(PAYLOADS)
+    if kind == "one pool":
+        assert visit.document.count("data:image/webp") == 2 * len(PAYLOADS)
 
 
 @pytest.mark.faults("R2", "R3")
