@@ -17,6 +17,10 @@ from cit_train.status import STOPPED, exit_code_of, is_not_allowed, is_out_of_re
 # Verb -> what it does in a line, and the function; imported only when it is asked for.
 VERBS = {
     "demo": ("the whole thing on real packaged data, on a CPU", "cit_train.demo.command:demo"),
+    "doctor": (
+        "what is installed, what is missing, and how to get it",
+        "cit_train.doctor_command:doctor",
+    ),
     "pool build": (
         "captions and image paths from tables or a folder",
         "cit_curate.pool.commands:build",
