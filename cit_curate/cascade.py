@@ -93,7 +93,9 @@ class CascadeScores:
             self._stages = []
             return
         vectors, similarity = self._exact.vectors(distinct)
-        tokens = self._encoder.tokenize(distinct)
+        sound = np.flatnonzero(np.isfinite(similarity))
+        tokens = self._encoder.tokenize(distinct).take(sound)
+        vectors, similarity = vectors[sound], similarity[sound]
         stages: list[tuple[Proxy, Cut]] = []
         with ENCODING:
             if config.proxy != "int8":

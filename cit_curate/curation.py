@@ -20,7 +20,7 @@ from cit_curate.curator import LaneScan, ScanState, ScanTotals
 from cit_curate.environment import describe_environment
 from cit_curate.errors import ConfigError
 from cit_curate.known_scores import KnownScores
-from cit_curate.ledger import Commit, Run
+from cit_curate.ledger import SCHEMAS, Commit, Run
 from cit_curate.lock import owner_lock
 from cit_curate.metadata.entries import MetadataEntry, load_metadata
 from cit_curate.pool.engines import open_engine
@@ -322,6 +322,10 @@ def curate(
         for each in selections:
             run.log(each.scan.metrics_record())
             files += write_scan(run, each.scan, each.rows)
+            if rejects := each.scan.reject_rows():
+                table = pa.Table.from_pylist(rejects, schema=SCHEMAS["rejects"])
+                place = {"outer_step": 0, "lane": each.scan.lane}
+                files.append(run.write_table("rejects", table, **place))
         cursors = tuple(each.scan.cursor for each in selections)
         run.commit(Commit(outer_step=0, update=0, cursors=cursors, files=tuple(files)))
         shutil.rmtree(staging, ignore_errors=True)

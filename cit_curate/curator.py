@@ -8,7 +8,7 @@ for; asking again continues the scan, which is how a pair whose image cannot be 
 import copy
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cit_curate.audit import Audit
+from cit_curate.broken_vectors import Rejects, check_budget, leave_out_broken
 from cit_curate.cascade import CascadeScores
 from cit_curate.config import CurateConfig
 from cit_curate.errors import ConfigError, ShortfallError
@@ -84,6 +85,7 @@ class ScanState:
         near_misses: The best pairs that were not kept.
         surplus: Kept pairs that nobody has taken yet.
         taken: Keys of the pairs that were taken, which in `unique` collection count once.
+        set_aside: See `LaneScan.reject_rows`.
     """
 
     cursor: PoolCursor
@@ -92,6 +94,7 @@ class ScanState:
     near_misses: pa.Table
     surplus: pa.Table
     taken: Sequence[str]
+    set_aside: Sequence[Mapping[str, Any]] = ()
 
 
 class LaneScan:
@@ -134,13 +137,21 @@ class LaneScan:
         self._surplus = self.near_misses
         self._seen: set[str] = set()
         self._num_asked = 0
+        self.set_aside: list[Mapping[str, Any]] = []
+        self._broken: Rejects = {}
 
     def state(self, rows: pa.Table) -> ScanState:
         """The scan as it stands, having given `rows`."""
         taken = self._unique_keys(rows).to_pylist() if self._counts_once else []
         totals = copy.deepcopy(self.totals)
         return ScanState(
-            self.cursor, totals, self._num_asked, self.near_misses, self._surplus, taken
+            self.cursor,
+            totals,
+            self._num_asked,
+            self.near_misses,
+            self._surplus,
+            taken,
+            tuple(self.set_aside),
         )
 
     def go_on_from(self, state: ScanState) -> None:
@@ -153,6 +164,7 @@ class LaneScan:
         self._near_misses = NearMisses(state.near_misses, best=NEAR_MISSES_PER_ENTRY)
         self._surplus = state.surplus
         self._num_asked = state.num_asked
+        self.set_aside, self._broken = [*state.set_aside], {}
         if self._counts_once:
             self._seen = {*state.taken, *self._unique_keys(state.surplus).to_pylist()}
         self._batches, self._scored = self._read_from(self.cursor), iter(())
@@ -179,6 +191,7 @@ class LaneScan:
         Raises:
             ShortfallError: The passes over the pool ended before, and on_shortfall is "error";
                 or they ended without one pair.
+            NotFiniteError: Too many captions have a vector that is NaN, infinite or zero.
         """
         if num_pairs is None and self.config.curation == "none":
             num_pairs = self._limit
@@ -297,6 +310,11 @@ class LaneScan:
         )
         return self.cascade
 
+    def reject_rows(self) -> list[dict[str, Any]]:
+        """The `rejects` rows of the scan: captions whose vector is NaN, infinite or zero."""
+        place = {"outer_step": self.outer_step, "lane": self.lane}
+        return [{**place, **reject} for reject in self.set_aside]
+
     def _read_from(self, cursor: PoolCursor) -> Iterator[CaptionBatch]:
         # Without curation the budget is always met, so the scan goes round as often as it takes.
         limit = None if self.config.curation == "none" else self._limit - self.totals.scanned
@@ -326,6 +344,10 @@ class LaneScan:
         if batch is None:
             return None
         self.cursor = batch.cursor
+        for reject in self._broken.get(batch.cursor, ()):
+            self.set_aside.append(reject)
+            self.totals.scanned += 1
+            self.totals.scanned_of_pool += Counter(filter(None, [reject["pool"]]))
         self._account(batch)
         return batch
 
@@ -350,7 +372,21 @@ class LaneScan:
             return iter(())
         if self.everything_passes:
             return iter([self._keep_all(batch) for batch in window])
-        return self._rule(window, self._score(window))
+        return self._rule(*self._sound(window, self._score(window)))
+
+    def _sound(
+        self, window: Sequence[CaptionBatch], scores: Scores
+    ) -> tuple[Sequence[CaptionBatch], Scores]:
+        """A scored window without the captions that have no usable vector, which are set aside."""
+        sound = np.isfinite(scores.similarity)
+        if scores.weight is not None:
+            sound |= scores.weight == 0  # nobody asked for their vector
+        if sound.all():
+            return window, scores
+        kept, self._broken = leave_out_broken(window, sound)
+        num_scanned = self.totals.scanned + len(sound)
+        check_budget(self._broken, num_before=len(self.set_aside), num_scanned=num_scanned)
+        return kept, scores.of(sound)
 
     def _score(self, window: Sequence[CaptionBatch]) -> Scores:
         assert self._scores is not None  # it is None only where everything passes
@@ -429,7 +465,8 @@ class LaneScan:
         totals.scanned_of_pool += _count_pools(batch.pools)
         totals.kept_of_pool += _count_pools(batch.kept["pool"])
         if batch.similarity is not None:
-            totals.best_similarity = max(totals.best_similarity, float(batch.similarity.max()))
+            best = float(batch.similarity.max(initial=-1.0))
+            totals.best_similarity = max(totals.best_similarity, best)
             clipped = np.clip(batch.similarity, -1, 1)
             totals.histogram += np.histogram(clipped, bins=HISTOGRAM_BINS, range=(-1, 1))[0]
             self._near_misses.add(batch.missed)

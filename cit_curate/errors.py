@@ -1,9 +1,15 @@
 """The tree of errors raised on purpose; the exit codes are the command line's contract."""
 
+from typing import TYPE_CHECKING
+
 from indexes.errors import CitError, DamagedError
+
+if TYPE_CHECKING:  # NumPy, which a message about a wrong flag must not wait for
+    from cit_curate.records import Bool, Float32
 
 __all__ = [
     "BadInputError",
+    "BrokenVectorsError",
     "CitError",
     "ConfigError",
     "DamagedError",
@@ -64,3 +70,17 @@ class NotFiniteError(CitError):
     """A vector, a loss or a gradient is NaN or infinite."""
 
     exit_code = 7
+
+
+class BrokenVectorsError(NotFiniteError):
+    """The vectors of some texts are NaN, infinite or zero.
+
+    Attributes:
+        vectors: float32 [texts, dim], as the text tower gave them.
+        broken: bool [texts], the unusable ones.
+    """
+
+    def __init__(self, message: str, *, vectors: "Float32", broken: "Bool") -> None:
+        super().__init__(message)
+        self.vectors = vectors
+        self.broken = broken

@@ -128,7 +128,7 @@ SCHEMAS: Mapping[LedgerTable, pa.Schema] = {
             ("pool", pa.string()),
         ]
     ),
-    # Pairs that were kept but whose image could not be opened.
+    # Kept pairs whose image could not be opened; scanned ones whose caption has no usable vector.
     "rejects": pa.schema(
         [
             ("outer_step", pa.int64()),

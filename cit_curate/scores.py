@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from cit_curate.broken_vectors import best_entries
 from cit_curate.config import CurateConfig, TextTowerConfig
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.known_scores import KnownScores
@@ -164,8 +165,7 @@ def score(task: ScoreTask) -> None:
     ]
     known = _known(task.scan)
     asked = known.ask(texts)
-    found = index.search(encoder.embed(asked.new.to_pylist()))
-    scored = known.answer(asked, found.similarity[:, 0], found.ids[:, 0])
+    scored = known.answer(asked, *best_entries(encoder, index, asked.new.to_pylist()))
     task.path.parent.mkdir(parents=True, exist_ok=True)
     with (
         atomic_file(task.path) as temporary,

@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cit_curate.broken_vectors import embed_captions, mark_broken
 from cit_curate.captions import augment_tags
 from cit_curate.config import CurateConfig
 from cit_curate.keyed_random import keyed_generators
 from cit_curate.known_scores import KnownScores
-from cit_curate.records import CaptionBatch, Embedder, Float32, Int64
+from cit_curate.records import Bool, CaptionBatch, Embedder, Float32, Int64
 from indexes.protocol import MetadataIndex
 
 # Lanes that look for replacements at the same time share one encoder and one index.
@@ -37,6 +38,11 @@ class Scores(NamedTuple):
     nearest: Int64
     weight: Float32 | None = None
     search_seconds: float = 0.0
+
+    def of(self, rows: Bool) -> "Scores":
+        """The scores of some captions: bool [window]."""
+        weight = None if self.weight is None else self.weight[rows]
+        return Scores(self.similarity[rows], self.nearest[rows], weight)
 
 
 WindowScores = Callable[[Sequence[CaptionBatch]], Scores]
@@ -82,22 +88,24 @@ class ExactScores:
         """The scores of texts."""
         with ENCODING:
             asked = self._known.ask(texts)
-            vectors = self._encoder.embed(asked.new.to_pylist())
+            vectors, broken = embed_captions(self._encoder, asked.new.to_pylist())
             embedded = time.perf_counter()
             found = self._index.search(vectors)
-            scored = self._known.answer(asked, found.similarity[:, 0], found.ids[:, 0])
+            similarity = mark_broken(found.similarity[:, 0], broken)
+            scored = self._known.answer(asked, similarity, found.ids[:, 0])
             return Scores(*scored, search_seconds=time.perf_counter() - embedded)
 
     def vectors(self, texts: Sequence[str]) -> tuple[Float32, Float32]:
         """Vectors and similarity of distinct texts, whose scores are known from then on.
 
         Returns:
-            float32 [texts, dim] and float32 [texts].
+            float32 [texts, dim] and float32 [texts], NaN where there is no usable vector.
         """
         with ENCODING:
             asked = self._known.ask(texts)
-            vectors = self._encoder.embed(texts)
+            vectors, broken = embed_captions(self._encoder, texts)
             found = self._index.search(vectors)
+            similarity = mark_broken(found.similarity[:, 0], broken)
             is_new = asked.known < 0
-            self._known.answer(asked, found.similarity[is_new, 0], found.ids[is_new, 0])
-        return vectors, found.similarity[:, 0]
+            self._known.answer(asked, similarity[is_new], found.ids[is_new, 0])
+        return vectors, similarity

@@ -26,7 +26,7 @@ from cit_curate.dual_encoder_text import (
     load_text_projection,
     load_text_side,
 )
-from cit_curate.errors import ConfigError, NotFiniteError
+from cit_curate.errors import BrokenVectorsError, ConfigError, NotFiniteError
 from cit_curate.hub import hub_folder
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.packaged import packaged_folder
@@ -124,14 +124,24 @@ class TextEncoder:
             float32 [texts, dim], unit norm, in the order given.
 
         Raises:
-            NotFiniteError: A vector has a NaN or an infinity; the message names its text.
+            BrokenVectorsError: A vector is NaN, infinite or zero; the message names its text.
         """
         array = pa.array(texts, pa.string()) if isinstance(texts, Sequence) else texts
         if isinstance(array, pa.ChunkedArray):
             array = array.combine_chunks()
         distinct = array.dictionary_encode()
-        vectors = self._embed_distinct(distinct.dictionary.to_pylist())
-        return np.asarray(vectors[distinct.indices.to_numpy()])
+        texts, places = distinct.dictionary.to_pylist(), distinct.indices.to_numpy()
+        vectors = self._embed_distinct(texts)
+        squares = np.einsum("ij,ij->i", vectors, vectors)  # 1, but for rounding
+        broken = ~((squares > 0.5) & (squares < 2.0))
+        if broken.any():
+            raise BrokenVectorsError(
+                f"the text tower gives NaN, infinity or zero for {texts[int(broken.argmax())]!r} "
+                f"(and {int(broken.sum()) - 1} further texts); its weights are broken",
+                vectors=vectors[places],
+                broken=broken[places],
+            )
+        return np.asarray(vectors[places])
 
     def tokenize(self, texts: list[str]) -> Tokens:
         """The token ids of texts, cut to the maximum length."""
@@ -151,14 +161,7 @@ class TextEncoder:
             embedded = self._embed_padded(tokens)
         else:
             embedded = self._packed.embed(tokens)
-        vectors = np.asarray(embedded.cpu().numpy())
-        unusable = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-        if len(unusable):
-            raise NotFiniteError(
-                f"the text tower gives NaN or infinity for {texts[unusable[0]]!r} "
-                f"(and {len(unusable) - 1} further texts); its weights are broken"
-            )
-        return vectors
+        return np.asarray(embedded.cpu().numpy())
 
     def _embed_padded(self, tokens: Tokens) -> torch.Tensor:
         """By padded length: float32 [texts, dim], unit norm."""

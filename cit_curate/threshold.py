@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cit_curate.broken_vectors import best_entries
 from cit_curate.config import CurateConfig
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.records import CaptionOrder, Embedder, Float32, PoolCursor
@@ -79,12 +80,21 @@ def sample_similarity(
     *,
     num_captions: int = SAMPLE_CAPTIONS,
 ) -> SimilaritySample:
-    """Score the first captions of the scan; tags as they stand in the pool."""
+    """Score the first captions of the scan; tags as they stand in the pool.
+
+    Captions without a usable vector are left out.
+
+    Raises:
+        NotFiniteError: None has one.
+    """
     started = time.perf_counter()
     captions: list[str] = []
     for batch in order.batches(PoolCursor(), 1_024, min(num_captions, order.length)):
         captions.extend(batch.rows["caption"].to_pylist())
-    result = index.search(encoder.embed(captions))
-    hit = set(result.ids[:, 0].tolist())
+    similarity, nearest = best_entries(encoder, index, captions)
+    sound = np.isfinite(similarity)
+    if not sound.any():
+        encoder.embed(captions)  # says which vector is NaN, infinite or zero
+    hit = set(nearest[sound].tolist())
     never = tuple(entry.name for number, entry in enumerate(entries) if number not in hit)
-    return SimilaritySample(result.similarity[:, 0], never, time.perf_counter() - started)
+    return SimilaritySample(similarity[sound], never, time.perf_counter() - started)

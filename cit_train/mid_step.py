@@ -113,6 +113,7 @@ def write_selection(run: Run, selection: LaneSelection) -> list[FileEntry]:
         "totals": totals,
         "num_asked": state.num_asked,
         "taken": list(state.taken),
+        "set_aside": list(state.set_aside),
     }
     entries = []
     for name, table in tables.items():
@@ -163,6 +164,7 @@ def read_selection(run: Run, scan: LaneScan) -> LaneSelection:
         near_misses,
         surplus,
         value["taken"],
+        value.get("set_aside", ()),  # an older version had none
     )
     scan.go_on_from(state)
     return LaneSelection(scan, selected, state)

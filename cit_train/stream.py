@@ -158,7 +158,8 @@ class ShardStream(threading.Thread):
 
     def reject_rows(self) -> pa.Table:
         """The `rejects` rows of this outer step."""
-        return pa.Table.from_pylist(self._rejects, schema=SCHEMAS["rejects"])
+        rejects = [*self.scan.reject_rows(), *self._rejects]
+        return pa.Table.from_pylist(rejects, schema=SCHEMAS["rejects"])
 
     def _write(self) -> None:
         writer = self._open_writer()

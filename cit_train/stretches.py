@@ -18,6 +18,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from cit_curate.broken_vectors import best_entries
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
 from cit_curate.curation import Curator
 from cit_curate.errors import ConfigError, PeerLostError, ResourceError
@@ -98,7 +99,6 @@ def score(stretch: Stretch) -> Scores:
         PeerLostError: The checkpoint does not come.
         DamagedError: The checkpoint is.
         ConfigError: The pool or the metadata have changed since the run was opened.
-        NotFiniteError: See `TextEncoder.embed`.
     """
     curator, opened = _curator(stretch.frozen.source), _opened(stretch.frozen)
     order = curator.orders[stretch.lane]
@@ -109,8 +109,7 @@ def score(stretch: Stretch) -> Scores:
         for batch in order.batches(cursor, num_captions, num_captions)
         for text in scanned_texts(curator.config, stretch.lane, batch)
     ]
-    found = opened.index.search(opened.encoder.embed(texts))
-    return Scores(found.similarity[:, 0], found.ids[:, 0])
+    return Scores(*best_entries(opened.encoder, opened.index, texts))
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cit_curate import curator
@@ -183,6 +183,7 @@ def test_one_class_selects_by_its_own_similarity() -> None:
 
 
 @pytest.mark.faults("E10")
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 90), min_size=1, max_size=60),
     st.lists(st.tuples(st.integers(1, 70), st.integers(1, 70)), min_size=2, max_size=2),

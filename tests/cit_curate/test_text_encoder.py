@@ -13,7 +13,7 @@ from transformers import AutoModel
 
 from cit_curate.captions import MAX_CAPTION_BYTES, cut_at_bytes
 from cit_curate.config import TextTowerConfig
-from cit_curate.errors import ConfigError, DamagedError, NotFiniteError
+from cit_curate.errors import BrokenVectorsError, ConfigError, DamagedError, NotFiniteError
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.text_encoder import TextEncoder, embed_metadata, load_text_tower
 
@@ -133,6 +133,29 @@ def test_broken_weights_are_an_error_that_names_the_caption() -> None:
     with torch.no_grad():
         tower.pooler.dense.bias[0] = torch.nan
     with pytest.raises(NotFiniteError, match="a cat"):
+        TextEncoder(tower, tokenizer).embed(["a cat"])
+
+
+@pytest.mark.faults("E1")
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_token_that_overflowed_breaks_the_vectors_of_its_captions_alone(value: float) -> None:
+    tower, tokenizer = load_text_tower(MINILM)
+    sound = TextEncoder(tower, tokenizer).embed(["a dog", "a bird"])
+    with torch.no_grad():
+        tower.embeddings.word_embeddings.weight[tokenizer.convert_tokens_to_ids("cat")] = value
+    with pytest.raises(BrokenVectorsError, match=r"'the cat' \(and 1 further texts\)") as caught:
+        TextEncoder(tower, tokenizer).embed(["the cat", "a dog", "cat", "a bird", "the cat"])
+    assert caught.value.broken.tolist() == [True, False, True, False, True]
+    np.testing.assert_array_equal(caught.value.vectors[[1, 3]], sound)
+
+
+@pytest.mark.faults("E1")
+def test_a_vector_of_zeros_is_broken() -> None:
+    tower, tokenizer = load_text_tower(MINILM)
+    with torch.no_grad():
+        tower.pooler.dense.weight.zero_()
+        tower.pooler.dense.bias.zero_()
+    with pytest.raises(BrokenVectorsError, match="zero for 'a cat'"):
         TextEncoder(tower, tokenizer).embed(["a cat"])
 
 
