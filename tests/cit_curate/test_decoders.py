@@ -114,6 +114,7 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_has_decoders_of_its_own() -> None:
     assert outcome(decoders(), image_bytes()) == "opened"
     parents = decoders()

@@ -260,6 +260,7 @@ def test_too_few_images_for_one_batch_is_an_error_and_not_an_endless_run(
         train(config, tmp_path / "few")
 
 
+@pytest.mark.faults("I5")
 def test_a_pool_whose_images_are_gone_stops_and_says_where_to_look(
     world: Path, tmp_path: Path
 ) -> None:
@@ -273,6 +274,7 @@ def test_a_pool_whose_images_are_gone_stops_and_says_where_to_look(
         train(config, tmp_path / "gone")
 
 
+@pytest.mark.faults("D3")
 def test_a_loss_that_is_not_finite_names_the_update_and_the_pairs(
     world: Path, tmp_path: Path
 ) -> None:

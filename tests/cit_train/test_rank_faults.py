@@ -136,6 +136,7 @@ def test_ranks_that_see_other_settings_are_refused_and_the_field_is_named(
     assert not out.exists()
 
 
+@pytest.mark.faults("K4")
 def test_ranks_that_do_not_divide_the_lanes_are_refused(world: Path, out: Path) -> None:
     codes = finish_ranks(start_ranks(world, out, ranks=2, **{**FIELDS, "lanes": 3}))
     assert codes == [2, 2]

@@ -209,7 +209,7 @@ def test_a_second_interrupt_ends_at_once_and_the_run_still_goes_on(
     assert_same_run(whole("{}"), out)
 
 
-@pytest.mark.faults("K1")
+@pytest.mark.faults("K2")
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -256,7 +256,7 @@ def test_a_finished_run_stays_finished_when_a_later_try_is_refused(
     assert status(out) == before
 
 
-@pytest.mark.faults("K2")
+@pytest.mark.faults("K1", "S7")
 def test_a_full_disk_while_saving_is_told_and_the_run_goes_on_once_there_is_room(
     world: Path, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
