@@ -30,6 +30,7 @@ from tiny_runs import (
 from cit_curate.curation import Curator
 from cit_curate.errors import ConfigError, DamagedError, ResourceError
 from cit_curate.ledger import Run
+from cit_curate.scoring import Scores
 from cit_train import ahead, stretches
 from cit_train.config import RunConfig
 from cit_train.outer_loop import train
@@ -172,16 +173,16 @@ def test_scores_do_not_depend_on_who_asks_when_for_how_many(whole: Callable[...,
         for start, stop in ((5, 9), (9, 30), (30, 31), (64, 70)):
             expected = np.arange(start, stop) ** 2
             for lane in (planned, at_need):
-                similarity, nearest = lane(_window(start, stop))
-                assert similarity.tolist() == expected.tolist()
-                assert nearest.tolist() == [-n for n in range(start, stop)]
+                scores = lane(_window(start, stop))
+                assert scores.similarity.tolist() == expected.tolist()
+                assert scores.nearest.tolist() == [-n for n in range(start, stop)]
                 assert len(lane._stretches) <= 4, "what was given is let go"
     assert len(asked) == len(set(asked)) + 3, "both lanes ask for what follows the plan, once"
 
 
 def _squares(stretch: Any) -> Any:
     places = np.arange(stretch.start, stretch.stop)
-    return (places**2).astype(np.float32), -places
+    return Scores((places**2).astype(np.float32), -places)
 
 
 def _window(start: int, stop: int) -> Any:
@@ -212,7 +213,7 @@ def test_what_is_no_longer_needed_is_not_scored() -> None:
         lane.leave()
         assert [stretch.stop for stretch, _ in lane._stretches] == [8]
         go.set()
-        assert lane(_window(4, 12))[1].tolist() == [-n for n in range(4, 12)]
+        assert lane(_window(4, 12)).nearest.tolist() == [-n for n in range(4, 12)]
 
 
 @pytest.mark.faults("K3")
