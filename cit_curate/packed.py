@@ -27,7 +27,7 @@ from cit_curate.tokens import Tokens
 
 # Measured (scripts/bench/text_encoder.py --tune): more tokens fall out of the cache of a processor,
 # fewer make its matrix products small; a GPU wants as many as its units can share.
-PASS_TOKENS = {"cpu": 512, "cuda": 32_768}
+PASS_TOKENS = {"cpu": 1_024, "cuda": 32_768}
 # Rows of what is done once a caption: pooler, projection and norm.
 POOLED_ROWS = 64
 ATTENTION = "cit_packed"
