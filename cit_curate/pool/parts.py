@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cit_curate.arrow_numpy import numpy_of
 from cit_curate.pool.format import PART_ROWS, REJECT_SCHEMA, Part
 from cit_curate.records import Int64
 from indexes.durable import FileEntry, describe_file
@@ -47,8 +48,7 @@ def image_starts(image_ids: pa.ChunkedArray | pa.Array) -> Int64:
     if len(image_ids) == 0:
         return np.zeros(0, np.int64)
     changes = pc.not_equal(image_ids.slice(1), image_ids.slice(0, len(image_ids) - 1))
-    changed = changes.to_numpy(zero_copy_only=False)
-    return np.concatenate([[0], np.flatnonzero(changed) + 1]).astype(np.int64)
+    return np.concatenate([[0], np.flatnonzero(numpy_of(changes)) + 1]).astype(np.int64)
 
 
 def cut_groups(tables: Iterable[pa.Table], max_rows: int) -> Iterator[pa.Table]:
@@ -163,7 +163,7 @@ def _count(written: PartsWritten, group: pa.Table, images: int) -> None:
     written.num_images += images
     uris = group["image_uri"]
     far = pc.or_(pc.starts_with(uris, "http://"), pc.starts_with(uris, "https://"))
-    near = pc.and_(pc.not_equal(uris, ""), pc.invert(far))
-    written.num_with_image += int(pc.sum(near).as_py() or 0)
+    lengths = numpy_of(pc.binary_length(uris))
+    written.num_with_image += int(np.count_nonzero((lengths > 0) & ~numpy_of(far)))
     for count in pc.value_counts(group["text_key"].combine_chunks()):
         written.text_keys[count["values"].as_py()] += count["counts"].as_py()

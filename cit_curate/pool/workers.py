@@ -51,6 +51,9 @@ def open_workers(num_workers: int) -> Iterator[Mapper]:
         initializer=_start_worker,
     )
     try:
+        # They start at once, not at the first task: the caller may have something to do meanwhile.
+        for _ in range(min(num_workers, available_cpus())):
+            executor.submit(os.getpid)
         yield executor.map
     except BrokenProcessPool as error:
         raise ResourceError(

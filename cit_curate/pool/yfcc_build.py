@@ -106,18 +106,18 @@ def build_yfcc_pool(
     table = source.as_source()
     entry = source_entry(table)
     with builder_lock(out, [table], [entry], overwrite=overwrite):
-        progress("reading ids", 0, 0.0)
-        lists, bits = _read_lists(source)
-        progress("reading ids", sum(found.num_ids for found in lists.values()), 1.0)
-        folder = _open_staging(out, _staging_key(source, entry, lists, range_bytes))
-        tasks = _segment_tasks(folder, source, bits, range_bytes)
-        with open_engine(engine, most_useful=len(tasks)) as workers:
+        # The workers start while the lists are read.
+        with open_engine(engine, most_useful=-(-entry.bytes // range_bytes)) as workers:
             mapped = workers.mapped
-            segments = _read(mapped, tasks, max_reject_ratio, progress)
+            progress("reading ids", 0, 0.0)
+            lists, bits = _read_lists(source)
+            progress("reading ids", sum(found.num_ids for found in lists.values()), 1.0)
+            folder = _open_staging(out, _staging_key(source, entry, lists, range_bytes))
+            tasks = _segment_tasks(folder, source, bits, range_bytes)
+            images = plan_images(_read(mapped, tasks, max_reject_ratio, progress))
             check_unchanged(table, entry)
-            images = plan_images(segments)
             if images.num_pairs == 0:
-                raise BadInputError(_nothing_found(table.path, segments))
+                raise BadInputError(_nothing_found(table.path, images.segments))
             with replacing(out) as pool_folder:
                 manifest = _write(mapped, images, pool_folder, table.name, progress)
                 manifest = replace(
@@ -198,10 +198,9 @@ def _segment_tasks(
 
 def _read(
     mapped: Mapper, tasks: Sequence[SegmentTask], max_reject_ratio: float, progress: YfccProgress
-) -> list[Segment]:
+) -> Iterator[Segment]:
     """Read all ranges; ends early after too many malformed lines in a row."""
     counted, num_lines = Counted(), 0
-    segments: list[Segment] = []
     reasons: Counter[str] = Counter()
     firsts: dict[str, Reject] = {}
     progress("reading", 0, 0.0)
@@ -214,31 +213,33 @@ def _read(
             reasons[reject.reason] += 1
             firsts.setdefault(reject.reason, reject)
         num_lines += segment.num_lines
-        segments.append(replace(segment, malformed=()))
         progress("reading", num_lines, task.stop / tasks[-1].stop)
+        yield replace(segment, malformed=())
     check_budget(
         counted.num_malformed,
         counted.num_records,
         max_reject_ratio,
         lambda: _top_reasons(reasons, firsts),
     )
-    return segments
 
 
 def _write(
     mapped: Mapper, images: PlannedImages, folder: Path, source: str, progress: YfccProgress
 ) -> PoolManifest:
     (folder / "pairs").mkdir()
-    max_rows = group_rows(images.num_pairs)
+    num_pairs = images.num_pairs
+    max_rows = group_rows(num_pairs)
     tasks = [
         PartTask(folder, number, pieces, source, max_rows)
         for number, pieces in enumerate(part_pieces(images, max_rows))
     ]
     written = PartsWritten()
     progress("writing", 0, 0.0)
-    for part in mapped(write_part, tasks):
+    parts = mapped(write_part, tasks)
+    reject_parts = write_rejects(_rejects(images, source), folder)
+    for part in parts:
         written.add(part)
-        progress("writing", written.num_pairs, written.num_pairs / images.num_pairs)
+        progress("writing", written.num_pairs, written.num_pairs / num_pairs)
     reasons: Counter[str] = Counter()
     for segment in images.segments:
         reasons.update(segment.reasons)
@@ -257,7 +258,7 @@ def _write(
         rejects=dict(sorted(reasons.items())),
         sources=(),
         parts=tuple(written.parts),
-        reject_parts=write_rejects(_rejects(images, source), folder),
+        reject_parts=reject_parts,
     )
 
 

@@ -1,6 +1,6 @@
 """What a YFCC pool keeps of its segments, and where its parts are cut; from small indexes alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,13 +38,15 @@ class PlannedImages:
         return int(self.counts.sum(dtype=np.int64))
 
 
-def plan_images(segments: list[Segment]) -> PlannedImages:
-    """Keep the first line of each image that has a text."""
+def plan_images(segments: Iterable[Segment]) -> PlannedImages:
+    """Keep the first line of each image that has a text; planned as the segments come."""
     # 100 MB for any pool; a set of the ids would take 10 GB for all of YFCC100M.
     seen = np.zeros(NUM_IDS, np.uint8)
     counts, repeated, repeats = [np.zeros(0, np.uint8)], [], []
     num_listed = first_line = 0
+    planned = []
     for segment in segments:
+        planned.append(segment)
         index = segment.index()
         seen[index["image_id"]] |= _HAS_LINE
         num_listed += len(index)
@@ -62,7 +64,7 @@ def plan_images(segments: list[Segment]) -> PlannedImages:
         repeats.append((ids[again], index["line"][again].astype(np.int64) + first_line))
         first_line += segment.num_lines
     num_found = int(np.count_nonzero(seen))
-    return PlannedImages(segments, np.concatenate(counts), repeated, repeats, num_listed, num_found)
+    return PlannedImages(planned, np.concatenate(counts), repeated, repeats, num_listed, num_found)
 
 
 def part_pieces(images: PlannedImages, max_rows: int) -> Iterator[tuple[Piece, ...]]:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cit_curate.arrow_numpy import arrow_of, numpy_of, strings_of
 from cit_curate.errors import BadInputError, DamagedError
 from cit_curate.pool.format import REJECT_SCHEMA, pair_schema
 from cit_curate.pool.malformed import Counted, count_malformed
@@ -196,18 +197,18 @@ def _images_of(piece: Piece) -> Iterator[pa.RecordBatch]:
         else:
             keep = np.ones(batch.num_rows, np.bool_)
             keep[piece.repeated[low:high] - first] = False
-            yield batch.filter(pa.array(keep))
+            yield batch.filter(arrow_of(keep))
 
 
 def _pairs(images: pa.RecordBatch, source: str) -> pa.Table:
     """The pairs of images, `POOL_SCHEMA`."""
     texts = images["texts"].flatten()
-    counts = images["texts"].value_lengths().to_numpy()
-    image_of = pa.array(np.repeat(np.arange(len(counts)), counts))
-    ids = images["image_id"].to_numpy()
+    counts = numpy_of(images["texts"].value_lengths())
+    image_of = arrow_of(np.repeat(np.arange(len(counts)), counts))
+    ids = numpy_of(images["image_id"])
     columns = {
         "image_id": image_ids_of(ids).take(image_of),
-        "text_key": pa.array(TEXT_KEYS).take(texts.field("text_key")),
+        "text_key": strings_of([key.encode() for key in TEXT_KEYS]).take(texts.field("text_key")),
         "caption": texts.field("caption"),
         "image_uri": image_uris_of(ids).take(image_of),
         "source": _repeated(source, len(texts)),
@@ -243,9 +244,9 @@ def _image_writer(path: Path) -> Iterator[pa.RecordBatchFileWriter]:
 def _write_rejects(path: Path, rejects: list[Reject]) -> None:
     table = pa.table(
         {
-            "line": pa.array([reject.row for reject in rejects], pa.int64()),
-            "reason": pa.array([reject.reason for reject in rejects], pa.string()),
-            "detail": pa.array([reject.detail for reject in rejects], pa.string()),
+            "line": arrow_of(np.array([reject.row for reject in rejects], np.int64)),
+            "reason": strings_of([reject.reason.encode() for reject in rejects]),
+            "detail": strings_of([reject.detail.encode() for reject in rejects]),
         }
     )
     with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_file(stream, table.schema) as writer:
@@ -261,4 +262,4 @@ def _read_summary(folder: Path) -> Segment:
 
 
 def _repeated(value: str, count: int) -> pa.Array:
-    return pa.repeat(pa.scalar(value, pa.string()), count)
+    return pa.repeat(strings_of([value.encode()])[0], count)

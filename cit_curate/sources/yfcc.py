@@ -33,8 +33,10 @@ ID_DIGITS = 8
 NUM_IDS = 10**ID_DIGITS
 
 _BLOCK_BYTES = 4 << 20
-_IDS_PER_CHUNK = 4 << 20
+_IDS_PER_CHUNK = 1 << 20
 _NEWLINE, _TAB, _CR, _ZERO = b"\n\t\r0"
+# The decimal digits of 0 to 9,999 as ASCII, four to a number, so that they are looked up at once.
+_FOUR_DIGITS = np.array([b"%04d" % number for number in range(10_000)]).view(np.uint32)
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,14 @@ def read_image_ids(path: Path) -> tuple[IdList, UInt8]:
         # NumPy takes what it does not know for a pickle, and says how to load that unsafely.
         reason = "it does not begin like one" if "pickle" in str(error) else error
         raise DamagedError(f"{path} is no whole NumPy file (.npy): {reason}") from error
-    if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype.kind not in "iu":
+    if not isinstance(ids, np.memmap) or ids.ndim != 1 or ids.dtype.kind not in "iu":
         what = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, np.ndarray) else "an archive"
         raise ConfigError(f"{path} holds {what}; image ids are a list (1-d) of integers")
     listed = np.zeros(NUM_IDS, np.bool_)
     for start in range(0, len(ids), _IDS_PER_CHUNK):
-        chunk = np.asarray(ids[start : start + _IDS_PER_CHUNK])
+        # What is read from a memory map counts as this process's memory.
+        place = ids.offset + start * ids.itemsize
+        chunk = np.fromfile(path, ids.dtype, count=_IDS_PER_CHUNK, offset=place)
         bad = np.flatnonzero((chunk < 0) | (chunk >= NUM_IDS))
         if len(bad):
             raise ConfigError(
@@ -180,8 +184,9 @@ def image_uris_of(ids: UInt32) -> pa.Array:
 
 def _digits(ids: UInt32) -> UInt8:
     """uint8 [ids, 8]: the decimal digits of each id as ASCII."""
-    powers = 10 ** np.arange(ID_DIGITS - 1, -1, -1, dtype=np.uint32)
-    return (ids[:, None] // powers % np.uint32(10) + np.uint32(_ZERO)).astype(np.uint8)
+    halves = np.stack(np.divmod(ids, np.uint32(len(_FOUR_DIGITS))), axis=1)
+    digits: UInt8 = _FOUR_DIGITS[halves].view(np.uint8)
+    return digits
 
 
 def _fixed_width(letters: UInt8) -> pa.Array:

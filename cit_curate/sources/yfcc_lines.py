@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from cit_curate.arrow_numpy import arrow_of
 from cit_curate.captions import replace_bad_text
 from cit_curate.sources.rows import Reject
 from cit_curate.sources.yfcc import (
@@ -20,7 +21,6 @@ from cit_curate.sources.yfcc import (
     UInt32,
     are_listed,
     leading_ids,
-    line_bounds,
 )
 from cit_curate.sources.yfcc_texts import TEXTS_TYPE, texts_of
 
@@ -37,7 +37,7 @@ IMAGE_SCHEMA = pa.schema(
 INDEX_TYPE = np.dtype([("image_id", "<u4"), ("line", "<u4"), ("num_texts", "u1")])
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_TAB = ord("\t")
+_TAB, _NEWLINE = b"\t\n"  # neighbours among the bytes
 
 Int64 = npt.NDArray[np.int64]
 
@@ -73,16 +73,20 @@ def read_blocks(path: Path, start: int, stop: int) -> Iterator[bytes]:
             _skip_line(stream)
         position = stream.tell()
         while position < stop:
-            block = stream.read(min(BLOCK_BYTES, stop - position))
+            # The end first: a block that is read at once is never copied.
+            last = min(position + BLOCK_BYTES, stop) - 1
+            stream.seek(last)
+            rest = stream.readline(MAX_LINE_BYTES + 2)
+            if not rest.endswith(b"\n"):
+                _skip_line(stream)
+            next_position = stream.tell()
+            stream.seek(position)
+            block = stream.read(last - position + len(rest))
             if not block:
                 return
-            if not block.endswith(b"\n"):
-                block += stream.readline(MAX_LINE_BYTES + 1)
-                if not block.endswith(b"\n"):
-                    _skip_line(stream)
             if position == 0:
                 block = block.removeprefix(_BYTE_ORDER_MARK)
-            position = stream.tell()
+            position = next_position
             yield block
 
 
@@ -101,10 +105,10 @@ def parse_block(block: bytes, bits: UInt8, *, reference_empty_tags: bool = False
         reference_empty_tags: Keep tag texts of commas only.
     """
     data = np.frombuffer(block, np.uint8)
-    starts, ends = line_bounds(data)
-    tabs = np.flatnonzero(data == _TAB)
-    first_tabs = np.searchsorted(tabs, starts)
-    num_columns = np.searchsorted(tabs, ends) - first_tabs + 1
+    cell_ends, first_cells = _cells_of(data)
+    num_columns = np.diff(first_cells)
+    ends = cell_ends[first_cells[1:] - 1]
+    starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
     ids, has_id = leading_ids(data, starts, ends)
     whole = (num_columns == NUM_COLUMNS) & (ends - starts <= MAX_LINE_BYTES)
     rejects, num_blank = _malformed(
@@ -112,7 +116,7 @@ def parse_block(block: bytes, bits: UInt8, *, reference_empty_tags: bool = False
     )
     lines = np.flatnonzero(whole & has_id)
     lines = lines[are_listed(ids[lines], bits)]
-    cells = _Cells(block, tabs, first_tabs[lines])
+    cells = _Cells(block, cell_ends, first_cells[lines])
     images, counts = _images(cells, ids[lines], reference_empty_tags=reference_empty_tags)
     index = np.zeros(len(lines), INDEX_TYPE)
     index["image_id"], index["line"], index["num_texts"] = ids[lines], lines, counts
@@ -123,18 +127,32 @@ def parse_block(block: bytes, bits: UInt8, *, reference_empty_tags: bool = False
     return YfccBlock(len(starts), len(starts) - num_blank, images, index, rejects)
 
 
+def _cells_of(data: UInt8) -> tuple[Int64, Int64]:
+    """The cells of a block of lines, separated by tabs and newlines.
+
+    Returns:
+        int64 [cells]: where each cell ends; and int64 [lines + 1]: the number of each line's first
+        cell, and the number of all cells.
+    """
+    ends = np.flatnonzero((data - np.uint8(_TAB)) <= _NEWLINE - _TAB)
+    is_last = data[ends] == _NEWLINE
+    if len(data) and data[-1] != _NEWLINE:
+        ends, is_last = np.append(ends, len(data)), np.append(is_last, True)
+    return ends, np.concatenate([[0], np.flatnonzero(is_last) + 1])
+
+
 @dataclass(frozen=True)
 class _Cells:
     """Cells of some lines of a block, each line whole.
 
     Attributes:
-        tabs: int64: places of all the tabs of the block.
-        first_tabs: int64 [lines]: which of them is the first one of each line.
+        ends: int64: where each cell of the block ends.
+        first_cells: int64 [lines]: the number of each line's first cell.
     """
 
     block: bytes
-    tabs: Int64
-    first_tabs: Int64
+    ends: Int64
+    first_cells: Int64
 
     def between(self, first: str, last: str, *, with_tab: bool = False) -> pa.Array:
         """The columns `first` to `last` of each line, tabs between them: binary [lines].
@@ -144,15 +162,15 @@ class _Cells:
             last: Name of the last one.
             with_tab: Include the tab that ends them.
         """
-        bounds = np.empty(2 * len(self.first_tabs), np.int32)
-        bounds[0::2] = self.tabs[self.first_tabs + (COLUMNS.index(first) - 1)] + 1
-        bounds[1::2] = self.tabs[self.first_tabs + COLUMNS.index(last)] + with_tab
+        bounds = np.empty(2 * len(self.first_cells), np.int32)
+        bounds[0::2] = self.ends[self.first_cells + (COLUMNS.index(first) - 1)] + 1
+        bounds[1::2] = self.ends[self.first_cells + COLUMNS.index(last)] + with_tab
         # The whole block as cells: every other one is asked for, the rest lies between them.
         # Arrow copies them at memory speed; slicing bytes costs as much as cleaning does.
         num_bounds = max(len(bounds) - 1, 0)
         buffers = [None, pa.py_buffer(bounds), pa.py_buffer(self.block)]
         whole = pa.Array.from_buffers(pa.binary(), num_bounds, buffers)
-        return whole.take(pa.array(np.arange(0, num_bounds, 2, dtype=np.int32)))
+        return whole.take(arrow_of(np.arange(0, num_bounds, 2, dtype=np.int32)))
 
 
 def _images(
@@ -163,11 +181,11 @@ def _images(
     cleaned = texts_of(regions, reference_empty_tags=reference_empty_tags)
     carried = [_strings(cells.between(name, name)) for name in CARRIED]
     batch = pa.RecordBatch.from_arrays(
-        [pa.array(ids), cleaned.texts, *carried], schema=IMAGE_SCHEMA
+        [arrow_of(ids), cleaned.texts, *carried], schema=IMAGE_SCHEMA
     )
     if cleaned.counts.all():
         return batch, cleaned.counts
-    return batch.filter(pa.array(cleaned.counts > 0)), cleaned.counts
+    return batch.filter(arrow_of(cleaned.counts > 0)), cleaned.counts
 
 
 def _strings(cells: pa.Array) -> pa.Array:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cit_curate.arrow_numpy import arrow_of, strings_of
 from cit_curate.captions import (
     MAX_CAPTION_BYTES,
     MAX_RAW_CHARS,
@@ -40,19 +41,30 @@ TEXTS_TYPE = pa.list_(
 """The texts of an image; `text_key` counts in `TEXT_KEYS`."""
 
 
-def _hex_values() -> UInt8:
+def _hex_values(unit: int) -> UInt8:
+    """What each ASCII letter is worth as a hexadecimal digit, times `unit`: uint8 [256]."""
     values = np.full(256, _NO_DIGIT, np.uint8)
     for value, digit in enumerate("0123456789abcdef"):
-        values[[ord(digit), ord(digit.upper())]] = value
+        values[[ord(digit), ord(digit.upper())]] = value * unit
     return values
 
 
-_HEX = _hex_values()
+def _pairs_of_spaces(first: int, second: int) -> Bool:
+    """Which bytes the bytes `first` and `second` of a white-space letter are: bool [256, 256]."""
+    pairs = np.zeros((256, 256), np.bool_)
+    for code in range(0x10000 - 0x2000):
+        if chr(code).isspace():
+            space = chr(code).encode()
+            pairs[space[first], space[second] if len(space) > 1 else slice(None)] = True
+    return pairs
+
+
+_HEX_LOW = _hex_values(1)
+_HEX_HIGH = _hex_values(16)
 # `+` is a space, whether it is written `+` or `%2B`.
-_SPACED = bytes(range(256)).replace(b"+", b" ")
-_SPACES = [chr(code).encode() for code in range(0x10000 - 0x2000) if chr(code).isspace()]
-_MAY_START_SPACE = np.isin(np.arange(256), [space[0] for space in _SPACES])
-_MAY_END_SPACE = np.isin(np.arange(256), [space[-1] for space in _SPACES])
+_SPACED = np.where(np.arange(256) == _PLUS, _SPACE, np.arange(256)).astype(np.uint8)
+_MAY_START_SPACE = _pairs_of_spaces(0, 1)
+_MAY_END_SPACE = _pairs_of_spaces(-1, -2)
 
 
 @dataclass(frozen=True)
@@ -93,7 +105,7 @@ def texts_of(regions: pa.BinaryArray, *, reference_empty_tags: bool = False) -> 
     # A third of the images have no tags: a comma between nothing and nothing.
     untagged = (tabs[:, 3] - tabs[:, 1] == 2) & (not reference_empty_tags)
     looked_at[2::3] &= ~untagged
-    decoded = values.filter(pa.array(looked_at)).to_pylist()
+    decoded = values.filter(arrow_of(looked_at)).to_pylist()
     for place, text in zip(np.flatnonzero(looked_at).tolist(), decoded, strict=True):
         by_hand[place] = _cleaned(text)
     keep = offsets[1:] > offsets[:-1]
@@ -112,30 +124,31 @@ def _collected(values: pa.Array, by_hand: dict[int, tuple[str, bool]], keep: Boo
     places = sorted(by_hand)
     replaced[places] = True
     fixed[places] = [by_hand[place][1] for place in places]
-    replacements = pa.array([by_hand[place][0] for place in places], pa.string()).view(pa.binary())
-    values = pc.replace_with_mask(values, pa.array(replaced), replacements).filter(pa.array(keep))
+    replacements = strings_of([by_hand[place][0].encode() for place in places]).view(pa.binary())
+    values = pc.replace_with_mask(values, arrow_of(replaced), replacements).filter(arrow_of(keep))
     hashes = b"".join(_digests(values.to_pylist()))
     where = np.flatnonzero(keep)
     texts = pa.StructArray.from_arrays(
         [
-            pa.array((where % len(TEXT_KEYS)).astype(np.int8)),
+            arrow_of((where % len(TEXT_KEYS)).astype(np.int8)),
             values.view(pa.string()),  # UTF-8: what was not has been cleaned by hand
-            pa.array(np.frombuffer(hashes, "<u8")),
-            pa.array(fixed[keep]),
+            arrow_of(np.frombuffer(hashes, "<u8")),
+            arrow_of(fixed[keep]),
         ],
         fields=list(TEXTS_TYPE.value_type),
     )
     counts = keep.reshape(-1, len(TEXT_KEYS)).sum(axis=1, dtype=np.int64)
-    bounds = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
+    bounds = arrow_of(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
     return Texts(counts, pa.ListArray.from_arrays(bounds, texts, type=TEXTS_TYPE))
 
 
 def _bytes_of(regions: pa.BinaryArray) -> UInt8:
-    """The bytes of all the regions, `_SPACED`, one after the other, to write into."""
+    """The bytes of all the regions, each `+` a space, one after the other, to write into."""
     offsets = np.frombuffer(regions.buffers()[1], np.int32)
     first, end = offsets[regions.offset], offsets[regions.offset + len(regions)]
-    content = bytearray(regions.buffers()[2] or b"")[first:end]
-    return np.frombuffer(content.translate(_SPACED), np.uint8)
+    content = np.frombuffer(regions.buffers()[2] or b"", np.uint8)[first:end]
+    spaced: UInt8 = content - (content == _PLUS) * np.uint8(_PLUS - _SPACE)
+    return spaced
 
 
 def _digests(texts: Sequence[bytes]) -> Iterator[bytes]:
@@ -160,8 +173,12 @@ def _need_a_look(data: UInt8, offsets: Int64) -> Bool:
     looked_at[np.searchsorted(offsets, np.flatnonzero(suspects), side="right") - 1] = True
     lengths = np.diff(offsets)
     filled = np.flatnonzero(lengths)
-    first, last = data[offsets[filled]], data[offsets[filled + 1] - 1]
-    looked_at[filled] |= _MAY_START_SPACE[first] | _MAY_END_SPACE[last] | (first == _COMMA)
+    starts, lasts = offsets[filled], offsets[filled + 1] - 1
+    # Where a text is one byte long, the byte beside it is another's, and does not matter.
+    first, second = data[starts], data.take(starts + 1, mode="clip")
+    last, second_last = data[lasts], data.take(lasts - 1, mode="clip")
+    looked_at[filled] |= _MAY_START_SPACE[first, second] | (first == _COMMA)
+    looked_at[filled] |= _MAY_END_SPACE[last, second_last]
     looked_at |= lengths > MAX_CAPTION_BYTES
     return looked_at
 
@@ -212,13 +229,13 @@ def _unquoted(raw: UInt8, ends: Int64) -> tuple[UInt8, Int64]:
     Returns:
         The bytes, and int64 [texts + 1]: where each text starts, and the last one ends.
     """
-    percent = np.flatnonzero(raw == _PERCENT)
-    percent = percent[percent < len(raw) - 2]
-    high, low = _HEX[raw[percent + 1]], _HEX[raw[percent + 2]]
-    is_code = (high != _NO_DIGIT) & (low != _NO_DIGIT)
-    percent = percent[is_code]
-    decoded = high[is_code] * np.uint8(16) + low[is_code]
-    raw[percent] = np.where(decoded == _PLUS, np.uint8(_SPACE), decoded)
+    percent = np.flatnonzero(raw[:-2] == _PERCENT)
+    high, low = _HEX_HIGH.take(raw.take(percent + 1)), _HEX_LOW.take(raw.take(percent + 2))
+    decoded = high + low
+    is_code = (high < _NO_DIGIT) & (low < _NO_DIGIT)
+    if not is_code.all():
+        percent, decoded = percent[is_code], decoded[is_code]
+    raw[percent] = _SPACED.take(decoded)
     keep = np.ones(len(raw), np.bool_)
     keep[percent + 1] = keep[percent + 2] = keep[ends] = False
     moved = ends - 2 * np.searchsorted(percent, ends) - np.arange(len(ends))

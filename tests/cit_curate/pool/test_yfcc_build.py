@@ -338,6 +338,7 @@ def test_what_was_read_under_other_conditions_is_not_used(tmp_path, change, capl
 
 
 def _fail(segments):
+    list(segments)
     raise OSError("made up")
 
 

@@ -1,0 +1,42 @@
+"""Columns of numbers between NumPy and Arrow, by their buffers.
+
+`pa.array` and `Array.to_numpy` import pandas at their first call, where it is installed: that takes
+0.3 seconds of a worker process that never needs it.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+
+def arrow_of(values: npt.NDArray[Any]) -> pa.Array:
+    """The numbers or booleans as an Arrow array, without a copy but for booleans."""
+    if values.dtype == np.bool_:
+        kind, content = pa.bool_(), np.packbits(values, bitorder="little")
+    else:
+        kind, content = pa.from_numpy_dtype(values.dtype), np.ascontiguousarray(values)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(content)])
+
+
+def numpy_of(values: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
+    """The numbers or booleans of an Arrow array without nulls, as `Array.to_numpy` gives them."""
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    start, stop, content = values.offset, values.offset + len(values), values.buffers()[1]
+    if content is None:
+        content = b""
+    if pa.types.is_boolean(values.type):
+        bits = np.unpackbits(np.frombuffer(content, np.uint8), count=stop, bitorder="little")
+        return bits[start:].view(np.bool_)
+    return np.frombuffer(content, values.type.to_pandas_dtype(), count=stop)[start:]
+
+
+def strings_of(texts: Sequence[bytes]) -> pa.Array:
+    """UTF-8 texts as an Arrow array of strings."""
+    ends = np.fromiter(accumulate(map(len, texts), initial=0), np.int32, len(texts) + 1)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))]
+    return pa.Array.from_buffers(pa.string(), len(texts), buffers)
