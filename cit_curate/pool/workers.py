@@ -29,6 +29,16 @@ class Mapper(Protocol):
         """The results, as they come."""
 
 
+def keep_freed_memory() -> None:
+    """Let this process keep tens of MB that it frees, for its next arrays.
+
+    Else glibc gives each array of more than 128 KiB back, and the kernel fills the next one with
+    zeros, page by page: a third of the time of reading YFCC. It stops below the size of the largest
+    block that it has ever given back, 32 MiB at most (`mallopt(3)`, M_MMAP_THRESHOLD).
+    """
+    bytearray(31 << 20)
+
+
 def available_cpus() -> int:
     """The processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

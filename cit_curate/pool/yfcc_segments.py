@@ -23,6 +23,7 @@ from cit_curate.errors import BadInputError, DamagedError
 from cit_curate.pool.format import REJECT_SCHEMA, pair_schema
 from cit_curate.pool.malformed import Counted, count_malformed
 from cit_curate.pool.parts import PartsWritten, cut_groups, write_parts
+from cit_curate.pool.workers import keep_freed_memory
 from cit_curate.sources.rows import MALFORMED, Reject
 from cit_curate.sources.yfcc import CARRIED, TEXT_KEYS, image_ids_of, image_uris_of
 from cit_curate.sources.yfcc_lines import (
@@ -118,6 +119,7 @@ def read_segment(task: SegmentTask) -> Segment:
     """
     if task.folder.is_dir():
         return _read_summary(task.folder)
+    keep_freed_memory()
     bits = np.load(task.ids, mmap_mode="r", allow_pickle=False)
     rejects: list[Reject] = []
     indexes: list[Index] = [np.zeros(0, INDEX_TYPE)]

@@ -158,7 +158,7 @@ def leading_ids(
     good = np.zeros(len(starts), np.bool_)
     for place in range(ID_DIGITS + 1):
         inside = starts + place < ends
-        letters = data[np.minimum(starts + place, max(len(data) - 1, 0))] if len(data) else ids
+        letters = data.take(starts + place, mode="clip") if len(data) else ids
         good |= reading & inside & (letters == _TAB) & (place > 0)
         digits = letters - np.uint8(_ZERO)
         reading &= inside & (digits < 10) & (place < ID_DIGITS)

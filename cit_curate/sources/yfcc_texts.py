@@ -52,10 +52,8 @@ def _hex_values(unit: int) -> UInt8:
 def _pairs_of_spaces(first: int, second: int) -> Bool:
     """Which bytes the bytes `first` and `second` of a white-space letter are: bool [256, 256]."""
     pairs = np.zeros((256, 256), np.bool_)
-    for code in range(0x10000 - 0x2000):
-        if chr(code).isspace():
-            space = chr(code).encode()
-            pairs[space[first], space[second] if len(space) > 1 else slice(None)] = True
+    for space in _SPACES:
+        pairs[space[first], space[second] if len(space) > 1 else slice(None)] = True
     return pairs
 
 
@@ -63,6 +61,7 @@ _HEX_LOW = _hex_values(1)
 _HEX_HIGH = _hex_values(16)
 # `+` is a space, whether it is written `+` or `%2B`.
 _SPACED = np.where(np.arange(256) == _PLUS, _SPACE, np.arange(256)).astype(np.uint8)
+_SPACES = [chr(code).encode() for code in range(0x10000 - 0x2000) if chr(code).isspace()]
 _MAY_START_SPACE = _pairs_of_spaces(0, 1)
 _MAY_END_SPACE = _pairs_of_spaces(-1, -2)
 
