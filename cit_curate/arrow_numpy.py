@@ -35,8 +35,14 @@ def numpy_of(values: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
     return np.frombuffer(content, values.type.to_pandas_dtype(), count=stop)[start:]
 
 
-def strings_of(texts: Sequence[bytes]) -> pa.Array:
-    """UTF-8 texts as an Arrow array of strings."""
-    ends = np.fromiter(accumulate(map(len, texts), initial=0), np.int32, len(texts) + 1)
-    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))]
+def strings_of(texts: Sequence[str]) -> pa.Array:
+    """The texts as an Arrow array of strings; 2 GiB at most."""
+    encoded = [text.encode() for text in texts]
+    ends = np.fromiter(accumulate(map(len, encoded), initial=0), np.int32, len(texts) + 1)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
     return pa.Array.from_buffers(pa.string(), len(texts), buffers)
+
+
+def repeated(text: str, count: int) -> pa.Array:
+    """A text `count` times as an Arrow array of strings."""
+    return pa.repeat(strings_of([text])[0], count)

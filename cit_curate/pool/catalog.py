@@ -19,6 +19,8 @@ def rebuild_catalog(folder: Path, manifest: PoolManifest) -> Path:
     path = folder / CATALOG_NAME
     with atomic_file(path) as temporary, duckdb.connect(str(temporary)) as connection:
         sql = connection.execute
+        # Else each row is a transaction of its own: 4 ms.
+        sql("BEGIN")
         sql("CREATE TABLE sources (name VARCHAR, path VARCHAR, format VARCHAR, image_root VARCHAR, "
             "bytes BIGINT, num_records BIGINT)")  # fmt: skip
         sql("CREATE TABLE shards (path VARCHAR, num_rows BIGINT, num_images BIGINT, bytes BIGINT, "
@@ -59,6 +61,7 @@ def rebuild_catalog(folder: Path, manifest: PoolManifest) -> Path:
             "any_value(source) AS source, count(*) AS num_pairs, list(text_key) AS text_keys "
             "FROM pairs GROUP BY image_id"
         )
+        sql("COMMIT")
     return path
 
 

@@ -138,7 +138,8 @@ def write_rejects(tables: Iterable[pa.Table], folder: Path) -> tuple[FileEntry, 
     """Write rejects to `folder/rejects/part-000000.parquet` and on; one file at least."""
     entries: list[FileEntry] = []
     (folder / "rejects").mkdir()
-    waiting: list[pa.Table] = [REJECT_SCHEMA.empty_table()]
+    none = pa.Table.from_batches([], schema=REJECT_SCHEMA)
+    waiting: list[pa.Table] = [none]
     rows = 0
 
     def write() -> None:
@@ -152,7 +153,7 @@ def write_rejects(tables: Iterable[pa.Table], folder: Path) -> tuple[FileEntry, 
         rows += table.num_rows
         if rows >= REJECT_PART_ROWS:
             write()
-            waiting, rows = [REJECT_SCHEMA.empty_table()], 0
+            waiting, rows = [none], 0
     if rows or not entries:
         write()
     return tuple(entries)

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from cit_curate.arrow_numpy import repeated, strings_of
 from cit_curate.config import EngineConfig
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
 from cit_curate.pool.catalog import rebuild_catalog
 from cit_curate.pool.engines import open_engine
 from cit_curate.pool.format import (
-    REJECT_SCHEMA,
     PoolManifest,
     SourceEntry,
     group_rows,
@@ -46,6 +46,7 @@ from cit_curate.pool.yfcc_segments import (
     SegmentTask,
     moved_reject,
     read_segment,
+    rejects_table,
     save_array,
     write_part,
 )
@@ -272,9 +273,8 @@ def _rejects(images: PlannedImages, source: str) -> Iterator[pa.Table]:
         details = [
             f"image {image} has pairs of an earlier line" for image in image_ids_of(ids).to_pylist()
         ]
-        count = len(lines)
-        columns = [[source] * count, lines + 1, ["duplicate_key"] * count, details]
-        yield pa.table([pa.array(column) for column in columns], schema=REJECT_SCHEMA)
+        reasons = repeated("duplicate_key", len(lines))
+        yield rejects_table(source, lines + 1, reasons, strings_of(details))
 
 
 def _described(

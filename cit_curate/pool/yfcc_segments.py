@@ -5,6 +5,7 @@ turns images of some segments into one part of the pool.
 """
 
 import io
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,14 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from cit_curate.arrow_numpy import arrow_of, numpy_of, strings_of
+from cit_curate.arrow_numpy import arrow_of, numpy_of, repeated, strings_of
 from cit_curate.errors import BadInputError, DamagedError
 from cit_curate.pool.format import REJECT_SCHEMA, pair_schema
 from cit_curate.pool.malformed import Counted, count_malformed
 from cit_curate.pool.parts import PartsWritten, cut_groups, write_parts
 from cit_curate.pool.workers import keep_freed_memory
+from cit_curate.records import Int64
 from cit_curate.sources.rows import MALFORMED, Reject
 from cit_curate.sources.yfcc import CARRIED, TEXT_KEYS, image_ids_of, image_uris_of
 from cit_curate.sources.yfcc_lines import (
@@ -32,7 +33,7 @@ from cit_curate.sources.yfcc_lines import (
     parse_block,
     read_blocks,
 )
-from indexes.durable import atomic_folder, read_json, write_json
+from indexes.durable import atomic_folder, read_json
 
 POOL_SCHEMA = pair_schema({name: pa.string() for name in CARRIED})
 
@@ -85,9 +86,8 @@ class Segment:
     def rejects(self, source: str, first_line: int) -> pa.Table:
         """`REJECT_SCHEMA`; rows count from 1 in the whole file."""
         table = self._opened(lambda: pa.ipc.open_file(self.folder / "rejects.arrow").read_all())
-        rows = pc.add(table["line"], pa.scalar(first_line + 1, pa.int64()))
-        columns = [_repeated(source, len(rows)), rows, table["reason"], table["detail"]]
-        return pa.table(columns, schema=REJECT_SCHEMA)
+        rows = numpy_of(table["line"]) + (first_line + 1)
+        return rejects_table(source, rows, table["reason"], table["detail"])
 
     def images(self, start: int, stop: int) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Number of the first image, and images; of the images `start` to `stop`."""
@@ -151,7 +151,8 @@ def read_segment(task: SegmentTask) -> Segment:
             malformed=tuple(reject for reject in rejects if reject.reason in MALFORMED),
             reasons=dict(Counter(reject.reason for reject in rejects)),
         )
-        write_json(folder / "segment.json", {**asdict(segment), "folder": ""})
+        summary = json.dumps({**asdict(segment), "folder": ""})
+        (folder / "segment.json").write_text(summary, encoding="utf-8")
     return segment
 
 
@@ -210,10 +211,10 @@ def _pairs(images: pa.RecordBatch, source: str) -> pa.Table:
     ids = numpy_of(images["image_id"])
     columns = {
         "image_id": image_ids_of(ids).take(image_of),
-        "text_key": strings_of([key.encode() for key in TEXT_KEYS]).take(texts.field("text_key")),
+        "text_key": strings_of(TEXT_KEYS).take(texts.field("text_key")),
         "caption": texts.field("caption"),
         "image_uri": image_uris_of(ids).take(image_of),
-        "source": _repeated(source, len(texts)),
+        "source": repeated(source, len(texts)),
         "caption_hash": texts.field("caption_hash"),
         "text_fixed": texts.field("text_fixed"),
         **{name: images[name].take(image_of) for name in CARRIED},
@@ -247,8 +248,8 @@ def _write_rejects(path: Path, rejects: list[Reject]) -> None:
     table = pa.table(
         {
             "line": arrow_of(np.array([reject.row for reject in rejects], np.int64)),
-            "reason": strings_of([reject.reason.encode() for reject in rejects]),
-            "detail": strings_of([reject.detail.encode() for reject in rejects]),
+            "reason": strings_of([reject.reason for reject in rejects]),
+            "detail": strings_of([reject.detail for reject in rejects]),
         }
     )
     with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_file(stream, table.schema) as writer:
@@ -263,5 +264,12 @@ def _read_summary(folder: Path) -> Segment:
     return Segment(**{**value, **changed})
 
 
-def _repeated(value: str, count: int) -> pa.Array:
-    return pa.repeat(strings_of([value.encode()])[0], count)
+def rejects_table(
+    source: str,
+    rows: Int64,
+    reasons: pa.ChunkedArray | pa.Array,
+    details: pa.ChunkedArray | pa.Array,
+) -> pa.Table:
+    """`REJECT_SCHEMA` of one source."""
+    columns = [repeated(source, len(rows)), arrow_of(rows), reasons, details]
+    return pa.table(columns, schema=REJECT_SCHEMA)

@@ -123,7 +123,7 @@ def _collected(values: pa.Array, by_hand: dict[int, tuple[str, bool]], keep: Boo
     places = sorted(by_hand)
     replaced[places] = True
     fixed[places] = [by_hand[place][1] for place in places]
-    replacements = strings_of([by_hand[place][0].encode() for place in places]).view(pa.binary())
+    replacements = strings_of([by_hand[place][0] for place in places]).view(pa.binary())
     values = pc.replace_with_mask(values, arrow_of(replaced), replacements).filter(arrow_of(keep))
     hashes = b"".join(_digests(values.to_pylist()))
     where = np.flatnonzero(keep)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cit_curate.arrow_numpy import arrow_of, numpy_of, strings_of
+from cit_curate.arrow_numpy import arrow_of, numpy_of, repeated, strings_of
 
 
 @settings(deadline=None)
@@ -35,13 +35,18 @@ def test_chunks_come_as_one():
 @settings(deadline=None)
 @given(st.lists(st.text(), max_size=9))
 def test_texts_become_strings(texts):
-    assert strings_of([text.encode() for text in texts]).equals(pa.array(texts, pa.string()))
+    assert strings_of(texts).equals(pa.array(texts, pa.string()))
+
+
+def test_a_text_several_times():
+    assert repeated("é", 3).to_pylist() == ["é"] * 3
+    assert repeated("a", 0).type == pa.string()
 
 
 PLAIN = """
 import sys
 from cit_curate.arrow_numpy import *
-numpy_of(arrow_of(np.zeros(3, np.bool_))), numpy_of(arrow_of(np.zeros(3))), strings_of([b"a"])
+numpy_of(arrow_of(np.zeros(3, np.bool_))), numpy_of(arrow_of(np.zeros(3))), repeated("a", 2)
 sys.exit("pandas" in sys.modules)
 """
 
