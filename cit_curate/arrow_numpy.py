@@ -24,15 +24,16 @@ def arrow_of(values: npt.NDArray[Any]) -> pa.Array:
 
 def numpy_of(values: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
     """The numbers or booleans of an Arrow array without nulls, as `Array.to_numpy` gives them."""
+    dtype = values.type.to_pandas_dtype()
     if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
+        return np.concatenate([np.zeros(0, dtype), *map(numpy_of, values.chunks)])
     start, stop, content = values.offset, values.offset + len(values), values.buffers()[1]
     if content is None:
         content = b""
     if pa.types.is_boolean(values.type):
         bits = np.unpackbits(np.frombuffer(content, np.uint8), count=stop, bitorder="little")
         return bits[start:].view(np.bool_)
-    return np.frombuffer(content, values.type.to_pandas_dtype(), count=stop)[start:]
+    return np.frombuffer(content, dtype, count=stop)[start:]
 
 
 def strings_of(texts: Sequence[str]) -> pa.Array:

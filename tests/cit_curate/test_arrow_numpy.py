@@ -47,6 +47,7 @@ PLAIN = """
 import sys
 from cit_curate.arrow_numpy import *
 numpy_of(arrow_of(np.zeros(3, np.bool_))), numpy_of(arrow_of(np.zeros(3))), repeated("a", 2)
+numpy_of(pa.chunked_array([], pa.int32()))
 sys.exit("pandas" in sys.modules)
 """
 
