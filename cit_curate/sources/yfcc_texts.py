@@ -10,7 +10,6 @@ from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cit_curate.arrow_numpy import arrow_of, strings_of
 from cit_curate.captions import (
@@ -61,7 +60,8 @@ _HEX_LOW = _hex_values(1)
 _HEX_HIGH = _hex_values(16)
 # `+` is a space, whether it is written `+` or `%2B`.
 _SPACED = np.where(np.arange(256) == _PLUS, _SPACE, np.arange(256)).astype(np.uint8)
-_SPACES = [chr(code).encode() for code in range(0x10000 - 0x2000) if chr(code).isspace()]
+# The last white-space letter of Unicode is U+3000.
+_SPACES = [chr(code).encode() for code in range(0x3001) if chr(code).isspace()]
 _MAY_START_SPACE = _pairs_of_spaces(0, 1)
 _MAY_END_SPACE = _pairs_of_spaces(-1, -2)
 
@@ -118,21 +118,20 @@ def texts_of(regions: pa.BinaryArray, *, reference_empty_tags: bool = False) -> 
 
 def _collected(values: pa.Array, by_hand: dict[int, tuple[str, bool]], keep: Bool) -> Texts:
     """The texts to keep: as they were decoded, or as they were cleaned by hand."""
-    num_texts = len(keep)
-    replaced, fixed = np.zeros(num_texts, np.bool_), np.zeros(num_texts, np.bool_)
-    places = sorted(by_hand)
-    replaced[places] = True
-    fixed[places] = [by_hand[place][1] for place in places]
-    replacements = strings_of([by_hand[place][0] for place in places]).view(pa.binary())
-    values = pc.replace_with_mask(values, arrow_of(replaced), replacements).filter(arrow_of(keep))
-    hashes = b"".join(_digests(values.to_pylist()))
+    num_texts, places = len(keep), list(by_hand)
+    fixed, sources = np.zeros(num_texts, np.bool_), np.arange(num_texts)
+    fixed[places] = [was_fixed for _, was_fixed in by_hand.values()]
+    sources[places] = num_texts + np.arange(len(places))
+    cleaned = strings_of([text for text, _ in by_hand.values()]).view(pa.binary())
     where = np.flatnonzero(keep)
+    values = pa.concat_arrays([values, cleaned]).take(arrow_of(sources[where]))
+    hashes = b"".join(_digests(values.to_pylist()))
     texts = pa.StructArray.from_arrays(
         [
             arrow_of((where % len(TEXT_KEYS)).astype(np.int8)),
             values.view(pa.string()),  # UTF-8: what was not has been cleaned by hand
             arrow_of(np.frombuffer(hashes, "<u8")),
-            arrow_of(fixed[keep]),
+            arrow_of(fixed[where]),
         ],
         fields=list(TEXTS_TYPE.value_type),
     )
