@@ -115,7 +115,7 @@ def read_subset(path: Path) -> tuple[IdList, UInt8]:
                 block += stream.readline(_BLOCK_BYTES)
             data = np.frombuffer(block, np.uint8)
             starts, ends = line_bounds(data)
-            ids, good = leading_ids(data, starts, ends)
+            ids, good = leading_ids(data, starts)
             for place in np.flatnonzero(~good):
                 text = block[starts[place] : ends[place]]
                 if text.strip():
@@ -145,10 +145,8 @@ def line_bounds(data: UInt8) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int6
     return starts, ends
 
 
-def leading_ids(
-    data: UInt8, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
-) -> tuple[UInt32, Bool]:
-    """The image id that each line begins with: 1 to 8 digits, then a tab.
+def leading_ids(data: UInt8, starts: npt.NDArray[np.int64]) -> tuple[UInt32, Bool]:
+    """The image id that each line of a block begins with: 1 to 8 digits, then a tab.
 
     Returns:
         uint32 [lines], and bool [lines]: whether there is one; without, the id is 0.
@@ -157,11 +155,12 @@ def leading_ids(
     reading = np.ones(len(starts), np.bool_)
     good = np.zeros(len(starts), np.bool_)
     for place in range(ID_DIGITS + 1):
-        inside = starts + place < ends
-        letters = data.take(starts + place, mode="clip") if len(data) else ids
-        good |= reading & inside & (letters == _TAB) & (place > 0)
+        # A line's newline ends its id; beyond a last line without one is its last letter again.
+        letters = data.take(starts + place, mode="clip")
+        if place:
+            good |= reading & (letters == _TAB)
         digits = letters - np.uint8(_ZERO)
-        reading &= inside & (digits < 10) & (place < ID_DIGITS)
+        reading &= digits < 10
         ids = np.where(reading, ids * np.uint32(10) + digits, ids)
     return np.where(good, ids, np.uint32(0)).astype(np.uint32), good
 

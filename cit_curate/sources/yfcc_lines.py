@@ -109,7 +109,7 @@ def parse_block(block: bytes, bits: UInt8, *, reference_empty_tags: bool = False
     num_columns = np.diff(first_cells)
     ends = cell_ends[first_cells[1:] - 1]
     starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
-    ids, has_id = leading_ids(data, starts, ends)
+    ids, has_id = leading_ids(data, starts)
     whole = (num_columns == NUM_COLUMNS) & (ends - starts <= MAX_LINE_BYTES)
     rejects, num_blank = _malformed(
         block, starts, ends, num_columns, np.flatnonzero(~whole | ~has_id)

@@ -62,7 +62,7 @@ def test_ids_are_read_as_one_would_by_hand(lines, ends_with_newline):
     data = np.frombuffer(block, np.uint8)
     starts, ends = line_bounds(data)
     assert [block[s:e].decode() for s, e in zip(starts, ends, strict=True)] == wanted
-    ids, good = leading_ids(data, starts, ends)
+    ids, good = leading_ids(data, starts)
     found = [re.match(r"([0-9]{1,8})\t", line) for line in wanted]
     assert good.tolist() == [match is not None for match in found]
     assert ids.tolist() == [int(match[1]) if match else 0 for match in found]
