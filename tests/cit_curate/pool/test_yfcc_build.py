@@ -409,6 +409,16 @@ if __name__ == "__main__":
 """
 
 
+def test_no_process_of_a_build_imports_pandas(tmp_path):
+    rng = random.Random(0)
+    lines = [made_up(image % 90, rng) for image in range(100)]
+    files(tmp_path / "in", lines, range(95), range(95))
+    script = BUILD.replace("workers=2", "workers=1") + '    sys.exit("pandas" in sys.modules)\n'
+    command = [sys.executable, "-c", script, str(tmp_path / "in"), str(tmp_path / "pool")]
+    subprocess.run(command, check=True)
+    assert Pool.open(tmp_path / "pool").manifest.rejects["duplicate_key"] > 5
+
+
 @pytest.mark.faults("P7")
 @pytest.mark.slow
 def test_killed_builds_go_on_and_end_in_the_same_bytes(ten_thousand, tmp_path):
