@@ -36,9 +36,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
     try:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -57,12 +57,12 @@ def atomic_folder(path: Path, *, aside: Path | None = None) -> Iterator[Path]:
     try:
         yield temporary
         for entry in sorted(temporary.rglob("*")):
-            _sync(entry)
-        _sync(temporary)
+            sync(entry)
+        sync(temporary)
         if aside is not None and path.exists():
             path.rename(aside)
         temporary.rename(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -153,7 +153,8 @@ def _is_running(pid: int) -> bool:
     return True
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

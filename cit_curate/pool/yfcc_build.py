@@ -60,13 +60,13 @@ from cit_curate.sources.yfcc import (
     read_image_ids,
     read_subset,
 )
-from indexes.durable import atomic_file, read_json, sweep_temporary, write_json
+from indexes.durable import atomic_file, read_json, sweep_temporary, sync, write_json
 
 _log = logging.getLogger(__name__)
 
 RANGE_BYTES = 64 << 20
 # Of what segments hold; a newer one does not go on from an older one's.
-STAGING_VERSION = 1
+STAGING_VERSION = 2
 
 YfccProgress = Callable[[str, int, float], None]
 """Called with what is being done, how many lines or pairs are done, and which share that is."""
@@ -183,18 +183,26 @@ def _segment_tasks(
     with atomic_file(ids) as temporary:
         save_array(temporary, bits)
     metadata = source.metadata.resolve()
-    size = metadata.stat().st_size
     return [
         SegmentTask(
             folder=folder / f"{number:06d}",
             metadata=metadata,
             ids=ids,
             start=start,
-            stop=min(start + range_bytes, size),
+            stop=stop,
             reference_empty_tags=source.reference_empty_tags,
         )
-        for number, start in enumerate(range(0, size, range_bytes))
+        for number, (start, stop) in enumerate(_ranges(metadata.stat().st_size, range_bytes))
     ]
+
+
+def _ranges(size: int, range_bytes: int) -> Iterator[tuple[int, int]]:
+    """Ranges that cover a file; the last ones are smaller, so that workers end about together."""
+    start = 0
+    while start < size:
+        length = range_bytes if size - start > 2 * range_bytes else -(-range_bytes // 4)
+        yield start, min(start + length, size)
+        start += length
 
 
 def _read(
@@ -240,6 +248,8 @@ def _write(
     reject_parts = write_rejects(_rejects(images, source), folder)
     for part in parts:
         written.add(part)
+        # While others are written, instead of all at the end.
+        sync(folder / part.parts[0].file.path)
         progress("writing", written.num_pairs, written.num_pairs / num_pairs)
     reasons: Counter[str] = Counter()
     for segment in images.segments:
