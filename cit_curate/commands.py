@@ -24,7 +24,7 @@ from cit_curate.errors import ConfigError
 from cit_curate.remote import remote_url
 from cit_curate.terminal import count_and_rate, printable, progress_bar
 from cit_curate.upload import check_empty, made_here
-from indexes.durable import atomic_file
+from indexes.durable import atomic_file, sweep_temporary
 
 if TYPE_CHECKING:  # they import Arrow and DuckDB, which `--help` must not wait for
     import pyarrow as pa
@@ -93,6 +93,7 @@ def query(
     if parquet is not None:
         import pyarrow.parquet as pq
 
+        sweep_temporary(parquet.parent, below=False, name=parquet.name)
         with atomic_file(parquet) as temporary:
             pq.write_table(_unique_names(table), temporary, compression="zstd")
         return

@@ -316,20 +316,22 @@ def curate(
             "max_pairs": num_pairs,
         }
         environment = describe_environment()
-        run = Run.create(out, config=settings, environment=environment, overwrite=overwrite)
-        curator.write_entries(run)
-        files = []
-        for each in selections:
-            run.log(each.scan.metrics_record())
-            files += write_scan(run, each.scan, each.rows)
-            if rejects := each.scan.reject_rows():
-                table = pa.Table.from_pylist(rejects, schema=SCHEMAS["rejects"])
-                place = {"outer_step": 0, "lane": each.scan.lane}
-                files.append(run.write_table("rejects", table, **place))
-        cursors = tuple(each.scan.cursor for each in selections)
-        run.commit(Commit(outer_step=0, update=0, cursors=cursors, files=tuple(files)))
+        with Run.create_whole(
+            out, config=settings, environment=environment, overwrite=overwrite
+        ) as run:
+            curator.write_entries(run)
+            files = []
+            for each in selections:
+                run.log(each.scan.metrics_record())
+                files += write_scan(run, each.scan, each.rows)
+                if rejects := each.scan.reject_rows():
+                    table = pa.Table.from_pylist(rejects, schema=SCHEMAS["rejects"])
+                    place = {"outer_step": 0, "lane": each.scan.lane}
+                    files.append(run.write_table("rejects", table, **place))
+            cursors = tuple(each.scan.cursor for each in selections)
+            run.commit(Commit(outer_step=0, update=0, cursors=cursors, files=tuple(files)))
         shutil.rmtree(staging, ignore_errors=True)
-    return run
+    return Run(out)
 
 
 def _most_useful(curator: Curator, engine: EngineConfig, device: str) -> int:

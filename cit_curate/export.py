@@ -25,7 +25,7 @@ from cit_curate.pool.images import ImageRejected, image_suffix
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.query import EXPORT_BATCH_ROWS, ImageSource, PairSource, RunDatabase
 from cit_curate.shards import Sample, ShardWriter
-from indexes.durable import atomic_file, atomic_folder
+from indexes.durable import atomic_file, atomic_folder, sweep_temporary
 
 # What a spreadsheet takes for a formula when a text cell starts with it.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -96,6 +96,7 @@ def export_counts(run: Run, path: Path, *, pool: PairSource | PoolMixture | None
         raise ConfigError(f"{path} must end in {', '.join(COUNT_SUFFIXES)}")
     sql = _COUNTS_PARTS if pool is None else _COUNTS_PAIRS
     path.parent.mkdir(parents=True, exist_ok=True)
+    sweep_temporary(path.parent, below=False, name=path.name)
     with RunDatabase(run, pool) as database, atomic_file(path) as temporary:
         sql = COUNTS_BY_KEY if write is _write_json else _with_keys(sql, run)
         return write(database.batches(sql, EXPORT_BATCH_ROWS), temporary)
@@ -132,6 +133,7 @@ def export_webdataset(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty; export to a folder that is absent or empty")
+    sweep_temporary(folder.parent, below=False, name=folder.name)
     rejects: Counter[str] = Counter()
     side = int(run.config.get("shard_image_side", 0)) if image_side is None else image_side
     with RunDatabase(run, pool) as database:

@@ -12,7 +12,6 @@ All randomness of training is a function of (seed, update, lane), so there is no
 """
 
 import copy
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from indexes.durable import (
     check_file,
     describe_file,
     read_json,
+    replace_link,
     write_json,
 )
 
@@ -115,11 +115,7 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> None:
 
 def point_to(run_folder: Path, label: str, checkpoint: str) -> None:
     """Make `checkpoints/<label>` lead to a checkpoint; the old link is replaced in one step."""
-    link = run_folder / "checkpoints" / label
-    temporary = link.with_name(f".tmp-{os.getpid()}-{label}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(Path(checkpoint).name)
-    temporary.replace(link)
+    replace_link(run_folder / "checkpoints" / label, Path(checkpoint).name)
 
 
 def checkpoints_except(run_folder: Path, keep: Iterable[str]) -> list[Path]:

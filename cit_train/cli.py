@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cit_curate.errors import CitError, ConfigError
 from cit_train.status import STOPPED, exit_code_of, is_not_allowed, is_out_of_resources
+from indexes.fail_points import fail_at
 
 # Verb -> what it does in a line, and the function; imported only when it is asked for.
 VERBS = {
@@ -163,6 +164,7 @@ def run(args: Sequence[str]) -> int:
         lines = [f"usage: cit {args[0]} COMMAND ...", "", *_lines_of(group), ""]
         sys.stdout.write("\n".join(lines))
         return 0
+    _check_fail_point()
     verb = find_verb(args)
     rest = list(args[len(verb.split()) :])
     module, name = VERBS[verb][1].split(":")
@@ -179,6 +181,13 @@ def run(args: Sequence[str]) -> int:
         )
         tyro.cli(function, prog=f"cit {verb}", args=rest, config=style)
     return 0
+
+
+def _check_fail_point() -> None:
+    try:
+        fail_at()
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def find_verb(args: Sequence[str]) -> str:

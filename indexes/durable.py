@@ -12,10 +12,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 from indexes.errors import DamagedError
+from indexes.fail_points import reach
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -33,11 +35,15 @@ class FileEntry:
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Give a temporary path; what was written there becomes `path` when the block ends well."""
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    temporary = _temporary(path)
+    reach(path, "start")
     try:
         yield temporary
+        reach(path, "written")
         sync(temporary)
+        reach(path, "synced")
         temporary.replace(path)
+        reach(path, "renamed")
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -51,20 +57,41 @@ def atomic_folder(path: Path, *, aside: Path | None = None) -> Iterator[Path]:
         path: The folder, which is absent unless `aside` is given.
         aside: Where what is at `path` goes, once the new folder is safe on the disk.
     """
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    temporary = _temporary(path)
+    reach(path, "start")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        reach(path, "written")
         for entry in sorted(temporary.rglob("*")):
             sync(entry)
         sync(temporary)
         if aside is not None and path.exists():
             path.rename(aside)
+        reach(path, "synced")
         temporary.rename(path)
+        reach(path, "renamed")
         sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_link(link: Path, target: str) -> None:
+    """Make `link` lead to `target`, a name beside it, instead of where it leads now."""
+    temporary = _temporary(link)
+    reach(link, "start")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.symlink_to(target)
+        reach(link, "written")
+        sync(link.parent)
+        reach(link, "synced")
+        temporary.replace(link)
+        reach(link, "renamed")
+        sync(link.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -119,18 +146,19 @@ def check_file(root: Path, entry: FileEntry, *, full: bool = True) -> Path:
     return path
 
 
-def sweep_temporary(folder: Path, *, below: bool = True) -> list[Path]:
+def sweep_temporary(folder: Path, *, below: bool = True, name: str | None = None) -> list[Path]:
     """Remove what killed writers left in `folder`; a living writer's files stay.
 
     Args:
         folder: Where to look.
         below: Look into its sub-folders, too: not where a folder is anybody's.
+        name: Only what was to become a file or folder of this name.
 
     Returns:
         The paths that were removed.
     """
     removed = []
-    pattern = f"{TEMPORARY_PREFIX}*"
+    pattern = f"{TEMPORARY_PREFIX}*" + ("" if name is None else f"-{escape(name)}")
     for path in sorted(folder.rglob(pattern) if below else folder.glob(pattern)):
         owner = path.name.removeprefix(TEMPORARY_PREFIX).split("-", 1)[0]
         if owner.isdigit() and _is_running(int(owner)) and int(owner) != os.getpid():
@@ -141,6 +169,10 @@ def sweep_temporary(folder: Path, *, below: bool = True) -> list[Path]:
             path.unlink(missing_ok=True)
         removed.append(path)
     return removed
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
 
 
 def _is_running(pid: int) -> bool:

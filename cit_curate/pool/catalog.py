@@ -5,7 +5,7 @@ from pathlib import Path
 import duckdb
 
 from cit_curate.pool.format import CATALOG_NAME, PoolManifest
-from indexes.durable import atomic_file
+from indexes.durable import atomic_file, sweep_temporary
 
 
 def rebuild_catalog(folder: Path, manifest: PoolManifest) -> Path:
@@ -17,6 +17,7 @@ def rebuild_catalog(folder: Path, manifest: PoolManifest) -> Path:
         The catalog's path.
     """
     path = folder / CATALOG_NAME
+    sweep_temporary(folder, below=False, name=CATALOG_NAME)
     with atomic_file(path) as temporary, duckdb.connect(str(temporary)) as connection:
         sql = connection.execute
         # Else each row is a transaction of its own: 4 ms.

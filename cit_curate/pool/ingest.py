@@ -10,7 +10,7 @@ import errno
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -104,12 +104,11 @@ def build_pool(
         with _blocks_of(out, sources, entries, asdict(columns), clean) as folders:
             blocks = _read(workers, sources, entries, folders, columns, clean)
             with replacing(out) as folder:
-                staging = Staging(folder / "staging", extra_types)
-                counts = _merge(staging, sources, blocks, max_reject_ratio, progress)
-                for source, entry in zip(sources, entries, strict=True):
-                    check_unchanged(source, entry)
-                manifest = _write(staging, folder, progress)
-                staging.close()
+                with closing(Staging(folder / "staging", extra_types)) as staging:
+                    counts = _merge(staging, sources, blocks, max_reject_ratio, progress)
+                    for source, entry in zip(sources, entries, strict=True):
+                        check_unchanged(source, entry)
+                    manifest = _write(staging, folder, progress)
                 manifest = replace(
                     manifest,
                     name=name or out.name,

@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from cit_curate.arrow_numpy import numpy_of
 from cit_curate.pool.format import PART_ROWS, REJECT_SCHEMA, Part
 from cit_curate.records import Int64
-from indexes.durable import FileEntry, describe_file
+from indexes.durable import FileEntry, atomic_file, describe_file
 
 REJECT_PART_ROWS = 1_000_000
 # Columns whose values hardly repeat: a dictionary of them is made in vain, and makes files larger
@@ -94,33 +95,30 @@ def write_parts(
     """
     written = PartsWritten()
     (folder / "pairs").mkdir(exist_ok=True)
-    writer: pq.ParquetWriter | None = None
-    path = folder
-    sizes: list[tuple[int, int]] = []
-    rows = 0
-    try:
-        for group in groups:
-            if writer is not None and rows + group.num_rows > PART_ROWS:
-                writer.close()
-                written.parts.append(Part(describe_file(path, folder, rows=rows), tuple(sizes)))
-                writer, sizes, rows = None, [], 0
-            if writer is None:
-                number = first_part + len(written.parts)
-                path = folder / "pairs" / f"part-{number:06d}.parquet"
-                writer = _open_part(path, schema)
-            # One chunk: how the stream was batched must not show in the file's bytes.
-            table = group.cast(schema).combine_chunks()
-            writer.write_table(table, row_group_size=table.num_rows)
-            images = len(image_starts(group["image_id"]))
-            sizes.append((group.num_rows, images))
-            rows += group.num_rows
-            _count(written, group, images)
-    finally:
-        if writer is not None:
-            writer.close()
-    if sizes:
+    for number, numbered in groupby(_numbered(groups), key=itemgetter(0)):
+        path = folder / "pairs" / f"part-{first_part + number:06d}.parquet"
+        sizes: list[tuple[int, int]] = []
+        with atomic_file(path) as temporary, _open_part(temporary, schema) as writer:
+            for _, group in numbered:
+                # One chunk: how the stream was batched must not show in the file's bytes.
+                table = group.cast(schema).combine_chunks()
+                writer.write_table(table, row_group_size=table.num_rows)
+                images = len(image_starts(group["image_id"]))
+                sizes.append((group.num_rows, images))
+                _count(written, group, images)
+        rows = sum(rows for rows, _ in sizes)
         written.parts.append(Part(describe_file(path, folder, rows=rows), tuple(sizes)))
     return written
+
+
+def _numbered(groups: Iterable[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
+    """Groups with the number of their part, from 0."""
+    number = rows = 0
+    for group in groups:
+        if rows and rows + group.num_rows > PART_ROWS:
+            number, rows = number + 1, 0
+        rows += group.num_rows
+        yield number, group
 
 
 def _open_part(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
@@ -145,7 +143,8 @@ def write_rejects(tables: Iterable[pa.Table], folder: Path) -> tuple[FileEntry, 
     def write() -> None:
         path = folder / "rejects" / f"part-{len(entries):06d}.parquet"
         table = pa.concat_tables(waiting)
-        pq.write_table(table, path, compression="zstd", version="2.6")
+        with atomic_file(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd", version="2.6")
         entries.append(describe_file(path, folder, rows=table.num_rows))
 
     for table in tables:

@@ -16,7 +16,7 @@ from cit_curate.query import ImageSource, RunDatabase
 from cit_curate.report import charts
 from cit_curate.report.facts import MAX_CLASSES, Example, RunFacts, collect_facts
 from cit_curate.report.thumbnails import Thumbnail, pool_thumbnail
-from indexes.durable import atomic_file
+from indexes.durable import atomic_file, sweep_temporary
 
 # Characters that HTML has no place for; a browser would show a box or nothing.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -38,6 +38,7 @@ def build_report(run: Run, pool: ImageSource | PoolMixture | None, out: Path) ->
         facts = collect_facts(run, database)
     page = _CONTROL.sub("", _rendered(facts, pool))
     out.parent.mkdir(parents=True, exist_ok=True)
+    sweep_temporary(out.parent, below=False, name=out.name)
     with atomic_file(out) as temporary:
         # A lone surrogate can stand in config.json, as an escape.
         temporary.write_bytes(page.encode("utf-8", "replace"))

@@ -62,6 +62,16 @@ def test_leftovers_of_a_dead_process_are_swept_and_those_of_a_living_one_stay(
     assert list(tmp_path.iterdir()) == [living]
 
 
+def test_the_leftovers_of_one_name_are_swept_alone(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in ("page[1].html", "other.html"):
+        (tmp_path / f".tmp-{dead.pid}-{name}").write_text("half")
+    assert sweep_temporary(tmp_path, below=False, name="page[1].html") == [
+        tmp_path / f".tmp-{dead.pid}-page[1].html"
+    ]
+
+
 def test_check_file_tells_missing_cut_and_changed_apart(tmp_path: Path) -> None:
     path = tmp_path / "data"
     path.write_bytes(b"0123456789")

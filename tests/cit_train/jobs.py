@@ -1,0 +1,151 @@
+"""Small jobs that write every kind of file; each may be killed anywhere and begun again.
+
+A job is `job(world, out)`: it makes its result in `out`, or finishes what another try left there.
+They are run in this process, or in one that is forked from a server with all imports, which takes
+no seconds to start.
+"""
+
+import hashlib
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Mapping
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tiny import make_config
+from tiny_runs import ledger_hashes, logged_updates, weights
+
+from cit_curate.config import EngineConfig
+from cit_curate.curation import curate
+from cit_curate.export import export_counts, export_webdataset
+from cit_curate.ledger import Run
+from cit_curate.pool.pool import Pool
+from cit_curate.pool.yfcc_build import build_yfcc_pool
+from cit_curate.pool.yfcc_source import YfccSource
+from cit_curate.sources.columns import Columns
+from cit_curate.sources.yfcc import COLUMNS
+from cit_train.outer_loop import train
+from cit_train.trainer import TrainState
+from cit_train.watcher import StepNumbers, Watcher
+
+Job = Callable[[Path, Path], None]
+
+# 2 outer steps of 3 updates, saved in their middles at 2 and 5, evaluated at 2, 4 and 6.
+FIELDS: dict[str, Any] = {
+    "curate_every": 3,
+    "eval_every": 2,
+    "save_every": 2,
+    "vision_features": "cached",
+    "cached_views": 2,
+}
+
+
+def training(world: Path, out: Path) -> None:
+    """`cit train … --resume`."""
+    train(make_config(world, **FIELDS), out / "run", resume=True)
+
+
+def long_training(world: Path, out: Path) -> None:
+    """Many short outer steps; each commit is told in a line of OUT/told once it is on the disk."""
+
+    class Teller(Watcher):
+        def committed(self, state: TrainState, numbers: StepNumbers) -> None:
+            with (out / "told").open("a") as stream:
+                stream.write(f"{state.outer_step}\n")
+
+    fields = {"curate_every": 1, "max_updates": 12, "eval_data": "", "save_every": 1}
+    config = make_config(world, batch_size=4, pairs_per_shard=2, **fields)
+    train(config, out / "run", resume=True, watcher=Teller())
+
+
+def curating(world: Path, out: Path) -> None:
+    """`cit curate`, which keeps its scores beside the run until it is there."""
+    config = make_config(world)
+    if not (out / "run").exists():
+        pool = Pool.open(world / "data" / "pool")
+        num_pairs, device = config.budget, "cpu"
+        curate(
+            *(pool, config.metadata, config.text, config.curate, out / "run"),
+            num_pairs=num_pairs,
+            device=device,
+        )
+
+
+def pooling(world: Path, out: Path) -> None:
+    """`cit pool build`, again over a pool that lacks its catalog."""
+    if not (out / "pool" / "pool.duckdb").exists():
+        columns = Columns(image_id="image_id", image="image", text=("title", "tag"))
+        source = world / "data" / "pairs.csv"
+        Pool.build([source], out / "pool", columns=columns, overwrite=(out / "pool").exists())
+
+
+def pooling_yfcc(world: Path, out: Path) -> None:
+    """`cit pool build --format yfcc100m`, likewise."""
+    metadata, ids = world / "yfcc.txt", world / "yfcc.npy"
+    if not (out / "pool" / "pool.duckdb").exists():
+        build_yfcc_pool(
+            YfccSource(format="yfcc100m", metadata=metadata, image_ids=ids),
+            out / "pool",
+            engine=EngineConfig(workers=1),
+            range_bytes=20_000,
+            overwrite=(out / "pool").exists(),
+        )
+
+
+def exporting(world: Path, out: Path) -> None:
+    """`cit export` of counts and of pairs with images, from the run in the world."""
+    run, pool = Run.open(world / "exported" / "run"), Pool.open(world / "data" / "pool")
+    export_counts(run, out / "counts.json")
+    if not (out / "pairs").exists():
+        export_webdataset(run, pool, out / "pairs", pairs_per_shard=16)
+
+
+def make_world(folder: Path) -> Path:
+    """The tiny world, YFCC's lists beside it, and a run to export."""
+    make_config(folder)
+    cells = {name: f"{name} of it" for name in COLUMNS} | {"user_tags": "a,b"}
+    lines = ["\t".join({**cells, "line_number": str(n)}.values()) for n in range(200)]
+    (folder / "yfcc.txt").write_text("\n".join([*lines, ""]))
+    np.save(folder / "yfcc.npy", np.arange(150, dtype=np.int64))
+    curating(folder, folder / "exported")
+    return folder
+
+
+JOBS: Mapping[str, Job] = {
+    job.__name__: job
+    for job in (training, long_training, curating, pooling, pooling_yfcc, exporting)
+}
+
+
+def result_of(out: Path) -> dict[str, object]:
+    """What must be equal, however often a job was killed: bytes, weights, updates."""
+    if (out / "run" / "checkpoints").exists():
+        found = {name: value.numpy().tobytes() for name, value in weights(out / "run").items()}
+        return {**ledger_hashes(out / "run"), **found, "log": logged_updates(out / "run")}
+    return {
+        path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(out.rglob("*"))
+        # The catalog's bytes are DuckDB's; logs and environment tell of times and places.
+        if path.is_file() and path.name not in ("pool.duckdb", "metrics.jsonl", "environment.json")
+    }
+
+
+def start_job(name: str, world: Path, out: Path, **environment: str) -> BaseProcess:
+    """A job in a process of its own; what it says goes to a file beside `out`."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["cit_train.outer_loop", "cit_train.cli", "jobs"])
+    arguments = (name, world, out, environment)
+    process = context.Process(target=_run_job, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+def _run_job(name: str, world: Path, out: Path, environment: Mapping[str, str]) -> None:
+    os.environ.update(environment)
+    told = out.with_name(f"{out.name}.stderr")
+    descriptor = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, sys.stderr.fileno())
+    JOBS[name](world, out)

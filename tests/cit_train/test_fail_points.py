@@ -1,0 +1,209 @@
+"""Every fail point of every writer: what is begun again after a kill or a full disk is the same."""
+
+import signal
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+from faults import plant
+from jobs import JOBS, make_world, result_of, start_job
+
+from cit_curate.errors import ResourceError
+from cit_curate.ledger import Run
+from indexes import durable
+from indexes.fail_points import KINDS, VARIABLE, fail_points, kind_of
+
+OfJobs = Callable[[str], tuple[dict[str, object], Counter[str]]]
+
+# Written by every job for its result, whose name is the user's.
+OF_JOB = {
+    "training": {
+        *("checkpoint", "checkpoint_file", "checkpoint_link", "manifest", "mid_step"),
+        *("mid_step_file", "shard", "shard_entry", "shard_list", "shard_rejects", "index"),
+        *("index_vectors", "features", "config", "environment", "metadata", "metrics", "status"),
+        *("selections", "near_misses", "rounds", "used", "rejects", "other"),
+    },
+    "curating": {
+        *("scores", "index", "index_vectors", "config", "environment", "metadata", "manifest"),
+        *("selections", "near_misses", "rounds", "other"),
+    },
+    "pooling": {
+        *("pool_block", "pool_block_end", "pool_part", "pool_rejects", "pool_manifest"),
+        *("pool_catalog", "other"),
+    },
+    "pooling_yfcc": {
+        *("yfcc_key", "yfcc_ids", "yfcc_segment", "yfcc_segment_summary", "pool_part"),
+        *("pool_rejects", "pool_manifest", "pool_catalog", "other"),
+    },
+    "exporting": {"shard", "shard_entry", "other"},
+}
+POINTS = [
+    (job, name) for job in OF_JOB for name in fail_points() if name.split(".")[0] in OF_JOB[job]
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the jobs read."""
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def of_jobs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> OfJobs:
+    """Gives what a job makes undisturbed, and how often it comes to each fail point."""
+
+    @cache
+    def made(name: str) -> tuple[dict[str, object], Counter[str]]:
+        out = tmp_path_factory.mktemp(name)
+        passed: Counter[str] = Counter()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                durable, "reach", lambda path, moment: passed.update([f"{kind_of(path)}.{moment}"])
+            )
+            JOBS[name](world, out)
+        return result_of(out), passed
+
+    return made
+
+
+def test_the_jobs_come_to_every_fail_point_that_there_is(
+    world: Path,
+    of_jobs: OfJobs,
+    tmp_path: Path,
+) -> None:
+    reached = {name: {*of_jobs(name)[1]} for name in OF_JOB}
+    # To cut metrics.jsonl, a run must have gone on from before its last line.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            durable,
+            "reach",
+            lambda path, moment: reached["training"].add(f"{kind_of(path)}.{moment}"),
+        )
+        with pytest.MonkeyPatch.context() as fault:
+            plant({"moment": "train", "update": 4, "act": "raise"}, fault.setattr)
+            with pytest.raises(RuntimeError, match="planted"):
+                JOBS["training"](world, tmp_path)
+        JOBS["training"](world, tmp_path)
+    for name, points in reached.items():
+        assert {point.split(".")[0] for point in points} == OF_JOB[name], name
+    assert set.union(*reached.values()) == {*fail_points()}
+    assert {"other", *KINDS} == set.union(*OF_JOB.values())
+
+
+def strike(
+    of_jobs: OfJobs,
+    world: Path,
+    out: Path,
+    job: str,
+    name: str,
+) -> None:
+    """Kill a job at the last time that it comes to a fail point, and begin it again."""
+    whole, passed = of_jobs(job)
+    out.mkdir()
+    fault = f"{name}:{max(passed[name], 1)}:kill"
+    first = start_job(job, world, out, **{VARIABLE: fault})
+    first.join(60)
+    assert first.exitcode == (-signal.SIGKILL if passed[name] else 0), name
+    again = start_job(job, world, out)
+    again.join(60)
+    assert again.exitcode == 0, out.with_name(f"{out.name}.stderr").read_text()
+    assert result_of(out) == whole, name
+    assert not list(out.rglob(".tmp-*"))
+    if job in ("training", "curating"):
+        assert len(Run.open(out / "run").commits()) == (2 if job == "training" else 1)
+
+
+@pytest.mark.parametrize(
+    ("job", "name"),
+    [
+        ("training", "manifest.synced"),
+        ("training", "checkpoint.renamed"),
+        ("training", "shard.renamed"),
+        ("curating", "manifest.synced"),
+        ("pooling", "other.synced"),
+        ("exporting", "other.synced"),
+    ],
+)
+def test_killed_and_begun_again_a_job_makes_the_same(
+    of_jobs: OfJobs,
+    world: Path,
+    tmp_path: Path,
+    job: str,
+    name: str,
+) -> None:
+    # FAULTS: L4 K1 K7 P7 Q4
+    strike(of_jobs, world, tmp_path / "out", job, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("job", "name"), POINTS)
+def test_killed_at_every_fail_point_and_begun_again_a_job_makes_the_same(
+    of_jobs: OfJobs,
+    world: Path,
+    tmp_path: Path,
+    job: str,
+    name: str,
+) -> None:
+    # FAULTS: L4 K1 K3 K7 P7 Q4
+    strike(of_jobs, world, tmp_path / "out", job, name)
+
+
+def fill(
+    of_jobs: OfJobs,
+    world: Path,
+    out: Path,
+    job: str,
+    name: str,
+) -> None:
+    """Let the disk be full when a job first comes to a fail point, and begin it again."""
+    whole, passed = of_jobs(job)
+    out.mkdir()
+    # How a try ended may go untold where there is no room to tell it.
+    is_told = passed[name] and not name.startswith("status")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, f"{name}:1:enospc")
+        if is_told:
+            with pytest.raises((OSError, ResourceError), match=r"No space left|disk .* is full"):
+                JOBS[job](world, out)
+        else:
+            JOBS[job](world, out)
+    JOBS[job](world, out)
+    assert result_of(out) == whole, name
+    assert not list(out.rglob(".tmp-*"))
+
+
+@pytest.mark.parametrize(
+    ("job", "name"),
+    [
+        ("training", "used.written"),
+        ("training", "manifest.renamed"),
+        ("training", "shard.start"),
+        ("training", "features.written"),
+        ("pooling", "pool_part.written"),
+        ("exporting", "shard.written"),
+    ],
+)
+def test_after_a_full_disk_the_same_job_makes_the_same(
+    of_jobs: OfJobs,
+    world: Path,
+    tmp_path: Path,
+    job: str,
+    name: str,
+) -> None:
+    # FAULTS: P8 S7 L4 K1
+    fill(of_jobs, world, tmp_path / "out", job, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("job", "name"), POINTS)
+def test_after_a_disk_that_is_full_at_any_fail_point_the_same_job_makes_the_same(
+    of_jobs: OfJobs,
+    world: Path,
+    tmp_path: Path,
+    job: str,
+    name: str,
+) -> None:
+    # FAULTS: P8 S7 L4 K1
+    fill(of_jobs, world, tmp_path / "out", job, name)

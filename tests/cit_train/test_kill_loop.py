@@ -1,0 +1,48 @@
+"""Killed at random moments, again and again, a run loses nothing it told, and doubles nothing."""
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from jobs import JOBS, result_of, start_job
+
+from cit_curate.ledger import Run
+
+
+@pytest.mark.parametrize(
+    "num_kills",
+    [20, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
+)
+def test_after_kills_at_random_all_that_was_told_is_there_once(
+    world: Path, tmp_path: Path, num_kills: int
+) -> None:
+    # FAULTS: L4 L6 K1 K7
+    (tmp_path / "whole").mkdir()
+    began = time.monotonic()
+    JOBS["long_training"](world, tmp_path / "whole")
+    seconds = time.monotonic() - began
+    whole = result_of(tmp_path / "whole")
+    rng = random.Random(num_kills)
+    kills, number = 0, 0
+    while kills < num_kills:
+        out = tmp_path / f"out-{number}"
+        out.mkdir()
+        (out / "told").touch()
+        while True:
+            process = start_job("long_training", world, out)
+            process.join(rng.uniform(0.0, seconds) if kills < num_kills else 60)
+            process.kill()
+            process.join()
+            told = [int(line) for line in (out / "told").read_text().splitlines()]
+            assert told == sorted({*told}), "an outer step was committed twice"
+            num_commits = len(Run.open(out / "run").commits()) if (out / "run").exists() else 0
+            assert num_commits >= max(told, default=0), "a commit that was told is lost"
+            if process.exitcode == 0:
+                break
+            assert process.exitcode == -signal.SIGKILL
+            kills += 1
+        assert result_of(out) == whole
+        assert not list(out.rglob(".tmp-*"))
+        number += 1
