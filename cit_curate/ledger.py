@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,9 +31,11 @@ from indexes.durable import (
     atomic_folder,
     check_file,
     describe_file,
+    file_entry,
     read_json,
     sweep_temporary,
     write_json,
+    write_sealed,
 )
 
 FORMAT_VERSION = 1
@@ -145,6 +147,9 @@ SCHEMAS: Mapping[LedgerTable, pa.Schema] = {
 
 # `Run.counts` and the JSON export, over the view `counts`.
 COUNTS_BY_KEY = "SELECT pair_key, count FROM counts ORDER BY pair_key"
+
+# What a run is started with; `head.json` has their hashes.
+HEAD_FILES = ("config.json", "environment.json")
 
 # Rows of a row group of what `write_batches` writes.
 ROW_GROUP_ROWS = 131_072
@@ -288,7 +293,7 @@ class Run:
             DamagedError: A manifest is damaged, or one before the last is missing.
         """
         paths = sorted((self.path / "manifests").glob("step=*.json"))
-        commits = [_commit_from_json(path, read_json(path)) for path in paths]
+        commits = [read_commit(path) for path in paths]
         for expected, commit in enumerate(commits):
             if commit.outer_step != expected:
                 raise DamagedError(
@@ -375,9 +380,16 @@ class Run:
         return describe_file(path, self.path, rows=rows)
 
     def commit(self, commit: Commit) -> None:
-        """Make an outer step part of the run: the one atomic step of a run."""
+        """Make an outer step part of the run: the one atomic step of a run.
+
+        The first one takes `metadata.json` along, which `metadata_id` counts in.
+        """
+        metadata = self.path / "metadata.json"
+        if commit.outer_step == 0 and metadata.is_file():
+            entry = describe_file(metadata, self.path, rows=0)
+            commit = replace(commit, files=(*commit.files, entry))
         value = {"format_version": FORMAT_VERSION, **asdict(commit)}
-        write_json(self.path / "manifests" / f"{step_folder(commit.outer_step)}.json", value)
+        write_sealed(self.path / "manifests" / f"{step_folder(commit.outer_step)}.json", value)
 
     def roll_back(self, *, keep_update: int | None = None) -> Commit | None:
         """Remove whatever is younger than the last commit.
@@ -414,12 +426,25 @@ class Run:
             stream.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last line cut by a kill is left out."""
+        """The lines of metrics.jsonl; a last line cut by a kill is left out.
+
+        Raises:
+            DamagedError: A line is no JSON object.
+        """
         path = self.path / "metrics.jsonl"
         if not path.is_file():
             return []
-        lines = path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1] if line]
+        records = []
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+            if not line:
+                continue
+            try:
+                record = dict(json.loads(line))
+                int(record["update"])
+            except (LookupError, TypeError, ValueError) as error:
+                raise DamagedError(f"{path} is damaged in line {number}: {error!r}") from error
+            records.append(record)
+        return records
 
     def _cut_metrics(self, update: int, *, outer_step: int) -> None:
         path = self.path / "metrics.jsonl"
@@ -438,8 +463,10 @@ class Run:
 
 def _write_head(folder: Path, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
     (folder / "manifests").mkdir()
-    write_json(folder / "environment.json", environment)
-    write_json(folder / "config.json", config)
+    for name, value in (("environment.json", environment), ("config.json", config)):
+        write_json(folder / name, value)
+    entries = [describe_file(folder / name, folder, rows=0) for name in HEAD_FILES]
+    write_sealed(folder / "head.json", {"files": [asdict(entry) for entry in entries]})
 
 
 def same_key_error(pair_key: str) -> ConfigError:
@@ -490,13 +517,21 @@ def _step_number(folder: Path) -> int:
     return int(folder.name.removeprefix("step="))
 
 
-def _commit_from_json(path: Path, value: dict[str, Any]) -> Commit:
+def read_commit(path: Path) -> Commit:
+    """One manifest.
+
+    Raises:
+        DamagedError: It is missing or damaged, or a newer version wrote it.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DamagedError(f"{path} is damaged: it is no JSON object")
     version = value.pop("format_version", None)
     if version != FORMAT_VERSION:
         raise DamagedError(f"{path} has format version {version}; this cit reads {FORMAT_VERSION}")
     try:
         cursors = tuple(PoolCursor(**cursor) for cursor in value.pop("cursors"))
-        files = tuple(FileEntry(**entry) for entry in value.pop("files"))
+        files = tuple(file_entry(entry, str(path)) for entry in value.pop("files"))
         return Commit(cursors=cursors, files=files, **value)
     except (KeyError, TypeError) as error:
         raise DamagedError(f"{path} is damaged: {error}") from error

@@ -20,7 +20,7 @@ def replacing(out: Path) -> Iterator[Path]:
     The caller holds the lock of `out`, and has decided that what is there may go. What a killed
     writer left is removed first; an old folder that it had put aside is back in its place.
     """
-    _sweep(out)
+    settle(out)
     if out.is_dir() and not any(out.iterdir()):
         out.rmdir()
     with _old_or_new(out), atomic_folder(out, aside=_aside(out)) as folder:
@@ -44,8 +44,11 @@ def _old_or_new(out: Path) -> Iterator[None]:
                 _aside(out).rename(out)
 
 
-def _sweep(out: Path) -> None:
-    """Remove what killed writers left; whoever holds the lock is the only living one."""
+def settle(out: Path) -> None:
+    """Remove what killed writers left beside `out`, and put an old folder back in its place.
+
+    Whoever holds the lock of `out` is the only living one.
+    """
     for path in out.parent.glob(f"{TEMPORARY_PREFIX}*-{escape(out.name)}"):
         pid = path.name.removeprefix(TEMPORARY_PREFIX).removesuffix(f"-{out.name}")
         if pid == "0" and not out.exists():

@@ -31,7 +31,7 @@ from cit_curate.pool.workers import Mapper
 from cit_curate.records import CaptionBatch, Float32, Int64, PoolCursor
 from cit_curate.scoring import Scores, scanned_texts
 from cit_curate.text_encoder import TextEncoder
-from indexes.durable import atomic_file, sweep_temporary
+from indexes.durable import append_sha256, atomic_file, read_with_sha256, sweep_temporary
 from indexes.protocol import MetadataIndex
 from indexes.storage import load_vectors, save_index
 from indexes.versioned import build_index
@@ -45,7 +45,7 @@ UNIT_CAPTIONS = 4_096
 # Measured on 2 busy cores with MiniLM, 17,964 captions: 2 processes of one thread 40 s, one process
 # of two threads 97 s; forward passes of 64 short rows are too small to share.
 CAPTIONS_PER_WORKER = 8_192
-STAGING_VERSION = 1
+STAGING_VERSION = 2
 
 _SCHEMA = pa.schema([("similarity", pa.float32()), ("metadata_id", pa.int64())])
 
@@ -167,27 +167,26 @@ def score(task: ScoreTask) -> None:
     asked = known.ask(texts)
     scored = known.answer(asked, *best_entries(encoder, index, asked.new.to_pylist()))
     task.path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        atomic_file(task.path) as temporary,
-        pa.OSFile(str(temporary), "wb") as stream,
-        pa.ipc.new_file(stream, _SCHEMA) as writer,
-    ):
-        writer.write_table(pa.table([pa.array(each) for each in scored], schema=_SCHEMA))
+    with atomic_file(task.path) as temporary:
+        with (
+            pa.OSFile(str(temporary), "wb") as stream,
+            pa.ipc.new_file(stream, _SCHEMA) as writer,
+        ):
+            writer.write_table(pa.table([pa.array(each) for each in scored], schema=_SCHEMA))
+        append_sha256(temporary)
 
 
 def read_scores(task: ScoreTask) -> tuple[Float32, Int64]:
     """Best similarity and nearest entry of each caption: float32 and int64 [captions].
 
     Raises:
-        DamagedError: The file is cut.
+        DamagedError: The file is cut or changed.
     """
     try:
-        with pa.OSFile(str(task.path)) as stream, pa.ipc.open_file(stream) as file:
+        with pa.ipc.open_file(read_with_sha256(task.path)) as file:
             table = file.read_all()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DamagedError(
-            f"{task.path} cannot be read: {error}; remove it and run the same command again"
-        ) from error
+    except (DamagedError, pa.ArrowInvalid) as error:
+        raise DamagedError(f"{error}; remove it and run the same command again") from error
     return table["similarity"].to_numpy(), table["metadata_id"].to_numpy()
 
 

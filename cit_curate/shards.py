@@ -22,7 +22,14 @@ from urllib.parse import quote
 from cit_curate.errors import DamagedError
 from cit_curate.tar_index import TarMember, tar_members
 from cit_curate.tar_members import end_of_tar, member
-from indexes.durable import FileEntry, atomic_file, check_file, read_json, write_json
+from indexes.durable import (
+    FileEntry,
+    atomic_file,
+    check_file,
+    file_entry,
+    read_json,
+    write_json,
+)
 
 IMAGE_SUFFIXES = ("jpg", "png", "webp", "gif", "bmp")
 
@@ -205,15 +212,25 @@ def closed_shards(folder: Path, prefix: str) -> list[FileEntry]:
             entry = shard_entry(path)
             check_file(folder, entry)
             entries.append(entry)
-    for path in folder.glob(f"{prefix}-*"):
-        if int(path.stem.removeprefix(f"{prefix}-")) >= len(entries):
-            path.unlink()
+    remove_shards(folder, prefix, first=len(entries))
     return entries
 
 
+def remove_shards(folder: Path, prefix: str, *, first: int = 0) -> None:
+    """Remove the shards of a lane from number `first` on."""
+    for path in folder.glob(f"{prefix}-*"):
+        if int(path.stem.removeprefix(f"{prefix}-")) >= first:
+            path.unlink()
+
+
 def shard_entry(path: Path) -> FileEntry:
-    """The manifest entry that lies beside a closed tar."""
-    return FileEntry(**read_json(path.with_suffix(".json")))
+    """The manifest entry that lies beside a closed tar.
+
+    Raises:
+        DamagedError: It is missing or damaged.
+    """
+    described = path.with_suffix(".json")
+    return file_entry(read_json(described), str(described))
 
 
 def _sample(path: Path, key: str, fields: Mapping[str, bytes]) -> Sample:

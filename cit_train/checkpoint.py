@@ -25,10 +25,10 @@ from transformers import ProcessorMixin, VisionTextDualEncoderModel
 from cit_curate.errors import DamagedError
 from cit_train.trainer import Trainer
 from indexes.durable import (
-    FileEntry,
     atomic_folder,
     check_file,
     describe_file,
+    file_entry,
     read_json,
     replace_link,
     write_json,
@@ -81,8 +81,9 @@ def check_checkpoint(folder: Path) -> None:
     Raises:
         DamagedError: A file, or the whole checkpoint, is missing or changed.
     """
-    for entry in read_json(folder / "manifest.json"):
-        check_file(folder, FileEntry(**entry))
+    path = folder / "manifest.json"
+    for entry in read_json(path):
+        check_file(folder, file_entry(entry, str(path)))
 
 
 def load_checkpoint(folder: Path, trainer: Trainer) -> None:

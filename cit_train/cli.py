@@ -85,6 +85,11 @@ VERBS = {
         "cit_curate.counts_command:import_counts",
     ),
     "report": ("one HTML page that shows what was picked", "cit_curate.commands:report"),
+    "verify": ("check every byte of a run or a pool", "cit_train.damage.commands:verify"),
+    "repair": (
+        "mend a run or a pool: what can be made again is",
+        "cit_train.damage.commands:repair",
+    ),
 }
 # Verbs that read their own arguments, because what comes first decides the flags.
 _OWN_ARGUMENTS = ("train", "sweep", "launch slurm")

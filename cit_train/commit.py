@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from cit_curate.curation import write_scan
+from cit_curate.curator import LaneScan
 from cit_curate.ledger import Commit, step_folder
 from cit_curate.records import PoolCursor
 from cit_train.batches import count_uses
@@ -39,7 +40,10 @@ def commit_step(
     Each rank writes the tables of its lanes; rank 0 writes the rest, while the next outer step
     begins. The watcher is told once the commit is on the disk.
     """
-    written = [_write_lane(session, streams, lane, state) for lane in streams.lanes]
+    written = [
+        _write_lane(session, streams, lane, selection.scan, state)
+        for lane, selection in zip(streams.lanes, streams.selections, strict=True)
+    ]
     if session.trainer.cache is not None:
         session.trainer.cache.flush()
     lanes = [lane for rank in session.world.agree("committed", written) for lane in rank]
@@ -103,10 +107,10 @@ def save_within_step(session: Session, state: TrainState, streams: Streams) -> N
 
 
 def _write_lane(
-    session: Session, streams: Streams, stream: ShardStream, state: TrainState
+    session: Session, streams: Streams, stream: ShardStream, scan: LaneScan, state: TrainState
 ) -> dict[str, Any]:
     """Write the ledger tables of one lane; gives what the commit says of it, as JSON."""
-    run, scan = session.run, stream.scan
+    run = session.run
     num_updates = state.update - streams.first_update
     place = {"outer_step": state.outer_step, "lane": scan.lane}
     pairs_per_update = session.config.curate.batch_size * session.config.train.accumulate

@@ -138,7 +138,7 @@ class FeatureCache:
         values = np.stack(list(self._fresh.values()))
         name = _part_name(keys, values)
         # The keys are written last: a part counts once they are there.
-        for path, array in ((_values_path(self._folder / name), values), (name, keys)):
+        for path, array in ((values_path(self._folder / name), values), (name, keys)):
             with atomic_file(self._folder / path) as temporary, temporary.open("wb") as stream:
                 np.save(stream, array, allow_pickle=False)
         self._fresh = {}
@@ -154,22 +154,10 @@ class FeatureCache:
         return value
 
     def _open_part(self, path: Path) -> None:
-        values_path = _values_path(path)
         try:
-            keys = np.load(path, allow_pickle=False)
-            values = np.load(values_path, mmap_mode="r", allow_pickle=False)
+            keys, values = load_part(path)
         except FileNotFoundError:
             return  # another run that shares the folder has just removed it
-        except (OSError, ValueError) as error:
-            raise DamagedError(
-                f"{values_path} is damaged: {error}; remove the part, it is made again"
-            ) from error
-        if _part_name(keys, values) != path.name:
-            raise DamagedError(f"{values_path} has changed since it was written; remove it")
-        if len(keys) != len(values):
-            raise DamagedError(
-                f"{values_path} does not fit {path.name}; remove both, they are made again"
-            )
         self._parts[path.name] = values
         for row, key in enumerate(keys):
             name = key.tobytes()
@@ -183,7 +171,7 @@ class FeatureCache:
         found = []
         for path in self._folder.parent.glob("*/part-*.keys.npy"):
             try:
-                stat, num_bytes = path.stat(), _values_path(path).stat().st_size
+                stat, num_bytes = path.stat(), values_path(path).stat().st_size
             except FileNotFoundError:  # removed by another run
                 continue
             found.append((stat.st_mtime_ns, str(path), stat.st_size + num_bytes))
@@ -194,7 +182,7 @@ class FeatureCache:
                 break
             path = Path(name)
             path.unlink(missing_ok=True)
-            _values_path(path).unlink(missing_ok=True)
+            values_path(path).unlink(missing_ok=True)
             total -= num_bytes
             if path.parent == self._folder:
                 removed.add(path.name)
@@ -231,7 +219,32 @@ class FeatureCache:
         return crops
 
 
-def _values_path(keys_path: Path) -> Path:
+def load_part(path: Path) -> tuple[npt.NDArray[np.uint8], Float16]:
+    """The keys in a part's file `path`, and the features in the file beside it, mapped.
+
+    Raises:
+        DamagedError: One of them has changed since it was written.
+        FileNotFoundError: One of them is gone.
+    """
+    beside = values_path(path)
+    try:
+        keys = np.load(path, allow_pickle=False)
+        values = np.load(beside, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise DamagedError(
+            f"{beside} is damaged: {error}; remove the part, it is made again"
+        ) from error
+    if _part_name(keys, values) != path.name:
+        raise DamagedError(f"{beside} has changed since it was written; remove it")
+    if len(keys) != len(values):
+        raise DamagedError(f"{beside} does not fit {path.name}; remove both, they are made again")
+    return keys, values
+
+
+def values_path(keys_path: Path) -> Path:
+    """The file of features beside a part's file of keys."""
     return keys_path.with_name(keys_path.name.replace(".keys", ""))
 
 

@@ -30,7 +30,16 @@ from cit_curate.errors import DamagedError
 from cit_curate.ledger import Run, step_folder
 from cit_curate.records import PoolCursor
 from cit_train.checkpoint import check_checkpoint
-from indexes.durable import FileEntry, atomic_file, check_file, describe_file, read_json, write_json
+from indexes.durable import (
+    FileEntry,
+    atomic_file,
+    check_file,
+    describe_file,
+    file_entry,
+    read_json,
+    write_json,
+    write_sealed,
+)
 
 _TABLES = ("selected", "surplus", "near_misses")
 
@@ -60,26 +69,37 @@ class MidStep:
 
 def write_mid_step(run: Run, place: MidStep) -> None:
     """Make `place` what the run goes on from; its files and its checkpoint are there."""
-    write_json(run.path / "mid_step.json", asdict(place))
+    write_sealed(run.path / "mid_step.json", asdict(place))
 
 
 def read_mid_step(run: Run) -> MidStep | None:
     """The middle of the outer step after the last commit; None when nothing (whole) is there."""
     path = run.path / "mid_step.json"
-    if not path.exists():
-        return None
     try:
-        value = read_json(path)
-        files = tuple(FileEntry(**entry) for entry in value.pop("files"))
-        place = MidStep(files=files, **value)
-        if place.outer_step != len(run.commits()):  # a commit has overtaken it
-            return None
-        for entry in place.files:
-            check_file(run.path, entry)
-        check_checkpoint(run.path / place.checkpoint)
-    except (DamagedError, KeyError, TypeError) as error:
+        return checked_mid_step(run, num_commits=len(run.commits())) if path.exists() else None
+    except DamagedError as error:
         logger.warning("%s cannot be gone on from: %s; taking the last commit", path, error)
         return None
+
+
+def checked_mid_step(run: Run, *, num_commits: int) -> MidStep | None:
+    """The middle of an outer step; None when a commit has overtaken it.
+
+    Raises:
+        DamagedError: It, one of its files or its checkpoint is damaged.
+    """
+    path = run.path / "mid_step.json"
+    value = read_json(path)
+    try:
+        files = tuple(file_entry(entry, str(path)) for entry in value.pop("files"))
+        place = MidStep(files=files, **value)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise DamagedError(f"{path} is damaged: {error!r}") from error
+    if place.outer_step != num_commits:
+        return None
+    for entry in place.files:
+        check_file(run.path, entry)
+    check_checkpoint(run.path / place.checkpoint)
     return place
 
 

@@ -1,6 +1,7 @@
 """What a training run consists of, put together from its config, fresh or from the last commit."""
 
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,7 @@ from cit_train.checkpoint import (
     take_snapshot,
 )
 from cit_train.config import RunConfig, flat
+from cit_train.damage.set_back import set_back, whole_checkpoints
 from cit_train.distributed import World
 from cit_train.evaluation.evaluator import Evaluator
 from cit_train.features import FeatureCache
@@ -52,6 +54,8 @@ from cit_train.stopping import StopSignals
 from cit_train.trainer import Trainer, TrainState
 from cit_train.transforms import Normalizer, image_statistics
 from cit_train.views import ViewMaker
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -209,6 +213,8 @@ def _open_run(
     if resume and (out / "config.json").is_file():
         run = Run.open(out)
         _check_same(run, settings)
+        if not (out / "metadata.json").is_file():  # it was killed just before
+            curator.write_entries(run)
         return run
     environment = describe_environment()
     run = Run.create(out, config=settings, environment=environment, overwrite=overwrite)
@@ -288,7 +294,18 @@ def _build_model(
 
 
 def _roll_back(run: Run) -> tuple[Commit | None, MidStep | None]:
-    """The last commit, and the place after it that was saved; what is younger is removed."""
+    """The last commit, and the place after it that was saved; what is younger is removed.
+
+    A run whose last checkpoint is damaged goes on from the one before.
+    """
+    commits = run.commits()
+    kept = commits[: whole_checkpoints(run, commits)]
+    if kept and len(kept) < len(commits):
+        logger.warning(
+            "going on after outer step %d instead; what came after it is in %s",
+            *(kept[-1].outer_step, run.path / "damaged"),
+        )
+        set_back(run, kept)
     mid_step = read_mid_step(run)
     last = run.roll_back(keep_update=mid_step.update if mid_step else None)
     if mid_step is None:

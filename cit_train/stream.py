@@ -6,6 +6,7 @@ pair whose image cannot be opened is set aside, and the scan's next kept pair ta
 """
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -13,19 +14,19 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from cit_curate.curator import LaneScan
+from cit_curate.config import CurateConfig
 from cit_curate.decoders import decoders
-from cit_curate.errors import BadInputError, ShortfallError
+from cit_curate.errors import BadInputError, DamagedError, ShortfallError
 from cit_curate.ledger import SCHEMAS, Run, step_folder
 from cit_curate.pool.images import ImageRejected, image_suffix
 from cit_curate.pool.mixture import PoolMixture
-from cit_curate.shards import Sample, ShardWriter, closed_shards
-from indexes.durable import read_json, write_json
+from cit_curate.shards import Sample, ShardWriter, closed_shards, remove_shards
+from indexes.durable import read_json, write_sealed
 
 # First word of the random key of the training order.
 ORDER_KEY = 21
@@ -38,6 +39,8 @@ MAX_REJECT_RATIO = 0.01
 MAX_THREADS = 8
 # Images of a lane that are opened ahead of the one that is written.
 _IMAGES_AHEAD = 2 * MAX_THREADS
+
+logger = logging.getLogger(__name__)
 
 
 def image_threads() -> ThreadPoolExecutor:
@@ -55,6 +58,49 @@ def shard_folder(run: Run, outer_step: int) -> Path:
     return run.path / "shards" / step_folder(outer_step)
 
 
+def rejects_path(folder: Path, lane: int) -> Path:
+    """Where the shards of a lane have what they leave out."""
+    return folder / f"{lane_prefix(lane)}.rejects.json"
+
+
+def read_rejects(path: Path) -> dict[int, ImageRejected]:
+    """Why each scan position is left out; empty when there is no such file.
+
+    Raises:
+        DamagedError: The file is damaged.
+    """
+    if not path.exists():
+        return {}
+    value = read_json(path)
+    try:
+        rows = value.pop("rejects") if isinstance(value, dict) else value
+        if isinstance(value, dict) and value:
+            raise ValueError(f"it has {', '.join(value)}")
+        return {position: ImageRejected(reason, detail) for position, reason, detail in rows}
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedError(f"{path} is damaged: {error}") from error
+
+
+class PairScan(Protocol):
+    """Where pairs come from that take the place of others: `LaneScan` is one.
+
+    Attributes:
+        config: The rules.
+        outer_step: The outer step.
+        lane: The lane.
+    """
+
+    config: CurateConfig
+    outer_step: int
+    lane: int
+
+    def take(self, num_pairs: int | None, /) -> pa.Table:
+        """The next kept pairs, in arrival order; fewer when there are no more."""
+
+    def reject_rows(self) -> list[dict[str, Any]]:
+        """The `rejects` rows of captions that it set aside."""
+
+
 class ShardStream(threading.Thread):
     """Writes the shards of one lane's selection; a thread beside the training loop.
 
@@ -70,7 +116,7 @@ class ShardStream(threading.Thread):
         self,
         run: Run,
         pools: PoolMixture,
-        scan: LaneScan,
+        scan: PairScan,
         selection: pa.Table,
         *,
         num_pairs: int,
@@ -79,6 +125,7 @@ class ShardStream(threading.Thread):
         threads: ThreadPoolExecutor,
         image_side: int = 0,
         is_decoded: Callable[[bytes], bool] = lambda image: False,
+        known_rejects: Mapping[int, ImageRejected] | None = None,
     ) -> None:
         """Prepare to write; `start` begins.
 
@@ -93,6 +140,8 @@ class ShardStream(threading.Thread):
             threads: Open and check images, for all streams of this process.
             image_side: See `shard_image`.
             is_decoded: Whether an image is known to decode.
+            known_rejects: All that is left out, by scan position, where it is known: shards are
+                written once more, and any other image that cannot be opened ends it.
         """
         super().__init__(name=f"shards-lane{scan.lane}", daemon=True)
         self.error: BaseException | None = None
@@ -122,7 +171,8 @@ class ShardStream(threading.Thread):
         # What a run that was stopped in this outer step had written: so many pairs need not be
         # opened again, and these scan positions were rejected.
         self._num_written = 0
-        self._known_rejects: dict[int, ImageRejected] = {}
+        self._knows_all = known_rejects is not None
+        self._known_rejects = dict(known_rejects or {})
 
     def run(self) -> None:
         """Write everything; a failure becomes `error` and a marker that readers see."""
@@ -199,13 +249,15 @@ class ShardStream(threading.Thread):
     def _open_writer(self) -> ShardWriter:
         """A writer that goes on after the shards that are there."""
         prefix = lane_prefix(self.scan.lane)
+        try:
+            if not self._knows_all:
+                self._known_rejects = read_rejects(self._rejects_path)
+        except DamagedError as error:
+            # Without it nobody knows which pairs the closed shards left out.
+            logger.warning("%s; the shards of its lane are written again", error)
+            remove_shards(self.folder, prefix)
         entries = closed_shards(self.folder, prefix)
         self._num_written = sum(entry.rows for entry in entries)
-        if self._rejects_path.exists():
-            self._known_rejects = {
-                position: ImageRejected(reason, detail)
-                for position, reason, detail in read_json(self._rejects_path)
-            }
         return ShardWriter(
             self.folder, prefix, pairs_per_shard=self._pairs_per_shard, entries=entries
         )
@@ -221,11 +273,11 @@ class ShardStream(threading.Thread):
     def _write_rejects(self) -> None:
         rejects = [(row["scan_position"], row["reason"], row["detail"]) for row in self._rejects]
         if rejects:
-            write_json(self._rejects_path, rejects)
+            write_sealed(self._rejects_path, {"rejects": rejects})
 
     @property
     def _rejects_path(self) -> Path:
-        return self.folder / f"{lane_prefix(self.scan.lane)}.rejects.json"
+        return rejects_path(self.folder, self.scan.lane)
 
     def _sample(self, fields: Mapping[str, Any], image: bytes) -> Sample:
         names = ["pair_key", "image_id", "text_key", "similarity", "metadata_text", "reason"]
@@ -243,15 +295,21 @@ class ShardStream(threading.Thread):
             fields: The pair.
             opened: Its image; None for a pair in a closed shard, whose image is not opened again:
                 b"", or what it was rejected for.
+
+        Raises:
+            DamagedError: All that is left out is known, and this is not.
         """
+        known = self._known_rejects.get(fields["scan_position"])
         try:
-            if opened is not None:
-                image = opened.result()
-            else:
-                image = b""
-                if fields["scan_position"] in self._known_rejects:
-                    raise self._known_rejects[fields["scan_position"]]
+            if known is not None and (opened is None or self._knows_all):
+                raise known
+            image = b"" if opened is None else opened.result()
         except ImageRejected as error:
+            if self._knows_all and known is None:
+                raise DamagedError(
+                    f"the image {fields['image_uri']} of {fields['pair_key']} could be opened "
+                    f"before: {error.reason}, {error.detail}"
+                ) from error
             self._reject(fields, error)
             return None
         self._in_a_row = 0

@@ -9,9 +9,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from indexes.errors import DamagedError
 from indexes.fail_points import reach
 
 TEMPORARY_PREFIX = ".tmp-"
+_SEAL = "json_sha256"
+_SEAL_START = f',\n "{_SEAL}": "'.encode()
 
 
 @dataclass(frozen=True)
@@ -94,25 +96,74 @@ def replace_link(link: Path, target: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def json_text(value: Any) -> str:
+    """What `write_json` writes."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     with atomic_file(path) as temporary:
-        text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(json_text(value), encoding="utf-8")
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """As `write_json`, with a last member `json_sha256`: the SHA-256 of all bytes before it."""
+    head = json_text(value).removesuffix("\n}\n").encode()
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(_sealed(head))
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file; a seal is compared, and is not in the value.
 
     Raises:
-        DamagedError: The file is missing or is not JSON.
+        DamagedError: The file is missing, is not JSON, or has changed since it was sealed.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes(), str(path))
     except FileNotFoundError:
-        raise DamagedError(f"{path} is missing") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DamagedError(f"{path} is damaged: {error}") from error
+        raise _damaged(path, "is missing") from None
+
+
+def parse_json(content: bytes, name: str) -> Any:
+    """As `read_json`, of a file's bytes; `name` is for messages."""
+    try:
+        value = json.loads(content.decode())
+    except ValueError as error:
+        raise _damaged(name, f"is damaged: {error}") from error
+    if isinstance(value, dict) and value.pop(_SEAL, None) is not None:
+        head = content.rpartition(_SEAL_START)[0]
+        if content != _sealed(head):
+            raise _damaged(name, "has changed since it was written: its SHA-256 differs")
+    return value
+
+
+def _sealed(head: bytes) -> bytes:
+    return b"".join((head, _SEAL_START, hashlib.sha256(head).hexdigest().encode(), b'"\n}\n'))
+
+
+def append_sha256(path: Path) -> None:
+    """Put the SHA-256 of a file's bytes behind them, for files that no manifest names."""
+    digest = bytes.fromhex(file_sha256(path))
+    with path.open("ab") as stream:
+        stream.write(digest)
+
+
+def read_with_sha256(path: Path) -> bytes:
+    """The bytes of a file before the SHA-256 that `append_sha256` put behind them.
+
+    Raises:
+        DamagedError: The file is missing, cut or changed.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise _damaged(path, "is missing") from None
+    body = content[:-32]
+    if hashlib.sha256(body).digest() != content[-32:]:
+        raise _damaged(path, "is cut or has changed since it was written")
+    return body
 
 
 def file_sha256(path: Path) -> str:
@@ -127,8 +178,22 @@ def describe_file(path: Path, root: Path, *, rows: int) -> FileEntry:
     return FileEntry(relative, rows, path.stat().st_size, file_sha256(path))
 
 
+def file_entry(value: Any, name: str) -> FileEntry:
+    """The manifest entry that parsed JSON stands for; `name` is for messages.
+
+    Raises:
+        DamagedError: It is none.
+    """
+    types = {field.name: field.type for field in fields(FileEntry)}
+    if not isinstance(value, dict) or {k: type(v) for k, v in value.items()} != types:
+        raise _damaged(name, f"is damaged: {value!r} does not describe a file")
+    return FileEntry(**value)
+
+
 def check_file(root: Path, entry: FileEntry, *, full: bool = True) -> Path:
-    """The path of a manifest's file, once it matches: size always, SHA-256 when `full`.
+    """The path of a manifest's file, once it matches: SHA-256 when `full`; else what costs little.
+
+    That is its size, and of a Parquet file its first and last four bytes.
 
     Raises:
         DamagedError: The file is missing, or its size or hash differs from the manifest.
@@ -137,38 +202,55 @@ def check_file(root: Path, entry: FileEntry, *, full: bool = True) -> Path:
     if not path.resolve().is_relative_to(root.resolve()):
         raise DamagedError(f"the manifest names {entry.path!r}, which lies outside {root}")
     if not path.is_file():
-        raise DamagedError(f"{path} is missing; its manifest says {entry.bytes:,} bytes")
+        raise _damaged(path, f"is missing; its manifest says {entry.bytes:,} bytes")
     size = path.stat().st_size
     if size != entry.bytes:
-        raise DamagedError(f"{path} has {size:,} bytes; its manifest says {entry.bytes:,}")
+        raise _damaged(path, f"has {size:,} bytes; its manifest says {entry.bytes:,}")
+    if path.suffix == ".parquet" and not _has_parquet_ends(path):
+        raise _damaged(path, "does not begin and end as a Parquet file")
     if full and file_sha256(path) != entry.sha256:
-        raise DamagedError(f"{path} has changed since it was written: its SHA-256 differs")
+        raise _damaged(path, "has changed since it was written: its SHA-256 differs")
     return path
 
 
-def sweep_temporary(folder: Path, *, below: bool = True, name: str | None = None) -> list[Path]:
-    """Remove what killed writers left in `folder`; a living writer's files stay.
+def _has_parquet_ends(path: Path) -> bool:
+    with path.open("rb") as stream:
+        first = stream.read(4)
+        stream.seek(-4, os.SEEK_END)
+        return first == stream.read(4) == b"PAR1"
+
+
+def leftovers(folder: Path, *, below: bool = True, name: str | None = None) -> list[Path]:
+    """What killed writers left in `folder`; a living writer's files are none.
 
     Args:
         folder: Where to look.
         below: Look into its sub-folders, too: not where a folder is anybody's.
         name: Only what was to become a file or folder of this name.
-
-    Returns:
-        The paths that were removed.
     """
-    removed = []
     pattern = f"{TEMPORARY_PREFIX}*" + ("" if name is None else f"-{escape(name)}")
-    for path in sorted(folder.rglob(pattern) if below else folder.glob(pattern)):
-        owner = path.name.removeprefix(TEMPORARY_PREFIX).split("-", 1)[0]
-        if owner.isdigit() and _is_running(int(owner)) and int(owner) != os.getpid():
-            continue
+    found = sorted(folder.rglob(pattern) if below else folder.glob(pattern))
+    return [path for path in found if not _has_living_owner(path)]
+
+
+def sweep_temporary(folder: Path, *, below: bool = True, name: str | None = None) -> list[Path]:
+    """Remove `leftovers`, and give their paths."""
+    removed = leftovers(folder, below=below, name=name)
+    for path in removed:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-        removed.append(path)
     return removed
+
+
+def _has_living_owner(path: Path) -> bool:
+    owner = path.name.removeprefix(TEMPORARY_PREFIX).split("-", 1)[0]
+    return owner.isdigit() and int(owner) != os.getpid() and _is_running(int(owner))
+
+
+def _damaged(file: Path | str, what: str) -> DamagedError:
+    return DamagedError(f"{file} {what}", file=str(file))
 
 
 def _temporary(path: Path) -> Path:

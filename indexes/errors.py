@@ -13,6 +13,13 @@ class CitError(Exception):
 
 
 class DamagedError(CitError):
-    """Stored data does not match its manifest: cut, changed or missing."""
+    """Stored data does not match its manifest: cut, changed or missing.
+
+    `file` is the damaged file, where the message begins with it.
+    """
 
     exit_code = 4
+
+    def __init__(self, message: str, *, file: str | None = None) -> None:
+        super().__init__(message)
+        self.file = file

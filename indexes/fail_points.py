@@ -40,6 +40,7 @@ KINDS = {
     "index": "index/manifest.json",
     "index_vectors": "vectors-*.npy",
     "features": "part-*.npy",
+    "head": "head.json",
     "config": "config.json",
     "environment": "environment.json",
     "metadata": "metadata.json",

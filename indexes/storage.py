@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from indexes.durable import (
-    FileEntry,
     atomic_file,
     check_file,
     describe_file,
+    file_entry,
     read_json,
-    write_json,
+    write_sealed,
 )
 from indexes.errors import DamagedError
 from indexes.protocol import Float32, MetadataIndex
@@ -42,7 +42,7 @@ def save_index(index: MetadataIndex, folder: Path, *, version: str) -> None:
         "dim": index.vectors.shape[1],
         "file": asdict(entry),
     }
-    write_json(folder / "manifest.json", manifest)
+    write_sealed(folder / "manifest.json", manifest)
     for older in folder.glob("vectors-*.npy"):
         if older != path:
             older.unlink()
@@ -59,7 +59,7 @@ def load_vectors(folder: Path) -> tuple[str, Float32]:
     """
     manifest = read_json(folder / "manifest.json")
     try:
-        entry = FileEntry(**manifest["file"])
+        entry = file_entry(manifest["file"], str(folder / "manifest.json"))
         version, dim = str(manifest["version"]), int(manifest["dim"])
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedError(f"{folder / 'manifest.json'} is damaged: {error}") from error

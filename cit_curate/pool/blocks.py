@@ -24,14 +24,21 @@ from cit_curate.pool.malformed import Counted, count_malformed
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.rows import RawPairs, Reject, pairs_of
 from cit_curate.sources.source import Source, open_source
-from indexes.durable import atomic_file, read_json, sweep_temporary, write_json
+from indexes.durable import (
+    append_sha256,
+    atomic_file,
+    read_json,
+    read_with_sha256,
+    sweep_temporary,
+    write_sealed,
+)
 
 # Batches of a reader, of at most 8,192 records, in a block.
 BLOCK_BATCHES = 8
 # A worker is worth its start, and reading one source twice, from so many bytes of source on.
 # Measured on 2 busy cores: two workers are no faster than one on a CSV of 79 MB.
 BYTES_PER_WORKER = 64 << 20
-STAGING_VERSION = 1
+STAGING_VERSION = 2
 
 # Formats whose pairs cost several times what their reading does.
 _STRIPED = ("csv", "tsv", "jsonl", "parquet")
@@ -82,7 +89,7 @@ def read_stripe(task: StripeTask) -> None:
                 return
         number += 1
     if task.stripe == 0:
-        write_json(task.folder / "end.json", {"num_blocks": number})
+        write_sealed(task.folder / "end.json", {"num_blocks": number})
 
 
 def read_blocks(folder: Path) -> Iterator[RawPairs]:
@@ -159,9 +166,10 @@ def _tree(folder: Path) -> str:
 
 
 def _is_done(task: StripeTask) -> bool:
-    if not (task.folder / "end.json").is_file():
+    try:
+        num_blocks = int(read_json(task.folder / "end.json")["num_blocks"])
+    except DamagedError:
         return False
-    num_blocks = int(read_json(task.folder / "end.json")["num_blocks"])
     numbers = range(task.stripe, num_blocks, task.num_stripes)
     return all(_block_path(task.folder, number).is_file() for number in numbers)
 
@@ -179,22 +187,23 @@ def _write_block(path: Path, parts: Sequence[RawPairs]) -> None:
     }
     table = table.replace_schema_metadata(described)
     options = pa.ipc.IpcWriteOptions(compression="lz4")
-    with (
-        atomic_file(path) as temporary,
-        pa.OSFile(str(temporary), "wb") as stream,
-        pa.ipc.new_stream(stream, table.schema, options=options) as writer,
-    ):
-        writer.write_table(table)
+    with atomic_file(path) as temporary:
+        with (
+            pa.OSFile(str(temporary), "wb") as stream,
+            pa.ipc.new_stream(stream, table.schema, options=options) as writer,
+        ):
+            writer.write_table(table)
+        append_sha256(temporary)
 
 
 def _read_block(path: Path) -> RawPairs:
     try:
-        with pa.OSFile(str(path)) as stream, pa.ipc.open_stream(stream) as reader:
+        with pa.ipc.open_stream(read_with_sha256(path)) as reader:
             table = reader.read_all()
         described = table.schema.metadata
         rejects = [Reject(**value) for value in json.loads(described[_REJECTS])]
         return RawPairs(int(described[_RECORDS]), table.replace_schema_metadata(None), rejects)
-    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
+    except (DamagedError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
         raise DamagedError(
-            f"{path} cannot be read: {error}; remove {path.parent} and build again"
+            f"{path} cannot be read: {error}; remove {path.parent.parent} and build again"
         ) from error

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import TaskID
 
 from cit_curate.config import Cleaning, EngineConfig, Format, YfccFormat
+from cit_curate.damage import tell_findings
 from cit_curate.errors import ConfigError
 from cit_curate.remote import remote_url
 from cit_curate.terminal import count_and_rate, printable, progress_bar
@@ -246,7 +247,7 @@ def info(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:
 
 
 def verify(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:
-    """Check every byte of a pool: hashes, footers, counts.
+    """Check every byte of a pool: hashes, footers, counts. Ends with 4 when a file is damaged.
 
         cit pool verify POOL
 
@@ -254,17 +255,9 @@ def verify(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:
         pool: The pool's folder.
         json: Print one JSON document.
     """
-    from cit_curate.pool.pool import verify_pool
+    from cit_curate.pool.check import check_pool
 
-    notes = verify_pool(pool)
-    name = remote_url(pool) or str(pool)
-    if json:
-        _print_json({"path": name, "damaged": False, "notes": notes})
-        return
-    console = Console()
-    console.print(f"{escape(name)}: every file is as it was written", highlight=False)
-    for note in notes:
-        console.print(f"note: {escape(note)}", highlight=False)
+    tell_findings(remote_url(pool) or str(pool), check_pool(pool), as_json=json)
 
 
 def repair(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from cit_curate.errors import ConfigError, DamagedError
-from indexes.durable import FileEntry, read_json, write_json
+from indexes.durable import FileEntry, file_entry, read_json, write_sealed
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "pool.json"
@@ -145,7 +145,7 @@ def write_manifest(folder: Path, manifest: PoolManifest) -> None:
     if manifest.subset is None:
         # Versions that know no subsets read every other pool.
         del value["subset"]
-    write_json(folder / MANIFEST_NAME, value)
+    write_sealed(folder / MANIFEST_NAME, value)
 
 
 def read_manifest(folder: Path) -> PoolManifest:
@@ -181,8 +181,8 @@ def manifest_of(value: Any, path: str) -> PoolManifest:
             **{
                 **value,
                 "sources": tuple(SourceEntry(**source) for source in value["sources"]),
-                "parts": tuple(_part(part) for part in value["parts"]),
-                "reject_parts": tuple(FileEntry(**entry) for entry in value["reject_parts"]),
+                "parts": tuple(_part(part, path) for part in value["parts"]),
+                "reject_parts": tuple(file_entry(each, path) for each in value["reject_parts"]),
                 "subset": SubsetOrigin(**value["subset"]) if value.get("subset") else None,
             }
         )
@@ -193,6 +193,6 @@ def manifest_of(value: Any, path: str) -> PoolManifest:
     return manifest
 
 
-def _part(value: Mapping[str, Any]) -> Part:
+def _part(value: Mapping[str, Any], path: str) -> Part:
     groups = tuple((int(rows), int(images)) for rows, images in value["row_groups"])
-    return Part(FileEntry(**value["file"]), groups)
+    return Part(file_entry(value["file"], path), groups)

@@ -11,18 +11,17 @@ import pyarrow.parquet as pq
 
 from cit_curate.config import IN_PROCESS, Cleaning, EngineConfig, Format
 from cit_curate.errors import ConfigError, DamagedError
-from cit_curate.pool.catalog import catalog_problem, rebuild_catalog
+from cit_curate.pool.catalog import rebuild_catalog
 from cit_curate.pool.format import Part, PoolManifest, SourceEntry, read_manifest
 from cit_curate.pool.image_root import ImageRoot, image_root
 from cit_curate.pool.images import MAX_IMAGE_BYTES, read_image_bytes
-from cit_curate.pool.ingest import Progress, build_pool, changed_sources
-from cit_curate.pool.parts import image_starts
+from cit_curate.pool.ingest import Progress, build_pool
 from cit_curate.pool.remote_pool import FETCHES, RemotePool
 from cit_curate.records import PAIR_COLUMNS
 from cit_curate.remote import remote_url
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.source import find_sources
-from indexes.durable import FileEntry, check_file
+from indexes.durable import check_file, sweep_temporary
 
 
 @dataclass(frozen=True)
@@ -234,13 +233,14 @@ class Pool:
         return self
 
     def rebuild_catalog(self) -> Path:
-        """Write `pool.duckdb` anew, and give its path.
+        """Write `pool.duckdb` anew, and give its path; what killed writers left is removed.
 
         Raises:
             ConfigError: The pool is in a store, where no catalog serves anybody.
         """
         if self._remote is not None:
             raise ConfigError(f"{self.location} is in a store; a catalog is for a pool on a disk")
+        sweep_temporary(self.path)
         return rebuild_catalog(self.path, self.manifest)
 
     def _paths(self, parts: Sequence[int]) -> Iterator[Path]:
@@ -259,75 +259,3 @@ class Pool:
             raise ConfigError(f"{self.location} has no source {name!r}; it has {known}")
         pool_url = None if self._remote is None else self._remote.url
         return image_root(source.image_root, pool_url=pool_url)
-
-
-def verify_pool(folder: Path) -> list[str]:
-    """Check a pool byte for byte: hashes, footers, counts, row groups, images.
-
-    Returns:
-        Notes that are no damage: sources that changed since, a catalog to rebuild.
-
-    Raises:
-        ConfigError: There is no pool.
-        DamagedError: Names every damaged file.
-    """
-    url = remote_url(folder)
-    remote = None if url is None else RemotePool(url)
-    manifest = read_manifest(folder) if remote is None else remote.manifest
-
-    def checked(entry: FileEntry) -> Path:
-        if remote is None:
-            return check_file(folder, entry)
-        return remote.copy(entry, recheck=True)
-
-    problems: list[str] = []
-    for part in manifest.parts:
-        try:
-            _check_part(checked(part.file), part)
-        except DamagedError as error:
-            problems.append(str(error))
-    for entry in manifest.reject_parts:
-        try:
-            path = checked(entry)
-            if pq.read_metadata(path).num_rows != entry.rows:
-                problems.append(f"{path} has not the {entry.rows:,} rows of its manifest")
-        except DamagedError as error:
-            problems.append(str(error))
-    if sum(part.file.rows for part in manifest.parts) != manifest.num_pairs:
-        problems.append(f"{folder}/pool.json counts {manifest.num_pairs:,} pairs, its parts do not")
-    images = sum(images for part in manifest.parts for _, images in part.row_groups)
-    if images != manifest.num_images:
-        problems.append(f"{folder}/pool.json counts {manifest.num_images:,} images, not {images:,}")
-    listed = {part.file.path for part in manifest.parts}
-    listed |= {entry.path for entry in manifest.reject_parts}
-    if remote is None:
-        files = [*folder.glob("pairs/*.parquet"), *folder.glob("rejects/*.parquet")]
-        there = [path.relative_to(folder).as_posix() for path in files]
-    else:
-        there = [name for name in remote.listed if name.startswith(("pairs/", "rejects/"))]
-    where = folder if remote is None else remote.url
-    problems += [f"{where}/{path} belongs to no manifest" for path in sorted({*there} - listed)]
-    if problems:
-        raise DamagedError(
-            f"{where} is damaged: {'; '.join(problems)}; build it again from its sources "
-            "(cit pool build … --overwrite)"
-        )
-    if remote is not None:
-        return []
-    catalog = catalog_problem(folder, manifest)
-    notes = [] if catalog is None else [f"{catalog}; mend it with: cit pool repair {folder}"]
-    return notes + changed_sources(manifest)
-
-
-def _check_part(path: Path, part: Part) -> None:
-    try:
-        with pq.ParquetFile(path) as file:
-            rows = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-            if rows != [rows for rows, _ in part.row_groups] or sum(rows) != part.file.rows:
-                raise DamagedError(f"{path} has not the row groups of its manifest")
-            for group, (_, images) in enumerate(part.row_groups):
-                ids = file.read_row_group(group, columns=["image_id"])["image_id"]
-                if len(image_starts(ids)) != images:
-                    raise DamagedError(f"{path}, row group {group}: not {images:,} images")
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DamagedError(f"{path} cannot be read: {error}") from error

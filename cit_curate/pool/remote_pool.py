@@ -1,6 +1,5 @@
 """A pool in a store: its manifest, its files as the store lists them, and local copies of parts."""
 
-import json
 import shutil
 import weakref
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.pool.format import MANIFEST_NAME, PoolManifest, manifest_of
 from cit_curate.remote import RemoteFile, below, list_files, read_range
 from cit_curate.remote_cache import cache_folder, hold, local_copy, private_folder
-from indexes.durable import FileEntry
+from indexes.durable import FileEntry, parse_json
 
 # Parts that are fetched at the same time: one connection does not fill a network.
 FETCHES = 8
@@ -109,7 +108,4 @@ def _manifest(url: str) -> PoolManifest:
             f"{url} is no pool: it has no {MANIFEST_NAME}; check the spelling, or put one there: "
             f"cit pool build SOURCE --out {url}"
         ) from error
-    try:
-        return manifest_of(json.loads(data), where)
-    except ValueError as error:
-        raise DamagedError(f"{where} is damaged: {error}") from error
+    return manifest_of(parse_json(data, where), where)

@@ -5,7 +5,6 @@ turns images of some segments into one part of the pool.
 """
 
 import io
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,11 +32,21 @@ from cit_curate.sources.yfcc_lines import (
     parse_block,
     read_blocks,
 )
-from indexes.durable import atomic_folder, read_json
+from indexes.durable import (
+    atomic_folder,
+    check_file,
+    describe_file,
+    file_entry,
+    read_json,
+    write_sealed,
+)
 
 POOL_SCHEMA = pair_schema({name: pa.string() for name in CARRIED})
 
 Index = npt.NDArray[np.void]
+
+# What a segment has besides its summary.
+_FILES = ("images.arrow", "index.npy", "rejects.arrow")
 
 
 @dataclass(frozen=True)
@@ -105,10 +114,13 @@ class Segment:
         try:
             return read()
         except (pa.ArrowInvalid, ValueError, FileNotFoundError) as error:
-            raise DamagedError(
-                f"{self.folder} is damaged ({error}); remove {self.folder.parents[1]} and build "
-                "again"
-            ) from error
+            raise _damaged(self.folder, error) from error
+
+
+def _damaged(folder: Path, error: Exception) -> DamagedError:
+    return DamagedError(
+        f"{folder} is damaged ({error}); remove {folder.parents[1]} and build again"
+    )
 
 
 def read_segment(task: SegmentTask) -> Segment:
@@ -151,8 +163,9 @@ def read_segment(task: SegmentTask) -> Segment:
             malformed=tuple(reject for reject in rejects if reject.reason in MALFORMED),
             reasons=dict(Counter(reject.reason for reject in rejects)),
         )
-        summary = json.dumps({**asdict(segment), "folder": ""})
-        (folder / "segment.json").write_text(summary, encoding="utf-8")
+        files = [describe_file(folder / name, folder, rows=0) for name in _FILES]
+        described = {**asdict(segment), "folder": "", "files": [asdict(file) for file in files]}
+        write_sealed(folder / "segment.json", described)
     return segment
 
 
@@ -257,11 +270,17 @@ def _write_rejects(path: Path, rejects: list[Reject]) -> None:
 
 
 def _read_summary(folder: Path) -> Segment:
-    value = read_json(folder / "segment.json")
-    malformed = tuple(Reject(**reject) for reject in value["malformed"])
-    batch_rows = tuple(value["batch_rows"])
-    changed = {"folder": folder, "malformed": malformed, "batch_rows": batch_rows}
-    return Segment(**{**value, **changed})
+    path = folder / "segment.json"
+    try:
+        value = read_json(path)
+        for entry in value.pop("files"):
+            check_file(folder, file_entry(entry, str(path)))
+        malformed = tuple(Reject(**reject) for reject in value["malformed"])
+        batch_rows = tuple(value["batch_rows"])
+        changed = {"folder": folder, "malformed": malformed, "batch_rows": batch_rows}
+        return Segment(**{**value, **changed})
+    except (DamagedError, KeyError, TypeError) as error:
+        raise _damaged(folder, error) from error
 
 
 def rejects_table(

@@ -8,6 +8,7 @@ no seconds to start.
 import hashlib
 import multiprocessing
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
@@ -114,6 +115,10 @@ def make_world(folder: Path) -> Path:
     return folder
 
 
+# The catalog's bytes are DuckDB's; logs and environment tell of times and places; and a job that is
+# killed when its result is there leaves what was read or scored beside it.
+_UNEQUAL = re.compile(r"pool\.duckdb|metrics\.jsonl|(environment|head)\.json|^\.staging-")
+
 JOBS: Mapping[str, Job] = {
     job.__name__: job
     for job in (training, long_training, curating, pooling, pooling_yfcc, exporting)
@@ -128,8 +133,7 @@ def result_of(out: Path) -> dict[str, object]:
     return {
         path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(out.rglob("*"))
-        # The catalog's bytes are DuckDB's; logs and environment tell of times and places.
-        if path.is_file() and path.name not in ("pool.duckdb", "metrics.jsonl", "environment.json")
+        if path.is_file() and not _UNEQUAL.search(path.relative_to(out).as_posix())
     }
 
 

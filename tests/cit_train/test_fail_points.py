@@ -23,11 +23,11 @@ OF_JOB = {
         *("checkpoint", "checkpoint_file", "checkpoint_link", "manifest", "mid_step"),
         *("mid_step_file", "shard", "shard_entry", "shard_list", "shard_rejects", "index"),
         *("index_vectors", "features", "config", "environment", "metadata", "metrics", "status"),
-        *("selections", "near_misses", "rounds", "used", "rejects", "other"),
+        *("head", "selections", "near_misses", "rounds", "used", "rejects", "other"),
     },
     "curating": {
         *("scores", "index", "index_vectors", "config", "environment", "metadata", "manifest"),
-        *("selections", "near_misses", "rounds", "other"),
+        *("head", "selections", "near_misses", "rounds", "other"),
     },
     "pooling": {
         *("pool_block", "pool_block_end", "pool_part", "pool_rejects", "pool_manifest"),

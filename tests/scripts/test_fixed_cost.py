@@ -9,7 +9,8 @@ import pytest
 from cit_curate.config import CurateConfig, MetadataConfig
 from cit_curate.curation import Curator
 from cit_curate.ledger import Run
-from cit_curate.pool.pool import Pool, verify_pool
+from cit_curate.pool.check import verify_pool
+from cit_curate.pool.pool import Pool
 from scripts.bench import fixed_cost
 from scripts.bench.fixed_cost import RandomEncoder, compare_help, made_pool, outer_steps
 

@@ -21,8 +21,9 @@ from cit_curate.errors import BadInputError, ConfigError, DamagedError, Resource
 from cit_curate.lock import owner_lock
 from cit_curate.pool import format as pool_format
 from cit_curate.pool import parts as pool_parts
+from cit_curate.pool.check import verify_pool
 from cit_curate.pool.parts import cut_groups, image_starts
-from cit_curate.pool.pool import Pool, verify_pool
+from cit_curate.pool.pool import Pool
 from cit_curate.sources.columns import Columns
 
 LONG = Columns(text_key="key", caption="caption")

@@ -18,9 +18,10 @@ from cit_curate.ledger import SCHEMAS, Commit, Run
 from cit_curate.lock import owner_lock
 from cit_curate.pool import format as pool_format
 from cit_curate.pool import parts as pool_parts
+from cit_curate.pool.check import verify_pool
 from cit_curate.pool.commands import info, summary
 from cit_curate.pool.order import ScanOrder
-from cit_curate.pool.pool import Pool, verify_pool
+from cit_curate.pool.pool import Pool
 from cit_curate.pool.subset import subset_pool
 from cit_curate.records import PoolCursor, pair_key, split_pair_key
 from cit_curate.sources.columns import Columns

@@ -23,9 +23,10 @@ from cit_curate.config import EngineConfig
 from cit_curate.errors import BadInputError, ConfigError, DamagedError, ResourceError
 from cit_curate.lock import owner_lock
 from cit_curate.pool import commands, yfcc_build, yfcc_plan
+from cit_curate.pool.check import verify_pool
 from cit_curate.pool.format import read_manifest
 from cit_curate.pool.parts import cut_groups
-from cit_curate.pool.pool import Pool, verify_pool
+from cit_curate.pool.pool import Pool
 from cit_curate.pool.yfcc_build import build_yfcc_pool
 from cit_curate.pool.yfcc_source import YfccSource
 from cit_curate.sources.yfcc import COLUMNS

@@ -1,0 +1,144 @@
+"""Checking every byte of a pool, and mending what can be made again from the rest."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cit_curate.damage import Findings
+from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.pool.catalog import catalog_problem, rebuild_catalog
+from cit_curate.pool.format import CATALOG_NAME, Part, PoolManifest, read_manifest
+from cit_curate.pool.ingest import changed_sources
+from cit_curate.pool.parts import image_starts
+from cit_curate.pool.remote_pool import RemotePool
+from cit_curate.remote import remote_url
+from indexes.durable import FileEntry, check_file, leftovers, sweep_temporary
+
+_BUILD_AGAIN = "build it again from its sources (cit pool build … --overwrite)"
+
+
+def check_pool(folder: Path) -> Findings:
+    """Check a pool byte for byte: hashes, footers, counts, row groups, images.
+
+    Returns:
+        All that is damaged; as notes sources that changed since, a catalog to write anew, and what
+        killed writers left.
+
+    Raises:
+        ConfigError: There is no pool.
+        ResourceError: The store cannot be reached.
+    """
+    url = remote_url(folder)
+    where = url or str(folder)
+    found = Findings()
+    try:
+        remote = None if url is None else RemotePool(url)
+        manifest = read_manifest(folder) if remote is None else remote.manifest
+    except DamagedError as error:
+        # Nothing says what the rest should be.
+        found.add(where, f"cannot be checked: {error}", _BUILD_AGAIN)
+        return found
+
+    def checked(entry: FileEntry) -> Path:
+        if remote is None:
+            return check_file(folder, entry)
+        return remote.copy(entry, recheck=True)
+
+    for part in manifest.parts:
+        with found.catching(f"{where}/{part.file.path}", _BUILD_AGAIN):
+            _check_part(checked(part.file), part)
+    for entry in manifest.reject_parts:
+        with found.catching(f"{where}/{entry.path}", _BUILD_AGAIN):
+            if pq.read_metadata(checked(entry)).num_rows != entry.rows:
+                raise DamagedError(f"has not the {entry.rows:,} rows of its manifest")
+    pairs = sum(part.file.rows for part in manifest.parts)
+    images = sum(images for part in manifest.parts for _, images in part.row_groups)
+    counts = (("pairs", manifest.num_pairs, pairs), ("images", manifest.num_images, images))
+    for what, counted, there in counts:
+        if counted != there:
+            told = f"counts {counted:,} {what}, its parts have {there:,}"
+            found.add(f"{where}/pool.json", told, _BUILD_AGAIN)
+    if remote is not None:
+        stored = {name for name in remote.listed if name.startswith(("pairs/", "rejects/"))}
+        for name in sorted(stored - _listed(manifest)):
+            found.add(f"{where}/{name}", "belongs to no manifest", "remove it")
+    else:
+        for path in _unlisted(folder, manifest):
+            found.add(path, "belongs to no manifest", f"put it aside with: cit repair {folder}")
+        problem = catalog_problem(folder, manifest)
+        if problem is not None:
+            found.notes.append(f"{problem}; mend it with: cit pool repair {folder}")
+        found.notes += [
+            f"{path} was left by a writer that was killed; remove it with: cit pool repair {folder}"
+            for path in leftovers(folder)
+        ]
+        found.notes += changed_sources(manifest)
+    return found
+
+
+def repair_pool(folder: Path, *, dry_run: bool = False) -> list[str]:
+    """Mend what can be made again from the rest of a pool; the caller is its only writer.
+
+    Returns:
+        What was done, or with `dry_run` would be: leftovers removed, files that belong to no
+        manifest put aside in POOL/damaged, the catalog written anew.
+
+    Raises:
+        ConfigError: There is no pool, or it is in a store.
+        DamagedError: Its manifest is damaged.
+    """
+    if (url := remote_url(folder)) is not None:
+        raise ConfigError(f"{url} is in a store, where nothing is mended; build it again")
+    manifest = read_manifest(folder)
+    done = []
+    for path in leftovers(folder):
+        done.append(f"removed {path}, left by a writer that was killed")
+    if not dry_run:
+        sweep_temporary(folder)
+    for path in _unlisted(folder, manifest):
+        done.append(f"put aside in {folder / 'damaged'}: {path.relative_to(folder)}")
+        if not dry_run:
+            place = folder / "damaged" / path.relative_to(folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(place)
+    if catalog_problem(folder, manifest) is not None:
+        done.append(f"wrote {folder / CATALOG_NAME} again")
+        if not dry_run:
+            rebuild_catalog(folder, manifest)
+    return done
+
+
+def verify_pool(folder: Path) -> list[str]:
+    """As `check_pool`; gives the notes.
+
+    Raises:
+        DamagedError: Names every damaged file.
+    """
+    found = check_pool(folder)
+    found.raise_damage(remote_url(folder) or str(folder))
+    return found.notes
+
+
+def _listed(manifest: PoolManifest) -> set[str]:
+    return {entry.path for entry in (*(p.file for p in manifest.parts), *manifest.reject_parts)}
+
+
+def _unlisted(folder: Path, manifest: PoolManifest) -> list[Path]:
+    files = [*folder.glob("pairs/*.parquet"), *folder.glob("rejects/*.parquet")]
+    listed = _listed(manifest)
+    return sorted(path for path in files if path.relative_to(folder).as_posix() not in listed)
+
+
+def _check_part(path: Path, part: Part) -> None:
+    try:
+        with pq.ParquetFile(path) as file:
+            rows = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+            if rows != [rows for rows, _ in part.row_groups] or sum(rows) != part.file.rows:
+                raise DamagedError(f"{path} has not the row groups of its manifest")
+            for group, (_, images) in enumerate(part.row_groups):
+                ids = file.read_row_group(group, columns=["image_id"])["image_id"]
+                if len(image_starts(ids)) != images:
+                    raise DamagedError(f"{path}, row group {group}: not {images:,} images")
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DamagedError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,121 @@
+"""The ledger, file by file: which outer steps are whole, and what is wrong with the others."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from cit_curate.damage import Findings
+from cit_curate.errors import DamagedError
+from cit_curate.ledger import LEDGER_TABLES, Commit, Run, read_commit, step_folder
+from indexes.durable import TEMPORARY_PREFIX, FileEntry, check_file
+
+_STEP = re.compile(r"step=(\d{6,})")
+
+
+@dataclass(frozen=True)
+class LedgerState:
+    """What of a ledger is whole.
+
+    Attributes:
+        commits: The whole outer steps before the first one that is not.
+        num_steps: Outer steps that were committed.
+    """
+
+    commits: tuple[Commit, ...]
+    num_steps: int
+
+
+def check_ledger(run: Run, found: Findings) -> LedgerState:
+    """Compare every manifest and every file that one names, byte for byte.
+
+    A damaged `metadata.json` and extra files are found, and leave the outer steps whole.
+    """
+    advice = f"set the run back to its last whole outer step with: cit repair {run.path}"
+    num_steps = _check_names(run, found, advice)
+    commits: list[Commit] = []
+    for number in range(num_steps):
+        path = run.path / "manifests" / f"{step_folder(number)}.json"
+        before = len(found.damage)
+        with found.catching(path, advice):
+            commit = read_commit(path)
+            if commit.outer_step != number:
+                raise DamagedError(f"{path} is that of outer step {commit.outer_step}")
+            tables = [entry for entry in commit.files if entry.path != "metadata.json"]
+            for entry in tables:
+                with found.catching(run.path / entry.path, advice):
+                    _check_table(run.path, entry)
+            if len(found.damage) == before and len(commits) == number:
+                commits.append(commit)
+            for path in extra_files(run, commit):
+                aside = f"set it aside with: cit repair {run.path}"
+                found.add(path, "belongs to no manifest", aside)
+            if len(tables) < len(commit.files):
+                _check_metadata(run, commit, found)
+    return LedgerState(tuple(commits), num_steps)
+
+
+def uncommitted(run: Run, num_steps: int) -> list[Path]:
+    """Folders of ledger tables of outer steps that no manifest names: a try's, or a kill's."""
+    return [folder for number, folder in _step_folders(run) if number >= num_steps]
+
+
+def extra_files(run: Run, commit: Commit) -> list[Path]:
+    """Files among the tables of a committed outer step that its manifest does not name."""
+    named = {run.path / entry.path for entry in commit.files}
+    folders = [run.path / table / step_folder(commit.outer_step) for table in LEDGER_TABLES]
+    there = {path for folder in folders for path in folder.glob("*")}
+    return sorted(p for p in there - named if not p.name.startswith(TEMPORARY_PREFIX))
+
+
+def alien_manifests(run: Run) -> list[Path]:
+    """What lies among the manifests and is none, such as a second one of an outer step."""
+    folder = run.path / "manifests"
+    return [
+        path
+        for path in sorted(folder.glob("*"))
+        if _step_of(path) is None and not path.name.startswith(TEMPORARY_PREFIX)
+    ]
+
+
+def _check_names(run: Run, found: Findings, advice: str) -> int:
+    """Outer steps up to the last manifest."""
+    folder = run.path / "manifests"
+    if not folder.is_dir():
+        found.add(folder, "is missing", advice)
+    for path in alien_manifests(run):
+        found.add(
+            path, "is no manifest of an outer step", f"set it aside with: cit repair {run.path}"
+        )
+    steps = [step for path in folder.glob("*") if (step := _step_of(path)) is not None]
+    return max(steps, default=-1) + 1
+
+
+def _step_of(path: Path) -> int | None:
+    match = _STEP.fullmatch(path.stem)
+    step = int(match[1]) if match and path.suffix == ".json" else None
+    return step if step is not None and path.name == f"{step_folder(step)}.json" else None
+
+
+def _check_table(folder: Path, entry: FileEntry) -> None:
+    path = check_file(folder, entry)
+    if pq.read_metadata(path).num_rows != entry.rows:
+        raise DamagedError(f"{path} has not the {entry.rows:,} rows of its manifest")
+
+
+def _check_metadata(run: Run, commit: Commit, found: Findings) -> None:
+    again = f"make it again with: cit repair {run.path}"
+    for entry in commit.files:
+        if entry.path == "metadata.json":
+            with found.catching(run.path / entry.path, again):
+                check_file(run.path, entry)
+
+
+def _step_folders(run: Run) -> Iterator[tuple[int, Path]]:
+    for table in LEDGER_TABLES:
+        for folder in sorted((run.path / table).glob("step=*")):
+            match = _STEP.fullmatch(folder.name)
+            if match and folder.is_dir():
+                yield int(match[1]), folder
