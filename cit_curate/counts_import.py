@@ -24,7 +24,7 @@ from cit_curate.ledger import HISTOGRAM_BINS, SCHEMAS, Commit, Run
 from cit_curate.pool.lookup import create_places, open_staging
 from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor
-from indexes.durable import FileEntry, file_sha256
+from indexes.durable import FileEntry, check_sums, file_sha256
 
 # Dead links make a download miss some of a published list, seldom half of it. When more is
 # missing, it is mostly another pool, or ids that are written in another way.
@@ -117,7 +117,8 @@ def import_counts(
         ConfigError: There is no such file, or `out` is in use.
         BadInputError: The file cannot be read, has too many bad entries, or the pool lacks too
             many of its pairs, or all.
-        DamagedError: The file changed while it was read, or the pool is damaged.
+        DamagedError: The file is not what was exported, as the `.sha256` beside it says, or changed
+            while it was read; or the pool is damaged.
         ResourceError: Disk full, or somebody else writes this run.
     """
     for name, ratio in (("missing", max_missing_ratio), ("reject", max_reject_ratio)):
@@ -126,6 +127,7 @@ def import_counts(
     if not file.is_file():
         raise ConfigError(f"there is no file {file}")
     before = file.stat()
+    check_sums(file)
     settings = {
         "imported_counts": str(file.resolve()),
         "imported_sha256": file_sha256(file),

@@ -25,7 +25,13 @@ from cit_curate.pool.images import ImageRejected, image_suffix
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.query import EXPORT_BATCH_ROWS, ImageSource, PairSource, RunDatabase
 from cit_curate.shards import Sample, ShardWriter
-from indexes.durable import atomic_file, atomic_folder, sweep_temporary
+from indexes.durable import (
+    atomic_file,
+    atomic_folder,
+    sums_path,
+    sweep_temporary,
+    write_sums,
+)
 
 # What a spreadsheet takes for a formula when a text cell starts with it.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -81,7 +87,8 @@ def export_counts(run: Run, path: Path, *, pool: PairSource | PoolMixture | None
 
     `.json` is `{pair_key: count}`. `.parquet` and `.csv` have pair_key, image_id, text_key, count
     and, with a pool, caption and image_uri; in a run of several pools, pool in front. In the CSV, a
-    text that starts like a spreadsheet formula gets a `'` in front.
+    text that starts like a spreadsheet formula gets a `'` in front. The file's SHA-256 lies beside
+    it, and `import_counts` compares it.
 
     Returns:
         The number of pairs.
@@ -99,7 +106,11 @@ def export_counts(run: Run, path: Path, *, pool: PairSource | PoolMixture | None
     sweep_temporary(path.parent, below=False, name=path.name)
     with RunDatabase(run, pool) as database, atomic_file(path) as temporary:
         sql = COUNTS_BY_KEY if write is _write_json else _with_keys(sql, run)
-        return write(database.batches(sql, EXPORT_BATCH_ROWS), temporary)
+        num_pairs = write(database.batches(sql, EXPORT_BATCH_ROWS), temporary)
+        # Until there is a new one: never that of another file.
+        sums_path(path).unlink(missing_ok=True)
+    write_sums(path)
+    return num_pairs
 
 
 def export_webdataset(

@@ -35,6 +35,7 @@ from indexes.durable import (
     read_json,
     sweep_temporary,
     write_json,
+    write_listing,
     write_sealed,
 )
 
@@ -465,8 +466,7 @@ def _write_head(folder: Path, config: Mapping[str, Any], environment: Mapping[st
     (folder / "manifests").mkdir()
     for name, value in (("environment.json", environment), ("config.json", config)):
         write_json(folder / name, value)
-    entries = [describe_file(folder / name, folder, rows=0) for name in HEAD_FILES]
-    write_sealed(folder / "head.json", {"files": [asdict(entry) for entry in entries]})
+    write_listing(folder / "head.json", [folder / name for name in HEAD_FILES])
 
 
 def same_key_error(pair_key: str) -> ConfigError:

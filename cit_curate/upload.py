@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cit_curate.errors import ConfigError
 from cit_curate.remote import list_files, put_file, remote_url, shown_url, stat_file
+from indexes.durable import sums_path
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are in the store and all bytes."""
@@ -40,6 +41,8 @@ def made_here(
             upload_folder(local, url, last=last, progress=progress)
         else:
             put_file(local, url)
+            if sums_path(local).is_file():
+                put_file(sums_path(local), f"{url}.sha256")
             progress(1, 1)
 
 

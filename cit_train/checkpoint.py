@@ -13,7 +13,7 @@ All randomness of training is a function of (seed, update, lane), so there is no
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,11 @@ from cit_curate.errors import DamagedError
 from cit_train.trainer import Trainer
 from indexes.durable import (
     atomic_folder,
-    check_file,
-    describe_file,
-    file_entry,
+    check_listing,
     read_json,
     replace_link,
     write_json,
+    write_listing,
 )
 
 
@@ -71,8 +70,7 @@ def save_checkpoint(folder: Path, snapshot: Snapshot) -> None:
         save_file(dict(snapshot.optimizer), temporary / "optimizer.safetensors")
         write_json(temporary / "trainer.json", {"scaler": snapshot.scaler})
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
-        entries = [asdict(describe_file(path, temporary, rows=0)) for path in files]
-        write_json(temporary / "manifest.json", entries)
+        write_listing(temporary / "manifest.json", files)
 
 
 def check_checkpoint(folder: Path) -> None:
@@ -81,9 +79,7 @@ def check_checkpoint(folder: Path) -> None:
     Raises:
         DamagedError: A file, or the whole checkpoint, is missing or changed.
     """
-    path = folder / "manifest.json"
-    for entry in read_json(path):
-        check_file(folder, file_entry(entry, str(path)))
+    check_listing(folder / "manifest.json")
 
 
 def load_checkpoint(folder: Path, trainer: Trainer) -> None:

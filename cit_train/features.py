@@ -232,7 +232,7 @@ def load_part(path: Path) -> tuple[npt.NDArray[np.uint8], Float16]:
         values = np.load(beside, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
         raise DamagedError(
             f"{beside} is damaged: {error}; remove the part, it is made again"
         ) from error

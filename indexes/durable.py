@@ -9,9 +9,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -172,6 +172,29 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def sums_path(path: Path) -> Path:
+    """Where the SHA-256 of a file lies that goes out to others, as `sha256sum -c` reads it."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def write_sums(path: Path) -> None:
+    """Write the SHA-256 of a file beside it."""
+    with atomic_file(sums_path(path)) as temporary:
+        temporary.write_text(f"{file_sha256(path)}  {path.name}\n", encoding="utf-8")
+
+
+def check_sums(path: Path) -> None:
+    """Compare a file with the SHA-256 beside it, where there is one.
+
+    Raises:
+        DamagedError: It differs.
+    """
+    beside = sums_path(path)
+    if beside.is_file() and beside.read_bytes() != f"{file_sha256(path)}  {path.name}\n".encode():
+        what = f"has changed since {beside} was written; if on purpose, remove {beside}"
+        raise _damaged(path, what)
+
+
 def describe_file(path: Path, root: Path, *, rows: int) -> FileEntry:
     """The manifest entry of a file that has just been written."""
     relative = path.relative_to(root).as_posix()
@@ -188,6 +211,35 @@ def file_entry(value: Any, name: str) -> FileEntry:
     if not isinstance(value, dict) or {k: type(v) for k, v in value.items()} != types:
         raise _damaged(name, f"is damaged: {value!r} does not describe a file")
     return FileEntry(**value)
+
+
+def write_listing(path: Path, files: Iterable[Path]) -> None:
+    """Write a sealed JSON file `path` that names files of its folder, with sizes and hashes."""
+    entries = [asdict(describe_file(file, path.parent, rows=0)) for file in files]
+    write_sealed(path, {"files": entries})
+
+
+def read_listing(path: Path) -> list[FileEntry]:
+    """What `write_listing` wrote, or a plain JSON list of entries.
+
+    Raises:
+        DamagedError: It is missing or damaged.
+    """
+    value = read_json(path)
+    entries = value.pop("files", None) if isinstance(value, dict) else value
+    if not isinstance(entries, list) or (isinstance(value, dict) and value):
+        raise _damaged(path, "is damaged: it lists no files")
+    return [file_entry(entry, str(path)) for entry in entries]
+
+
+def check_listing(path: Path) -> None:
+    """Compare every file that a listing names, byte for byte.
+
+    Raises:
+        DamagedError: One, or the listing, is missing or changed.
+    """
+    for entry in read_listing(path):
+        check_file(path.parent, entry)
 
 
 def check_file(root: Path, entry: FileEntry, *, full: bool = True) -> Path:

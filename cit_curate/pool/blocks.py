@@ -98,9 +98,8 @@ def read_blocks(folder: Path) -> Iterator[RawPairs]:
     Raises:
         DamagedError: A block is missing or cut.
     """
-    end = folder / "end.json"
     # Without an end, some block has too many malformed records in a row, and who reads it stops.
-    num_blocks = int(read_json(end)["num_blocks"]) if end.is_file() else None
+    num_blocks = _num_blocks(folder) if (folder / "end.json").is_file() else None
     number = 0
     while number != num_blocks:
         yield _read_block(_block_path(folder, number))
@@ -167,11 +166,19 @@ def _tree(folder: Path) -> str:
 
 def _is_done(task: StripeTask) -> bool:
     try:
-        num_blocks = int(read_json(task.folder / "end.json")["num_blocks"])
+        num_blocks = _num_blocks(task.folder)
     except DamagedError:
         return False
     numbers = range(task.stripe, num_blocks, task.num_stripes)
     return all(_block_path(task.folder, number).is_file() for number in numbers)
+
+
+def _num_blocks(folder: Path) -> int:
+    path = folder / "end.json"
+    value = read_json(path)
+    if value.keys() != {"num_blocks"}:
+        raise DamagedError(f"{path} is damaged; remove {folder.parent} and build again")
+    return int(value["num_blocks"])
 
 
 def _block_path(folder: Path, number: int) -> Path:

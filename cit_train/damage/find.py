@@ -15,7 +15,7 @@ from cit_train.damage.ledger import check_ledger, uncommitted
 from cit_train.features import load_part
 from cit_train.mid_step import checked_mid_step
 from cit_train.stream import read_rejects, rejects_path
-from indexes.durable import check_file, file_entry, json_text, leftovers, read_json
+from indexes.durable import check_file, json_text, leftovers, read_json, read_listing
 from indexes.storage import load_vectors
 
 _SHARD = re.compile(r"(lane\d{5})-(\d{6})\.(tar|json)")
@@ -57,8 +57,7 @@ def check_head(run: Run, found: Findings) -> dict[str, Any]:
     advice = "put it back from a copy; if it was changed on purpose, remove head.json"
     if path.exists():
         with found.catching(path, "if config.json is as it should be, remove it"):
-            for value in read_json(path)["files"]:
-                entry = file_entry(value, str(path))
+            for entry in read_listing(path):
                 with found.catching(run.path / entry.path, advice):
                     check_file(run.path, entry)
     else:

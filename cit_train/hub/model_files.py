@@ -12,7 +12,7 @@ from cit_curate.ledger import Run
 from indexes.durable import (
     FileEntry,
     atomic_folder,
-    check_file,
+    check_listing,
     describe_file,
     read_json,
     write_json,
@@ -85,8 +85,7 @@ def export_model(model: Path, out: Path, *, repo: str, license: str = "") -> Exp
 
 def _public_files(source: Path) -> list[str]:
     if (source / "manifest.json").is_file():
-        for entry in read_json(source / "manifest.json"):
-            check_file(source, FileEntry(**entry))
+        check_listing(source / "manifest.json")
     names = sorted(p.name for p in source.iterdir() if p.is_file() and _PUBLIC.fullmatch(p.name))
     config = read_json(source / "config.json") if "config.json" in names else {}
     if not isinstance(config, dict) or not config.keys() >= {"vision_config", "text_config"}:
