@@ -33,6 +33,7 @@ from indexes.durable import (
     describe_file,
     file_entry,
     read_json,
+    remove_folder,
     sweep_temporary,
     write_json,
     write_listing,
@@ -407,10 +408,10 @@ class Run:
         for table in LEDGER_TABLES:
             for folder in (self.path / table).glob("step=*"):
                 if _step_number(folder) >= len(commits):
-                    shutil.rmtree(folder)
+                    remove_folder(folder)
         for folder in (self.path / "shards").glob("step=*"):
             if _step_number(folder) >= len(commits) + (keep_update is not None):
-                shutil.rmtree(folder)
+                remove_folder(folder)
                 continue
             for marker in folder.glob("*.failed"):
                 marker.unlink()

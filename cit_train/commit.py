@@ -1,6 +1,5 @@
 """What a run keeps: the commit of an outer step, and the state in the middle of one."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -26,7 +25,7 @@ from cit_train.stopping import StoppedError
 from cit_train.stream import ShardStream
 from cit_train.trainer import TrainState
 from cit_train.watcher import StepNumbers, Watcher
-from indexes.durable import FileEntry
+from indexes.durable import FileEntry, remove_folder
 
 
 def commit_step(
@@ -106,6 +105,19 @@ def save_within_step(session: Session, state: TrainState, streams: Streams) -> N
         session.saver.submit(partial(_save, session, place, snapshot), update=state.update)
 
 
+def end_run(session: Session) -> None:
+    """Wait until everything is written, and leave no shards where none are kept."""
+    session.saver.wait()
+    keep = session.config.train.keep_shards
+    if session.world.is_first and keep != "all" and not num_kept_shards(keep):
+        remove_folder(session.run.path / "shards")
+
+
+def num_kept_shards(keep: str) -> int:
+    """Outer steps whose shards `--keep-shards` keeps, when it is not `all`."""
+    return 0 if keep == "none" else int(keep)
+
+
 def _write_lane(
     session: Session, streams: Streams, stream: ShardStream, scan: LaneScan, state: TrainState
 ) -> dict[str, Any]:
@@ -162,7 +174,7 @@ def _save(session: Session, place: MidStep, snapshot: Snapshot) -> None:
     write_mid_step(run, place)
     best = [place.best["checkpoint"]] if place.best else []
     for path in checkpoints_except(run.path, [place.checkpoint, *_needed(session), *best]):
-        shutil.rmtree(path)
+        remove_folder(path)
 
 
 def _needed(session: Session) -> list[str]:
@@ -179,11 +191,12 @@ def _tidy(session: Session, commit: Commit) -> None:
     run, keep = session.run, session.config.train.keep_shards
     best = [commit.best["checkpoint"]] if commit.best else []
     for path in checkpoints_except(run.path, [*_needed(session), *best]):
-        shutil.rmtree(path)
+        remove_folder(path)
     if keep != "all":
-        num_kept = 0 if keep == "none" else int(keep)
+        # Whoever reads batches looks once more into the last folder, for its end.
+        num_kept = max(num_kept_shards(keep), 1)
         kept = {step_folder(commit.outer_step - back) for back in range(num_kept)}
         for folder in (run.path / "shards").glob("step=*"):
             # Not what the next outer step has begun to write.
             if folder.name not in kept and folder.name <= step_folder(commit.outer_step):
-                shutil.rmtree(folder)
+                remove_folder(folder)

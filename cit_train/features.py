@@ -12,6 +12,7 @@ disk. So when it is computed, or removed and computed again, changes nothing.
 """
 
 import hashlib
+import tokenize
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +32,8 @@ KEY_BYTES = IMAGE_BYTES + 2
 VIEW_KEY = 41
 # Features wait in memory for so many bytes to make a part.
 PART_BYTES = 32 << 20
+# What NumPy raises for a file that is damaged: its header is read as Python.
+_NOT_AN_ARRAY = (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError)
 # Forward passes whose crops are decoded at once.
 _PASSES = 8
 
@@ -232,7 +235,7 @@ def load_part(path: Path) -> tuple[npt.NDArray[np.uint8], Float16]:
         values = np.load(beside, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+    except _NOT_AN_ARRAY as error:
         raise DamagedError(
             f"{beside} is damaged: {error}; remove the part, it is made again"
         ) from error

@@ -13,7 +13,6 @@ one. The commit of the outer step ends all this.
 """
 
 import logging
-import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -37,6 +36,7 @@ from indexes.durable import (
     describe_file,
     file_entry,
     read_json,
+    remove_folder,
     write_json,
     write_sealed,
 )
@@ -106,7 +106,7 @@ def checked_mid_step(run: Run, *, num_commits: int) -> MidStep | None:
 def remove_mid_step(run: Run) -> None:
     """Forget the middle of an outer step that is committed."""
     (run.path / "mid_step.json").unlink(missing_ok=True)
-    shutil.rmtree(run.path / "mid_step", ignore_errors=True)
+    remove_folder(run.path / "mid_step")
 
 
 def write_selection(run: Run, selection: LaneSelection) -> list[FileEntry]:

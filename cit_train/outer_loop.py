@@ -9,7 +9,7 @@ from cit_curate.lock import owner_lock
 from cit_curate.remote import refuse_remote_run
 from cit_train.attempt import attempt
 from cit_train.batches import open_batches
-from cit_train.commit import commit_step, save_within_step, stop_here
+from cit_train.commit import commit_step, end_run, save_within_step, stop_here
 from cit_train.config import RunConfig
 from cit_train.curating import curated
 from cit_train.evaluating import after_update, evaluated, is_done
@@ -91,5 +91,6 @@ def train_session(session: Session, watcher: Watcher) -> Run:
                     state = after_update(session, state, streams, report, watcher)
                 streams.finish()
             state = commit_step(session, state, streams, watcher)
+        end_run(session)
     session.world.beat("finished", outer_step=state.outer_step, update=state.update)
     return session.run

@@ -54,6 +54,7 @@ from cit_train.stopping import StopSignals
 from cit_train.trainer import Trainer, TrainState
 from cit_train.transforms import Normalizer, image_statistics
 from cit_train.views import ViewMaker
+from indexes.durable import remove_folder
 
 logger = logging.getLogger(__name__)
 
@@ -313,7 +314,7 @@ def _roll_back(run: Run) -> tuple[Commit | None, MidStep | None]:
     update = mid_step.update if mid_step else last.update if last else -1
     for path in checkpoints_except(run.path, []):
         if int(path.name.removeprefix("update-")) > update:
-            shutil.rmtree(path)
+            remove_folder(path)
     if last is not None and last.checkpoint is not None:
         point_to(run.path, "last", last.checkpoint)
         if last.best:

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from glob import escape
 from pathlib import Path
@@ -94,6 +94,15 @@ def replace_link(link: Path, target: str) -> None:
         sync(link.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder that has a name: it goes at once, though its bytes may take their time."""
+    temporary = _temporary(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        path.rename(temporary)
+        shutil.rmtree(temporary)
 
 
 def json_text(value: Any) -> str:

@@ -80,11 +80,7 @@ def check_checkpoints(
     for name in needed:
         if Path(name).name not in folders:
             found.add(run.path / name, "is missing, and the last commit needs it", _mend(run))
-    names = {Path(name).name for name in needed}
-    for name, path in sorted(folders.items()):
-        if name not in names and not (path / "manifest.json").exists():
-            found.notes.append(f"{path} is what is left of a checkpoint that was being removed")
-            continue
+    for path in sorted(folders.values()):
         with found.catching(path, _mend(run)):
             check_checkpoint(path)
     for label in ("last", "best"):

@@ -1,7 +1,6 @@
 """Setting a run back to an earlier outer step; what is taken out is kept in RUN/damaged."""
 
 import logging
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from cit_curate.errors import DamagedError
 from cit_curate.ledger import LEDGER_TABLES, Commit, Run, step_folder
 from cit_train.checkpoint import check_checkpoint
 from cit_train.damage.find import needed_checkpoints
+from indexes.durable import remove_folder
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def set_back(run: Run, commits: Sequence[Commit]) -> None:
     put_aside(run, [*reversed(manifests), *(path for path in paths if path not in manifests)])
     for folder in (run.path / "shards").glob("step=*"):
         if folder.name >= step_folder(len(commits)):
-            shutil.rmtree(folder)
+            remove_folder(folder)
     (run.path / "status.json").unlink(missing_ok=True)
 
 
