@@ -76,7 +76,7 @@ def tell_findings(name: str, found: Findings, *, as_json: bool) -> None:
         SystemExit: With 4, where the JSON document has said so.
     """
     if as_json:
-        sys.stdout.write(json.dumps({"path": name, **found.as_json()}, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps({"path": name, **found.as_json()}) + "\n")
         if found.damage:
             raise SystemExit(DamagedError.exit_code)
         return

@@ -31,6 +31,21 @@ def owner_lock(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def holder(path: Path) -> str | None:
+    """Who holds a lock: `process PID on HOST`; None when nobody does. Nothing is written."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _described(os.pread(descriptor, 1000, 0).decode("utf-8", errors="replace"))
+    finally:
+        os.close(descriptor)
+    return None
+
+
 def _locked(path: Path) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

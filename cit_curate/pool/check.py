@@ -102,6 +102,11 @@ def repair_pool(folder: Path, *, dry_run: bool = False) -> list[str]:
             place = folder / "damaged" / path.relative_to(folder)
             place.parent.mkdir(parents=True, exist_ok=True)
             path.rename(place)
+    try:
+        for entry in _entries(manifest):
+            check_file(folder, entry, full=False)
+    except DamagedError:
+        return done  # The catalog is made of them.
     if catalog_problem(folder, manifest) is not None:
         done.append(f"wrote {folder / CATALOG_NAME} again")
         if not dry_run:
@@ -120,8 +125,12 @@ def verify_pool(folder: Path) -> list[str]:
     return found.notes
 
 
+def _entries(manifest: PoolManifest) -> list[FileEntry]:
+    return [*(part.file for part in manifest.parts), *manifest.reject_parts]
+
+
 def _listed(manifest: PoolManifest) -> set[str]:
-    return {entry.path for entry in (*(p.file for p in manifest.parts), *manifest.reject_parts)}
+    return {entry.path for entry in _entries(manifest)}
 
 
 def _unlisted(folder: Path, manifest: PoolManifest) -> list[Path]:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from cit_curate.damage import Findings, tell_findings
 from cit_curate.errors import ConfigError, DamagedError
-from cit_curate.lock import owner_lock
+from cit_curate.lock import holder, owner_lock
 from cit_curate.remote import remote_url
 from cit_curate.replacing import settle
 from cit_curate.terminal import printable
@@ -29,7 +29,8 @@ def verify(path: tyro.conf.Positional[Path], *, json: bool = False) -> None:
         path: The folder of a run or of a pool.
         json: Print one JSON document: path, damaged, damage (file, what, advice), notes.
     """
-    tell_findings(remote_url(path) or str(path), _checked(path), as_json=json)
+    found = _checked(path, alone=False)
+    tell_findings(remote_url(path) or str(path), found, as_json=json)
 
 
 def repair(
@@ -68,7 +69,7 @@ def repair(
     name = str(path)
     if json:
         value: dict[str, Any] = {"path": name, "dry_run": dry_run, "done": done, "failed": failed}
-        sys.stdout.write(json_format.dumps({**value, **found.as_json()}, ensure_ascii=False) + "\n")
+        sys.stdout.write(json_format.dumps({**value, **found.as_json()}) + "\n")
         if failed or found.damage:
             raise SystemExit(DamagedError.exit_code)
         return
@@ -82,16 +83,28 @@ def repair(
     found.raise_damage(name)
 
 
-def _checked(path: Path) -> Findings:
+def _checked(path: Path, *, alone: bool = True) -> Findings:
+    """Everything that is damaged; unless `alone`, it is said when somebody writes there."""
+    writers = () if alone else [who for lock in _locks(path) if (who := holder(lock)) is not None]
     if _is_pool(path):
         from cit_curate.pool.check import check_pool
 
-        return check_pool(path)
-    from cit_curate.ledger import Run
-    from cit_train.damage.find import find_damage
+        found = check_pool(path)
+    else:
+        from cit_curate.ledger import Run
+        from cit_train.damage.find import find_damage
 
-    _check_run(path)
-    return find_damage(Run(path))
+        _check_run(path)
+        found = find_damage(Run(path))
+    for who in writers:
+        found.notes.append(f"{who} writes there: what was in the making may look damaged")
+    return found
+
+
+def _locks(path: Path) -> tuple[Path, Path]:
+    """The locks of whoever trains or imports a run, and of whoever builds a pool or curates."""
+    path = path.absolute()
+    return path.with_name(f".{path.name}.lock"), path.with_name(f".lock-{path.name}")
 
 
 def _is_pool(path: Path) -> bool:
@@ -108,13 +121,10 @@ def _check_run(path: Path) -> None:
 @contextmanager
 def _only_writer(path: Path) -> Iterator[None]:
     """Hold the locks of a run or pool; those that killed writers left are gone afterwards."""
-    path = path.absolute()
-    if not path.parent.is_dir():
+    if not path.absolute().parent.is_dir():
         raise ConfigError(f"{path} is neither a run nor a pool")
-    with (
-        owner_lock(path.with_name(f".{path.name}.lock")),
-        owner_lock(path.with_name(f".lock-{path.name}")),
-    ):
+    first, second = _locks(path)
+    with owner_lock(first), owner_lock(second):
         yield
 
 

@@ -289,9 +289,19 @@ def test_an_image_that_is_gone_is_named_when_its_shard_cannot_be_made_again(
         commands.repair(tmp_path / "run")
 
 
-def test_while_somebody_writes_nothing_is_mended(run: Path) -> None:
-    with owner_lock(run.with_name(f".{run.name}.lock")), pytest.raises(ResourceError):
-        commands.repair(run)
+def test_while_somebody_writes_nothing_is_mended_and_a_check_says_so(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = run.with_name(f".{run.name}.lock")
+    with owner_lock(lock):
+        with pytest.raises(ResourceError, match=f"process {os.getpid()} on"):
+            commands.repair(run)
+        (note,) = verified(run, capsys)["notes"]
+        assert note.startswith(f"process {os.getpid()} on")
+    assert verified(run, capsys)["notes"] == []
+    lock.write_text("left by somebody who was killed")
+    commands.repair(run)
+    assert not lock.exists()
 
 
 def test_what_is_neither_run_nor_pool_is_refused(tmp_path: Path) -> None:

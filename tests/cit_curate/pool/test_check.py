@@ -1,0 +1,92 @@
+"""Pools that are damaged or unfinished: what is told of them, and what is mended."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.pool.check import check_pool, repair_pool, verify_pool
+from cit_curate.pool.pool import Pool
+from cit_curate.sources.columns import Columns
+from cit_train.damage import commands
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    (tmp_path / "a.csv").write_text("image_id,title\n1,a cat\n2,a dog\n")
+    columns = Columns(text=("title",))
+    return Pool.build([tmp_path / "a.csv"], tmp_path / "pool", columns=columns).path
+
+
+def dead_pid() -> int:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    return dead.pid
+
+
+def test_all_damage_is_listed_and_not_the_first_alone(
+    pool: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # FAULTS: P3
+    for name in ("pairs", "rejects"):
+        (pool / name / "part-000000.parquet").write_bytes(b"PAR1")
+    found = check_pool(pool)
+    assert [Path(each.file).parent.name for each in found.damage] == ["pairs", "rejects"]
+    assert all("has 4 bytes; its manifest says" in each.what for each in found.damage)
+    with pytest.raises(DamagedError, match=r"(?s)pairs/part.*build it again.*rejects/part"):
+        verify_pool(pool)
+    for command in (commands.verify, commands.repair):
+        with pytest.raises(SystemExit) as caught:
+            command(pool, json=True)
+        assert caught.value.code == 4
+        value: dict[str, Any] = json.loads(capsys.readouterr().out)
+        assert len(value["damage"]) == 2
+        with pytest.raises(DamagedError, match="build it again"):
+            command(pool)
+
+
+def test_a_pool_is_mended_from_what_it_has(pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # FAULTS: L6 L10 P7
+    (pool / f".tmp-{dead_pid()}-pool.duckdb").write_bytes(b"half")
+    catalog = pool / "pool.duckdb"
+    catalog.write_bytes(b"cut" + catalog.read_bytes()[3:])
+    (pool / "pairs" / "part-000009.parquet").write_bytes(b"PAR1PAR1")
+    lock = pool.with_name(".lock-pool")
+    lock.touch()
+    assert len(check_pool(pool).notes) == 2
+    (damage,) = check_pool(pool).damage
+    assert damage.what == "belongs to no manifest"
+    commands.repair(pool, dry_run=True)
+    told = capsys.readouterr().out
+    assert told.count("dry run: ") == 3
+    assert len(check_pool(pool).notes) == 2
+    commands.repair(pool)
+    assert capsys.readouterr().out == told.replace("dry run: ", "")
+    assert verify_pool(pool) == []
+    assert (pool / "damaged" / "pairs" / "part-000009.parquet").is_file()
+    assert not lock.exists()
+    assert repair_pool(pool) == []
+
+
+def test_a_pool_that_was_to_be_replaced_is_put_back(pool: Path) -> None:
+    # FAULTS: P7
+    pool.rename(pool.with_name(".tmp-0-pool"))
+    (pool.with_name(f".tmp-{dead_pid()}-pool")).mkdir()
+    with pytest.raises(ConfigError, match="puts it back"):
+        commands.repair(pool, dry_run=True)
+    commands.repair(pool)
+    assert verify_pool(pool) == []
+    assert not list(pool.parent.glob(".tmp-*"))
+
+
+def test_a_manifest_that_is_damaged_leaves_nothing_to_compare(pool: Path) -> None:
+    # FAULTS: P3
+    (pool / "pool.json").write_text("{")
+    (damage,) = check_pool(pool).damage
+    assert "pool.json is damaged" in damage.what
+    with pytest.raises(DamagedError, match="build it again"):
+        commands.repair(pool)
