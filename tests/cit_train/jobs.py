@@ -57,7 +57,7 @@ def long_training(world: Path, out: Path) -> None:
             with (out / "told").open("a") as stream:
                 stream.write(f"{state.outer_step}\n")
 
-    fields = {"curate_every": 1, "max_updates": 12, "eval_data": "", "save_every": 1}
+    fields = {"curate_every": 1, "max_updates": 8, "eval_data": "", "save_every": 1}
     config = make_config(world, batch_size=4, pairs_per_shard=2, **fields)
     train(config, out / "run", resume=True, watcher=Teller())
 
