@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -34,9 +35,11 @@ from cit_curate.scores import CAPTIONS_PER_WORKER, ScoredLane, Tower, embedder, 
 from cit_curate.scoring import WindowScores
 from cit_curate.text_encoder import TextEncoder, choose_device, embed_metadata
 from cit_curate.threshold import SimilaritySample, sample_similarity
-from indexes.durable import FileEntry, write_json
+from indexes.durable import FileEntry, check_room, write_json
 from indexes.protocol import MetadataIndex
 from indexes.versioned import VersionedIndex
+
+logger = logging.getLogger(__name__)
 
 ScanProgress = Callable[[int, ScanTotals], None]
 LaneScores = Callable[[int], WindowScores]
@@ -154,6 +157,12 @@ class Curator:
             # From here on it is asked for replacements, by the thread that writes the shards.
             scan.on_progress = None
             selections.append(LaneSelection(scan, rows, scan.state(rows)))
+        if outer_step == 0 and all(each.scan.kept_all for each in selections):
+            logger.warning(
+                "every caption is kept (ratio 1.0), so nothing is curated: raise --threshold %g, "
+                "or give --curation none",
+                self.config.threshold,
+            )
         return selections
 
     def scan(
@@ -281,6 +290,7 @@ def curate(
     Run.check_free(out, overwrite=overwrite)
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
+    check_room(out.parent)
     staging = out.with_name(f"{STAGING_PREFIX}{out.name}")
     curator = Curator(pool, metadata, config)
     most_useful = _most_useful(curator, engine, device)

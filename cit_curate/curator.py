@@ -179,6 +179,11 @@ class LaneScan:
         """Whether nothing is scored: without curation, and before `skip_until`."""
         return self.config.curation == "none" or self.update < self.config.skip_until
 
+    @property
+    def kept_all(self) -> bool:
+        """Whether captions were compared with the threshold, and none was left out."""
+        return not self.everything_passes and self.totals.kept == self.totals.scanned > 0
+
     def take(self, num_pairs: int | None) -> pa.Table:
         """The next kept pairs, in arrival order.
 

@@ -13,11 +13,13 @@ from cit_train.commit import commit_step, end_run, save_within_step, stop_here
 from cit_train.config import RunConfig
 from cit_train.curating import curated
 from cit_train.evaluating import after_update, evaluated, is_done
+from cit_train.preflight import allow_open_files
 from cit_train.resuming import resumed, within_step
 from cit_train.session import Session, open_session
 from cit_train.step_batches import open_streams, updates
 from cit_train.tensorboard import TensorBoardWatcher
 from cit_train.watcher import Watcher, Watchers
+from indexes.durable import check_room
 
 
 def train(
@@ -49,6 +51,8 @@ def train(
     refuse_remote_run(out)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
+    allow_open_files()
+    check_room(out if out.is_dir() else out.parent)
     with attempt(config.train, out) as world, contextlib.ExitStack() as stack:
         watchers = [watcher] if watcher is not None and world.is_first else []
         if world.is_first:

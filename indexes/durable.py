@@ -96,6 +96,21 @@ def replace_link(link: Path, target: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def check_room(folder: Path) -> None:
+    """Write a small file and remove it: a full or read-only disk shows before any work is done.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path = _temporary(folder / "room")
+    reach(path, "start")
+    try:
+        path.write_bytes(bytes(4096))
+        _sync(path)
+    finally:
+        path.unlink(missing_ok=True)
+
+
 def remove_folder(path: Path) -> None:
     """Remove a folder that has a name: it goes at once, though its bytes may take their time."""
     temporary = _temporary(path)

@@ -1,5 +1,6 @@
 """The run folder: what counts is what a manifest names."""
 
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -61,6 +62,31 @@ def test_a_commit_comes_back_as_it_was(tmp_path: Path) -> None:
     (back,) = run.commits()
     assert back.cursors == (PoolCursor(0, 9),)
     assert back.files[0].path == "used/step=000000/lane=00000.parquet"
+
+
+def test_a_reader_sees_whole_outer_steps_while_they_are_written(tmp_path: Path) -> None:
+    # FAULTS: L7
+    run = new_run(tmp_path / "run")
+    keys = [f"{number}_title" for number in range(7)]
+    done = threading.Event()
+
+    def write() -> None:
+        for step in range(40):
+            commit(run, step, keys)
+        done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = []
+    while not done.is_set() or not seen or seen[-1] < 40:
+        rows = Run.open(run.path).read("used")
+        assert len(rows) % 7 == 0
+        whole = [step for step in range(len(rows) // 7) for _ in keys]
+        assert rows["outer_step"].to_pylist() == whole
+        seen.append(len(rows) // 7)
+    writer.join()
+    assert seen == sorted(seen)
+    assert len({*seen}) > 2
 
 
 @pytest.mark.faults("L5")

@@ -13,6 +13,7 @@ from jobs import JOBS, make_world, result_of, start_job
 from cit_curate.errors import ResourceError
 from cit_curate.ledger import Run
 from indexes import durable
+from indexes import fail_points as faults_at
 from indexes.fail_points import KINDS, VARIABLE, fail_points, kind_of
 
 OfJobs = Callable[[str], tuple[dict[str, object], Counter[str]]]
@@ -164,6 +165,8 @@ def fill(
     is_told = passed[name] and not name.startswith("status")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, f"{name}:1:enospc")
+        # Another job in this process has been there.
+        patch.setattr(faults_at, "_times", Counter())
         if is_told:
             with pytest.raises((OSError, ResourceError), match=r"No space left|disk .* is full"):
                 JOBS[job](world, out)

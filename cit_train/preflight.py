@@ -1,0 +1,57 @@
+"""Limits of the system that would end a run hours later, checked before any work."""
+
+import resource
+import shutil
+from pathlib import Path
+
+from cit_curate.errors import ResourceError
+from cit_train.config import RunConfig
+
+# What a run opens at once: shards, parts of a pool, packages, pipes of workers.
+WANTED_FILES = 1_024
+_LEAST_FILES = 256
+# Batches of a loader worker that are made ahead, and the one that is trained on.
+_BATCHES_PER_WORKER = 3
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where torch puts it
+
+
+def allow_open_files() -> None:
+    """Raise the limit of open files as far as this process may.
+
+    Raises:
+        ResourceError: It stays too low.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = WANTED_FILES if hard == resource.RLIM_INFINITY else min(hard, WANTED_FILES)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        soft = allowed
+    if soft != resource.RLIM_INFINITY and soft < _LEAST_FILES:
+        raise ResourceError(
+            f"this process may open {soft} files, and a run needs {_LEAST_FILES}; raise the limit: "
+            f"ulimit -n {WANTED_FILES}"
+        )
+
+
+def check_shared_memory(config: RunConfig, *, side: int, folder: Path = _SHARED_MEMORY) -> None:
+    """Make sure that the views of the loader's workers find room.
+
+    Args:
+        config: The run.
+        side: Of a view, in pixels.
+        folder: Where shared memory is mounted.
+
+    Raises:
+        ResourceError: They do not.
+    """
+    workers = config.train.num_workers if config.train.vision_features == "live" else 0
+    needed = workers * _BATCHES_PER_WORKER * config.curate.batch_size * 3 * side**2
+    if not needed or not folder.is_dir():
+        return
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ResourceError(
+            f"--num-workers {workers} need about {needed:,} bytes of shared memory, and {folder} "
+            f"has {free:,} free; make it larger (docker run --shm-size {needed // 10**9 + 1}g), or "
+            "take fewer workers"
+        )

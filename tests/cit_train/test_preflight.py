@@ -1,0 +1,70 @@
+"""What would end a run hours later ends it before any work, with the limit's name."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from tiny import make_config
+from tiny_runs import TRAIN_TINY
+
+from cit_curate import curation
+from cit_curate.errors import ResourceError
+from cit_curate.pool.pool import Pool
+from cit_train import outer_loop
+from cit_train.outer_loop import train
+from cit_train.preflight import WANTED_FILES, check_shared_memory
+from indexes import fail_points
+from indexes.fail_points import VARIABLE
+
+
+def never(*_: object, **__: object) -> None:
+    raise AssertionError("work has begun")
+
+
+def test_a_full_disk_is_told_before_a_model_is_loaded(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # FAULTS: L9
+    monkeypatch.setattr(outer_loop, "open_session", never)
+    monkeypatch.setattr(curation, "Curator", never)
+    monkeypatch.setattr(fail_points, "_times", Counter())
+    config, pool = make_config(world), Pool.open(world / "data" / "pool")
+    inputs = (pool, config.metadata, config.text, config.curate, tmp_path / "curated")
+    monkeypatch.setenv(VARIABLE, "other.start:1:enospc")
+    with pytest.raises(OSError, match="No space left"):
+        train(config, tmp_path / "run")
+    monkeypatch.setattr(fail_points, "_times", Counter())
+    with pytest.raises(OSError, match="No space left"):
+        curation.curate(*inputs, num_pairs=8, device="cpu")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("soft", "hard", "code"), [(64, 64, 5), (64, WANTED_FILES, 0)])
+def test_too_few_open_files_are_raised_or_refused(
+    world: Path, tmp_path: Path, soft: int, hard: int, code: int
+) -> None:
+    # FAULTS: S8
+    fields = json.dumps({"max_updates": 2, "eval_data": ""})
+    command = [sys.executable, str(TRAIN_TINY), str(world), str(tmp_path / "run"), fields]
+    limited = f'ulimit -Sn {soft}; ulimit -Hn {hard}; exec "$@"'
+    ended = subprocess.run(
+        ["bash", "-c", limited, "bash", *command], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == code, ended.stderr
+    assert ("ulimit -n 1024" in ended.stderr) == (code == 5)
+    assert (tmp_path / "run").exists() == (code == 0)
+
+
+def test_shared_memory_that_is_too_small_is_named(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # FAULTS: S8
+    config = make_config(world, num_workers=2, keep_shards="all")
+    check_shared_memory(config, side=32)
+    with pytest.raises(ResourceError, match=r"--num-workers 2 need about .* --shm-size"):
+        check_shared_memory(config, side=2_000_000)
+    check_shared_memory(make_config(world), side=2_000_000)
+    check_shared_memory(config, side=2_000_000, folder=Path("/nowhere"))
