@@ -106,7 +106,7 @@ def check_room(folder: Path) -> None:
     reach(path, "start")
     try:
         path.write_bytes(bytes(4096))
-        _sync(path)
+        sync(path)
     finally:
         path.unlink(missing_ok=True)
 

@@ -64,8 +64,8 @@ def test_a_commit_comes_back_as_it_was(tmp_path: Path) -> None:
     assert back.files[0].path == "used/step=000000/lane=00000.parquet"
 
 
+@pytest.mark.faults("L7")
 def test_a_reader_sees_whole_outer_steps_while_they_are_written(tmp_path: Path) -> None:
-    # FAULTS: L7
     run = new_run(tmp_path / "run")
     keys = [f"{number}_title" for number in range(7)]
     done = threading.Event()

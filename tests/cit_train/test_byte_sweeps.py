@@ -117,15 +117,15 @@ def sweep_run(run: Path, name: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("name", OF_RUN)
+@pytest.mark.faults("L5", "S1", "K2", "E5")
 def test_a_few_damaged_bytes_of_a_run_are_told(run: Path, name: str) -> None:
-    # FAULTS: L5 S1 K2 E5
     sweep_run(run, name, FEW)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OF_RUN)
+@pytest.mark.faults("L5", "S1", "K2", "E5")
 def test_many_damaged_bytes_of_a_run_are_told(run: Path, name: str) -> None:
-    # FAULTS: L5 S1 K2 E5
     sweep_run(run, name, MANY)
 
 
@@ -148,15 +148,15 @@ OF_POOL = ["pool.json", "pairs/part-000000.parquet", "rejects/part-000000.parque
 
 
 @pytest.mark.parametrize("name", OF_POOL)
+@pytest.mark.faults("P3")
 def test_a_few_damaged_bytes_of_a_pool_are_told(world: Path, name: str) -> None:
-    # FAULTS: P3
     sweep_pool(world, name, FEW)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OF_POOL)
+@pytest.mark.faults("P3")
 def test_many_damaged_bytes_of_a_pool_are_told(world: Path, name: str) -> None:
-    # FAULTS: P3
     sweep_pool(world, name, 4 * MANY)
 
 
@@ -188,24 +188,24 @@ OF_STAGING = [
 
 
 @pytest.mark.parametrize("name", OF_STAGING)
+@pytest.mark.faults("P7", "P10")
 def test_a_few_damaged_bytes_of_staging_are_told(staged: Path, name: str) -> None:
-    # FAULTS: P7 P10
     sweep_staged(staged, name, FEW)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OF_STAGING)
+@pytest.mark.faults("P7", "P10")
 def test_many_damaged_bytes_of_staging_are_told(staged: Path, name: str) -> None:
-    # FAULTS: P7 P10
     sweep_staged(staged, name, 4 * MANY)
 
 
 @pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("suffix", [".json", ".csv", ".parquet"])
+@pytest.mark.faults("Q4")
 def test_damaged_bytes_of_exported_counts_are_told_by_whoever_imports_them(
     world: Path, tmp_path: Path, suffix: str, count: int
 ) -> None:
-    # FAULTS: Q4
     pool = Pool.open(world / "data" / "pool")
     path = tmp_path / f"counts{suffix}"
     export_counts(Run.open(world / "exported" / "run"), path, pool=pool)

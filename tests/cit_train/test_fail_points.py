@@ -127,6 +127,7 @@ def strike(
         ("exporting", "other.synced"),
     ],
 )
+@pytest.mark.faults("L4", "K1", "K7", "P7", "Q4")
 def test_killed_and_begun_again_a_job_makes_the_same(
     of_jobs: OfJobs,
     world: Path,
@@ -134,12 +135,12 @@ def test_killed_and_begun_again_a_job_makes_the_same(
     job: str,
     name: str,
 ) -> None:
-    # FAULTS: L4 K1 K7 P7 Q4
     strike(of_jobs, world, tmp_path / "out", job, name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("job", "name"), POINTS)
+@pytest.mark.faults("L4", "K1", "K3", "K7", "P7", "Q4")
 def test_killed_at_every_fail_point_and_begun_again_a_job_makes_the_same(
     of_jobs: OfJobs,
     world: Path,
@@ -147,7 +148,6 @@ def test_killed_at_every_fail_point_and_begun_again_a_job_makes_the_same(
     job: str,
     name: str,
 ) -> None:
-    # FAULTS: L4 K1 K3 K7 P7 Q4
     strike(of_jobs, world, tmp_path / "out", job, name)
 
 
@@ -188,6 +188,7 @@ def fill(
         ("exporting", "shard.written"),
     ],
 )
+@pytest.mark.faults("P8", "S7", "L4", "K1")
 def test_after_a_full_disk_the_same_job_makes_the_same(
     of_jobs: OfJobs,
     world: Path,
@@ -195,12 +196,12 @@ def test_after_a_full_disk_the_same_job_makes_the_same(
     job: str,
     name: str,
 ) -> None:
-    # FAULTS: P8 S7 L4 K1
     fill(of_jobs, world, tmp_path / "out", job, name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("job", "name"), POINTS)
+@pytest.mark.faults("P8", "S7", "L4", "K1")
 def test_after_a_disk_that_is_full_at_any_fail_point_the_same_job_makes_the_same(
     of_jobs: OfJobs,
     world: Path,
@@ -208,5 +209,4 @@ def test_after_a_disk_that_is_full_at_any_fail_point_the_same_job_makes_the_same
     job: str,
     name: str,
 ) -> None:
-    # FAULTS: P8 S7 L4 K1
     fill(of_jobs, world, tmp_path / "out", job, name)

@@ -32,10 +32,10 @@ class DiskWatcher(Watcher):
 @pytest.mark.parametrize(
     ("keep", "kept"), [("none", 0), ("0", 0), ("1", 1), ("2", 2), ("4", 4), ("all", NUM_STEPS)]
 )
+@pytest.mark.faults("S7")
 def test_so_many_outer_steps_have_shards_and_the_run_is_the_same(
     world: Path, tmp_path: Path, keep: str, kept: int
 ) -> None:
-    # FAULTS: S7
     fields = {"curate_every": 1, "max_updates": NUM_STEPS, "eval_data": ""}
     out = tmp_path / "run"
     watcher = DiskWatcher(out)

@@ -15,10 +15,10 @@ from cit_curate.ledger import Run
     "num_kills",
     [20, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
 )
+@pytest.mark.faults("L4", "L6", "K1", "K7")
 def test_after_kills_at_random_all_that_was_told_is_there_once(
     world: Path, tmp_path: Path, num_kills: int
 ) -> None:
-    # FAULTS: L4 L6 K1 K7
     (tmp_path / "whole").mkdir()
     began = time.monotonic()
     JOBS["long_training"](world, tmp_path / "whole")

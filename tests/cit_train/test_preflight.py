@@ -24,10 +24,10 @@ def never(*_: object, **__: object) -> None:
     raise AssertionError("work has begun")
 
 
+@pytest.mark.faults("L9")
 def test_a_full_disk_is_told_before_a_model_is_loaded(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # FAULTS: L9
     monkeypatch.setattr(outer_loop, "open_session", never)
     monkeypatch.setattr(curation, "Curator", never)
     monkeypatch.setattr(fail_points, "_times", Counter())
@@ -43,10 +43,10 @@ def test_a_full_disk_is_told_before_a_model_is_loaded(
 
 
 @pytest.mark.parametrize(("soft", "hard", "code"), [(64, 64, 5), (64, WANTED_FILES, 0)])
+@pytest.mark.faults("S8")
 def test_too_few_open_files_are_raised_or_refused(
     world: Path, tmp_path: Path, soft: int, hard: int, code: int
 ) -> None:
-    # FAULTS: S8
     fields = json.dumps({"max_updates": 2, "eval_data": ""})
     command = [sys.executable, str(TRAIN_TINY), str(world), str(tmp_path / "run"), fields]
     limited = f'ulimit -Sn {soft}; ulimit -Hn {hard}; exec "$@"'
@@ -58,10 +58,10 @@ def test_too_few_open_files_are_raised_or_refused(
     assert (tmp_path / "run").exists() == (code == 0)
 
 
+@pytest.mark.faults("S8")
 def test_shared_memory_that_is_too_small_is_named(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # FAULTS: S8
     config = make_config(world, num_workers=2, keep_shards="all")
     check_shared_memory(config, side=32)
     with pytest.raises(ResourceError, match=r"--num-workers 2 need about .* --shm-size"):

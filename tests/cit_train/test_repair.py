@@ -141,6 +141,7 @@ def damaged_file(run: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize(("name", "change", "put_aside"), DAMAGED)
+@pytest.mark.faults("L5", "K1", "K2", "S1", "S3", "E5")
 def test_what_is_damaged_is_named_and_mended_and_the_run_goes_on(
     world: Path,
     whole: Path,
@@ -150,7 +151,6 @@ def test_what_is_damaged_is_named_and_mended_and_the_run_goes_on(
     change: str,
     put_aside: str,
 ) -> None:
-    # FAULTS: L5 K1 K2 S1 S3 E5
     path = damaged_file(run, name)
     if name == "metrics.jsonl":  # a flipped byte in its numbers shows nowhere
         path.write_bytes(path.read_bytes().replace(b'"update": 3', b'"update: 3', 1))
@@ -192,10 +192,10 @@ def test_what_is_damaged_is_named_and_mended_and_the_run_goes_on(
         assert_same_run(whole, run)
 
 
+@pytest.mark.faults("K2")
 def test_a_last_checkpoint_that_is_damaged_is_told_of_and_the_run_goes_on_from_the_one_before(
     world: Path, whole: Path, run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # FAULTS: K2
     flip(run / "checkpoints" / "update-000006" / "model.safetensors")
     train(make_config(world, **FIELDS), run, resume=True)
     assert "outer step 1 cannot be gone on from" in caplog.text
@@ -204,10 +204,10 @@ def test_a_last_checkpoint_that_is_damaged_is_told_of_and_the_run_goes_on_from_t
     assert (run / "damaged" / "checkpoints" / "update-000006" / "model.safetensors").is_file()
 
 
+@pytest.mark.faults("L5", "L6")
 def test_files_that_no_manifest_names_are_put_aside_and_the_run_stays_as_it_is(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # FAULTS: L5 L6
     shutil.copy(run / "manifests/step=000001.json", run / "manifests/step=1.json")
     shutil.copy(run / "used/step=000000/lane=00000.parquet", run / "used/step=000000/old.parquet")
     (run / ".tmp-0x-half").write_text("half")
@@ -227,10 +227,10 @@ def test_files_that_no_manifest_names_are_put_aside_and_the_run_stays_as_it_is(
     )
 
 
+@pytest.mark.faults("L5")
 def test_what_cannot_be_set_back_is_left_and_told(
     world: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # FAULTS: L5
     delete(run / "selections" / "step=000000" / "lane=00000.parquet")
     flip(run / "shards" / "step=000001" / "lane00000-000000.tar")
     before = tree(run)
@@ -259,10 +259,10 @@ def test_a_config_that_was_changed_is_told_of(
     assert len(verified(run, capsys)["notes"]) == 1
 
 
+@pytest.mark.faults("S3")
 def test_shards_need_the_pool_as_it_was(
     world: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # FAULTS: S3
     folder = run / "shards" / "step=000001"
     delete(folder / "lane00000-000001.tar")
     other = make_pool(tmp_path / "other", num_images=12)
@@ -274,10 +274,10 @@ def test_shards_need_the_pool_as_it_was(
     capsys.readouterr()
 
 
+@pytest.mark.faults("S3")
 def test_an_image_that_is_gone_is_named_when_its_shard_cannot_be_made_again(
     tmp_path: Path, world: Path
 ) -> None:
-    # FAULTS: S3
     pool = make_pool(tmp_path / "data", num_images=60)
     fields = {"max_updates": 2, "eval_data": "", "pool": str(pool)}
     train(make_config(world, **fields), tmp_path / "run")
@@ -345,10 +345,10 @@ def several(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
 @pytest.mark.parametrize(
     "kind", ["lanes", "pools", "none", "multiset", "short", "accumulate", "smaller", "some"]
 )
+@pytest.mark.faults("S3")
 def test_all_shards_are_made_again_to_the_byte_whatever_the_settings(
     several: Callable[[str], Path], tmp_path: Path, kind: str
 ) -> None:
-    # FAULTS: S3
     whole = several(kind)
     run = Path(shutil.copytree(whole, tmp_path / "run", symlinks=True))
     assert Run.open(run).read("rejects").num_rows, "rejects must be replaced for this to mean much"

@@ -28,10 +28,10 @@ def dead_pid() -> int:
     return dead.pid
 
 
+@pytest.mark.faults("P3")
 def test_all_damage_is_listed_and_not_the_first_alone(
     pool: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # FAULTS: P3
     for name in ("pairs", "rejects"):
         (pool / name / "part-000000.parquet").write_bytes(b"PAR1")
     found = check_pool(pool)
@@ -49,8 +49,8 @@ def test_all_damage_is_listed_and_not_the_first_alone(
             command(pool)
 
 
+@pytest.mark.faults("L6", "L10", "P7")
 def test_a_pool_is_mended_from_what_it_has(pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # FAULTS: L6 L10 P7
     (pool / f".tmp-{dead_pid()}-pool.duckdb").write_bytes(b"half")
     catalog = pool / "pool.duckdb"
     catalog.write_bytes(b"cut" + catalog.read_bytes()[3:])
@@ -72,8 +72,8 @@ def test_a_pool_is_mended_from_what_it_has(pool: Path, capsys: pytest.CaptureFix
     assert repair_pool(pool) == []
 
 
+@pytest.mark.faults("P7")
 def test_a_pool_that_was_to_be_replaced_is_put_back(pool: Path) -> None:
-    # FAULTS: P7
     pool.rename(pool.with_name(".tmp-0-pool"))
     (pool.with_name(f".tmp-{dead_pid()}-pool")).mkdir()
     with pytest.raises(ConfigError, match="puts it back"):
@@ -83,8 +83,8 @@ def test_a_pool_that_was_to_be_replaced_is_put_back(pool: Path) -> None:
     assert not list(pool.parent.glob(".tmp-*"))
 
 
+@pytest.mark.faults("P3")
 def test_a_manifest_that_is_damaged_leaves_nothing_to_compare(pool: Path) -> None:
-    # FAULTS: P3
     (pool / "pool.json").write_text("{")
     (damage,) = check_pool(pool).damage
     assert "pool.json is damaged" in damage.what
