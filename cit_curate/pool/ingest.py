@@ -225,10 +225,10 @@ def _merge(
 
 
 def _write(staging: Staging, folder: Path, progress: Progress) -> PoolManifest:
-    pairs = _reported(staging.ordered(), progress)
-    groups = cut_groups(pairs, group_rows(staging.num_pairs))
-    written: PartsWritten = write_parts(groups, folder, staging.schema)
-    reject_parts = write_rejects(staging.rejects(), folder)
+    with closing(staging.ordered()) as ordered, closing(staging.rejects()) as rejects:
+        groups = cut_groups(_reported(ordered, progress), group_rows(staging.num_pairs))
+        written: PartsWritten = write_parts(groups, folder, staging.schema)
+        reject_parts = write_rejects(rejects, folder)
     return PoolManifest(
         name="",
         fingerprint=parts_fingerprint(written.parts),

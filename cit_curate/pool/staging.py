@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 
 import duckdb
@@ -71,8 +71,11 @@ class Staging:
             self._insert("rejects", table)
             self._rejects = []
 
-    def ordered(self) -> Iterator[pa.Table]:
-        """The pairs to keep: the first of each key, an image's together, in reading order."""
+    def ordered(self) -> Generator[pa.Table]:
+        """The pairs to keep: the first of each key, an image's together, in reading order.
+
+        Close the generator before the staging database.
+        """
         sql = self._connection
         repeats = self._keep_repeats()
         images = self._count("SELECT count(DISTINCT image_id) FROM raw")
@@ -90,23 +93,25 @@ class Staging:
         elif repeats:
             query += " ORDER BY raw.seq"
         last = -1
-        for batch in sql.sql(query).to_arrow_reader(STAGING_ROWS):
-            table = pa.Table.from_batches([batch])
-            if grouped and table.num_rows:
-                # DuckDB keeps the order of insertion in a plain scan; hold it to that.
-                numbers = table["seq"].to_numpy()
-                assert numbers[0] > last
-                assert (np.diff(numbers) > 0).all()
-                last = int(numbers[-1])
-            yield table.drop_columns(["seq"]).cast(self.schema)
+        with sql.sql(query).to_arrow_reader(STAGING_ROWS) as reader:
+            for batch in reader:
+                table = pa.Table.from_batches([batch])
+                if grouped and table.num_rows:
+                    # DuckDB keeps the order of insertion in a plain scan; hold it to that.
+                    numbers = table["seq"].to_numpy()
+                    assert numbers[0] > last
+                    assert (np.diff(numbers) > 0).all()
+                    last = int(numbers[-1])
+                yield table.drop_columns(["seq"]).cast(self.schema)
 
-    def rejects(self) -> Iterator[pa.Table]:
+    def rejects(self) -> Generator[pa.Table]:
         """Every reject, in reading order, those of repeated pair keys last."""
         for name in ("rejects", "repeats"):
             if name in self._tables:
                 query = f'SELECT source, "row", reason, detail FROM {name} ORDER BY rowid'  # noqa: S608
-                for batch in self._connection.sql(query).to_arrow_reader(STAGING_ROWS):
-                    yield pa.Table.from_batches([batch])
+                with self._connection.sql(query).to_arrow_reader(STAGING_ROWS) as reader:
+                    for batch in reader:
+                        yield pa.Table.from_batches([batch])
 
     def top_reasons(self) -> str:
         """`; most often: …` with the three most frequent reasons and an example of each."""
@@ -123,7 +128,7 @@ class Staging:
         return f"; most often: {'; '.join(shown)}"
 
     def close(self) -> None:
-        """Remove the staging folder."""
+        """Remove the staging folder; with a result half read, DuckDB would wait for ever."""
         self._connection.close()
         shutil.rmtree(self._folder)
 

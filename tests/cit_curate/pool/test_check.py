@@ -1,6 +1,7 @@
 """Pools that are damaged or unfinished: what is told of them, and what is mended."""
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,43 @@ def test_a_pool_is_mended_from_what_it_has(pool: Path, capsys: pytest.CaptureFix
     assert (pool / "damaged" / "pairs" / "part-000009.parquet").is_file()
     assert not lock.exists()
     assert repair_pool(pool) == []
+
+
+HOLD = (
+    "import sys, time, duckdb\n"
+    "held = duckdb.connect(sys.argv[1])\n"
+    "print('held', flush=True)\n"
+    "time.sleep(60)"
+)
+
+
+@pytest.mark.faults("L10")
+def test_a_catalog_that_is_locked_or_damaged_hides_no_pair_and_is_written_again(pool: Path) -> None:
+    catalog = pool / "pool.duckdb"
+    whole = catalog.read_bytes()
+    rng = random.Random(0)
+    for place in (0, 8, *(rng.randrange(len(whole)) for _ in range(10))):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << rng.randrange(8)
+        catalog.write_bytes(damaged)
+        assert Pool.open(pool).read_row_groups([0]).num_rows == 1
+        assert not check_pool(pool).damage
+    catalog.write_bytes(whole[:5000])
+    assert "pool.duckdb" in check_pool(pool).notes[0]
+    repair_pool(pool)
+    assert check_pool(pool).notes == []
+    command = [sys.executable, "-c", HOLD, str(catalog)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        try:
+            assert Pool.open(pool).read_row_groups([0]).num_rows == 1
+            (note,) = check_pool(pool).notes
+            assert "lock" in note
+            repair_pool(pool)
+            assert check_pool(pool).notes == []
+        finally:
+            holder.kill()
 
 
 @pytest.mark.faults("P7")
