@@ -223,8 +223,9 @@ def _commit(sql: duckdb.DuckDBPyConnection, run: Run, progress: Progress) -> tup
         return batch
 
     def write(table: str, query: str) -> FileEntry:
-        batches = map(told, sql.sql(query).to_arrow_reader(BATCH_ROWS))
-        return run.write_batches(table, batches, outer_step=0, lane=0)  # type: ignore[arg-type]
+        # Closed before the database is, which would wait for it.
+        with sql.sql(query).to_arrow_reader(BATCH_ROWS) as reader:
+            return run.write_batches(table, map(told, reader), outer_step=0, lane=0)  # type: ignore[arg-type]
 
     rounds = pa.Table.from_pylist([_round(num_pairs)], schema=SCHEMAS["rounds"])
     files = (

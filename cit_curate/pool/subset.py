@@ -6,7 +6,8 @@ passes. Memory does not grow with either pool.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -174,9 +175,11 @@ def _write(
         if not num_pairs:
             within = "" if limit == pool.num_pairs else f" within its first {limit:,} pairs"
             raise ConfigError(f"{run and run.path} selected no pair of {pool.location}{within}")
-        tables = _rows_at(pool, places, progress)
-        schema = pq.read_schema(pool.part_path(0))
-        written = write_parts(cut_groups(tables, group_rows(num_pairs)), folder, schema)
+        # Closed before the database is, which would wait for it.
+        with closing(places):
+            tables = _rows_at(pool, places, progress)
+            schema = pq.read_schema(pool.part_path(0))
+            written = write_parts(cut_groups(tables, group_rows(num_pairs)), folder, schema)
     assert written.num_pairs == num_pairs
     return replace(
         pool.manifest,
@@ -235,15 +238,16 @@ def _count(sql: duckdb.DuckDBPyConnection, table: str) -> int:
     return int(count)
 
 
-def _ranges(limit: int) -> Iterator[Int64]:
+def _ranges(limit: int) -> Generator[Int64]:
     for start in range(0, limit, BATCH_ROWS):
         yield np.arange(start, min(start + BATCH_ROWS, limit), dtype=np.int64)
 
 
-def _chosen_places(sql: duckdb.DuckDBPyConnection) -> Iterator[Int64]:
-    reader = sql.sql("SELECT place FROM chosen ORDER BY place").to_arrow_reader(BATCH_ROWS)
-    for batch in reader:
-        yield batch["place"].to_numpy()
+def _chosen_places(sql: duckdb.DuckDBPyConnection) -> Generator[Int64]:
+    query = "SELECT place FROM chosen ORDER BY place"
+    with sql.sql(query).to_arrow_reader(BATCH_ROWS) as reader:
+        for batch in reader:
+            yield batch["place"].to_numpy()
 
 
 def _rows_at(pool: Pool, places: Iterator[Int64], progress: Progress) -> Iterator[pa.Table]:

@@ -20,10 +20,12 @@ from tiny import make_config
 from tiny_runs import ledger_hashes, logged_updates, weights
 
 from cit_curate.config import EngineConfig
+from cit_curate.counts_import import import_counts
 from cit_curate.curation import curate
 from cit_curate.export import export_counts, export_webdataset
 from cit_curate.ledger import Run
 from cit_curate.pool.pool import Pool
+from cit_curate.pool.subset import subset_pool
 from cit_curate.pool.yfcc_build import build_yfcc_pool
 from cit_curate.pool.yfcc_source import YfccSource
 from cit_curate.sources.columns import Columns
@@ -112,7 +114,20 @@ def make_world(folder: Path) -> Path:
     (folder / "yfcc.txt").write_text("\n".join([*lines, ""]))
     np.save(folder / "yfcc.npy", np.arange(150, dtype=np.int64))
     curating(folder, folder / "exported")
+    export_counts(Run.open(folder / "exported" / "run"), folder / "counts.json")
     return folder
+
+
+def importing(world: Path, out: Path) -> None:
+    """`cit import-counts`."""
+    if not (out / "run").exists():
+        import_counts(world / "counts.json", Pool.open(world / "data" / "pool"), out / "run")
+
+
+def narrowing(world: Path, out: Path) -> None:
+    """The pool of `cit train --selection RUN`."""
+    run, pool = Run.open(world / "exported" / "run"), Pool.open(world / "data" / "pool")
+    subset_pool(pool, out / "pool", run=run)
 
 
 # The catalog's bytes are DuckDB's; logs and environment tell of times and places; and a job that is
@@ -121,7 +136,10 @@ _UNEQUAL = re.compile(r"pool\.duckdb|metrics\.jsonl|(environment|head)\.json|^\.
 
 JOBS: Mapping[str, Job] = {
     job.__name__: job
-    for job in (training, long_training, curating, pooling, pooling_yfcc, exporting)
+    for job in (
+        *(training, long_training, curating, pooling, pooling_yfcc, exporting),
+        *(importing, narrowing),
+    )
 }
 
 

@@ -39,6 +39,11 @@ OF_JOB = {
         *("pool_rejects", "pool_manifest", "pool_catalog", "other"),
     },
     "exporting": {"shard", "shard_entry", "other"},
+    "importing": {
+        *("config", "environment", "head", "manifest", "selections", "rounds", "used", "rejects"),
+        "other",
+    },
+    "narrowing": {"pool_part", "pool_rejects", "pool_manifest", "pool_catalog", "other"},
 }
 POINTS = [
     (job, name) for job in OF_JOB for name in fail_points() if name.split(".")[0] in OF_JOB[job]
@@ -186,6 +191,8 @@ def fill(
         ("training", "features.written"),
         ("pooling", "pool_part.written"),
         ("exporting", "shard.written"),
+        ("importing", "used.start"),
+        ("narrowing", "pool_part.start"),
     ],
 )
 @pytest.mark.faults("P8", "S7", "L4", "K1")
