@@ -42,9 +42,9 @@ def repair(
 ) -> None:
     """Mend a run or a pool: what can be made again is, and what cannot is told, with code 4.
 
-    Damaged files are never deleted but put aside in RUN/damaged. A ledger is set back to its last
-    whole outer step, a run without its last checkpoint to the one before; --resume makes again what
-    came after. Shards are written again from the ledger and the pool.
+    A ledger is set back to its last whole outer step, a run without its last checkpoint to the one
+    before; --resume makes again what came after. Shards are written again from the ledger and the
+    pool. What is taken out is put aside in RUN/damaged, but for what is made again to the byte.
 
         cit repair RUN --dry-run
         cit repair RUN

@@ -9,6 +9,7 @@ import pytest
 from cit_curate.config import CurateConfig, MetadataConfig
 from cit_curate.curation import Curator
 from cit_curate.pool.pool import Pool
+from cit_curate.records import PoolCursor
 from cit_curate.sources.columns import Columns
 
 
@@ -31,6 +32,29 @@ def pool(tmp_path: Path) -> Pool:
     path.write_text("image_id,text_key,caption\n1,title,a truck\n2,title,a ship\n")
     columns = Columns(image_id="image_id", text_key="text_key", caption="caption")
     return Pool.build([path], tmp_path / "pool", columns=columns)
+
+
+def test_a_threshold_that_everything_passes_works_and_is_told(
+    pool: Pool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # FAULTS: L2
+    (tmp_path / "classes.txt").write_text("car\n")  # as long as "a truck", modulo 4
+    metadata = MetadataConfig(metadata=str(tmp_path / "classes.txt"))
+    encoder = CountingEncoder()
+    for threshold, is_told in ((-1.0, True), (0.5, False)):
+        rules = CurateConfig(threshold=threshold, batch_size=2, min_ratio=0.0, texts="every")
+        curator = Curator(pool, metadata, rules)
+        caplog.clear()
+        (selection,) = curator.run(
+            encoder,
+            curator.refresh(encoder),
+            [PoolCursor()],
+            outer_step=0,
+            update=0,
+            num_pairs=None,
+        )
+        assert len(selection.rows) == (2 if is_told else 1)
+        assert ("every caption is kept (ratio 1.0)" in caplog.text) == is_told
 
 
 def test_template_metadata_changes_the_fingerprint_and_what_is_embedded(pool: Pool) -> None:
