@@ -34,10 +34,10 @@ def pool(tmp_path: Path) -> Pool:
     return Pool.build([path], tmp_path / "pool", columns=columns)
 
 
+@pytest.mark.faults("L2")
 def test_a_threshold_that_everything_passes_works_and_is_told(
     pool: Pool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # FAULTS: L2
     (tmp_path / "classes.txt").write_text("car\n")  # as long as "a truck", modulo 4
     metadata = MetadataConfig(metadata=str(tmp_path / "classes.txt"))
     encoder = CountingEncoder()
