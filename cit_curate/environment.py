@@ -41,6 +41,14 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
+def cit_version() -> str | None:
+    """The version of this package; None when it is not installed."""
+    try:
+        return metadata.version("cit")
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def _git_commit() -> str | None:
     """The commit of the checkout that this package is run from; None when it is installed."""
     folder = Path(__file__).parent.parent

@@ -284,6 +284,11 @@ class Run:
         return dict(read_json(self.path / "config.json"))
 
     @property
+    def environment(self) -> dict[str, Any]:
+        """What the run was started with: see `describe_environment`."""
+        return dict(read_json(self.path / "environment.json"))
+
+    @property
     def has_several_pools(self) -> bool:
         """Whether it was made from a mixture: a pair is then known by its pool and its key."""
         return bool(self.config.get("pools"))

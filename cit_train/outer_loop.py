@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from cit_curate.ledger import Run
@@ -28,6 +29,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    allow_change: Sequence[str] = (),
     watcher: Watcher | None = None,
 ) -> Run:
     """Train a dual encoder on pairs curated from a pool while it trains (arXiv 2301.02241).
@@ -39,6 +41,8 @@ def train(
         out: The run folder; absent or empty, unless resumed.
         resume: Go on from what was saved last, as if never stopped; starts a run where none is.
         overwrite: Replace the run that is there.
+        allow_change: Settings, by their keys in config.json, that a resumed run may go on with
+            another value of; config.json says from where on.
         watcher: Told what happens; of several ranks, rank 0's alone.
 
     Returns:
@@ -61,7 +65,14 @@ def train(
             if config.train.tensorboard:
                 board = TensorBoardWatcher(out / "tensorboard")
                 watchers.append(stack.enter_context(contextlib.closing(board)))
-        session = open_session(config, out, resume=resume, overwrite=overwrite, world=world)
+        session = open_session(
+            config,
+            out,
+            resume=resume,
+            overwrite=overwrite,
+            allow_change=allow_change,
+            world=world,
+        )
         run = train_session(session, Watchers(*watchers))
         world.agree("finished", None)
         return run

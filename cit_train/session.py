@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from cit_curate.curation import Curator
-from cit_curate.environment import describe_environment
+from cit_curate.environment import cit_version, describe_environment
 from cit_curate.errors import ConfigError
 from cit_curate.ledger import Commit, Run
 from cit_curate.pool.mixture import PoolMixture
@@ -28,6 +28,7 @@ from cit_curate.records import PoolCursor
 from cit_curate.text_encoder import choose_device, load_text_tower, weights_sha256
 from cit_train.ahead import Ahead
 from cit_train.batches import BatchStream, StreamConfig
+from cit_train.changes import take_over_settings
 from cit_train.checkpoint import (
     checkpoint_name,
     checkpoints_except,
@@ -90,6 +91,7 @@ def open_session(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    allow_change: Sequence[str] = (),
     world: World | None = None,
 ) -> Session:
     """Start a run, or take up one at its last commit.
@@ -118,11 +120,13 @@ def open_session(
         **whole.settings(),
         "metadata_fingerprint": curator.fingerprint,
         "precision": precision,
+        "cit_version": cit_version(),
         **fingerprints,
     }
     world.check_same("settings", settings)
     if world.is_first:
-        run = _open_run(out, settings, curator, resume=resume, overwrite=overwrite)
+        allowed = allow_change if resume else None
+        run = _open_run(out, settings, curator, allowed_changes=allowed, overwrite=overwrite)
         pools = _narrowed(whole, config, run, selection)
         last, mid_step = _roll_back(run)
         clear_status(run.path)
@@ -145,7 +149,7 @@ def open_session(
         config, out, model, views, device, autocast, fingerprints["vision_fingerprint"]
     )
     trainer = Trainer(config, model, tokenizer, vision, cache, world=world, autocast=autocast)
-    state = _state_of(run, config, trainer, last)
+    state = _state_of(run, curator, trainer, last)
     world.beat("starting", outer_step=state.outer_step, update=state.update)
     processor = make_processor(tokenizer, statistics, max_text_length=config.text.max_text_length)
     saver = Saver(config.train)
@@ -210,13 +214,26 @@ def _open_vision(
 
 
 def _open_run(
-    out: Path, settings: Mapping[str, Any], curator: Curator, *, resume: bool, overwrite: bool
+    out: Path,
+    settings: Mapping[str, Any],
+    curator: Curator,
+    *,
+    allowed_changes: Sequence[str] | None,
+    overwrite: bool,
 ) -> Run:
-    """The run that is there, once it has the same settings, or a new one."""
-    if resume and (out / "config.json").is_file():
+    """The run that is there, once it may go on with these settings, or a new one.
+
+    Args:
+        out: Its folder.
+        settings: What config.json is to say.
+        curator: Has the metadata.
+        allowed_changes: Settings that may differ when it goes on; None: do not go on.
+        overwrite: Replace what is there by a new one.
+    """
+    if allowed_changes is not None and (out / "config.json").is_file():
         run = Run.open(out)
-        _check_same(run, settings)
-        if not (out / "metadata.json").is_file():  # it was killed just before
+        changed = take_over_settings(run, settings, allowed_changes)
+        if changed or not (out / "metadata.json").is_file():  # it was killed just before
             curator.write_entries(run)
         return run
     environment = describe_environment()
@@ -329,45 +346,15 @@ def _last_commit(run: Run) -> Commit | None:
     return commits[-1] if commits else None
 
 
-def _state_of(run: Run, config: RunConfig, trainer: Trainer, last: Commit | None) -> TrainState:
+def _state_of(run: Run, curator: Curator, trainer: Trainer, last: Commit | None) -> TrainState:
     """Where the run stands after its last commit, whose weights the trainer then has."""
     if last is None or last.checkpoint is None:
-        return TrainState(0, 0, (PoolCursor(),) * config.curate.lanes)
+        return TrainState(0, 0, (PoolCursor(),) * len(curator.orders))
     load_checkpoint(run.path / last.checkpoint, trainer)
     best = dict(last.best) if last.best else None
-    return TrainState(last.update, last.outer_step + 1, last.cursors, best)
-
-
-# What may differ when a run is taken up again: it changes where and how fast, never what.
-_FREE_TO_CHANGE = frozenset(
-    {
-        "num_workers",
-        "ahead_workers",
-        "curate_device",
-        "keep_shards",
-        "stream_seconds",
-        "feature_cache",
-        "feature_cache_bytes",
-        "device",
-        "tensorboard",
-        "save_every",
-        "save_minutes",
-        "peer_seconds",
-        "barrier_seconds",
-    }
-)
-
-
-def _check_same(run: Run, settings: Mapping[str, Any]) -> None:
-    # A run of an older version has no such field, and did what the default does.
-    old = {**flat(RunConfig()), **run.config}
-    changed = [
-        f"{name}: {old.get(name)!r} then, {settings.get(name)!r} now"
-        for name in sorted(old.keys() | settings.keys())
-        if old.get(name) != settings.get(name) and name not in _FREE_TO_CHANGE
-    ]
-    if changed:
-        raise ConfigError(
-            f"{run.path} was started with other settings, so --resume would not go on with the "
-            f"same run. {'; '.join(changed)}. Give the same flags, or another --out"
-        )
+    cursors = tuple(
+        # A pool that has become smaller (--allow-change) may end before this place.
+        cursor if cursor.position <= order.length else PoolCursor(cursor.pass_index + 1, 0)
+        for cursor, order in zip(last.cursors, curator.orders, strict=True)
+    )
+    return TrainState(last.update, last.outer_step + 1, cursors, best)

@@ -45,6 +45,7 @@ def main(args: Sequence[str]) -> None:
         out: Path | None = None,
         resume: bool = False,
         overwrite: bool = False,
+        allow_change: tuple[str, ...] = (),
         nproc: int | None = None,
         print_config: bool = False,
         json: bool = False,
@@ -66,6 +67,9 @@ def main(args: Sequence[str]) -> None:
             resume: Go on from what was saved last, with the same flags as before; another number
                 of ranks may go on.
             overwrite: Replace the run that is at --out.
+            allow_change: With --resume: settings (keys of config.json, such as pool_fingerprint or
+                cit_version) that may differ from before; config.json then says which, and since
+                when.
             nproc: Processes (ranks) on this machine, one per GPU, which share the recipe's lanes.
             print_config: Show the resolved fields and do nothing else.
             json: Print one JSON document at the end instead of a summary.
@@ -77,7 +81,9 @@ def main(args: Sequence[str]) -> None:
         if nproc is not None:
             _launch(config, nproc, args, folder)
             return
-        _train(config, folder, resume, overwrite, as_json=json)
+        if allow_change and not resume:
+            raise ConfigError("--allow-change is for a run that goes on; give --resume too")
+        _train(config, folder, resume, overwrite, allow_change, as_json=json)
 
     config = (tyro.conf.FlagCreatePairsOff,)
     tyro.cli(train, prog=f"cit train {name}", args=one_pool_flag(args[1:]), config=config)
@@ -127,7 +133,16 @@ def _without_nproc(args: Sequence[str]) -> list[str]:
     return left
 
 
-def _train(config: RunConfig, out: Path, resume: bool, overwrite: bool, *, as_json: bool) -> None:
+def _train(
+    config: RunConfig,
+    out: Path,
+    resume: bool,
+    overwrite: bool,
+    allow_change: Sequence[str],
+    *,
+    as_json: bool,
+) -> None:
+    from cit_curate.ledger import Run
     from cit_train.inputs import check_inputs
 
     if resume and overwrite:
@@ -138,8 +153,17 @@ def _train(config: RunConfig, out: Path, resume: bool, overwrite: bool, *, as_js
     from cit_train.outer_loop import train
     from cit_train.progress import is_shown, watching
 
+    is_there = resume and (out / "config.json").is_file()
+    before = Run.open(out).commits()[-1:] if is_there else []
     with watching(config.train.max_updates) as watcher:
-        run = train(config, out, resume=resume, overwrite=overwrite, watcher=watcher)
+        run = train(
+            config,
+            out,
+            resume=resume,
+            overwrite=overwrite,
+            allow_change=allow_change,
+            watcher=watcher,
+        )
     if not is_shown():
         return
     last = run.commits()[-1]
@@ -155,7 +179,8 @@ def _train(config: RunConfig, out: Path, resume: bool, overwrite: bool, *, as_js
         return
     console = Console(stderr=True)
     model = f"the model is in {summary['model']}"
-    console.print(Text(f"finished: {last.update:,} updates; {model}"), soft_wrap=True)
+    finished = "already finished" if [last] == before else "finished"
+    console.print(Text(f"{finished}: {last.update:,} updates; {model}"), soft_wrap=True)
     console.print(Text(f"what was picked: cit report {run.path}"), soft_wrap=True)
 
 

@@ -449,6 +449,40 @@ def test_a_run_is_replaced_only_when_asked(cit: Cit, tiny: Path, run_folder: Pat
     assert ended.code == 2
 
 
+@pytest.mark.faults("K8")
+def test_a_resume_of_a_finished_run_says_so_and_changes_nothing(
+    cit: Cit, tiny: Path, tmp_path: Path
+) -> None:
+    args = ("train", "default", *train_flags(tiny), "--out", tmp_path / "run")
+    ended = cit(*args)
+    assert ended.code == 0
+    assert "already" not in ended.err
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+    ended = cit(*args, "--resume")
+    assert (ended.code, ended.out) == (0, "")
+    assert ended.err.startswith("already finished: 2 updates; ")
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files} == before
+
+
+@pytest.mark.faults("K5")
+def test_a_changed_setting_ends_with_2_and_the_flag_that_goes_on(
+    cit: Cit, tiny: Path, tmp_path: Path
+) -> None:
+    args = ("train", "default", *train_flags(tiny), "--out", tmp_path / "run")
+    assert cit(*args).code == 0
+    more = (*args, "--max-updates", "3", "--seed", "7", "--resume")
+    ended = cit(*more)
+    assert (ended.code, ended.out) == (2, "")
+    assert "max_updates: 2 then, 3 now; seed: 0 then, 7 now" in ended.err
+    assert ended.err.endswith("--allow-change max_updates seed\n")
+    ended = cit(*more, "--allow-change", "max_updates", "seed")
+    assert ended.code == 0, ended.err
+    assert "\nfinished: 3 updates" in f"\n{ended.err}"
+    assert cit(*args, "--allow-change", "seed").code == 2
+
+
 # Nothing passes
 
 
