@@ -5,9 +5,11 @@ shard that is still being written, and never for one that follows it. Workers of
 share the batches out by number, so that the order is that of one process.
 """
 
+import contextlib
 import logging
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from cit_curate.captions import augment_tags
-from cit_curate.errors import DamagedError, PeerLostError
+from cit_curate.errors import DamagedError, PeerLostError, ResourceError
 from cit_curate.ledger import SCHEMAS, step_folder
 from cit_curate.records import split_pair_key
 from cit_curate.shards import ClosedShard, Sample, shard_entry
@@ -179,15 +181,19 @@ class BatchStream(IterableDataset[LaneBatch]):
         )
 
 
+@contextlib.contextmanager
 def open_batches(
     stream: BatchStream, *, num_workers: int, pins: bool = False
-) -> Iterator[LaneBatch]:
+) -> Iterator[Iterator[LaneBatch]]:
     """The stream's batches, made by worker processes when there are any; spawned, never forked.
 
     Args:
         stream: Where they come from.
         num_workers: 0 = within this process.
         pins: Put views into pinned memory, for a GPU.
+
+    Raises:
+        ResourceError: A worker was killed, anywhere in the block: torch says so by a signal.
     """
     loader: DataLoader[Any] = DataLoader(
         stream,
@@ -198,7 +204,34 @@ def open_batches(
         pin_memory=pins,
         worker_init_fn=_leave_signals_to_trainer if num_workers else None,
     )
-    return iter(loader)
+    batches: Any = iter(loader)
+    last_keys: dict[int, str] = {}
+    try:
+        yield _remembering(batches, last_keys, num_workers)
+    except RuntimeError as error:
+        workers = enumerate(batches._workers if num_workers else ())
+        codes = {number: worker.exitcode for number, worker in workers}
+        told = [
+            f"loader worker {number} was killed by {signal.Signals(-code).name} after its batch "
+            f"that ends with pair {last_keys.get(number, '(none)')}"
+            for number, code in codes.items()
+            if code is not None and code < 0
+        ]
+        if not told:
+            raise
+        raise ResourceError(
+            f"{'; '.join(told)}; perhaps for want of memory: lower --num-workers or --batch-size, "
+            "and go on with --resume"
+        ) from error
+
+
+def _remembering(
+    batches: Iterator[LaneBatch], last_keys: dict[int, str], num_workers: int
+) -> Iterator[LaneBatch]:
+    """The same batches; `last_keys` has the last pair that came from each worker, by its number."""
+    for place, batch in enumerate(batches):
+        last_keys[place % max(num_workers, 1)] = batch.pair_keys[-1]
+        yield batch
 
 
 def _leave_signals_to_trainer(worker: int) -> None:

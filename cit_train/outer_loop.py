@@ -83,8 +83,8 @@ def train_session(session: Session, watcher: Watcher) -> Run:
     config, curator, trainer = session.config, session.curator, session.trainer
     state = session.state
     pins = trainer.device.type == "cuda"
-    batches = open_batches(session.batches, num_workers=config.train.num_workers, pins=pins)
-    with session.saver, session.ahead as ahead:
+    loading = open_batches(session.batches, num_workers=config.train.num_workers, pins=pins)
+    with loading as batches, session.saver, session.ahead as ahead:
         while not is_done(session, state):
             began_at = time.monotonic()
             # As it is now, or with --ahead as it was one outer step ago; carries its fingerprint.

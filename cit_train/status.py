@@ -32,7 +32,14 @@ REASONS = {
 _RESUMABLE = (5, 6, STOPPED, 130)
 
 
-_OUT_OF_RESOURCES = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_OUT_OF_RESOURCES = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+)
 _NOT_ALLOWED = (errno.EACCES, errno.EROFS, errno.EPERM)
 
 

@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -56,13 +57,14 @@ def cit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return run
 
 
-def start(*args: object, **settings: str) -> "subprocess.Popen[str]":
+def start(*args: object, cwd: Path | None = None, **settings: str) -> "subprocess.Popen[str]":
     """Starts `cit` in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "cit_train.cli", *map(str, args)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        cwd=cwd,
         env={**os.environ, **settings},
     )
 
@@ -625,6 +627,45 @@ def test_a_terminal_of_20_columns_shows_progress_and_no_traceback(
     assert "Traceback" not in text
     assert "cit report" in text.replace("\r\n", "")
     assert not re.search(r"\x1b\[[0-9;]*[349][0-7]m", text), "a colour, though NO_COLOR is set"
+
+
+@pytest.mark.faults("L8")
+@pytest.mark.slow
+def test_a_run_is_the_same_bytes_whatever_the_hash_seed_locale_time_zone_and_threads(
+    tiny: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "classes.txt").write_text("red disc\nblue square\ngrün\n", encoding="utf-8")
+    settings = [
+        {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "TZ": "UTC", "OMP_NUM_THREADS": "1"},
+        {"PYTHONHASHSEED": "7", "LC_ALL": "C", "TZ": "Asia/Kathmandu", "OMP_NUM_THREADS": "2"},
+        {"PYTHONHASHSEED": "99", "LC_ALL": "tr_TR.UTF-8", "TZ": "XXX+11", "OMP_NUM_THREADS": "3"},
+        {"PYTHONHASHSEED": "5", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ]
+    flags = ("--metadata", "classes.txt", "--text-encoder", tiny / "text", "--max-pairs", "all")
+    runs = []
+    for number, environment in enumerate(settings):
+        (tmp_path / str(number)).mkdir()
+        shutil.copy(tmp_path / "classes.txt", tmp_path / str(number))
+        args = (
+            tiny / "data/pool",
+            *flags,
+            "--threshold",
+            "0.5",
+            "--min-ratio",
+            "0",
+            "--out",
+            "run",
+        )
+        process = start("curate", *args, cwd=tmp_path / str(number), **environment)
+        assert process.communicate(timeout=120)
+        assert process.returncode == 0
+        run = tmp_path / str(number) / "run"
+        # Of what is not the same: the versions and the command, and how many seconds it took.
+        left_out = {"environment.json", "metrics.jsonl"}
+        paths = (path for path in run.rglob("*") if path.is_file() and path.name not in left_out)
+        runs.append({str(path.relative_to(run)): path.read_bytes() for path in paths})
+    assert "selections/step=000000/lane=00000.parquet" in runs[0]
+    assert runs[1:] == runs[:1] * 3
 
 
 # Ctrl-C

@@ -18,6 +18,8 @@ def rebuild_catalog(folder: Path, manifest: PoolManifest) -> Path:
     """
     path = folder / CATALOG_NAME
     sweep_temporary(folder, below=False, name=CATALOG_NAME)
+    # What somebody has written into the old one would else be replayed into the new one.
+    path.with_name(f"{CATALOG_NAME}.wal").unlink(missing_ok=True)
     with atomic_file(path) as temporary, duckdb.connect(str(temporary)) as connection:
         sql = connection.execute
         # Else each row is a transaction of its own: 4 ms.

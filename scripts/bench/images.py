@@ -225,13 +225,13 @@ def loader_seconds(
     stream: BatchStream, workers: int, num_batches: int, *, warm: int = WARM_BATCHES
 ) -> float:
     """Seconds for some batches of a loader that is running already."""
-    batches = open_batches(stream, num_workers=workers)
-    for _ in itertools.islice(batches, warm):
-        pass
-    started = time.perf_counter()
-    for _ in itertools.islice(batches, num_batches):
-        pass
-    return time.perf_counter() - started
+    with open_batches(stream, num_workers=workers) as batches:
+        for _ in itertools.islice(batches, warm):
+            pass
+        started = time.perf_counter()
+        for _ in itertools.islice(batches, num_batches):
+            pass
+        return time.perf_counter() - started
 
 
 def _together(

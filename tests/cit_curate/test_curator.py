@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -226,6 +227,32 @@ def test_a_short_selection_is_given_when_the_policy_says_train() -> None:
         threshold=0.9, min_ratio=0.0, batch_size=1, curate_every=9, on_shortfall="train"
     )
     assert len(scan_angles(["0", "1", "90"], config).take(9)) == 2
+
+
+@pytest.mark.faults("L3")
+@pytest.mark.parametrize(
+    ("collection", "num_pairs", "passes"), [("unique", 2, 3), ("multiset", 6, 3)]
+)
+def test_the_round_says_how_a_pool_that_is_too_small_was_made_do(
+    collection: Literal["unique", "multiset"], num_pairs: int, passes: int
+) -> None:
+    config = CurateConfig(
+        threshold=0.9,
+        min_ratio=0.0,
+        batch_size=1,
+        curate_every=9,
+        max_passes=passes,
+        collection=collection,
+        on_shortfall="train",
+    )
+    scan = scan_angles(["0", "1", "90"], config)
+    rows = scan.take(9)
+    # Repeated: 0 and 1 of every pass; short: of the first one alone.
+    assert rows["image_id"].to_pylist() == ["00000000", "00000001"] * (num_pairs // 2)
+    (told,) = scan.round_row(selected=len(rows)).to_pylist()
+    assert (told["selected"], told["scanned"], told["pool_passes"]) == (num_pairs, 9, passes)
+    with pytest.raises(ShortfallError, match=f"gave {num_pairs} of 9 pairs"):
+        scan_angles(["0", "1", "90"], replace(config, on_shortfall="error")).take(9)
 
 
 def test_before_skip_until_everything_passes_unscored() -> None:

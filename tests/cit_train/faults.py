@@ -3,11 +3,14 @@
 Moments: curate (after each batch of captions), stream (before a pair is written), train (before an
 update), save (before a checkpoint is written), evaluate. Acts: a signal's name, or `group` and
 it (to the process group), `raise`, `exit`,
-`full` (the disk), `nan` (in the weights), `sleepN` (seconds), or several of them with spaces.
+`full` (the disk), `limitN` (no file may grow beyond N bytes), `nan` (in the weights), `loader` or
+`decoder` (one of these processes is killed), `sleepN` (seconds), or several of them with spaces.
 """
 
 import errno
+import multiprocessing
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -17,6 +20,7 @@ from typing import Any
 import torch
 
 from cit_curate.curation import Curator
+from cit_curate.decoders import decoders
 from cit_train import commit, evaluating, stream
 from cit_train.checkpoint import save_checkpoint
 from cit_train.evaluation.evaluator import Evaluator
@@ -51,9 +55,17 @@ def _do(act: str, trainer: Trainer | None) -> None:
         raise RuntimeError("planted")
     if act == "exit":
         os._exit(9)
-    if act == "full":
+    if act == "loader":
+        workers = sorted(multiprocessing.active_children(), key=lambda worker: worker.name)
+        workers[-1].kill()
+    elif act == "decoder":
+        decoders()._idle[-1].kill()
+    elif act.startswith("limit"):
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(act.removeprefix("limit")), hard))
+    elif act == "full":
         raise OSError(errno.ENOSPC, "No space left on device")
-    if act == "nan":
+    elif act == "nan":
         assert trainer is not None
         # The projection of one rank only: the others get it with its features.
         with torch.no_grad():

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_runs import (
     assert_close_runs,
@@ -23,10 +24,14 @@ from tiny_runs import (
 )
 from torch.distributed import TCPStore
 
-from cit_curate.errors import ConfigError, PeerLostError
+from cit_curate.errors import BadInputError, ConfigError, PeerLostError
 from cit_curate.ledger import Run
+from cit_train import step_batches
+from cit_train.config import RunConfig, replace_fields
 from cit_train.distributed import World
+from cit_train.recipes import default
 from cit_train.stopping import StopSignals
+from cit_train.trainer import TrainState
 
 
 class FrozenWorld(World):
@@ -102,6 +107,59 @@ def test_ranks_exchange_json_by_rank_many_times() -> None:
         assert first[7] == [{"rank": 0, "turn": 7}, {"rank": 1, "turn": 7}]
 
 
+@pytest.mark.faults("D1")
+def test_ranks_with_unequal_numbers_of_pairs_and_images_make_equally_many_updates() -> None:
+    def make(world: World, pairs: list[int], images: list[int], config: RunConfig) -> Any:
+        session: Any = SimpleNamespace(
+            world=world, config=config, pools=SimpleNamespace(info_commands="")
+        )
+        state = TrainState(0, 0, ())
+        selections: Any = [SimpleNamespace(rows=range(number)) for number in pairs]
+        try:
+            num_updates = step_batches._num_updates(session, state, selections)
+            lanes: Any = [SimpleNamespace(rows=range(number)) for number in images]
+            streams: Any = SimpleNamespace(
+                lanes=lanes, finish=lambda: None, num_updates=num_updates
+            )
+            return step_batches._what_images_allow(session, streams, state)
+        except BadInputError as error:
+            return str(error)
+
+    numbers = st.lists(st.tuples(st.integers(0, 40), st.floats(0, 1)), min_size=2, max_size=2)
+
+    with two_worlds() as (one, other):
+
+        @settings(deadline=None, max_examples=60)
+        @given(numbers, numbers, st.integers(1, 5), st.integers(1, 3))
+        def check(
+            first: list[tuple[int, float]],
+            second: list[tuple[int, float]],
+            batch_size: int,
+            accumulate: int,
+        ) -> None:
+            config = replace_fields(
+                default(), batch_size=batch_size, accumulate=accumulate, curate_every=100
+            )
+            lanes = [*first, *second]
+            pairs = [number for number, _ in lanes]
+            images = [int(number * opened) for number, opened in lanes]
+            made = both(
+                lambda: make(one, pairs[:2], images[:2], config),
+                lambda: make(other, pairs[2:], images[2:], config),
+            )
+            assert made[0] == made[1]
+            num_updates = min(images) // batch_size // accumulate
+            if num_updates:
+                assert made[0] == (
+                    num_updates,
+                    min(images) // batch_size - num_updates * accumulate,
+                )
+            else:
+                assert "fewer pairs than" in made[0] or "too few images" in made[0]
+
+        check()
+
+
 @pytest.mark.faults("D7")
 def test_a_rank_that_differs_is_named_with_the_field_and_both_values() -> None:
     with two_worlds() as (one, other):
@@ -109,9 +167,9 @@ def test_a_rank_that_differs_is_named_with_the_field_and_both_values() -> None:
             world.place["value"] = value
 
         def compare(world: World) -> str:
-            settings = {"threshold": world.place["value"], "seed": 1}
+            seen = {"threshold": world.place["value"], "seed": 1}
             with pytest.raises(ConfigError) as caught:
-                world.check_same("settings", settings)
+                world.check_same("settings", seen)
             return str(caught.value)
 
         told = both(lambda: compare(one), lambda: compare(other))
@@ -233,9 +291,9 @@ def test_settings_that_reach_over_ranks_can_be_stopped_and_go_on_exactly(
 ) -> None:
     out, whole = tmp_path / "run", tmp_path / "whole"
     fault = {"rank": 1, "moment": "train", "update": 1, "act": "SIGTERM"}
-    settings = {**LANES, **fields, "curate_every": 2, "max_updates": 4}
-    codes = finish_ranks(start_ranks(world, out, ranks=2, faults=[fault], **settings))
+    shorter = {**LANES, **fields, "curate_every": 2, "max_updates": 4}
+    codes = finish_ranks(start_ranks(world, out, ranks=2, faults=[fault], **shorter))
     assert codes == [75, 75], told_by(out).read_text()
-    assert finish_ranks(start_ranks(world, out, ranks=2, **settings)) == [0, 0]
-    assert finish_ranks(start_ranks(world, whole, ranks=2, **settings)) == [0, 0]
+    assert finish_ranks(start_ranks(world, out, ranks=2, **shorter)) == [0, 0]
+    assert finish_ranks(start_ranks(world, whole, ranks=2, **shorter)) == [0, 0]
     assert_same_run(whole, out)

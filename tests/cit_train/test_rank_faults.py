@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import make_config
+from tiny import make_config, make_pool
 from tiny_runs import (
     finish,
     finish_ranks,
@@ -132,6 +132,22 @@ def test_ranks_that_see_other_settings_are_refused_and_the_field_is_named(
     assert finish_ranks(start_ranks(world, out, ranks=2, fields_of=other, **FIELDS)) == [2, 2]
     told = told_by(out).read_text()
     assert "rank 0 and rank 1 differ in their settings: threshold: 0.5 and 0.6" in told
+    assert told.count("error: ") == 1
+    assert not out.exists()
+
+
+@pytest.mark.faults("D7")
+def test_ranks_that_see_another_state_of_the_pool_are_refused(
+    world: Path, out: Path, tmp_path: Path
+) -> None:
+    # As on a cluster, where the same path may be another disk on another machine.
+    for rank in (0, 1):
+        make_pool(tmp_path / f"machine{rank}", num_images=24 + rank)
+    pools = {rank: {"pool": str(tmp_path / f"machine{rank}" / "pool")} for rank in (0, 1)}
+    assert finish_ranks(start_ranks(world, out, ranks=2, fields_of=pools, **FIELDS)) == [2, 2]
+    told = told_by(out).read_text()
+    assert "rank 0 and rank 1 differ in their settings: " in told
+    assert "pool_fingerprint: " in told
     assert told.count("error: ") == 1
     assert not out.exists()
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -26,6 +27,7 @@ from tiny_runs import (
 from cit_curate.curation import Curator
 from cit_curate.errors import ConfigError, PeerLostError
 from cit_curate.ledger import Run
+from cit_curate.shards import read_shard, shard_entry
 from cit_train.config import RunConfig
 from cit_train.outer_loop import train
 from cit_train.stopping import SIGNALS, StoppedError, StopSignals
@@ -298,6 +300,95 @@ def test_shards_that_cannot_be_written_end_the_run_and_say_why(
     assert (status(out)["code"], status(out)["resumable"]) == (5, True)
     train(config, out, resume=True)
     assert_same_run(whole("{}"), out)
+
+
+@pytest.mark.faults("K4")
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_workers_from_within_an_outer_step(
+    world: Path, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    for num_workers, update in ((0, 1), (2, 4)):
+        config = make_config(world, **FIELDS, num_workers=num_workers, keep_shards="all")
+        with pytest.raises(StoppedError):
+            train_with(
+                monkeypatch, config, out, {"moment": "train", "update": update, "act": "SIGTERM"}
+            )
+        assert status(out)["step"] == update + 1
+    train(make_config(world, **FIELDS), out, resume=True)
+    assert_same_run(whole("{}"), out)
+
+
+@pytest.mark.faults("S7")
+@pytest.mark.slow
+def test_a_shard_that_may_not_grow_ends_the_run_which_goes_on_once_there_is_room(
+    world: Path, whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    # The smallest tar has 10,240 bytes; the system itself refuses to write that many.
+    fault = {"moment": "stream", "update": 3, "act": "limit9000"}
+    process = start_training(world, out, faults=[fault], **FIELDS)
+    assert finish(process) == 5, told_by(out).read_text()
+    assert "File too large" in told_by(out).read_text()
+    assert "free some space or raise the limit" in told_by(out).read_text()
+    left = status(out)
+    assert (left["code"], left["reason"], left["resumable"]) == (5, "resource", True)
+    assert not list((out / "shards" / "step=000001").glob("*.tar"))
+    train(make_config(world, **FIELDS), out, resume=True)
+    assert_same_run(whole("{}"), out)
+
+
+@pytest.mark.faults("S5")
+@pytest.mark.slow
+def test_a_killed_process_of_the_shards_ends_the_run_which_goes_on_afterwards(
+    world: Path, whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    fault = {"moment": "curate", "update": 3, "act": "decoder"}
+    process = start_training(world, out, faults=[fault], **FIELDS)
+    assert finish(process) == 5, told_by(out).read_text()
+    assert "a process that opens images ended with code -9" in told_by(out).read_text()
+    left = status(out)
+    assert (left["code"], left["outer_step"], left["resumable"]) == (5, 1, True)
+    assert not processes_of(out)
+    train(make_config(world, **FIELDS), out, resume=True)
+    assert_same_run(whole("{}"), out)
+
+
+@pytest.mark.faults("S9")
+@pytest.mark.slow
+@pytest.mark.parametrize("update", [0, 4])
+def test_a_killed_loader_worker_is_named_with_its_last_pair_and_the_run_goes_on(
+    world: Path, whole: Callable[[str], Path], tmp_path: Path, update: int
+) -> None:
+    out = tmp_path / "run"
+    fields = {**FIELDS, "num_workers": 2, "keep_shards": "all"}
+    fault = {"moment": "train", "update": update, "act": "loader sleep3"}
+    process = start_training(world, out, faults=[fault], **fields)
+    assert finish(process) == 5, told_by(out).read_text()
+    left = status(out)
+    assert (left["code"], left["reason"], left["resumable"]) == (5, "resource", True)
+    assert left["message"] in told_by(out).read_text()
+    told = re.match(
+        r"loader worker 1 was killed by SIGKILL after its batch that ends with pair (\S+);",
+        left["message"],
+    )
+    assert told is not None, left["message"]
+    # Of batches 0, 1, 2, … worker 1 makes the odd ones; batch n is for the update after n.
+    batch = {0: None, 4: 3}[update]
+    pairs = trained_pairs(whole("{}"))
+    assert told[1] == ("(none)" if batch is None else pairs[8 * batch + 7])
+    train(make_config(world, **fields), out, resume=True)
+    assert_same_run(whole("{}"), out)
+
+
+def trained_pairs(run: Path) -> list[str]:
+    """The keys of all pairs in the order they were trained on, from the shards."""
+    return [
+        sample.pair_key
+        for path in sorted((run / "shards").rglob("*.tar"))
+        for sample in read_shard(path.parent, shard_entry(path))
+    ]
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -417,6 +417,51 @@ def test_the_catalog_answers_sql_and_is_rebuilt_after_a_move(tmp_path):
     assert verify_pool(moved) == []
 
 
+def damaged_catalog(path, damage):
+    """Damages the catalog, and gives a process that has to be ended, if any."""
+    data = bytearray(path.read_bytes())
+    if damage in ("locked", "log"):
+        script = (
+            "import duckdb, sys, time; connection = duckdb.connect(sys.argv[1]); "
+            "connection.execute('CREATE TABLE t AS FROM range(500)'); "
+            "print(flush=True); time.sleep(600)"
+        )
+        process = subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE)
+        process.stdout.readline()
+        if damage == "locked":
+            return process
+        process.kill()
+        process.communicate()
+        path = path.with_name("pool.duckdb.wal")
+        data = bytearray(path.read_bytes())
+    # The main header: 8 bytes checksum, 4 bytes DUCK, 8 bytes version of the storage.
+    data[{"log": len(data) // 2, "version": 12, "flipped": 4096 + 8}[damage]] ^= 0x7F
+    path.write_bytes(data)
+    return None
+
+
+@pytest.mark.faults("L10")
+@pytest.mark.parametrize("damage", ["locked", "log", "version", "flipped"])
+def test_a_pool_is_read_whatever_became_of_its_catalog_which_is_rebuilt(tmp_path, damage):
+    source = write_long(tmp_path / "a.csv", [("1", "t", "x"), ("2", "t", "z")])
+    pool = Pool.build([source], tmp_path / "pool", columns=LONG)
+    rows = pool.read_row_groups(range(len(pool.row_groups)))
+    owner = damaged_catalog(pool.path / "pool.duckdb", damage)
+    try:
+        again = Pool.open(pool.path)
+        assert again.read_row_groups(range(len(again.row_groups))).equals(rows)
+        (note,) = verify_pool(pool.path)
+        assert "pool.duckdb cannot be read" in note
+        assert f"cit pool repair {pool.path}" in note
+        again.rebuild_catalog()
+        assert verify_pool(pool.path) == []
+    finally:
+        if owner is not None:
+            owner.kill()
+            owner.communicate()
+    assert verify_pool(pool.path) == []
+
+
 def test_images_stay_where_they_are_and_are_read_by_source(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
