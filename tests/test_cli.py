@@ -5,6 +5,7 @@ import logging
 import os
 import pty
 import re
+import resource
 import select
 import shutil
 import signal
@@ -438,6 +439,32 @@ def test_an_output_folder_that_is_not_empty_ends_with_2_and_is_left_alone(
         assert ended.code == 2, args
         assert str(tmp_path / "out") in ended.err, args
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"], args
+
+
+@pytest.mark.faults("L9")
+@pytest.mark.parametrize("verb", ["curate", "train"])
+def test_a_folder_that_takes_no_bytes_ends_with_5_before_any_work(
+    cit: Cit, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("work has begun")
+
+    monkeypatch.setattr("cit_curate.curation.embedder", never)
+    monkeypatch.setattr("cit_train.outer_loop.open_session", never)
+    out = ("--out", tmp_path / "run")
+    args = {
+        "curate": ("curate", tiny / "data/pool", *text_flags(tiny), *out),
+        "train": ("train", "default", *train_flags(tiny), *out),
+    }
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        ended = cit(*args[verb])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (ended.code, ended.out) == (5, "")
+    assert "File too large; free some space or raise the limit" in ended.err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.faults("G2c")
