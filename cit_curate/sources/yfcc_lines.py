@@ -172,13 +172,23 @@ class _Cells:
         whole = pa.Array.from_buffers(pa.binary(), num_bounds, buffers)
         return whole.take(arrow_of(np.arange(0, num_bounds, 2, dtype=np.int32)))
 
+    def tabs_between(self, first: str, last: str) -> Int64:
+        """int64 [lines, columns]: the tabs in the bytes of what `between` gives with them."""
+        place = COLUMNS.index(first)
+        starts = self.ends[self.first_cells + (place - 1)] + 1
+        tabs = self.ends[self.first_cells[:, None] + np.arange(place, COLUMNS.index(last) + 1)]
+        lengths = tabs[:, -1] + 1 - starts
+        moved: Int64 = tabs + (np.cumsum(lengths) - lengths - starts)[:, None]
+        return moved
+
 
 def _images(
     cells: _Cells, ids: UInt32, *, reference_empty_tags: bool
 ) -> tuple[pa.RecordBatch, Int64]:
     """The images with a text, and how many texts each of all the images has."""
     regions = cells.between("title", "machine_tags", with_tab=True)
-    cleaned = texts_of(regions, reference_empty_tags=reference_empty_tags)
+    tabs = cells.tabs_between("title", "machine_tags")
+    cleaned = texts_of(regions, tabs, reference_empty_tags=reference_empty_tags)
     carried = [_strings(cells.between(name, name)) for name in CARRIED]
     batch = pa.RecordBatch.from_arrays(
         [arrow_of(ids), cleaned.texts, *carried], schema=IMAGE_SCHEMA

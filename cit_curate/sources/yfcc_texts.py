@@ -79,16 +79,21 @@ class Texts:
     texts: pa.ListArray
 
 
-def texts_of(regions: pa.BinaryArray, *, reference_empty_tags: bool = False) -> Texts:
+def texts_of(
+    regions: pa.BinaryArray, tabs: Int64 | None = None, *, reference_empty_tags: bool = False
+) -> Texts:
     """Clean the texts of images, and leave out those that are blank.
 
     Args:
         regions: Per image the columns title, description, user tags and machine tags of its line,
             as they stand there: URL-encoded, with a tab after each.
+        tabs: int64 [images, 4]: where these tabs are in the bytes of all regions, one after the
+            other; None = they are looked for.
         reference_empty_tags: Keep tag texts of commas only, as the reference does.
     """
     raw = _bytes_of(regions)
-    tabs = np.flatnonzero(raw == _TAB).reshape(len(regions), 4)
+    if tabs is None:
+        tabs = np.flatnonzero(raw == _TAB).reshape(len(regions), 4)
     raw[tabs[:, 2]] = _COMMA
     ends = tabs[:, (0, 1, 3)].ravel()
     by_hand = {
@@ -99,7 +104,8 @@ def texts_of(regions: pa.BinaryArray, *, reference_empty_tags: bool = False) -> 
     buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(data)]
     values = pa.Array.from_buffers(pa.binary(), len(ends), buffers)
     looked_at = _need_a_look(data, offsets)
-    looked_at[_not_utf8(values)] = True
+    if not _are_utf8(data, offsets):
+        looked_at[_not_utf8(values)] = True
     looked_at[list(by_hand)] = False
     # A third of the images have no tags: a comma between nothing and nothing.
     untagged = (tabs[:, 3] - tabs[:, 1] == 2) & (not reference_empty_tags)
@@ -181,6 +187,18 @@ def _need_a_look(data: UInt8, offsets: Int64) -> Bool:
     return looked_at
 
 
+def _are_utf8(data: UInt8, offsets: Int64) -> bool:
+    """Whether the texts are UTF-8: all their bytes together are, and none starts in a letter."""
+    bounds = np.array([0, len(data)], np.int32)
+    whole = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(bounds), pa.py_buffer(data)])
+    try:
+        whole.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    firsts = data[offsets[:-1][np.diff(offsets) > 0]]
+    return not ((firsts & 0b11000000) == 0b10000000).any()
+
+
 def _not_utf8(values: pa.Array, first: int = 0) -> list[int]:
     """Places of the values that are not UTF-8; few are, so they are closed in on by halves."""
     try:
@@ -227,15 +245,19 @@ def _unquoted(raw: UInt8, ends: Int64) -> tuple[UInt8, Int64]:
     Returns:
         The bytes, and int64 [texts + 1]: where each text starts, and the last one ends.
     """
-    percent = np.flatnonzero(raw[:-2] == _PERCENT)
+    starts_code = raw[:-2] == _PERCENT
+    percent = np.flatnonzero(starts_code)
     high, low = _HEX_HIGH.take(raw.take(percent + 1)), _HEX_LOW.take(raw.take(percent + 2))
     decoded = high + low
     is_code = (high < _NO_DIGIT) & (low < _NO_DIGIT)
     if not is_code.all():
+        starts_code[percent[~is_code]] = False
         percent, decoded = percent[is_code], decoded[is_code]
     raw[percent] = _SPACED.take(decoded)
     keep = np.ones(len(raw), np.bool_)
-    keep[percent + 1] = keep[percent + 2] = keep[ends] = False
+    keep[ends] = False
+    keep[1:-1] &= ~starts_code
+    keep[2:] &= ~starts_code
     moved = ends - 2 * np.searchsorted(percent, ends) - np.arange(len(ends))
     # `raw[keep]` takes three times as long.
     return np.compress(keep, raw), np.concatenate([[0], moved])

@@ -1,6 +1,7 @@
 """Reading the metadata of YFCC100M: every line once, and every listed image of it."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from cit_curate.sources import yfcc_lines
 from cit_curate.sources.yfcc import COLUMNS, NUM_COLUMNS, NUM_IDS
 from cit_curate.sources.yfcc_lines import parse_block, read_blocks
+from cit_curate.sources.yfcc_texts import texts_of
 
 EVERY_ID = np.full(NUM_IDS // 8, 255, np.uint8)
 
@@ -126,3 +128,29 @@ def test_every_line_is_an_image_a_reject_or_blank(rows):
     found = parse_block(block, EVERY_ID)
     assert found.num_records == found.images.num_rows + len(found.rejects)
     assert found.num_lines == len(block.split(b"\n")) - (block.endswith(b"\n") or not block)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            *[
+                st.lists(
+                    st.sampled_from(["a", "%4", "1", "+", "%2B", "é", "%C3", "%A9", ","]),
+                    max_size=4,
+                ).map("".join)
+            ]
+            * 4
+        ),
+        max_size=6,
+    ),
+    st.integers(0, 3),
+)
+def test_the_images_of_a_block_have_the_texts_of_their_own_cells(cells, skipped):
+    names = ("title", "description", "user_tags", "machine_tags")
+    lines = [line(n, **dict(zip(names, four, strict=True))) for n, four in enumerate(cells)]
+    listed = range(skipped, len(cells))
+    found = parse_block("\n".join(lines).encode(), bits_of(*listed)).images["texts"].to_pylist()
+    regions = ["\t".join([*cells[n], ""]).encode() for n in listed]
+    wanted = texts_of(pa.array(regions, pa.binary())).texts.to_pylist()
+    assert found == [texts for texts in wanted if texts]
