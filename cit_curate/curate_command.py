@@ -16,8 +16,8 @@ from cit_curate.errors import ConfigError
 from cit_curate.terminal import printable, progress_bar
 
 if TYPE_CHECKING:  # they import Arrow, which `--help` must not wait for
-    from cit_curate.curator import ScanTotals
     from cit_curate.ledger import Run
+    from cit_curate.scan_rows import ScanTotals
     from cit_curate.threshold import SimilaritySample
 
 

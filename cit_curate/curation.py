@@ -17,7 +17,7 @@ from cit_curate.config import (
     MetadataConfig,
     TextTowerConfig,
 )
-from cit_curate.curator import LaneScan, ScanState, ScanTotals
+from cit_curate.curator import LaneScan, ScanState
 from cit_curate.environment import describe_environment
 from cit_curate.errors import ConfigError
 from cit_curate.known_scores import KnownScores
@@ -31,6 +31,7 @@ from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool
 from cit_curate.pool.workers import Mapper
 from cit_curate.records import Embedder, Float32, PoolCursor
+from cit_curate.scan_rows import ScanTotals
 from cit_curate.scores import CAPTIONS_PER_WORKER, ScoredLane, Tower, embedder, open_scan
 from cit_curate.scoring import WindowScores
 from cit_curate.text_encoder import TextEncoder, choose_device, embed_metadata

@@ -9,7 +9,7 @@ import copy
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,19 @@ from cit_curate.cascade import CascadeScores
 from cit_curate.config import CurateConfig
 from cit_curate.errors import ConfigError, ShortfallError
 from cit_curate.known_scores import KnownScores
-from cit_curate.ledger import HISTOGRAM_BINS, SCHEMAS
+from cit_curate.ledger import SCHEMAS
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.near_misses import NearMisses
 from cit_curate.pool.mixed_order import MixedOrder
-from cit_curate.records import CaptionBatch, CaptionOrder, Embedder, Float32, Int64, PoolCursor
+from cit_curate.records import CaptionBatch, CaptionOrder, Embedder, PoolCursor
+from cit_curate.scan_rows import (
+    SCORED_SCHEMA,
+    ScanTotals,
+    ScoredBatch,
+    count_pools,
+    pool_names,
+    scored_rows,
+)
 from cit_curate.scoring import ExactScores, Scores, WindowScores
 from cit_curate.selection import (
     EVERYTHING,
@@ -42,36 +50,6 @@ NEAR_MISSES_PER_ENTRY = 5
 # at most the second, which bounds memory and what is embedded in vain beyond the last batch.
 SMALLEST_WINDOW = 1_024
 LARGEST_WINDOW = 16_384
-
-
-@dataclass
-class ScanTotals:
-    """What one lane's scan of one outer step has seen so far; owned and changed by its scan."""
-
-    scanned: int = 0
-    kept: int = 0
-    best_similarity: float = -1.0
-    histogram: Int64 = field(default_factory=lambda: np.zeros(HISTOGRAM_BINS, dtype=np.int64))
-    scanned_of_pool: Counter[str] = field(default_factory=Counter)
-    kept_of_pool: Counter[str] = field(default_factory=Counter)
-    read_seconds: float = 0.0
-    embed_seconds: float = 0.0
-    search_seconds: float = 0.0
-    audit: Audit | None = None
-
-
-@dataclass(frozen=True)
-class ScoredBatch:
-    """One scan batch after the rules: what is kept, what misses, and where the scan stands.
-
-    `pools` has the pool of each of its captions.
-    """
-
-    pools: pa.ChunkedArray
-    similarity: Float32 | None
-    kept: pa.Table
-    missed: pa.Table
-    cursor: PoolCursor
 
 
 @dataclass(frozen=True)
@@ -125,7 +103,7 @@ class LaneScan:
         self.lane = lane
         self.update = update
         self.totals = ScanTotals()
-        self._near_misses = NearMisses(_scored_schema().empty_table(), best=NEAR_MISSES_PER_ENTRY)
+        self._near_misses = NearMisses(SCORED_SCHEMA.empty_table(), best=NEAR_MISSES_PER_ENTRY)
         self._limit = config.max_passes * order.length
         self._order = order
         self._batches = self._read_from(cursor)
@@ -234,7 +212,7 @@ class LaneScan:
             "pool_passes": totals.scanned / self._pass_length,
             "histogram": totals.histogram.tolist(),
             **self._audited(),
-            "pools": self._pool_counts(_count_pools(pools) if pools is not None else Counter()),
+            "pools": self._pool_counts(count_pools(pools) if pools is not None else Counter()),
         }
         return pa.Table.from_pylist([row], schema=SCHEMAS["rounds"])
 
@@ -334,7 +312,7 @@ class LaneScan:
         self.cursor = PoolCursor(*divmod(first, self._pass_length))
         self.totals.scanned -= len(self._surplus)
         self.totals.kept -= len(self._surplus)
-        given_back = _count_pools(self._surplus["pool"])
+        given_back = count_pools(self._surplus["pool"])
         self.totals.scanned_of_pool -= given_back
         self.totals.kept_of_pool -= given_back
         self._surplus = self._surplus.slice(0, 0)
@@ -353,7 +331,10 @@ class LaneScan:
             self.set_aside.append(reject)
             self.totals.scanned += 1
             self.totals.scanned_of_pool += Counter(filter(None, [reject["pool"]]))
-        self._account(batch)
+        self.totals.add(batch)
+        self._near_misses.add(batch.missed)
+        if self.on_progress is not None:
+            self.on_progress(self.totals)
         return batch
 
     def _score_window(self, wanted: int | None) -> Iterator[ScoredBatch]:
@@ -414,13 +395,13 @@ class LaneScan:
                 weight = scores.weight[part]
                 self.totals.audit.count(weight, weight[mask], reason)
             scored = np.flatnonzero(~np.isnan(similarity))
-            rows = self._scored_rows(batch, similarity, nearest, reason).take(scored)
+            rows = scored_rows(batch, similarity, nearest, reason, self.entry_names).take(scored)
             kept = self._collect(rows.filter(mask[scored]))
             missed = rows.filter(~mask[scored])
-            yield ScoredBatch(_pool_names(batch), similarity[scored], kept, missed, batch.cursor)
+            yield ScoredBatch(pool_names(batch), similarity[scored], kept, missed, batch.cursor)
 
     def _keep_all(self, batch: CaptionBatch) -> ScoredBatch:
-        rows = self._scored_rows(batch, None, None, EVERYTHING)
+        rows = scored_rows(batch, None, None, EVERYTHING, self.entry_names)
         kept, missed = self._collect(rows), rows.slice(0, 0)
         return ScoredBatch(rows["pool"], None, kept, missed, batch.cursor)
 
@@ -440,43 +421,6 @@ class LaneScan:
             # Two pools may have different pairs of the same key. No text key has a `|`.
             return pc.binary_join_element_wise(rows["pair_key"], rows["pool"], "|")
         return rows["pair_key"]
-
-    def _scored_rows(
-        self, batch: CaptionBatch, similarity: Float32 | None, nearest: Int64 | None, reason: str
-    ) -> pa.Table:
-        rows = batch.rows
-        keys = pc.binary_join_element_wise(rows["image_id"], rows["text_key"], "_")
-        ids = pa.nulls(len(rows), pa.int32()) if nearest is None else pa.array(nearest, pa.int32())
-        columns = {
-            "scan_position": pa.array(batch.scan_position),
-            "pair_key": keys,
-            "image_id": rows["image_id"],
-            "text_key": rows["text_key"],
-            "caption": rows["caption"],
-            "image_uri": rows["image_uri"],
-            "source": rows["source"],
-            "similarity": pa.nulls(len(rows), pa.float32()) if similarity is None else similarity,
-            "metadata_id": ids,
-            "metadata_text": self.entry_names.take(ids),
-            "reason": pa.repeat(reason, len(rows)),
-            "pool": _pool_names(batch),
-        }
-        return pa.table(columns).cast(_scored_schema())
-
-    def _account(self, batch: ScoredBatch) -> None:
-        totals = self.totals
-        totals.scanned += len(batch.pools)
-        totals.kept += len(batch.kept)
-        totals.scanned_of_pool += _count_pools(batch.pools)
-        totals.kept_of_pool += _count_pools(batch.kept["pool"])
-        if batch.similarity is not None:
-            best = float(batch.similarity.max(initial=-1.0))
-            totals.best_similarity = max(totals.best_similarity, best)
-            clipped = np.clip(batch.similarity, -1, 1)
-            totals.histogram += np.histogram(clipped, bins=HISTOGRAM_BINS, range=(-1, 1))[0]
-            self._near_misses.add(batch.missed)
-        if self.on_progress is not None:
-            self.on_progress(totals)
 
     def _shortfall(self) -> ShortfallError:
         totals = self.totals
@@ -505,32 +449,3 @@ class LaneScan:
         return ShortfallError(
             message, best_similarity=totals.best_similarity, suggested_threshold=suggested
         )
-
-
-def _scored_schema() -> pa.Schema:
-    text = ("pair_key", "image_id", "text_key", "caption", "image_uri", "source")
-    return pa.schema(
-        [
-            ("scan_position", pa.int64()),
-            *((name, pa.string()) for name in text),
-            ("similarity", pa.float32()),
-            ("metadata_id", pa.int32()),
-            ("metadata_text", pa.string()),
-            ("reason", pa.string()),
-            ("pool", pa.string()),
-        ]
-    )
-
-
-def _pool_names(batch: CaptionBatch) -> pa.ChunkedArray:
-    """The pool of each caption; null where pools have no names."""
-    if "pool" in batch.rows.column_names:
-        return batch.rows["pool"]
-    return pa.chunked_array([pa.nulls(len(batch), pa.string())])
-
-
-def _count_pools(pools: pa.ChunkedArray) -> Counter[str]:
-    """Rows of each pool; none where nobody named it."""
-    counts = pools.drop_null().value_counts()
-    values = counts.field("values").to_pylist()
-    return Counter(dict(zip(values, counts.field("counts").to_pylist(), strict=True)))

@@ -4,8 +4,8 @@ import contextlib
 from typing import Any
 
 from cit_curate.curation import LaneSelection
-from cit_curate.curator import ScanTotals
 from cit_curate.records import Embedder
+from cit_curate.scan_rows import ScanTotals
 from cit_train.session import Session
 from cit_train.stopping import StoppedError
 from cit_train.trainer import TrainState

@@ -24,10 +24,11 @@ import pyarrow.parquet as pq
 
 from cit_curate.audit import Audit
 from cit_curate.curation import LaneSelection
-from cit_curate.curator import LaneScan, ScanState, ScanTotals
+from cit_curate.curator import LaneScan, ScanState
 from cit_curate.errors import DamagedError
 from cit_curate.ledger import Run, step_folder
 from cit_curate.records import PoolCursor
+from cit_curate.scan_rows import ScanTotals
 from cit_train.checkpoint import check_checkpoint
 from indexes.durable import (
     FileEntry,

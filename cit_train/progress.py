@@ -8,7 +8,7 @@ from types import TracebackType
 
 from rich.text import Text
 
-from cit_curate.curator import ScanTotals
+from cit_curate.scan_rows import ScanTotals
 from cit_curate.terminal import progress_bar
 from cit_curate.threshold import SimilaritySample
 from cit_train.config import RunConfig

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cit_curate.curator import ScanTotals
+from cit_curate.scan_rows import ScanTotals
 from cit_curate.threshold import SimilaritySample
 from cit_train.config import RunConfig
 from cit_train.evaluation.zero_shot import Evaluation
