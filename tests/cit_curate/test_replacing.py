@@ -17,13 +17,13 @@ def test_the_old_folder_is_there_until_the_new_one_is_on_the_disk(
     out.mkdir()
     (out / "name").write_text("old")
     found: list[str] = []
-    sync = durable._sync
+    sync = durable.sync
 
     def look_and_sync(path: Path) -> None:
         found.append((out / "name").read_text() if out.exists() else "nothing")
         sync(path)
 
-    monkeypatch.setattr(durable, "_sync", look_and_sync)
+    monkeypatch.setattr(durable, "sync", look_and_sync)
     with replacing(out) as folder:
         (folder / "name").write_text("new")
         (folder / "other").write_text("x")
