@@ -26,6 +26,7 @@ from indexes.errors import DamagedError
 from indexes.protocol import Float32, MetadataIndex
 
 FORMAT_VERSION = 1
+_MEMBERS = {"format_version", "kind", "version", "dim", "file"}
 
 
 def save_index(index: MetadataIndex, folder: Path, *, version: str) -> None:
@@ -59,9 +60,11 @@ def load_vectors(folder: Path) -> tuple[str, Float32]:
     """
     manifest = read_json(folder / "manifest.json")
     try:
+        if manifest.keys() != _MEMBERS:  # a seal whose name has changed is no seal
+            raise ValueError(f"it has {', '.join(sorted(manifest))}")
         entry = file_entry(manifest["file"], str(folder / "manifest.json"))
         version, dim = str(manifest["version"]), int(manifest["dim"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DamagedError(f"{folder / 'manifest.json'} is damaged: {error}") from error
     path = check_file(folder, entry)
     vectors = np.load(path, allow_pickle=False)

@@ -306,13 +306,15 @@ def _ruled_out(database: RunDatabase) -> tuple[str, ...]:
     (row,) = database.rows(_CASCADE)
     if row["skipped"] is None:
         return ()
-    audits = (
-        f"; by its audits, the outer step that missed most kept {row['estimate']:.1%} of what "
-        f"exact curation keeps, and at least {row['low']:.1%} with 97.5 % confidence"
-    )
+    audits = ""
+    if row["estimate"] is not None:
+        audits = (
+            f"; by its audits, the outer step that missed most kept {row['estimate']:.1%} of what "
+            f"exact curation keeps, and at least {row['low']:.1%} with 97.5 % confidence"
+        )
     return (
         f"Of {row['scanned']:,} captions, a cascade ruled out {row['skipped']:,} that were not "
-        f"scored{audits if row['estimate'] is not None else ''}. They are missing in what is said "
+        f"scored{audits}. They are missing in what is said "
         "of similarities below.",
     )
 

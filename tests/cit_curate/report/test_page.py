@@ -409,7 +409,7 @@ def test_a_million_rows_make_a_page_under_20_megabytes(tmp_path: Path) -> None:
         "lane": 0,
         "histogram": [5] * HISTOGRAM_BINS,
         "pools": [{"pool": "pool", "scanned": 1, "kept": 1, "selected": 1}],
-        "recalls": None,
+        **{"skipped": None, "audited": None, "recalls": None},
     }
     files = (
         run.write_table("selections", selections, outer_step=0, lane=0),
