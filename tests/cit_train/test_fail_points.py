@@ -172,6 +172,8 @@ def test_killed_at_every_fail_point_and_begun_again_a_job_makes_the_same(
         struck = [
             threads.submit(strike, of_jobs, world, tmp_path / name, job, name)
             for name in POINTS[job]
+            # A kill loses nothing that is written: it cannot tell `written` from `synced`.
+            if not name.endswith(".written")
         ]
     for each in struck:
         each.result()
