@@ -30,6 +30,7 @@ from cit_curate.pool.blocks import (
 from cit_curate.pool.catalog import rebuild_catalog
 from cit_curate.pool.engines import Engine, open_engine
 from cit_curate.pool.format import (
+    CATALOG_NAME,
     MANIFEST_NAME,
     PoolManifest,
     SourceEntry,
@@ -294,6 +295,8 @@ def _check_free(out: Path, sources: Sequence[Source], *, overwrite: bool) -> Non
         except DamagedError as error:
             changes = [str(error)]
         state = "; ".join(changes) if changes else "its sources have not changed since"
+        if not (out / CATALOG_NAME).is_file():
+            state += f"; what it lacks, its catalog, is written by: cit pool repair {out}"
         raise ConfigError(f"{out} holds a pool already ({state}); --overwrite builds it again")
 
 

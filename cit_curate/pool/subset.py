@@ -23,6 +23,7 @@ from cit_curate.ledger import Run
 from cit_curate.lock import owner_lock
 from cit_curate.pool.catalog import file_list, rebuild_catalog
 from cit_curate.pool.format import (
+    CATALOG_NAME,
     MANIFEST_NAME,
     PoolManifest,
     SubsetOrigin,
@@ -98,7 +99,10 @@ def subset_pool(
     out.parent.mkdir(parents=True, exist_ok=True)
     with owner_lock(out.with_name(f".lock-{out.name}")):
         if _is_made(out, origin, overwrite=overwrite):
-            return Pool.open(out)
+            made = Pool.open(out)
+            if not (out / CATALOG_NAME).is_file():  # its writer was killed just before
+                made.rebuild_catalog()
+            return made
         with replacing(out) as folder:
             manifest = _write(pool, folder, run, _row_limit(pool, max_images), progress)
             manifest = replace(manifest, subset=origin)

@@ -133,7 +133,9 @@ def narrowing(world: Path, out: Path) -> None:
 # The catalog's bytes are DuckDB's; logs and environment tell of times and places; and a job that is
 # killed when its result is there leaves what was read or scored beside it.
 # The lock of a killed job stays until another one needs it.
-_UNEQUAL = re.compile(r"pool\.duckdb|metrics\.jsonl|(environment|head)\.json|^\.(staging|lock)-")
+_UNEQUAL = re.compile(
+    r"pool\.duckdb|metrics\.jsonl|(environment|head)\.json|^\.(staging-|lock-|run\.lock)"
+)
 
 JOBS: Mapping[str, Job] = {
     job.__name__: job
