@@ -206,6 +206,15 @@ def test_a_source_that_lacks_a_column_of_the_others_is_named(tmp_path):
     assert not (tmp_path / "pool").exists()
 
 
+@pytest.mark.faults("P7")
+def test_a_build_that_was_killed_before_its_catalog_says_how_to_get_one(tmp_path):
+    source = write_long(tmp_path / "a.csv", [("1", "t", "x")])
+    pool = Pool.build([source], tmp_path / "pool", columns=LONG)
+    (pool.path / "pool.duckdb").unlink()
+    with pytest.raises(ConfigError, match=r"its catalog, is written by: cit pool repair"):
+        Pool.build([source], tmp_path / "pool", columns=LONG)
+
+
 @pytest.mark.faults("P1")
 def test_malformed_rows_over_the_budget_stop_the_build(tmp_path):
     rows = [(str(number), "t", "x") for number in range(198)]

@@ -182,6 +182,14 @@ def test_the_same_subset_is_the_same_bytes_and_is_made_once(tmp_path: Path, pool
     assert rows == []
 
 
+@pytest.mark.faults("P7")
+def test_a_subset_that_was_killed_before_its_catalog_gets_one(tmp_path: Path, pool: Pool) -> None:
+    subset = subset_pool(pool, tmp_path / "subset", max_images=5)
+    (subset.path / "pool.duckdb").unlink()
+    subset_pool(pool, tmp_path / "subset", max_images=5)
+    assert verify_pool(subset.path) == []
+
+
 def test_what_it_was_made_from_stands_in_the_manifest_and_only_there(
     tmp_path: Path, pool: Pool, capsys: pytest.CaptureFixture[str]
 ) -> None:
