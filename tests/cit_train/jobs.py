@@ -10,7 +10,9 @@ import multiprocessing
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -164,8 +166,22 @@ def start_job(name: str, world: Path, out: Path, **environment: str) -> BaseProc
     context.set_forkserver_preload(["cit_train.outer_loop", "cit_train.cli", "jobs"])
     arguments = (name, world, out, environment)
     process = context.Process(target=_run_job, args=arguments, daemon=True)
-    process.start()
+    with _starting:
+        process.start()
     return process
+
+
+def run_job(name: str, world: Path, out: Path, **environment: str) -> int | None:
+    """As `start_job`; gives the exit code, None for a job that takes a minute. For many threads."""
+    process = start_job(name, world, out, **environment)
+    wait([process.sentinel], 60)
+    with _starting:
+        process.join(0)
+    return process.exitcode
+
+
+# A process that starts reaps all that have ended, and each exit code can be read once.
+_starting = threading.Lock()
 
 
 def _run_job(name: str, world: Path, out: Path, environment: Mapping[str, str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from faults import plant
-from jobs import JOBS, make_world, result_of, start_job
+from jobs import JOBS, make_world, result_of, run_job
 
 from cit_curate.errors import ResourceError
 from cit_curate.ledger import Run
@@ -123,12 +123,9 @@ def strike(
     whole, passed = of_jobs(job)
     out.mkdir()
     fault = f"{name}:{max(passed[name], 1)}:kill"
-    first = start_job(job, world, out, **{VARIABLE: fault})
-    first.join(60)
-    assert first.exitcode == (-signal.SIGKILL if passed[name] else 0), name
-    again = start_job(job, world, out)
-    again.join(60)
-    assert again.exitcode == 0, out.with_name(f"{out.name}.stderr").read_text()
+    code = run_job(job, world, out, **{VARIABLE: fault})
+    assert code == (-signal.SIGKILL if passed[name] else 0), name
+    assert run_job(job, world, out) == 0, out.with_name(f"{out.name}.stderr").read_text()
     assert result_of(out) == whole, name
     assert not list(out.rglob(".tmp-*"))
     if job in ("training", "curating"):

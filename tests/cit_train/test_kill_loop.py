@@ -32,7 +32,7 @@ def test_after_kills_at_random_all_that_was_told_is_there_once(
         (out / "told").touch()
         while True:
             process = start_job("long_training", world, out)
-            process.join(rng.uniform(0.0, min(seconds, 1.0)) if kills < num_kills else 60)
+            process.join(rng.uniform(0.0, min(seconds, 0.6)) if kills < num_kills else 60)
             process.kill()
             process.join()
             told = [int(line) for line in (out / "told").read_text().splitlines()]
