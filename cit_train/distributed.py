@@ -301,7 +301,7 @@ class World:
             self._store.set("stop", self.stop.requested)
         elif self._store.check(["stop"]):
             # As if the signal had been sent to this rank, too.
-            self.stop.is_relayed = True
+            self.stop.relayed = self._store.get("stop").decode()
             os.kill(os.getpid(), signal.SIGTERM)
         neighbour = (self.rank + 1) % self.size
         beat = json.loads(self._store.get(f"beat/{neighbour}"))

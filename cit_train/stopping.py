@@ -27,12 +27,13 @@ class StopSignals:
 
     Attributes:
         requested: Name of the signal that asked for the stop; None before.
-        is_relayed: Another rank has passed it on, so it may still come to this one by itself.
+        relayed: Name of the signal that another rank has heard and passed on, until it comes to
+            this one by itself, too.
     """
 
     def __init__(self) -> None:
         self.requested: str | None = None
-        self.is_relayed = False
+        self.relayed: str | None = None
         self._since = 0.0
         self._interrupting = False
         self._before: dict[signal.Signals, Any] = {}
@@ -80,11 +81,11 @@ class StopSignals:
     def _heard(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if self.requested is None:
-            self.requested, self._since = name, time.monotonic()
+            self.requested, self._since = self.relayed or name, time.monotonic()
             if self._interrupting:
                 raise StoppedError(f"{name} asked to stop")
-        elif self.is_relayed:
-            self.is_relayed, self._since = False, time.monotonic()
+        elif self.relayed is not None:
+            self.relayed, self._since = None, time.monotonic()
         elif time.monotonic() - self._since > SAME_REQUEST_SECONDS:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt

@@ -30,7 +30,7 @@ from cit_curate.ledger import Run
 from cit_curate.shards import read_shard, shard_entry
 from cit_train.config import RunConfig
 from cit_train.outer_loop import train
-from cit_train.stopping import SIGNALS, StoppedError, StopSignals
+from cit_train.stopping import SAME_REQUEST_SECONDS, SIGNALS, StoppedError, StopSignals
 
 # 2 outer steps of 3 updates; evaluated in the middle of the first and of the second one.
 FIELDS: dict[str, Any] = {"curate_every": 3, "eval_every": 2}
@@ -401,6 +401,16 @@ def test_every_signal_that_asks_is_heard_once_and_given_back(number: signal.Sign
         with pytest.raises(StoppedError, match=number.name), stop.interrupting():
             raise AssertionError("it was asked to stop before")
     assert signal.getsignal(number) == before
+
+
+def test_a_relayed_request_keeps_the_name_of_the_signal_that_asked() -> None:
+    with StopSignals() as stop:
+        stop.relayed = "SIGUSR2"  # what another rank heard
+        os.kill(os.getpid(), signal.SIGTERM)  # and woke this one with
+        assert stop.requested == "SIGUSR2"
+        time.sleep(2 * SAME_REQUEST_SECONDS)
+        os.kill(os.getpid(), signal.SIGUSR2)  # it comes to this rank, too: no second request
+        assert stop.requested == "SIGUSR2"
 
 
 def test_waiting_is_interrupted_and_writing_is_not() -> None:
