@@ -1,41 +1,37 @@
 """What `cit query`, `cit export` and `cit report` do, and what they print."""
 
-import csv as csv_format
 import difflib
-import json as json_format
 import logging
-import math
-import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
-from rich.console import Console, JustifyMethod
 from rich.progress import TaskID
-from rich.table import Table
-from rich.text import Text
 
 from cit_curate.config import COUNT_SUFFIXES, QUERY_MAX_ROWS, QUERY_TIMEOUT_SECONDS
 from cit_curate.errors import ConfigError
+from cit_curate.printing import (
+    print_csv,
+    print_json,
+    print_table,
+    show,
+    unbroken_stdout,
+    unique_names,
+)
 from cit_curate.remote import remote_url
-from cit_curate.terminal import count_and_rate, printable, progress_bar
+from cit_curate.terminal import count_and_rate, progress_bar
 from cit_curate.upload import check_empty, made_here
 from indexes.durable import atomic_file, sweep_temporary
 
 if TYPE_CHECKING:  # they import Arrow and DuckDB, which `--help` must not wait for
-    import pyarrow as pa
-
     from cit_curate.ledger import Run
     from cit_curate.pool import Pool
     from cit_curate.pool.mixture import PoolMixture
 
 logger = logging.getLogger(__name__)
 
-SHOWN_ROWS = 100
 # Names that somebody means as a file; everything else is a folder.
 _OTHER_FILES = (".npy", ".tar", ".tsv", ".txt", ".jsonl", ".gz", ".zip", ".xlsx", ".html")
 
@@ -95,15 +91,15 @@ def query(
 
         sweep_temporary(parquet.parent, below=False, name=parquet.name)
         with atomic_file(parquet) as temporary:
-            pq.write_table(_unique_names(table), temporary, compression="zstd")
+            pq.write_table(unique_names(table), temporary, compression="zstd")
         return
-    with _stdout():
+    with unbroken_stdout():
         if csv:
-            _print_csv(table)
+            print_csv(table)
         elif json:
-            _print_json(_plain(_unique_names(table).to_pylist()))
+            print_json(unique_names(table).to_pylist())
         else:
-            _print_table(table)
+            print_table(table)
 
 
 def export(
@@ -192,7 +188,7 @@ def export(
         }
         lines = [f"{name}: {shards.num_pairs:,} pairs in {shards.num_shards:,} shards"]
         lines += [f"set aside in rejects.parquet: {n:,} {why}" for why, n in shards.rejects.items()]
-    _show(summary, lines, as_json=json)
+    show(summary, lines, as_json=json)
 
 
 def report(
@@ -222,7 +218,7 @@ def report(
     with made_here(page) as local:
         size = build_report(opened, source, local).stat().st_size
     name = remote_url(page) or str(page)
-    _show({"path": name, "bytes": size}, [f"{name}: {size / 1e6:,.1f} MB"], as_json=json)
+    show({"path": name, "bytes": size}, [f"{name}: {size / 1e6:,.1f} MB"], as_json=json)
 
 
 def run_pool(run: "Run", paths: Sequence[str | Path] = ()) -> "Pool | PoolMixture | None":
@@ -311,93 +307,3 @@ def _fetch(pool: "Pool") -> None:
             progress.update(bar[0], completed=done, numbers=numbers)
 
         pool.fetch(tell)
-
-
-def _print_table(table: "pa.Table") -> None:
-    import pyarrow as pa
-
-    shown = table.slice(0, SHOWN_ROWS)
-    drawn = Table(header_style="bold")
-    for field in table.schema:
-        number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
-        justify: JustifyMethod = "right" if number else "left"
-        drawn.add_column(Text(printable(field.name)), justify=justify, overflow="fold")
-    columns = [column.to_pylist() for column in shown.columns]
-    for row in zip(*columns, strict=True):
-        drawn.add_row(*(Text(_cell(value)) for value in row))
-    rest = "; --csv, --json and --parquet FILE give all" if len(table) > len(shown) else ""
-    rows = f"{len(shown):,} of {len(table):,} rows" if rest else f"{len(table):,} rows"
-    console = Console(highlight=False)
-    # Captured, since rich itself would end the process with 1 when the pipe is closed.
-    with console.capture() as captured:
-        console.print(drawn)
-        console.print(Text(f"{rows}{rest}", style="dim"))
-    sys.stdout.write(captured.get())
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return printable(str(value))
-
-
-def _print_csv(table: "pa.Table") -> None:
-    from cit_curate.export import csv_text
-
-    # What a terminal would obey stays out of it; a file or a pipe gets the text as it is.
-    clean = printable if sys.stdout.isatty() else str
-    writer = csv_format.writer(sys.stdout, lineterminator="\n")
-    writer.writerow([csv_text(clean(name)) for name in table.schema.names])
-    for batch in table.to_batches():
-        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            writer.writerow(
-                [csv_text(clean(value)) if isinstance(value, str) else value for value in row]
-            )
-
-
-def _print_json(value: Any) -> None:
-    text = json_format.dumps(value, ensure_ascii=True, indent=1, default=str, allow_nan=False)
-    sys.stdout.write(text + "\n")
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {str(name): _plain(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return value
-
-
-def _unique_names(table: "pa.Table") -> "pa.Table":
-    """SELECT 1 AS a, 2 AS a has two columns of one name; the later ones become a_1, a_2."""
-    names: list[str] = []
-    for name in table.schema.names:
-        unique, number = name, 0
-        while unique in names:
-            number += 1
-            unique = f"{name}_{number}"
-        names.append(unique)
-    return table.rename_columns(names)
-
-
-def _show(summary: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
-    with _stdout():
-        if as_json:
-            _print_json(summary)
-            return
-        sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
-
-
-@contextmanager
-def _stdout() -> Iterator[None]:
-    """Let `| head` close the pipe without a traceback, now and when Python exits."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -20,7 +20,8 @@ from cit_curate.counts_file import (
 )
 from cit_curate.environment import describe_environment
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
-from cit_curate.ledger import HISTOGRAM_BINS, SCHEMAS, Commit, Run
+from cit_curate.ledger import Commit, Run
+from cit_curate.ledger_tables import HISTOGRAM_BINS, SCHEMAS
 from cit_curate.pool.lookup import create_places, open_staging
 from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor

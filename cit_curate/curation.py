@@ -21,7 +21,8 @@ from cit_curate.curator import LaneScan, ScanState
 from cit_curate.environment import describe_environment
 from cit_curate.errors import ConfigError
 from cit_curate.known_scores import KnownScores
-from cit_curate.ledger import SCHEMAS, Commit, Run
+from cit_curate.ledger import Commit, Run
+from cit_curate.ledger_tables import SCHEMAS
 from cit_curate.lock import owner_lock
 from cit_curate.metadata.entries import MetadataEntry, load_metadata
 from cit_curate.pool.engines import open_engine
@@ -31,6 +32,7 @@ from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool
 from cit_curate.pool.workers import Mapper
 from cit_curate.records import Embedder, Float32, PoolCursor
+from cit_curate.scan_ledger import ledger_rows, metrics_record, round_row
 from cit_curate.scan_rows import ScanTotals
 from cit_curate.scores import CAPTIONS_PER_WORKER, ScoredLane, Tower, embedder, open_scan
 from cit_curate.scoring import WindowScores
@@ -245,12 +247,12 @@ class Curator:
 def write_scan(run: Run, scan: LaneScan, rows: pa.Table) -> list[FileEntry]:
     """Write the ledger tables of a scan; `rows` are its selection."""
     place = {"outer_step": scan.outer_step, "lane": scan.lane}
-    selected = scan.ledger_rows(rows, "selections")
-    missed = scan.ledger_rows(scan.near_misses, "near_misses")
+    selected = ledger_rows(scan, rows, "selections")
+    missed = ledger_rows(scan, scan.near_misses, "near_misses")
     return [
         run.write_table("selections", selected, **place),
         run.write_table("near_misses", missed, **place),
-        run.write_table("rounds", scan.round_row(selected=len(rows), pools=rows["pool"]), **place),
+        run.write_table("rounds", round_row(scan, selected=len(rows), pools=rows["pool"]), **place),
     ]
 
 
@@ -333,7 +335,7 @@ def curate(
             curator.write_entries(run)
             files = []
             for each in selections:
-                run.log(each.scan.metrics_record())
+                run.log(metrics_record(each.scan))
                 files += write_scan(run, each.scan, each.rows)
                 if rejects := each.scan.reject_rows():
                     table = pa.Table.from_pylist(rejects, schema=SCHEMAS["rejects"])

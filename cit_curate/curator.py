@@ -9,7 +9,7 @@ import copy
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,6 @@ from cit_curate.cascade import CascadeScores
 from cit_curate.config import CurateConfig
 from cit_curate.errors import ConfigError, ShortfallError
 from cit_curate.known_scores import KnownScores
-from cit_curate.ledger import SCHEMAS
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.near_misses import NearMisses
 from cit_curate.pool.mixed_order import MixedOrder
@@ -105,9 +104,8 @@ class LaneScan:
         self.totals = ScanTotals()
         self._near_misses = NearMisses(SCORED_SCHEMA.empty_table(), best=NEAR_MISSES_PER_ENTRY)
         self._limit = config.max_passes * order.length
-        self._order = order
+        self.order = order
         self._batches = self._read_from(cursor)
-        self._pass_length = order.length
         self.on_progress = on_progress
         self.cascade: CascadeScores | None = None
         self._scores = scores or self._own_scores(known or KnownScores())
@@ -196,81 +194,10 @@ class LaneScan:
             self._give_back_surplus()
         return rows.slice(0, num_pairs)
 
-    def round_row(self, *, selected: int, pools: pa.ChunkedArray | None = None) -> pa.Table:
-        """The `rounds` row of this scan; `pools` are those of the selected pairs."""
-        totals = self.totals
-        row = {
-            "outer_step": self.outer_step,
-            "lane": self.lane,
-            "update": self.update,
-            "scanned": totals.scanned,
-            "kept": totals.kept,
-            "selected": selected,
-            "threshold": self.config.threshold,
-            "min_ratio": self.config.min_ratio,
-            "best_similarity": None if self.everything_passes else totals.best_similarity,
-            "pool_passes": totals.scanned / self._pass_length,
-            "histogram": totals.histogram.tolist(),
-            **self._audited(),
-            "pools": self._pool_counts(count_pools(pools) if pools is not None else Counter()),
-        }
-        return pa.Table.from_pylist([row], schema=SCHEMAS["rounds"])
-
-    def _audited(self) -> dict[str, Any]:
-        """What a cascade skipped, and each rule's recall."""
-        audit = self.totals.audit
-        if audit is None:
-            return {}
-        recalls = [
-            {"reason": reason, "kept": rule.kept, "missed": rule.missed}
-            | asdict(audit.recall(reason))
-            for reason, rule in sorted(audit.missed.items())
-        ]
-        return {"skipped": audit.skipped, "audited": audit.audited, "recalls": recalls}
-
-    def _pool_counts(self, selected: Counter[str]) -> list[dict[str, Any]]:
-        names = self._order.names if isinstance(self._order, MixedOrder) else ()
-        return [
-            {
-                "pool": name,
-                "scanned": self.totals.scanned_of_pool[name],
-                "kept": self.totals.kept_of_pool[name],
-                "selected": selected[name],
-            }
-            for name in names
-        ]
-
-    def metrics_record(self) -> dict[str, Any]:
-        """The line of this scan in metrics.jsonl: its counts, and seconds by stage."""
-        totals = self.totals
-        return {
-            "kind": "outer_step",
-            "update": self.update,
-            "outer_step": self.outer_step,
-            "lane": self.lane,
-            "scanned": totals.scanned,
-            "kept": totals.kept,
-            "kept_ratio": totals.kept / max(totals.scanned, 1),
-            "threshold": self.config.threshold,
-            "read_seconds": totals.read_seconds,
-            "embed_seconds": totals.embed_seconds,
-            "search_seconds": totals.search_seconds,
-            **self._audited(),
-        }
-
-    def ledger_rows(self, rows: pa.Table, table: str) -> pa.Table:
-        """Rows of this scan with the columns of `selections` or `near_misses`."""
-        schema = SCHEMAS["selections" if table == "selections" else "near_misses"]
-        constants = {
-            "outer_step": self.outer_step,
-            "lane": self.lane,
-            "encoder": self.encoder.fingerprint,
-        }
-        columns = [
-            pa.repeat(constants[name], len(rows)) if name in constants else rows[name]
-            for name in schema.names
-        ]
-        return pa.table(columns, names=schema.names).cast(schema)
+    def reject_rows(self) -> list[dict[str, Any]]:
+        """The `rejects` rows of the scan: captions whose vector is NaN, infinite or zero."""
+        place = {"outer_step": self.outer_step, "lane": self.lane}
+        return [{**place, **reject} for reject in self.set_aside]
 
     def _own_scores(self, known: KnownScores) -> WindowScores | None:
         """What embeds and searches here; None where everything passes."""
@@ -285,7 +212,7 @@ class LaneScan:
         self.cascade = CascadeScores(
             self.config,
             lane=self.lane,
-            order=self._order,
+            order=self.order,
             first=self.cursor,
             encoder=self.encoder,
             index=self.index,
@@ -293,15 +220,10 @@ class LaneScan:
         )
         return self.cascade
 
-    def reject_rows(self) -> list[dict[str, Any]]:
-        """The `rejects` rows of the scan: captions whose vector is NaN, infinite or zero."""
-        place = {"outer_step": self.outer_step, "lane": self.lane}
-        return [{**place, **reject} for reject in self.set_aside]
-
     def _read_from(self, cursor: PoolCursor) -> Iterator[CaptionBatch]:
         # Without curation the budget is always met, so the scan goes round as often as it takes.
         limit = None if self.config.curation == "none" else self._limit - self.totals.scanned
-        return self._order.batches(cursor, 2 * self.config.batch_size, limit)
+        return self.order.batches(cursor, 2 * self.config.batch_size, limit)
 
     def _give_back_surplus(self) -> None:
         """Read on from the last pair taken: without curation every pair comes in its turn.
@@ -309,7 +231,7 @@ class LaneScan:
         A curated step drops what is left of its last batch (docs/method.md, outer step, 1).
         """
         first = self._surplus["scan_position"][0].as_py()
-        self.cursor = PoolCursor(*divmod(first, self._pass_length))
+        self.cursor = PoolCursor(*divmod(first, self.order.length))
         self.totals.scanned -= len(self._surplus)
         self.totals.kept -= len(self._surplus)
         given_back = count_pools(self._surplus["pool"])
@@ -417,7 +339,7 @@ class LaneScan:
 
     def _unique_keys(self, rows: pa.Table) -> pa.ChunkedArray:
         """What may be kept once in an outer step of `unique` collection."""
-        if isinstance(self._order, MixedOrder) and len(self._order.names) > 1:
+        if isinstance(self.order, MixedOrder) and len(self.order.names) > 1:
             # Two pools may have different pairs of the same key. No text key has a `|`.
             return pc.binary_join_element_wise(rows["pair_key"], rows["pool"], "|")
         return rows["pair_key"]
@@ -426,9 +348,9 @@ class LaneScan:
         totals = self.totals
         needed = max(self._num_asked, 1)
         # In `unique` mode a caption counts once, however many passes have seen it.
-        passes = totals.scanned / self._pass_length if self.config.collection == "unique" else 1.0
-        if isinstance(self._order, MixedOrder) and self.config.collection == "unique":
-            passes = self._order.repeats(totals.scanned)
+        passes = totals.scanned / self.order.length if self.config.collection == "unique" else 1.0
+        if isinstance(self.order, MixedOrder) and self.config.collection == "unique":
+            passes = self.order.repeats(totals.scanned)
         suggested = suggest_threshold(totals.histogram, round(needed * max(passes, 1.0)))
         if suggested is None:
             advice = (

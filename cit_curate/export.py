@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cit_curate.config import COUNT_SUFFIXES
+from cit_curate.counts import COUNTS_BY_KEY, refuse_same_keys
 from cit_curate.decoders import decoders
 from cit_curate.errors import BadInputError, ConfigError
-from cit_curate.ledger import COUNTS_BY_KEY, Run, refuse_same_keys
+from cit_curate.ledger import Run
 from cit_curate.pool.images import ImageRejected, image_suffix
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.query import EXPORT_BATCH_ROWS, ImageSource, PairSource, RunDatabase

@@ -13,13 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cit_curate.counts import COUNTS_BY_KEY, refuse_same_keys
 from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.ledger_tables import LEDGER_TABLES, SCHEMAS, LedgerTable, as_now, write_rows
 from cit_curate.lock import owner_lock
 from cit_curate.records import PoolCursor
 from cit_curate.remote import refuse_remote_run
@@ -42,122 +43,8 @@ from indexes.durable import (
 
 FORMAT_VERSION = 1
 
-LedgerTable = Literal["selections", "near_misses", "rounds", "used", "rejects"]
-LEDGER_TABLES: tuple[LedgerTable, ...] = (
-    "selections",
-    "near_misses",
-    "rounds",
-    "used",
-    "rejects",
-)
-
-_SCANNED = [
-    ("outer_step", pa.int64()),
-    ("lane", pa.int32()),
-    ("scan_position", pa.int64()),
-    ("pair_key", pa.string()),
-    ("image_id", pa.string()),
-    ("text_key", pa.string()),
-    ("similarity", pa.float32()),
-    ("metadata_id", pa.int32()),
-    ("metadata_text", pa.string()),
-]
-
-# What `rounds` says of one pool; over all pools of a row they add up to the row's own numbers.
-POOL_COUNTS = pa.struct(
-    [
-        ("pool", pa.string()),
-        ("scanned", pa.int64()),
-        ("kept", pa.int64()),
-        ("selected", pa.int64()),
-    ]
-)
-
-# How much of what exact curation keeps a cascade has kept, by the rule that decided: an estimate,
-# and its 95 % interval. `missed` is an estimate too.
-RECALL = pa.struct(
-    [
-        ("reason", pa.string()),
-        ("kept", pa.int64()),
-        ("missed", pa.float64()),
-        ("estimate", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-    ]
-)
-
-# Columns that came later (`pool`, `pools`, `skipped`, …) stand last; older files are read with null
-# for them.
-SCHEMAS: Mapping[LedgerTable, pa.Schema] = {
-    # What was kept, in arrival order. `reason`: threshold, min_ratio, everything, a policy, or
-    # imported (with no similarity, metadata or encoder: nobody knows them).
-    "selections": pa.schema(
-        [*_SCANNED, ("reason", pa.string()), ("encoder", pa.string()), ("pool", pa.string())]
-    ),
-    # The best pairs that were not kept, per metadata entry, best first.
-    "near_misses": pa.schema([*_SCANNED, ("encoder", pa.string()), ("pool", pa.string())]),
-    # One row: what the scan of this outer step saw. Its seconds are in metrics.jsonl, so that
-    # the ledger of the same run is the same bytes.
-    "rounds": pa.schema(
-        [
-            ("outer_step", pa.int64()),
-            ("lane", pa.int32()),
-            ("update", pa.int64()),
-            ("scanned", pa.int64()),
-            ("kept", pa.int64()),
-            ("selected", pa.int64()),
-            ("threshold", pa.float64()),
-            ("min_ratio", pa.float64()),
-            ("best_similarity", pa.float32()),
-            ("pool_passes", pa.float64()),
-            ("histogram", pa.list_(pa.int64())),
-            # The same numbers of each pool, in the order they were given.
-            ("pools", pa.list_(POOL_COUNTS)),
-            # Of a cascade: captions that were not scored, and those that were by chance alone.
-            ("skipped", pa.int64()),
-            ("audited", pa.int64()),
-            ("recalls", pa.list_(RECALL)),
-        ]
-    ),
-    # Which pairs the weights have seen: updates from `first_update` to `last_update`, inclusive;
-    # null in a run that was imported from counts, where nobody knows.
-    "used": pa.schema(
-        [
-            ("outer_step", pa.int64()),
-            ("lane", pa.int32()),
-            ("pair_key", pa.string()),
-            ("times_used", pa.int64()),
-            ("first_update", pa.int64()),
-            ("last_update", pa.int64()),
-            ("pool", pa.string()),
-        ]
-    ),
-    # Kept pairs whose image could not be opened; scanned ones whose caption has no usable vector.
-    "rejects": pa.schema(
-        [
-            ("outer_step", pa.int64()),
-            ("lane", pa.int32()),
-            ("scan_position", pa.int64()),
-            ("pair_key", pa.string()),
-            ("image_uri", pa.string()),
-            ("reason", pa.string()),
-            ("detail", pa.string()),
-            ("pool", pa.string()),
-        ]
-    ),
-}
-
-# `Run.counts` and the JSON export, over the view `counts`.
-COUNTS_BY_KEY = "SELECT pair_key, count FROM counts ORDER BY pair_key"
-
 # What a run is started with; `head.json` has their hashes.
 HEAD_FILES = ("config.json", "environment.json")
-
-# Rows of a row group of what `write_batches` writes.
-ROW_GROUP_ROWS = 131_072
-
-# `rounds.histogram`: counts of similarities in bins of 0.01 from -1 to 1.
-HISTOGRAM_BINS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,7 +212,7 @@ class Run:
     def read(self, table: LedgerTable) -> pa.Table:
         """One ledger table over all committed outer steps."""
         schema = SCHEMAS[table]
-        parts = [_as_now(pq.ParquetFile(path).read(), schema) for path in self.files(table)]
+        parts = [as_now(pq.ParquetFile(path).read(), schema) for path in self.files(table)]
         return pa.concat_tables(parts) if parts else schema.empty_table()
 
     def counts(self) -> dict[str, int]:
@@ -355,35 +242,14 @@ class Run:
         self, table: LedgerTable, rows: pa.Table, *, outer_step: int, lane: int
     ) -> FileEntry:
         """Write one table of one outer step and lane; it counts once a commit names it."""
-        folder = self.path / table / step_folder(outer_step)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"lane={lane:05d}.parquet"
-        with atomic_file(path) as temporary:
-            pq.write_table(rows.cast(SCHEMAS[table]), temporary, compression="zstd")
-        return describe_file(path, self.path, rows=len(rows))
+        return self.write_batches(table, rows.to_batches(), outer_step=outer_step, lane=lane)
 
     def write_batches(
         self, table: LedgerTable, batches: Iterable[pa.RecordBatch], *, outer_step: int, lane: int
     ) -> FileEntry:
-        """As `write_table`, for more rows than memory holds; how they were batched is not seen."""
-        folder = self.path / table / step_folder(outer_step)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"lane={lane:05d}.parquet"
-        schema = SCHEMAS[table]
-        rows = 0
-        waiting = schema.empty_table()
-        with (
-            atomic_file(path) as temporary,
-            pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
-        ):
-            for batch in batches:
-                rows += len(batch)
-                more = pa.Table.from_batches([batch]).cast(schema)
-                waiting = pa.concat_tables([waiting, more])
-                while len(waiting) >= ROW_GROUP_ROWS:
-                    writer.write_table(waiting.slice(0, ROW_GROUP_ROWS).combine_chunks())
-                    waiting = waiting.slice(ROW_GROUP_ROWS)
-            writer.write_table(waiting.combine_chunks())
+        """As `write_table`, for more rows than memory holds."""
+        path = self.path / table / step_folder(outer_step) / f"lane={lane:05d}.parquet"
+        rows = write_rows(path, table, batches)
         return describe_file(path, self.path, rows=rows)
 
     def commit(self, commit: Commit) -> None:
@@ -473,45 +339,6 @@ def _write_head(folder: Path, config: Mapping[str, Any], environment: Mapping[st
     for name, value in (("environment.json", environment), ("config.json", config)):
         write_json(folder / name, value)
     write_listing(folder / "head.json", [folder / name for name in HEAD_FILES])
-
-
-def same_key_error(pair_key: str) -> ConfigError:
-    """That counts by pair key alone would merge pairs of different pools."""
-    return ConfigError(
-        f"the pair key {pair_key} is in more than one pool of this run, so counts by pair key "
-        "alone would merge different pairs; export .parquet or .csv, which have a column pool"
-    )
-
-
-def refuse_same_keys(keys: pa.Array, last: str | None) -> str | None:
-    """Raise where two pools have pairs of the same key.
-
-    Args:
-        keys: The next pair keys, in their order.
-        last: The key before them.
-
-    Returns:
-        The last one of them.
-
-    Raises:
-        ConfigError: A key comes twice.
-    """
-    if not len(keys):
-        return last
-    again = pc.equal(keys.slice(1), keys.slice(0, len(keys) - 1))
-    place = pc.index(again, True).as_py()
-    first, end = keys[0].as_py(), keys[-1].as_py()
-    if first == last or place >= 0:
-        raise same_key_error(first if first == last else keys[place].as_py())
-    return str(end)
-
-
-def _as_now(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Rows of a ledger file with the columns that came later, as null."""
-    for name in schema.names:
-        if name not in rows.schema.names:
-            rows = rows.append_column(name, pa.nulls(len(rows), schema.field(name).type))
-    return rows.select(schema.names)
 
 
 def step_folder(outer_step: int) -> str:

@@ -20,7 +20,8 @@ import pyarrow as pa
 
 from cit_curate.config import QUERY_MAX_ROWS, QUERY_TIMEOUT_SECONDS
 from cit_curate.errors import DamagedError, QueryError, ResourceError
-from cit_curate.ledger import LEDGER_TABLES, POOL_COUNTS, RECALL, SCHEMAS, Commit, LedgerTable, Run
+from cit_curate.ledger import Commit, Run
+from cit_curate.ledger_tables import LEDGER_TABLES, POOL_COUNTS, RECALL, SCHEMAS, LedgerTable
 from cit_curate.one_select import check_select, short_message
 from cit_curate.pool.mixture import PoolMixture
 from indexes.durable import FileEntry, check_file

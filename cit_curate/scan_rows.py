@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cit_curate.audit import Audit
-from cit_curate.ledger import HISTOGRAM_BINS
+from cit_curate.ledger_tables import HISTOGRAM_BINS
 from cit_curate.records import CaptionBatch, Float32, Int64, PoolCursor
 
 _TEXTS = ("pair_key", "image_id", "text_key", "caption", "image_uri", "source")

@@ -33,14 +33,15 @@ def attempt(config: TrainConfig, out: Path) -> Iterator[World]:
             barrier_seconds=config.barrier_seconds,
         ) as world,
     ):
-        world.last_words = lambda failure: _write(
+        world.heartbeat.last_words = lambda failure: _write(
             world, failure["code"], failure["message"], failure
         )
         try:
             yield world
         except StoppedError as error:
             stop.ignore()
-            place = f"update {world.place['update']} of outer step {world.place['outer_step']}"
+            last = world.heartbeat.place
+            place = f"update {last['update']} of outer step {last['outer_step']}"
             stopped = StoppedError(
                 f"stopped by {stop.requested}; {out} is saved at {place}: go on with the same "
                 "command and --resume"
@@ -64,9 +65,9 @@ def _failed(world: World, error: BaseException) -> BaseException:
     """Tell the others, and what the failure really is: a peer's, when a collective broke."""
     lost = None
     if isinstance(error, RuntimeError) and not isinstance(error, CitError):
-        lost = world.explain(error)
+        lost = world.heartbeat.explain(error)
     ended = lost or error
-    failure = world.fail(exit_code_of(ended), str(ended) or type(ended).__name__)
+    failure = world.heartbeat.fail(exit_code_of(ended), str(ended) or type(ended).__name__)
     if failure["told_by"] == world.rank:
         _write(world, failure["code"], failure["message"], failure)
     elif isinstance(ended, CitError):
@@ -80,7 +81,7 @@ def _write(world: World, code: int, message: str, place: dict[str, object] | Non
     # The first failure of a try is the reason; who wakes up later sees only what came of it.
     status = read_status(world.run_folder)
     if code == 0 or status is None or status["code"] == 0:
-        write_status(world.run_folder, code, message, place or world.place)
+        write_status(world.run_folder, code, message, place or world.heartbeat.place)
 
 
 def _keep_keys(world: World, error: NotFiniteLossError) -> None:
@@ -88,7 +89,7 @@ def _keep_keys(world: World, error: NotFiniteLossError) -> None:
     if world.run_folder is None:
         return
     folder = world.run_folder / "not_finite"
-    name = f"update={world.place['update']:06d}-rank={world.rank:05d}.json"
+    name = f"update={world.heartbeat.place['update']:06d}-rank={world.rank:05d}.json"
     with contextlib.suppress(OSError):
         folder.mkdir(exist_ok=True)
         write_json(folder / name, error.pair_keys)

@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from cit_curate.captions import augment_tags
 from cit_curate.errors import DamagedError, PeerLostError, ResourceError
-from cit_curate.ledger import SCHEMAS, step_folder
+from cit_curate.ledger import step_folder
+from cit_curate.ledger_tables import SCHEMAS
 from cit_curate.records import split_pair_key
 from cit_curate.shards import ClosedShard, Sample, shard_entry
 from cit_train.stream import lane_prefix

@@ -9,6 +9,7 @@ from cit_curate.curation import write_scan
 from cit_curate.curator import LaneScan
 from cit_curate.ledger import Commit, step_folder
 from cit_curate.records import PoolCursor
+from cit_curate.scan_ledger import metrics_record
 from cit_train.batches import count_uses
 from cit_train.checkpoint import (
     Snapshot,
@@ -143,7 +144,7 @@ def _write_lane(
         "files": [asdict(entry) for entry in files],
         "cursor": asdict(scan.cursor),
         "metrics": {
-            **scan.metrics_record(),
+            **metrics_record(scan),
             "staleness": session.ahead.staleness,
             **streams.seconds(stream),
         },

@@ -8,10 +8,8 @@ rank that is silent or too slow is named, instead of a time-out somewhere in a c
 import contextlib
 import json
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,16 +21,10 @@ from torch.distributed import distributed_c10d as c10d
 from torch.distributed.rendezvous import rendezvous
 
 from cit_curate.errors import ConfigError, PeerLostError
+from cit_train.heartbeat import Heartbeat, described, first_line
 from cit_train.stopping import StopSignals
 
 _POLL_SECONDS = 0.005
-_BEAT_SECONDS = 0.5
-# How long a peer may be silent once a stop was asked for: launchers kill soon after.
-_SILENT_WHEN_STOPPING_SECONDS = 8.0
-# What the main thread has to notice a lost peer, before the process ends without it.
-_LAST_RESORT_SECONDS = 10.0
-# The same when the launcher was told a second time to end, and has: nobody waits for a save.
-_INSISTED_SECONDS = 2.0
 # How long rank 0, which may have the store, stays for the others to read how the run ended.
 _LEAVE_SECONDS = 5.0
 # Collectives never end a run by themselves; the heartbeat does, and says why.
@@ -47,10 +39,8 @@ class World:
         size: How many ranks there are.
         local_rank: Its number on its machine, which picks the GPU.
         stop: The signals that this rank has heard.
-        place: What this rank is doing, as it is told to the others.
         run_folder: The run, once this rank has opened it.
-        is_cut_off: The key-value store is gone, with the launcher or with rank 0.
-        last_words: Called with the failure before a process that hangs is ended.
+        heartbeat: What the ranks know of each other.
     """
 
     def __init__(
@@ -65,22 +55,10 @@ class World:
         barrier_seconds: float = 7200.0,
     ) -> None:
         self.stop, self.rank, self.size, self.local_rank = stop, rank, size, local_rank
-        self.place: dict[str, Any] = {"doing": "starting", "outer_step": 0, "update": 0}
-        self._store = store
-        self._peer_seconds, self._barrier_seconds = peer_seconds, barrier_seconds
-        self._turn = 0
-        self._failure: dict[str, Any] | None = None
-        self._closing = threading.Event()
-        self._num_beats = 0
-        self._watcher = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
-        self._guard = threading.Thread(target=self._watch_heartbeat, name="guard", daemon=True)
-        self.is_cut_off = False
         self.run_folder: Path | None = None
-        self.last_words: Callable[[dict[str, Any]], None] = lambda failure: None
-        if store is not None:
-            store.set(f"beat/{rank}", json.dumps({"number": 0, **self.place}))
-            self._watcher.start()
-            self._guard.start()
+        self.heartbeat = Heartbeat(store, stop, rank=rank, size=size, peer_seconds=peer_seconds)
+        self._store, self._barrier_seconds = store, barrier_seconds
+        self._turn = 0
 
     @property
     def is_first(self) -> bool:
@@ -103,7 +81,7 @@ class World:
 
     def beat(self, doing: str, *, outer_step: int, update: int) -> None:
         """Say what this rank is doing; the others read it when they wait."""
-        self.place = {"doing": doing, "outer_step": outer_step, "update": update}
+        self.heartbeat.place = {"doing": doing, "outer_step": outer_step, "update": update}
 
     def agree(self, what: str, value: Any) -> list[Any]:
         """Every rank's value, by rank, once all have come here: a barrier that exchanges JSON.
@@ -124,7 +102,7 @@ class World:
                 for name in ("arrived", *range(self.size)):
                     self._store.delete_key(f"{turn - 1}/{name}")
         except RuntimeError as error:
-            raise PeerLostError(self._gone(error)) from error
+            raise self.heartbeat.gone(error) from error
         return [json.loads(text) for text in texts]
 
     def any_of(self, *flags: bool) -> list[bool]:
@@ -179,46 +157,9 @@ class World:
         others[self.rank] = features
         return torch.cat(others)
 
-    def fail(self, code: int, message: str) -> dict[str, Any]:
-        """Tell the others that this rank has failed.
-
-        Returns:
-            The first failure of the run, which is the one that counts: `rank`, `code`, `message`,
-            its place, and `told_by`, the rank that says it.
-        """
-        mine = {"rank": self.rank, "code": code, "message": message, "told_by": self.rank}
-        mine |= self.place
-        first = self._failure
-        if self._store is not None:
-            with contextlib.suppress(RuntimeError):  # it may have gone with its owner
-                first = json.loads(self._store.compare_set("failed", "", json.dumps(mine)))
-        return first or mine
-
-    def explain(self, error: RuntimeError) -> PeerLostError | None:
-        """Why a collective failed: the peer that failed or fell silent; None when all are well."""
-        if self._store is None:
-            return None
-        try:
-            deadline = time.monotonic() + 6 * _BEAT_SECONDS
-            before = self._beats()
-            while time.monotonic() < deadline:
-                if self._store.check(["failed"]):
-                    self._failure = json.loads(self._store.get("failed"))
-                    return self._lost()
-                time.sleep(_BEAT_SECONDS)
-            silent = [rank for rank, beat in enumerate(self._beats()) if beat == before[rank]]
-        except RuntimeError:
-            return PeerLostError(self._gone(error))
-        if not silent:
-            return None
-        self._note_silent(silent[0], before[silent[0]])
-        return self._lost()
-
     def close(self) -> None:
         """Stop the heartbeat and leave the process group; rank 0 is the last."""
-        self._closing.set()
-        if self._watcher.is_alive():
-            self._watcher.join()
+        self.heartbeat.close()
         if self._store is None:
             return
         if dist.is_initialized():
@@ -236,8 +177,8 @@ class World:
         key = f"{turn}/arrived"
         arrived = self._store.add(key, 1)
         while arrived < self.size:
-            if self._failure is not None:
-                raise self._lost()
+            if self.heartbeat.failure is not None:
+                raise self.heartbeat.lost()
             if time.monotonic() - started > self._barrier_seconds:
                 raise self._too_slow(turn, what)
             time.sleep(_POLL_SECONDS)
@@ -245,99 +186,13 @@ class World:
 
     def _too_slow(self, turn: int, what: str) -> PeerLostError:
         assert self._store is not None
-        beats = self._beats()
+        beats = self.heartbeat.beats()
         slow = [r for r in range(self.size) if not self._store.check([f"{turn}/{r}"])]
-        told = "; ".join(f"rank {rank} is {_described(beats[rank])}" for rank in slow[:5])
+        told = "; ".join(f"rank {rank} is {described(beats[rank])}" for rank in slow[:5])
         return PeerLostError(
             f"rank {self.rank} waited {self._barrier_seconds:g} s for all ranks to have {what}: "
             f"{told}. Raise --barrier-seconds if that is only slow, and go on with --resume"
         )
-
-    def _lost(self) -> PeerLostError:
-        assert self._failure is not None
-        failure = self._failure
-        where = f"outer step {failure['outer_step']}, update {failure['update']}"
-        return PeerLostError(f"rank {failure['rank']} failed at {where}: {failure['message']}")
-
-    def _beats(self) -> list[dict[str, Any]]:
-        assert self._store is not None
-        beats = self._store.multi_get([f"beat/{rank}" for rank in range(self.size)])
-        return [json.loads(beat) for beat in beats]
-
-    def _note_silent(self, rank: int, beat: dict[str, Any]) -> None:
-        assert self._store is not None
-        message = f"it no longer answers; it was last {_described(beat)}"
-        failure = {"rank": rank, "code": PeerLostError.exit_code, "message": message}
-        # It may have come further since its last beat, and at least as far as this rank.
-        names = ("outer_step", "update")
-        place = {name: max(beat[name], self.place[name]) for name in names}
-        text = json.dumps({**failure, **place, "told_by": self.rank})
-        self._failure = json.loads(self._store.compare_set("failed", "", text))
-
-    def _watch(self) -> None:
-        """The heartbeat: say that we live, and look whether our neighbour does."""
-        heard = (time.monotonic(), -1)
-        while not self._closing.wait(_BEAT_SECONDS):
-            self._num_beats += 1
-            try:
-                heard = self._beat_once(self._num_beats, heard)
-            except RuntimeError as error:
-                code = PeerLostError.exit_code
-                failure = {"rank": self.rank, "code": code, "message": self._gone(error)}
-                self._failure = {**failure, **self.place, "told_by": self.rank}
-            if self._failure is not None:
-                insisted = self.is_cut_off and self.stop.requested is not None
-                limit = _INSISTED_SECONDS if insisted else _LAST_RESORT_SECONDS
-                self._end_when_stuck(self._failure, limit)
-                return
-
-    def _beat_once(self, number: int, heard: tuple[float, int]) -> tuple[float, int]:
-        assert self._store is not None
-        beat = {"number": number, **self.place}
-        self._store.set(f"beat/{self.rank}", json.dumps(beat))
-        if self._store.check(["failed"]):
-            self._failure = json.loads(self._store.get("failed"))
-        if self.stop.requested is not None:
-            self._store.set("stop", self.stop.requested)
-        elif self._store.check(["stop"]):
-            # As if the signal had been sent to this rank, too.
-            self.stop.relayed = self._store.get("stop").decode()
-            os.kill(os.getpid(), signal.SIGTERM)
-        neighbour = (self.rank + 1) % self.size
-        beat = json.loads(self._store.get(f"beat/{neighbour}"))
-        if beat["number"] != heard[1]:
-            return time.monotonic(), beat["number"]
-        limit = self._peer_seconds
-        if self.stop.requested is not None:
-            limit = min(limit, _SILENT_WHEN_STOPPING_SECONDS)
-        if time.monotonic() - heard[0] > limit:
-            self._note_silent(neighbour, beat)
-        return heard
-
-    def _watch_heartbeat(self) -> None:
-        """End a process whose heartbeat hangs: a store that stands still answers nothing."""
-        seen, num_looks = 0, 0
-        while not self._closing.wait(_BEAT_SECONDS) and self._failure is None:
-            # Looks and no clock, which goes on while this process itself stands still.
-            num_looks = num_looks + 1 if seen == self._num_beats else 0
-            seen = self._num_beats
-            if num_looks * _BEAT_SECONDS > self._peer_seconds:
-                self.is_cut_off = True
-                message = "the launcher or rank 0 no longer answers"
-                failure = {"rank": self.rank, "code": PeerLostError.exit_code, "message": message}
-                self.last_words({**failure, **self.place})
-                os._exit(PeerLostError.exit_code)
-
-    def _gone(self, error: Exception) -> str:
-        self.is_cut_off = True
-        return f"the launcher or rank 0 is gone: {_first_line(error)}"
-
-    def _end_when_stuck(self, failure: dict[str, Any], seconds: float) -> None:
-        """Let the main thread end the run; when it hangs in a collective, end the process."""
-        if not self._closing.wait(seconds):
-            if failure["told_by"] == self.rank:
-                self.last_words(failure)
-            os._exit(PeerLostError.exit_code)
 
 
 @contextlib.contextmanager
@@ -377,7 +232,7 @@ def open_world(
     except (RuntimeError, ValueError) as error:
         raise PeerLostError(
             f"the {size} ranks did not find each other within {peer_seconds:g} s: "
-            f"{_first_line(error)}; see that all were started, and --peer-seconds"
+            f"{first_line(error)}; see that all were started, and --peer-seconds"
         ) from error
     world = World(
         stop,
@@ -388,15 +243,8 @@ def open_world(
         peer_seconds=peer_seconds,
         barrier_seconds=barrier_seconds,
     )
+    world.heartbeat.start()
     try:
         yield world
     finally:
         world.close()
-
-
-def _described(beat: dict[str, Any]) -> str:
-    return f"{beat['doing']} (outer step {beat['outer_step']}, update {beat['update']})"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

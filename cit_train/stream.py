@@ -22,7 +22,8 @@ import pyarrow as pa
 from cit_curate.config import CurateConfig
 from cit_curate.decoders import decoders
 from cit_curate.errors import BadInputError, DamagedError, ShortfallError
-from cit_curate.ledger import SCHEMAS, Run, step_folder
+from cit_curate.ledger import Run, step_folder
+from cit_curate.ledger_tables import SCHEMAS
 from cit_curate.pool.images import ImageRejected, image_suffix
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.shards import Sample, ShardWriter, closed_shards, remove_shards

@@ -14,8 +14,9 @@ from cit_curate.ledger import Run
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.query import ImageSource, RunDatabase
 from cit_curate.report import charts
-from cit_curate.report.facts import MAX_CLASSES, Example, RunFacts, collect_facts
+from cit_curate.report.facts import MAX_CLASSES, collect_facts
 from cit_curate.report.thumbnails import Thumbnail, pool_thumbnail
+from cit_curate.report.values import Example, RunFacts
 from indexes.durable import atomic_file, sweep_temporary
 
 # Characters that HTML has no place for; a browser would show a box or nothing.

@@ -24,6 +24,7 @@ from cit_curate.curation import Curator
 from cit_curate.known_scores import KnownScores
 from cit_curate.pool import Pool
 from cit_curate.records import Float32, PoolCursor
+from cit_curate.scan_ledger import round_row
 from cit_curate.scoring import ExactScores
 from cit_curate.text_encoder import TextEncoder, choose_device, load_text_tower
 from scripts.bench.baseline import curate_plainly
@@ -117,7 +118,7 @@ def cascade(
         without.append(time.perf_counter() - calibrated)
     kept = rows["image_id"].cast("int64").to_numpy()
     passing = np.flatnonzero(similarity > np.float32(rules.threshold))
-    (row,) = scan.round_row(selected=len(rows)).to_pylist()
+    (row,) = round_row(scan, selected=len(rows)).to_pylist()
     audited = min(row["recalls"], key=lambda each: each["estimate"])
     count = len(similarity)
     return Timing(

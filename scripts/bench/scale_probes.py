@@ -241,7 +241,7 @@ def fsync_seconds(rig: Rig) -> float:
 def _write_selections(rig: Rig) -> tuple[Any, float]:
     import pyarrow as pa
 
-    from cit_curate.ledger import SCHEMAS
+    from cit_curate.ledger_tables import SCHEMAS
 
     rng = np.random.default_rng(3)
     count = 102_400

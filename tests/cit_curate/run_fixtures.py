@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from cit_curate.ledger import HISTOGRAM_BINS, SCHEMAS, Commit, Run
+from cit_curate.ledger import Commit, Run
+from cit_curate.ledger_tables import HISTOGRAM_BINS, SCHEMAS
 from cit_curate.pool.images import ImageRejected
 from cit_curate.records import PoolCursor, pair_key
 from indexes.durable import FileEntry, describe_file

@@ -19,6 +19,7 @@ from cit_curate.errors import BrokenVectorsError, NotFiniteError
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.pool import Pool
 from cit_curate.records import PoolCursor
+from cit_curate.scan_ledger import round_row
 from cit_curate.selection import keep_similar
 from cit_curate.sources.columns import Columns
 from cit_curate.threshold import sample_similarity
@@ -106,7 +107,7 @@ def test_what_is_set_aside_has_its_key_reason_and_caption_and_is_told(
     }
     assert second["pair_key"] == "00000003_title"
     assert "2 of 4 captions" in caplog.text
-    assert scan.round_row(selected=2)["scanned"].to_pylist() == [4]
+    assert round_row(scan, selected=2)["scanned"].to_pylist() == [4]
 
 
 @pytest.mark.faults("E1", "K3")

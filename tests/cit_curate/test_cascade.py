@@ -21,12 +21,13 @@ from cit_curate.config import (
 from cit_curate.curation import curate
 from cit_curate.curator import LaneScan
 from cit_curate.errors import ConfigError
-from cit_curate.ledger import SCHEMAS
+from cit_curate.ledger_tables import SCHEMAS
 from cit_curate.metadata.entries import parse_entries
 from cit_curate.pool import Pool
 from cit_curate.proxies import Cut, fit_token_map, int8_tower
 from cit_curate.records import PoolCursor
 from cit_curate.report import build_report
+from cit_curate.scan_ledger import round_row
 from cit_curate.sources.columns import Columns
 from cit_curate.text_encoder import TextEncoder, embed_metadata
 from indexes.protocol import MetadataIndex
@@ -92,7 +93,7 @@ def test_nearly_all_that_passes_is_kept_and_less_is_scored(
     assert {*places} <= {*passing}
     np.testing.assert_array_equal(kept["similarity"].to_numpy(), similarity[places])
     assert len(places) / len(passing) >= 0.98
-    (row,) = scan.round_row(selected=len(kept)).to_pylist()
+    (row,) = round_row(scan, selected=len(kept)).to_pylist()
     scored = row["scanned"] - row["skipped"]
     assert row["scanned"] == len(captions)
     assert scored == sum(row["histogram"])
@@ -115,7 +116,7 @@ def test_a_real_tower_is_mostly_spared(proxy, most, captions) -> None:
     scan = scan_of(captions, encoder, index, replace(RULES, proxy=proxy, threshold=threshold))
     kept = scan.take(None)
     assert len(kept) / (similarity > np.float32(threshold)).sum() >= 0.98
-    (row,) = scan.round_row(selected=len(kept)).to_pylist()
+    (row,) = round_row(scan, selected=len(kept)).to_pylist()
     assert row["scanned"] - row["skipped"] < most * len(captions)
 
 
@@ -131,7 +132,7 @@ def test_the_best_of_each_batch_are_found_where_none_passes(
         best += list(start + np.argsort(-batch, kind="stable")[: int(0.02 * len(batch))])
     assert len(kept) == len(best)
     assert len(np.intersect1d(kept, best)) / len(best) >= 0.97
-    (row,) = scan.round_row(selected=len(kept)).to_pylist()
+    (row,) = round_row(scan, selected=len(kept)).to_pylist()
     assert [each["reason"] for each in row["recalls"]] == ["min_ratio"]
     assert row["skipped"] > 0.3 * len(captions)
 
@@ -144,7 +145,7 @@ def rules(similarity: np.ndarray) -> CurateConfig:
 @pytest.fixture(scope="module")
 def whole(captions, encoder, index, rules) -> tuple[pa.Table, pa.Table]:
     scan = scan_of(captions, encoder, index, rules)
-    return scan.take(None), scan.round_row(selected=0)
+    return scan.take(None), round_row(scan, selected=0)
 
 
 def test_it_goes_on_from_any_place_with_the_same_pairs(
@@ -167,7 +168,7 @@ def test_threads_do_not_show(captions, encoder, index, rules, whole) -> None:
     try:
         scan = scan_of(captions, encoder, index, rules)
         assert scan.take(None).equals(whole[0])
-        assert scan.round_row(selected=0).equals(whole[1])
+        assert round_row(scan, selected=0).equals(whole[1])
     finally:
         torch.set_num_threads(threads)
 
@@ -183,7 +184,7 @@ def test_what_repeats_is_decided_by_its_place_and_not_by_what_is_known(
     fresh = scan_of(repeated, encoder, index, rules)
     fresh.go_on_from(state)
     fresh.take(None)
-    assert fresh.round_row(selected=0).equals(scan.round_row(selected=0))
+    assert round_row(fresh, selected=0).equals(round_row(scan, selected=0))
 
 
 def test_a_guess_is_of_its_caption_alone(captions, encoder, index) -> None:
@@ -218,7 +219,7 @@ def test_a_pool_smaller_than_the_calibration_is_curated_exactly(
     scan = scan_of(captions[:1_500], encoder, index, rules)
     kept = scan.take(None)["scan_position"].to_pylist()
     assert kept == np.flatnonzero(similarity[:1_500] > np.float32(rules.threshold)).tolist()
-    (row,) = scan.round_row(selected=0).to_pylist()
+    (row,) = round_row(scan, selected=0).to_pylist()
     assert row["skipped"] == 0
     assert row["recalls"][0]["low"] == 1.0
 

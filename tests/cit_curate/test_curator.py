@@ -19,6 +19,7 @@ from cit_curate.curator import LaneScan
 from cit_curate.errors import ShortfallError
 from cit_curate.metadata.entries import MetadataEntry, parse_entries
 from cit_curate.records import PAIR_COLUMNS, CaptionBatch, PoolCursor
+from cit_curate.scan_ledger import ledger_rows, round_row
 from cit_curate.text_encoder import TextEncoder, embed_metadata
 from indexes.protocol import MetadataIndex
 from indexes.versioned import build_index
@@ -249,7 +250,7 @@ def test_the_round_says_how_a_pool_that_is_too_small_was_made_do(
     rows = scan.take(9)
     # Repeated: 0 and 1 of every pass; short: of the first one alone.
     assert rows["image_id"].to_pylist() == ["00000000", "00000001"] * (num_pairs // 2)
-    (told,) = scan.round_row(selected=len(rows)).to_pylist()
+    (told,) = round_row(scan, selected=len(rows)).to_pylist()
     assert (told["selected"], told["scanned"], told["pool_passes"]) == (num_pairs, 9, passes)
     with pytest.raises(ShortfallError, match=f"gave {num_pairs} of 9 pairs"):
         scan_angles(["0", "1", "90"], replace(config, on_shortfall="error")).take(9)
@@ -267,19 +268,19 @@ def test_near_misses_are_the_best_that_were_not_kept() -> None:
     captions = ["0", "60", "50", "70", "80", "85", "40", "30", "89", "1"]
     scan = scan_angles(captions, config)
     scan.take(None)
-    misses = scan.ledger_rows(scan.near_misses, "near_misses")
+    misses = ledger_rows(scan, scan.near_misses, "near_misses")
     assert misses["scan_position"].to_pylist() == [7, 6, 2, 1, 3]
 
 
 def test_the_ledger_rows_have_their_schema_and_the_round_adds_up() -> None:
     config = CurateConfig(threshold=0.9, min_ratio=0.0, batch_size=2, curate_every=1)
     scan = scan_angles(["0", "1", "2", "90"], config, outer_step=3)
-    rows = scan.ledger_rows(scan.take(2), "selections")
+    rows = ledger_rows(scan, scan.take(2), "selections")
     assert rows["outer_step"].to_pylist() == [3, 3]
     assert rows["metadata_text"].to_pylist() == ["east", "east"]
-    round_row = scan.round_row(selected=2).to_pylist()[0]
-    assert (round_row["scanned"], round_row["kept"], round_row["selected"]) == (4, 3, 2)
-    assert sum(round_row["histogram"]) == 4
+    row = round_row(scan, selected=2).to_pylist()[0]
+    assert (row["scanned"], row["kept"], row["selected"]) == (4, 3, 2)
+    assert sum(row["histogram"]) == 4
 
 
 def test_without_curation_everything_is_taken_in_the_order_of_the_scan_as_often_as_it_takes() -> (

@@ -6,9 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from cit_curate import ledger
+from cit_curate import ledger_tables
 from cit_curate.errors import ConfigError, DamagedError
-from cit_curate.ledger import SCHEMAS, Commit, Run
+from cit_curate.ledger import Commit, Run
+from cit_curate.ledger_tables import SCHEMAS
 from cit_curate.records import PoolCursor
 
 
@@ -156,7 +157,7 @@ def test_a_run_made_in_one_go_is_there_whole_or_not_at_all(tmp_path: Path) -> No
 def test_batches_are_written_as_if_they_were_one_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger, "ROW_GROUP_ROWS", 10)
+    monkeypatch.setattr(ledger_tables, "ROW_GROUP_ROWS", 10)
     rows = used([f"{number}_t" for number in range(35)], 0)
     contents = []
     for size in (1, 7, 10, 35):

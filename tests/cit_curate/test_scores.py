@@ -19,6 +19,7 @@ from cit_curate.curation import Curator, curate
 from cit_curate.errors import ConfigError, DamagedError, ShortfallError
 from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor
+from cit_curate.scan_ledger import round_row
 from cit_curate.scores import EmbedTask, ScoredLane, ScoreTask, Tower, read_scores, score
 from cit_curate.sources.columns import Columns
 from cit_curate.text_encoder import TextEncoder
@@ -95,7 +96,7 @@ def test_scores_ahead_select_what_the_sequential_scan_selects(pool, text, cpu, n
         assert sequential.rows.equals(scored.rows)
         assert sequential.scan.cursor == scored.scan.cursor
         assert sequential.scan.near_misses.equals(scored.scan.near_misses)
-        rounds = [each.scan.round_row(selected=0) for each in (sequential, scored)]
+        rounds = [round_row(each.scan, selected=0) for each in (sequential, scored)]
         assert rounds[0].equals(rounds[1])
 
 

@@ -34,30 +34,26 @@ from cit_train.stopping import StopSignals
 from cit_train.trainer import TrainState
 
 
-class FrozenWorld(World):
-    """A rank without a heartbeat, as if its process stood still."""
-
-    def _watch(self) -> None:
-        pass
-
-    def _watch_heartbeat(self) -> None:
-        pass
-
-
 @contextlib.contextmanager
-def two_worlds(
-    *, kinds: tuple[type[World], type[World]] = (World, World), **seconds: float
-) -> Iterator[tuple[World, World]]:
-    """Two ranks in one process that share a real store."""
+def two_worlds(*, second_beats: bool = True, **seconds: float) -> Iterator[tuple[World, World]]:
+    """Two ranks in one process that share a real store.
+
+    Args:
+        second_beats: Else the second is without a heartbeat, as if its process stood still.
+        seconds: Limits of both.
+    """
     store = TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
     # As between processes, each has a connection of its own.
     other = TCPStore(
         "127.0.0.1", store.port, 2, wait_for_workers=False, timeout=timedelta(seconds=20)
     )
     first, second = (
-        kind(StopSignals(), rank=rank, size=2, store=each, **seconds)
-        for rank, (kind, each) in enumerate(zip(kinds, (store, other), strict=True))
+        World(StopSignals(), rank=rank, size=2, store=each, **seconds)
+        for rank, each in enumerate((store, other))
     )
+    first.heartbeat.start()
+    if second_beats:
+        second.heartbeat.start()
     try:
         yield first, second
     finally:
@@ -80,8 +76,8 @@ def test_a_world_of_one_rank_agrees_with_itself() -> None:
     features = torch.ones(2, 3)
     assert world.gather(features, through=True) is features
     world.check_same("settings", {"a": 1})
-    assert world.explain(RuntimeError("x")) is None
-    failure = world.fail(3, "broken")
+    assert world.heartbeat.explain(RuntimeError("x")) is None
+    failure = world.heartbeat.fail(3, "broken")
     assert (failure["rank"], failure["code"], failure["told_by"]) == (0, 3, 0)
     world.close()
 
@@ -164,10 +160,10 @@ def test_ranks_with_unequal_numbers_of_pairs_and_images_make_equally_many_update
 def test_a_rank_that_differs_is_named_with_the_field_and_both_values() -> None:
     with two_worlds() as (one, other):
         for world, value in ((one, 0.5), (other, 0.6)):
-            world.place["value"] = value
+            world.heartbeat.place["value"] = value
 
         def compare(world: World) -> str:
-            seen = {"threshold": world.place["value"], "seed": 1}
+            seen = {"threshold": world.heartbeat.place["value"], "seed": 1}
             with pytest.raises(ConfigError) as caught:
                 world.check_same("settings", seen)
             return str(caught.value)
@@ -186,15 +182,15 @@ def test_the_first_failure_counts_and_ends_the_waiting_of_the_others() -> None:
                 one.agree("curated", None)
             return str(caught.value)
 
-        told, failure = both(wait, lambda: other.fail(3, "no such image"))
+        told, failure = both(wait, lambda: other.heartbeat.fail(3, "no such image"))
         assert told == "rank 1 failed at outer step 2, update 9: no such image"
         assert failure["told_by"] == 1
-        assert one.fail(6, "later") == failure
+        assert one.heartbeat.fail(6, "later") == failure
 
 
 @pytest.mark.faults("D2")
 def test_a_rank_that_is_silent_is_named() -> None:
-    with two_worlds(kinds=(World, FrozenWorld), peer_seconds=1) as (one, _):
+    with two_worlds(second_beats=False, peer_seconds=1) as (one, _):
         started = time.monotonic()
         with pytest.raises(PeerLostError, match=r"rank 1 failed .* it no longer answers"):
             one.agree("curated", None)
@@ -236,16 +232,16 @@ def test_a_store_that_is_gone_is_a_lost_peer() -> None:
         one._store = type("Gone", (), {"set": gone, "add": gone})()
         with pytest.raises(PeerLostError, match=r"the launcher or rank 0 is gone: Broken pipe$"):
             one.agree("curated", None)
-        assert one.is_cut_off
+        assert one.heartbeat.is_cut_off
 
 
 @pytest.mark.faults("D2")
 def test_a_process_that_hangs_is_ended_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cit_train.distributed._LAST_RESORT_SECONDS", 0.1)
+    monkeypatch.setattr("cit_train.heartbeat._LAST_RESORT_SECONDS", 0.1)
     ended, told = threading.Event(), []
-    monkeypatch.setattr("cit_train.distributed.os._exit", lambda code: ended.set())
-    with two_worlds(kinds=(World, FrozenWorld), peer_seconds=1) as (one, _):
-        one.last_words = told.append
+    monkeypatch.setattr("cit_train.heartbeat.os._exit", lambda code: ended.set())
+    with two_worlds(second_beats=False, peer_seconds=1) as (one, _):
+        one.heartbeat.last_words = told.append
         assert ended.wait(10)
     assert [failure["rank"] for failure in told] == [1]
     assert told[0]["code"] == 6

@@ -14,7 +14,8 @@ from run_fixtures import image_bytes
 
 from cit_curate.counts_import import import_counts
 from cit_curate.errors import ConfigError, DamagedError, ResourceError
-from cit_curate.ledger import SCHEMAS, Commit, Run
+from cit_curate.ledger import Commit, Run
+from cit_curate.ledger_tables import SCHEMAS
 from cit_curate.lock import owner_lock
 from cit_curate.pool import format as pool_format
 from cit_curate.pool import parts as pool_parts

@@ -24,7 +24,8 @@ from run_fixtures import (
     write_step,
 )
 
-from cit_curate.ledger import HISTOGRAM_BINS, SCHEMAS, Commit, Run
+from cit_curate.ledger import Commit, Run
+from cit_curate.ledger_tables import HISTOGRAM_BINS, SCHEMAS
 from cit_curate.query import RunDatabase
 from cit_curate.records import PoolCursor
 from cit_curate.report import build_report

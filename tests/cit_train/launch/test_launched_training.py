@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cit_curate.ledger import LEDGER_TABLES, Run
+from cit_curate.ledger import Run
+from cit_curate.ledger_tables import LEDGER_TABLES
 
 
 def flags(world: Path, **changes: object) -> list[str]:

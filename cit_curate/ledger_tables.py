@@ -1,0 +1,154 @@
+"""The tables of the ledger: their columns, and how rows become a Parquet file and come back."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from indexes.durable import atomic_file
+
+LedgerTable = Literal["selections", "near_misses", "rounds", "used", "rejects"]
+LEDGER_TABLES: tuple[LedgerTable, ...] = (
+    "selections",
+    "near_misses",
+    "rounds",
+    "used",
+    "rejects",
+)
+
+_SCANNED = [
+    ("outer_step", pa.int64()),
+    ("lane", pa.int32()),
+    ("scan_position", pa.int64()),
+    ("pair_key", pa.string()),
+    ("image_id", pa.string()),
+    ("text_key", pa.string()),
+    ("similarity", pa.float32()),
+    ("metadata_id", pa.int32()),
+    ("metadata_text", pa.string()),
+]
+
+# What `rounds` says of one pool; over all pools of a row they add up to the row's own numbers.
+POOL_COUNTS = pa.struct(
+    [
+        ("pool", pa.string()),
+        ("scanned", pa.int64()),
+        ("kept", pa.int64()),
+        ("selected", pa.int64()),
+    ]
+)
+
+# How much of what exact curation keeps a cascade has kept, by the rule that decided: an estimate,
+# and its 95 % interval. `missed` is an estimate too.
+RECALL = pa.struct(
+    [
+        ("reason", pa.string()),
+        ("kept", pa.int64()),
+        ("missed", pa.float64()),
+        ("estimate", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+    ]
+)
+
+# Columns that came later (`pool`, `pools`, `skipped`, …) stand last; older files are read with null
+# for them.
+SCHEMAS: Mapping[LedgerTable, pa.Schema] = {
+    # What was kept, in arrival order. `reason`: threshold, min_ratio, everything, a policy, or
+    # imported (with no similarity, metadata or encoder: nobody knows them).
+    "selections": pa.schema(
+        [*_SCANNED, ("reason", pa.string()), ("encoder", pa.string()), ("pool", pa.string())]
+    ),
+    # The best pairs that were not kept, per metadata entry, best first.
+    "near_misses": pa.schema([*_SCANNED, ("encoder", pa.string()), ("pool", pa.string())]),
+    # One row: what the scan of this outer step saw. Its seconds are in metrics.jsonl, so that
+    # the ledger of the same run is the same bytes.
+    "rounds": pa.schema(
+        [
+            ("outer_step", pa.int64()),
+            ("lane", pa.int32()),
+            ("update", pa.int64()),
+            ("scanned", pa.int64()),
+            ("kept", pa.int64()),
+            ("selected", pa.int64()),
+            ("threshold", pa.float64()),
+            ("min_ratio", pa.float64()),
+            ("best_similarity", pa.float32()),
+            ("pool_passes", pa.float64()),
+            ("histogram", pa.list_(pa.int64())),
+            # The same numbers of each pool, in the order they were given.
+            ("pools", pa.list_(POOL_COUNTS)),
+            # Of a cascade: captions that were not scored, and those that were by chance alone.
+            ("skipped", pa.int64()),
+            ("audited", pa.int64()),
+            ("recalls", pa.list_(RECALL)),
+        ]
+    ),
+    # Which pairs the weights have seen: updates from `first_update` to `last_update`, inclusive;
+    # null in a run that was imported from counts, where nobody knows.
+    "used": pa.schema(
+        [
+            ("outer_step", pa.int64()),
+            ("lane", pa.int32()),
+            ("pair_key", pa.string()),
+            ("times_used", pa.int64()),
+            ("first_update", pa.int64()),
+            ("last_update", pa.int64()),
+            ("pool", pa.string()),
+        ]
+    ),
+    # Kept pairs whose image could not be opened; scanned ones whose caption has no usable vector.
+    "rejects": pa.schema(
+        [
+            ("outer_step", pa.int64()),
+            ("lane", pa.int32()),
+            ("scan_position", pa.int64()),
+            ("pair_key", pa.string()),
+            ("image_uri", pa.string()),
+            ("reason", pa.string()),
+            ("detail", pa.string()),
+            ("pool", pa.string()),
+        ]
+    ),
+}
+
+# `rounds.histogram`: counts of similarities in bins of 0.01 from -1 to 1.
+HISTOGRAM_BINS = 200
+
+# Rows of a row group of what `write_batches` writes.
+ROW_GROUP_ROWS = 131_072
+
+
+def write_rows(path: Path, table: LedgerTable, batches: Iterable[pa.RecordBatch]) -> int:
+    """Write a ledger file, whole or not at all; how the rows were batched is not seen.
+
+    Returns:
+        How many rows.
+    """
+    schema = SCHEMAS[table]
+    rows = 0
+    waiting = schema.empty_table()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        atomic_file(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
+        for batch in batches:
+            rows += len(batch)
+            more = pa.Table.from_batches([batch]).cast(schema)
+            waiting = pa.concat_tables([waiting, more])
+            while len(waiting) >= ROW_GROUP_ROWS:
+                writer.write_table(waiting.slice(0, ROW_GROUP_ROWS).combine_chunks())
+                waiting = waiting.slice(ROW_GROUP_ROWS)
+        writer.write_table(waiting.combine_chunks())
+    return rows
+
+
+def as_now(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows of a ledger file with the columns that came later, as null."""
+    for name in schema.names:
+        if name not in rows.schema.names:
+            rows = rows.append_column(name, pa.nulls(len(rows), schema.field(name).type))
+    return rows.select(schema.names)
