@@ -54,6 +54,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="write how many tests of each row of faults.csv passed, failed or were skipped",
     )
+    parser.addoption(
+        "--soak-minutes",
+        type=float,
+        default=0.25,
+        help="how long the test of very many outer steps trains",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
