@@ -14,6 +14,8 @@ import numpy as np
 
 from cit_curate.errors import BrokenVectorsError, NotFiniteError
 from cit_curate.records import Bool, CaptionBatch, Embedder, Float32, Int64, PoolCursor, pair_key
+from cit_curate.text_encoder import TextEncoder
+from cit_curate.texts import Texts
 from indexes.protocol import MetadataIndex
 
 REASON = "broken_vector"
@@ -29,7 +31,7 @@ Rejects = Mapping[PoolCursor, Sequence[Mapping[str, Any]]]
 logger = logging.getLogger(__name__)
 
 
-def embed_captions(encoder: Embedder, texts: Sequence[str]) -> tuple[Float32, Bool | None]:
+def embed_captions(encoder: Embedder, texts: Texts) -> tuple[Float32, Bool | None]:
     """Embed captions, those without a usable vector among them.
 
     Returns:
@@ -37,7 +39,9 @@ def embed_captions(encoder: Embedder, texts: Sequence[str]) -> tuple[Float32, Bo
         bool [texts], where that is, None = nowhere.
     """
     try:
-        return encoder.embed(texts), None
+        if isinstance(encoder, TextEncoder):  # nobody else knows what to do with tokens
+            return encoder.embed(texts), None
+        return encoder.embed(texts.array.to_pylist()), None
     except BrokenVectorsError as error:
         vectors = error.vectors.copy()
         vectors[error.broken] = np.eye(1, vectors.shape[1], dtype=np.float32)
@@ -49,9 +53,7 @@ def mark_broken(similarity: Float32, broken: Bool | None) -> Float32:
     return similarity if broken is None else np.where(broken, np.float32(np.nan), similarity)
 
 
-def best_entries(
-    encoder: Embedder, index: MetadataIndex, texts: Sequence[str]
-) -> tuple[Float32, Int64]:
+def best_entries(encoder: Embedder, index: MetadataIndex, texts: Texts) -> tuple[Float32, Int64]:
     """Best similarity and nearest entry: float32 and int64 [texts]; NaN as in `mark_broken`."""
     vectors, broken = embed_captions(encoder, texts)
     found = index.search(vectors)

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
-import pyarrow as pa
 
 from cit_curate.config import CurateConfig
 from cit_curate.keyed_random import keyed_uniform
@@ -20,6 +19,7 @@ from cit_curate.proxies import TREND_CAPTIONS, Cut, Proxy, fit_token_map, int8_t
 from cit_curate.records import CaptionBatch, CaptionOrder, Float32, PoolCursor
 from cit_curate.scoring import ENCODING, ExactScores, Scores, scanned_texts
 from cit_curate.text_encoder import TextEncoder
+from cit_curate.texts import Texts
 from indexes.protocol import MetadataIndex
 
 # What margins are multiplied by, by the caution that the audit's last review asked for.
@@ -66,14 +66,14 @@ class CascadeScores:
     def __call__(self, window: Sequence[CaptionBatch]) -> Scores:
         """The scores of those captions of a window that may pass, and of some others."""
         self.calibrate()
-        texts = [t for batch in window for t in scanned_texts(self._config, self._lane, batch)]
+        texts = scanned_texts(self._config, self._lane, window)
         position = np.concatenate([batch.scan_position for batch in window])
         probability = self._probability(texts, [len(batch) for batch in window])
         first = self._first.pass_index * self._order.length + self._first.position
         probability[position < first + self._config.calibration_captions] = 1
         drawn = keyed_uniform((self._config.seed, AUDIT_KEY, self._lane), position)
         chosen = np.flatnonzero(drawn < probability)
-        scores = self._exact.of(pa.array(texts, pa.string()).take(chosen))
+        scores = self._exact.of(texts.take(chosen))
         similarity = np.full(len(texts), np.nan, dtype=np.float32)
         nearest = np.zeros(len(texts), dtype=np.int64)
         weight = np.zeros(len(texts), dtype=np.float32)
@@ -86,9 +86,8 @@ class CascadeScores:
         if self._stages is not None:
             return
         config, count = self._config, self._config.calibration_captions
-        batches = self._order.batches(self._first, 2 * config.batch_size, count)
-        texts = [t for batch in batches for t in scanned_texts(config, self._lane, batch)]
-        distinct = list(dict.fromkeys(texts))
+        batches = list(self._order.batches(self._first, 2 * config.batch_size, count))
+        distinct, _ = scanned_texts(config, self._lane, batches).distinct()
         if len(distinct) < TREND_CAPTIONS:  # too few to learn from: everything is scored
             self._stages = []
             return
@@ -107,13 +106,12 @@ class CascadeScores:
                 stages.append((int8, Cut.fit(guesses, similarity, config.threshold)))
         self._stages = stages
 
-    def _probability(self, texts: Sequence[str], lengths: Sequence[int]) -> Float32:
+    def _probability(self, texts: Texts, lengths: Sequence[int]) -> Float32:
         """How probably each caption is to be scored: float32 [window]; 1: it may pass."""
         assert self._stages is not None
         config = self._config
-        coded = pa.array(texts, pa.string()).dictionary_encode()
-        place = coded.indices.to_numpy()
-        tokens = self._encoder.tokenize(coded.dictionary.to_pylist())
+        distinct, place = texts.distinct()
+        tokens = self._encoder.tokenize(distinct)
         probability = np.ones(len(texts), dtype=np.float32)
         may_pass = np.ones(len(texts), dtype=np.bool_)
         lost = (1 - config.target_recall) / (2 * max(len(self._stages), 1))

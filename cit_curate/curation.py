@@ -108,6 +108,9 @@ class Curator:
         """
         if self.config.curation == "none":
             return None
+        if isinstance(encoder, TextEncoder):
+            for order in self.orders:
+                order.take_tokens(encoder.tokenizer_key)
 
         def embed() -> Float32:
             return embed_metadata(encoder.embed, self.entries, self.templates)

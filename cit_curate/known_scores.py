@@ -4,7 +4,6 @@ Captions repeat: of clip-art captions one in three is distinct, and the scan of 
 `IMG_0001` again and again. What a caption scored holds as long as encoder and metadata do.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cit_curate.records import Float32, Int64
+from cit_curate.texts import Texts
 
 # Captions that are remembered, the first ones met: what repeats is met early. About 15 MB, and
 # 10 ms of look-up a window.
@@ -30,7 +30,7 @@ class Asked:
 
     indices: Int64
     known: Int64
-    new: pa.Array
+    new: Texts
 
 
 class KnownScores:
@@ -42,15 +42,12 @@ class KnownScores:
         self._similarity = np.zeros(0, dtype=np.float32)
         self._nearest = np.zeros(0, dtype=np.int64)
 
-    def ask(self, texts: Sequence[str] | pa.Array) -> Asked:
+    def ask(self, texts: Texts) -> Asked:
         """Which of the captions are new."""
-        distinct = pa.array(texts, pa.string()).dictionary_encode()
-        known = pc.index_in(distinct.dictionary, value_set=self._texts)
-        return Asked(
-            indices=distinct.indices.to_numpy().astype(np.int64),
-            known=known.fill_null(-1).to_numpy().astype(np.int64),
-            new=distinct.dictionary.filter(pc.is_null(known)),
-        )
+        distinct, indices = texts.distinct()
+        found = pc.index_in(distinct.array, value_set=self._texts)
+        known = found.fill_null(-1).to_numpy().astype(np.int64)
+        return Asked(indices, known, new=distinct.take(np.flatnonzero(known < 0)))
 
     def answer(self, asked: Asked, similarity: Float32, nearest: Int64) -> tuple[Float32, Int64]:
         """The scores of all captions that were asked for, given those of the new ones.
@@ -71,7 +68,7 @@ class KnownScores:
         scores[~is_new], entries[~is_new] = self._similarity[old], self._nearest[old]
         room = self._limit - len(self._texts)
         if room > 0 and len(asked.new):
-            self._texts = pa.concat_arrays([self._texts, asked.new.slice(0, room)])
+            self._texts = pa.concat_arrays([self._texts, asked.new.array.slice(0, room)])
             self._similarity = np.append(self._similarity, similarity[:room])
             self._nearest = np.append(self._nearest, nearest[:room])
         return scores[asked.indices], entries[asked.indices]

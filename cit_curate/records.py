@@ -15,6 +15,8 @@ Bool = npt.NDArray[np.bool_]
 
 TEXT_KEY = re.compile(r"[a-z0-9-]+")
 
+# The column of a scan's rows with the token ids of captions, where their pool keeps them.
+TOKENS = "tokens"
 PAIR_COLUMNS = ("image_id", "text_key", "caption", "image_uri", "source")
 
 
@@ -63,7 +65,7 @@ class CaptionBatch:
 
     Attributes:
         rows: Table with `PAIR_COLUMNS`, all string, never null (image_uri "" = no image); and where
-            pools have names, `pool`.
+            pools have names, `pool`; where they keep tokens, `tokens`.
         pass_index: int64 [batch], the pass that each caption belongs to.
         position: int64 [batch], its place within that pass of the lane.
         scan_position: int64 [batch], captions this lane had scanned before it, over all passes.

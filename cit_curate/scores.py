@@ -158,14 +158,11 @@ def score(task: ScoreTask) -> None:
             "give them the same files, packages and kind of device"
         )
     cursor = PoolCursor(*divmod(task.start, order.length))
-    texts = [
-        text
-        for batch in order.batches(cursor, UNIT_CAPTIONS, task.stop - task.start)
-        for text in scanned_texts(task.scan.config, task.lane, batch)
-    ]
+    order.take_tokens(encoder.tokenizer_key)
+    batches = list(order.batches(cursor, UNIT_CAPTIONS, task.stop - task.start))
     known = _known(task.scan)
-    asked = known.ask(texts)
-    scored = known.answer(asked, *best_entries(encoder, index, asked.new.to_pylist()))
+    asked = known.ask(scanned_texts(task.scan.config, task.lane, batches))
+    scored = known.answer(asked, *best_entries(encoder, index, asked.new))
     task.path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(task.path) as temporary:
         with (

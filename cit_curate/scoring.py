@@ -14,7 +14,8 @@ from cit_curate.captions import augment_tags
 from cit_curate.config import CurateConfig
 from cit_curate.keyed_random import keyed_generators
 from cit_curate.known_scores import KnownScores
-from cit_curate.records import Bool, CaptionBatch, Embedder, Float32, Int64
+from cit_curate.records import TOKENS, Bool, CaptionBatch, Embedder, Float32, Int64
+from cit_curate.texts import Texts
 from indexes.protocol import MetadataIndex
 
 # Lanes that look for replacements at the same time share one encoder and one index.
@@ -49,20 +50,33 @@ WindowScores = Callable[[Sequence[CaptionBatch]], Scores]
 """What scores the captions of the scan's next window."""
 
 
-def scanned_texts(config: CurateConfig, lane: int, batch: CaptionBatch) -> list[str]:
+def scanned_texts(config: CurateConfig, lane: int, window: Sequence[CaptionBatch]) -> Texts:
     """The texts that are scored: captions, tags augmented anew at each visit."""
-    texts: list[str] = batch.rows["caption"].to_pylist()
-    if config.augments_tags:
-        tags = np.flatnonzero(pc.equal(batch.rows["text_key"], "tag").to_numpy()).tolist()
-        several = [row for row in tags if "," in texts[row]]
-        for row in {*tags}.difference(several):
-            # One tag has neither order nor delimiter, so nothing need be drawn for it.
-            texts[row] = texts[row].strip()
-        places = batch.pass_index[several], [lane] * len(several), batch.position[several]
-        generators = keyed_generators((config.seed, TAG_KEY), *places)
-        for row, rng in zip(several, generators, strict=True):
-            texts[row] = augment_tags(texts[row], rng)
-    return texts
+    rows = pa.concat_tables([batch.rows for batch in window])
+    captions = rows["caption"].combine_chunks()
+    tokens = rows[TOKENS].combine_chunks() if TOKENS in rows.column_names else None
+    if not config.augments_tags:
+        return Texts(captions, tokens)
+    tags = np.flatnonzero(pc.equal(rows["text_key"], "tag").to_numpy())
+    texts = captions.take(pa.array(tags)).to_pylist()
+    several = [place for place, text in enumerate(texts) if "," in text]
+    chosen = tags[several]
+    pass_index = np.concatenate([batch.pass_index for batch in window])[chosen]
+    position = np.concatenate([batch.position for batch in window])[chosen]
+    generators = keyed_generators(
+        (config.seed, TAG_KEY), pass_index, [lane] * len(chosen), position
+    )
+    # One tag has neither order nor delimiter, so nothing need be drawn for it.
+    augmented = [text.strip() for text in texts]
+    for place, rng in zip(several, generators, strict=True):
+        augmented[place] = augment_tags(texts[place], rng)
+    is_tag = np.zeros(len(captions), dtype=np.bool_)
+    is_tag[tags] = True
+    array = pc.replace_with_mask(captions, pa.array(is_tag), pa.array(augmented, pa.string()))
+    if tokens is not None:
+        changed = pc.not_equal(captions, array).to_numpy(zero_copy_only=False)
+        tokens = tokens.take(pa.array(np.arange(len(captions)), mask=changed))
+    return Texts(array, tokens)
 
 
 class ExactScores:
@@ -81,21 +95,20 @@ class ExactScores:
 
     def __call__(self, window: Sequence[CaptionBatch]) -> Scores:
         """The scores of a window."""
-        texts = [t for batch in window for t in scanned_texts(self._config, self._lane, batch)]
-        return self.of(texts)
+        return self.of(scanned_texts(self._config, self._lane, window))
 
-    def of(self, texts: Sequence[str] | pa.Array) -> Scores:
+    def of(self, texts: Texts) -> Scores:
         """The scores of texts."""
         with ENCODING:
             asked = self._known.ask(texts)
-            vectors, broken = embed_captions(self._encoder, asked.new.to_pylist())
+            vectors, broken = embed_captions(self._encoder, asked.new)
             embedded = time.perf_counter()
             found = self._index.search(vectors)
             similarity = mark_broken(found.similarity[:, 0], broken)
             scored = self._known.answer(asked, similarity, found.ids[:, 0])
             return Scores(*scored, search_seconds=time.perf_counter() - embedded)
 
-    def vectors(self, texts: Sequence[str]) -> tuple[Float32, Float32]:
+    def vectors(self, texts: Texts) -> tuple[Float32, Float32]:
         """Vectors and similarity of distinct texts, whose scores are known from then on.
 
         Returns:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
@@ -34,6 +33,7 @@ from cit_curate.packed import PASS_TOKENS, PackedTower, is_packable
 from cit_curate.pooled_text import PooledTextConfig, PooledTextModel
 from cit_curate.reading_weights import reading_weights
 from cit_curate.records import Float32
+from cit_curate.texts import Texts
 from cit_curate.tokens import Tokens
 
 # Rows of every padded forward pass.
@@ -105,20 +105,17 @@ class TextEncoder:
         shape = [ROWS, LENGTH_STEP] if self._packed is None else [self._packed.pass_tokens]
         settings = [config, self.max_text_length, *shape, self.precision]
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-        # Truncation and padding are what the last call set, not part of the tokenizer.
-        tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        tokenizer |= {"truncation": None, "padding": None}
-        digest.update(json.dumps(tokenizer, sort_keys=True).encode())
+        digest.update(_described(self.tokenizer).encode())
         digest.update(weights_sha256(self.tower).encode())
         if self.projection is not None:
             digest.update(weights_sha256(self.projection).encode())
         return digest.hexdigest()
 
-    def embed(self, texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> Float32:
+    def embed(self, texts: Sequence[str] | Texts) -> Float32:
         """Embed texts; equal texts go through the tower once.
 
         Args:
-            texts: Any number of captions or prompts.
+            texts: Any number of captions or prompts; with tokens, they are this tokenizer's.
 
         Returns:
             float32 [texts, dim], unit norm, in the order given.
@@ -126,35 +123,43 @@ class TextEncoder:
         Raises:
             BrokenVectorsError: A vector is NaN, infinite or zero; the message names its text.
         """
-        array = pa.array(texts, pa.string()) if isinstance(texts, Sequence) else texts
-        if isinstance(array, pa.ChunkedArray):
-            array = array.combine_chunks()
-        distinct = array.dictionary_encode()
-        texts, places = distinct.dictionary.to_pylist(), distinct.indices.to_numpy()
-        vectors = self._embed_distinct(texts)
+        distinct, places = Texts.of(texts).distinct()
+        vectors = self._embed_distinct(distinct)
         squares = np.einsum("ij,ij->i", vectors, vectors)  # 1, but for rounding
         broken = ~((squares > 0.5) & (squares < 2.0))
         if broken.any():
+            text = distinct.array[int(broken.argmax())].as_py()
             raise BrokenVectorsError(
-                f"the text tower gives NaN, infinity or zero for {texts[int(broken.argmax())]!r} "
+                f"the text tower gives NaN, infinity or zero for {text!r} "
                 f"(and {int(broken.sum()) - 1} further texts); its weights are broken",
                 vectors=vectors[places],
                 broken=broken[places],
             )
         return np.asarray(vectors[places])
 
-    def tokenize(self, texts: list[str]) -> Tokens:
-        """The token ids of texts, cut to the maximum length."""
-        # Not the tokenizer's own call, which takes twice as long to put its results together.
-        backend = self.tokenizer.backend_tokenizer
-        if backend.padding is not None:
-            backend.no_padding()
-        if (backend.truncation or {}).get("max_length") != self.max_text_length:
-            backend.enable_truncation(self.max_text_length)
-        return Tokens.of([encoded.ids for encoded in backend.encode_batch_fast(texts)])
+    @cached_property
+    def tokenizer_key(self) -> str:
+        """SHA-256 of all that the tokens of a text depend on: tokenizer and maximum length."""
+        return tokenizer_key(self.tokenizer, self.max_text_length)
 
-    def _embed_distinct(self, texts: list[str]) -> Float32:
-        if not texts:
+    def tokenize(self, texts: Sequence[str] | Texts) -> Tokens:
+        """The token ids of texts, cut to the maximum length; those that are known are taken."""
+        texts = Texts.of(texts)
+        if texts.tokens is None:
+            return encode(self.tokenizer, texts.array.to_pylist(), cut_to=self.max_text_length)
+        is_known = texts.tokens.is_valid()
+        known = Tokens.of_lists(texts.tokens.filter(is_known))
+        if len(known) == len(texts):
+            return known
+        others = texts.array.filter(texts.tokens.is_null()).to_pylist()
+        found = known.followed_by(encode(self.tokenizer, others, cut_to=self.max_text_length))
+        rows = is_known.to_numpy(zero_copy_only=False)
+        places = np.empty(len(texts), dtype=np.int64)
+        places[rows], places[~rows] = np.arange(len(known)), np.arange(len(known), len(texts))
+        return found.take(places)
+
+    def _embed_distinct(self, texts: Texts) -> Float32:
+        if not len(texts):
             return np.empty((0, self.dim), dtype=np.float32)
         tokens = self.tokenize(texts)
         if self._packed is None:
@@ -262,12 +267,11 @@ def load_text_tower(config: TextTowerConfig) -> tuple[PreTrainedModel, PreTraine
         DamagedError: Its weights are cut, or pickled and more than tensors.
     """
     name = config.text_encoder
+    tokenizer = load_tokenizer(name)
     resolved = resolve_model_name(name)
     dual = dual_encoder_folder(Path(resolved))
     folder = str(dual or resolved)
-    transformers_logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if dual is not None:
             tower, _ = load_text_side(dual)
         else:
@@ -276,13 +280,7 @@ def load_text_tower(config: TextTowerConfig) -> tuple[PreTrainedModel, PreTraine
                     folder, trust_remote_code=False, dtype=torch.float32, attn_implementation="sdpa"
                 )
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"--text-encoder {name} cannot be loaded: {str(error).splitlines()[0]} "
-            "Give a directory with config.json, tokenizer.json and model.safetensors, "
-            "or package:minilm, which needs no network"
-        ) from error
-    if not tokenizer.is_fast:
-        raise ConfigError(f"--text-encoder {name} has no fast tokenizer (tokenizer.json)")
+        raise _cannot_load(name, error) from error
     if isinstance(tower, PooledTextModel):
         return tower, tokenizer
     if config.pooling != "pooler":
@@ -297,6 +295,32 @@ def load_text_tower(config: TextTowerConfig) -> tuple[PreTrainedModel, PreTraine
             f"--text-encoder {name} has no pooler output; choose --pooling mean or --pooling cls"
         )
     return tower, tokenizer
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of the text tower of this name.
+
+    Raises:
+        ConfigError: It is not to be had, or is none of the fast ones.
+    """
+    resolved = resolve_model_name(name)
+    folder = str(dual_encoder_folder(Path(resolved)) or resolved)
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise _cannot_load(name, error) from error
+    if not tokenizer.is_fast:
+        raise ConfigError(f"--text-encoder {name} has no fast tokenizer (tokenizer.json)")
+    return tokenizer
+
+
+def _cannot_load(name: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"--text-encoder {name} cannot be loaded: {str(error).splitlines()[0]} "
+        "Give a directory with config.json, tokenizer.json and model.safetensors, "
+        "or package:minilm, which needs no network"
+    )
 
 
 def resolve_model_name(name: str) -> str:
@@ -315,6 +339,28 @@ def resolve_model_name(name: str) -> str:
     if name.startswith((".", "/", "~")):  # a path, which no hub needs to be asked for
         raise ConfigError(f"there is no model directory {name}")
     return str(hub_folder(name))
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, cut_to: int) -> Tokens:
+    """The token ids of texts, cut to so many tokens."""
+    # Not the tokenizer's own call, which takes twice as long to put its results together.
+    backend = tokenizer.backend_tokenizer
+    if backend.padding is not None:
+        backend.no_padding()
+    if (backend.truncation or {}).get("max_length") != cut_to:
+        backend.enable_truncation(cut_to)
+    return Tokens.of([encoded.ids for encoded in backend.encode_batch_fast(texts)])
+
+
+def tokenizer_key(tokenizer: PreTrainedTokenizerBase, max_text_length: int) -> str:
+    """SHA-256 of all that the tokens of a text depend on."""
+    return hashlib.sha256(f"{max_text_length} {_described(tokenizer)}".encode()).hexdigest()
+
+
+def _described(tokenizer: PreTrainedTokenizerBase) -> str:
+    # Truncation and padding are what the last call set, not part of the tokenizer.
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    return json.dumps(described | {"truncation": None, "padding": None}, sort_keys=True)
 
 
 def tokenize(

@@ -10,6 +10,7 @@ from cit_curate.broken_vectors import best_entries
 from cit_curate.config import CurateConfig
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.records import CaptionOrder, Embedder, Float32, PoolCursor
+from cit_curate.texts import Texts
 from indexes.protocol import MetadataIndex
 
 SAMPLE_CAPTIONS = 5_000
@@ -91,7 +92,7 @@ def sample_similarity(
     captions: list[str] = []
     for batch in order.batches(PoolCursor(), 1_024, min(num_captions, order.length)):
         captions.extend(batch.rows["caption"].to_pylist())
-    similarity, nearest = best_entries(encoder, index, captions)
+    similarity, nearest = best_entries(encoder, index, Texts.of(captions))
     sound = np.isfinite(similarity)
     if not sound.any():
         encoder.embed(captions)  # says which vector is NaN, infinite or zero

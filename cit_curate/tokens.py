@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
+import pyarrow as pa
 
 from cit_curate.records import Int64
 
@@ -27,6 +28,17 @@ class Tokens:
         counts = np.fromiter(map(len, captions), dtype=np.int64, count=len(captions))
         ids = np.fromiter(chain.from_iterable(captions), np.int64, int(counts.sum()))
         return cls(ids, counts)
+
+    @classmethod
+    def of_lists(cls, captions: pa.Array) -> "Tokens":
+        """The ids of each caption, from an Arrow array of lists without nulls."""
+        counts = captions.value_lengths().to_numpy().astype(np.int64)
+        return cls(captions.flatten().to_numpy().astype(np.int64), counts)
+
+    def followed_by(self, others: "Tokens") -> "Tokens":
+        """These captions, then others."""
+        ids, counts = np.append(self.ids, others.ids), np.append(self.counts, others.counts)
+        return Tokens(ids, counts)
 
     def __len__(self) -> int:
         """Number of captions."""

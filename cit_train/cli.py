@@ -26,6 +26,10 @@ VERBS = {
         "captions and image paths from tables or a folder",
         "cit_curate.pool.commands:build",
     ),
+    "pool tokenize": (
+        "keep the token ids of a pool's captions beside it",
+        "cit_curate.pool.tokenize_command:tokenize",
+    ),
     "pool info": ("what is in a pool", "cit_curate.pool.commands:info"),
     "pool verify": ("check every byte of a pool", "cit_curate.pool.commands:verify"),
     "pool repair": ("rebuild a pool's catalog", "cit_curate.pool.commands:repair"),

@@ -104,11 +104,9 @@ def score(stretch: Stretch) -> Scores:
     order = curator.orders[stretch.lane]
     cursor = PoolCursor(*divmod(stretch.start, order.length))
     num_captions = stretch.stop - stretch.start
-    texts = [
-        text
-        for batch in order.batches(cursor, num_captions, num_captions)
-        for text in scanned_texts(curator.config, stretch.lane, batch)
-    ]
+    order.take_tokens(opened.encoder.tokenizer_key)
+    batches = list(order.batches(cursor, num_captions, num_captions))
+    texts = scanned_texts(curator.config, stretch.lane, batches)
     return Scores(*best_entries(opened.encoder, opened.index, texts))
 
 

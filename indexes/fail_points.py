@@ -49,6 +49,8 @@ KINDS = {
     "pool_manifest": "pool.json",
     "pool_part": "pairs/part-*.parquet",
     "pool_rejects": "rejects/part-*.parquet",
+    "pool_tokens_list": "tokens.json",
+    "pool_tokens": "tokens/*",
     "pool_catalog": "pool.duckdb",
     "pool_block": "block-*.arrows",
     "pool_block_end": "end.json",

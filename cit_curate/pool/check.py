@@ -12,6 +12,9 @@ from cit_curate.pool.format import CATALOG_NAME, Part, PoolManifest, read_manife
 from cit_curate.pool.ingest import changed_sources
 from cit_curate.pool.parts import image_starts
 from cit_curate.pool.remote_pool import RemotePool
+from cit_curate.pool.token_files import CURE as TOKENS_CURE
+from cit_curate.pool.token_files import MANIFEST_NAME as TOKENS_MANIFEST
+from cit_curate.pool.token_files import TokenFiles, token_folders
 from cit_curate.remote import remote_url
 from indexes.durable import FileEntry, check_file, leftovers, sweep_temporary
 
@@ -54,6 +57,13 @@ def check_pool(folder: Path) -> Findings:
                 raise DamagedError(f"has not the {entry.rows:,} rows of its manifest")
     pairs = sum(part.file.rows for part in manifest.parts)
     images = sum(images for part in manifest.parts for _, images in part.row_groups)
+    for tokens in token_folders(folder) if remote is None else ():
+        with found.catching(f"{tokens}/{TOKENS_MANIFEST}", TOKENS_CURE):
+            files = TokenFiles.read(tokens)
+            if files.pool_fingerprint == manifest.fingerprint:
+                files.check(manifest.parts, full=True)
+            else:
+                found.notes.append(f"{tokens} is of another state of the pool, and not used")
     counts = (("pairs", manifest.num_pairs, pairs), ("images", manifest.num_images, images))
     for what, counted, there in counts:
         if counted != there:

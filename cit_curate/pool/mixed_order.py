@@ -39,6 +39,8 @@ class MixedOrder:
     ) -> None:
         """Plan the scan; the arguments and errors of `ScanOrder`."""
         self.names = tuple(each.name for each in mixture)
+        self._pools = tuple(each.pool for each in mixture)
+        self._tokens_of: str | None = None
         self._interleave = mixture.interleave
         self._orders = tuple(
             ScanOrder(
@@ -50,6 +52,20 @@ class MixedOrder:
             self._interleave.captions_until(number, own.length)
             for number, own in enumerate(self._orders)
         )
+
+    def take_tokens(self, key: str) -> None:
+        """Give rows with their tokens from here on, if every pool keeps those of this tokenizer.
+
+        Args:
+            key: `TextEncoder.tokenizer_key`.
+        """
+        if key == self._tokens_of:
+            return
+        self._tokens_of = key
+        found = [pool.token_files(key) for pool in self._pools]
+        has_all = all(tokens is not None for tokens in found)
+        for own, tokens in zip(self._orders, found, strict=True):
+            own.take_tokens(tokens if has_all else None)
 
     def batches(
         self, cursor: PoolCursor, batch_size: int, limit: int | None = None

@@ -15,6 +15,7 @@ import pyarrow as pa
 from cit_curate.config import Order, Texts
 from cit_curate.errors import ConfigError
 from cit_curate.pool.pool import Pool
+from cit_curate.pool.token_files import TokenFiles
 from cit_curate.pool.window import Window
 from cit_curate.records import CaptionBatch, Int64, PoolCursor
 
@@ -84,11 +85,17 @@ class ScanOrder:
         self._texts = texts
         self._exact = pool.num_pairs < EXACT_POOL_ROWS
         self._groups = tuple(range(lane, len(pool.row_groups), num_lanes))
+        self._tokens: TokenFiles | None = None
         self._plan: tuple[int, tuple[_Planned, ...]] | None = None
         self._loaded: Window | None = None
         self._taken: tuple[tuple[int, int, int], pa.Table] | None = None
         self._visit: tuple[tuple[int, int], Int64] | None = None
         self.length = sum(self._captions(group) for group in self._groups)
+
+    def take_tokens(self, tokens: TokenFiles | None) -> None:
+        """Give rows with their tokens from here on, or without."""
+        if tokens != self._tokens:
+            self._tokens, self._loaded, self._taken = tokens, None, None
 
     def batches(
         self, cursor: PoolCursor, batch_size: int, limit: int | None = None
@@ -179,7 +186,7 @@ class ScanOrder:
     def _load(self, planned: _Planned) -> Window:
         if self._loaded is None or self._loaded.groups != planned.groups:
             self._loaded = None  # Let go of the last window before the next one is read.
-            self._loaded = Window(self._pool, planned.groups)
+            self._loaded = Window(self._pool, planned.groups, self._tokens)
         return self._loaded
 
     def _order_in(self, pass_index: int, number: int, window: _Planned) -> Int64:

@@ -17,6 +17,7 @@ from cit_curate.pool.image_root import ImageRoot, image_root
 from cit_curate.pool.images import MAX_IMAGE_BYTES, read_image_bytes
 from cit_curate.pool.ingest import Progress, build_pool
 from cit_curate.pool.remote_pool import FETCHES, RemotePool
+from cit_curate.pool.token_files import TokenFiles
 from cit_curate.records import PAIR_COLUMNS
 from cit_curate.remote import remote_url
 from cit_curate.sources.columns import Columns
@@ -172,13 +173,18 @@ class Pool:
         return pa.concat_tables(self.tables(groups)).combine_chunks()
 
     def tables(
-        self, groups: Sequence[int], *, dictionaries: Sequence[str] = ()
+        self,
+        groups: Sequence[int],
+        *,
+        dictionaries: Sequence[str] = (),
+        tokens: TokenFiles | None = None,
     ) -> Iterator[pa.Table]:
         """The pairs of some row groups, in the order asked for: a table per part, `PAIR_COLUMNS`.
 
         Args:
             groups: Numbers of row groups; those of one part beside each other are read at once.
             dictionaries: Columns that are given dictionary-encoded, for values that repeat.
+            tokens: Where their tokens are; the tables have the column `tokens` then.
 
         Raises:
             DamagedError: A part cannot be read.
@@ -188,7 +194,7 @@ class Pool:
             (part, [self.row_groups[place].group for place in places])
             for part, places in groupby(groups, key=lambda place: self.row_groups[place].part)
         ]
-        for (_, wanted), path in zip(runs, self._paths([part for part, _ in runs]), strict=True):
+        for (part, wanted), path in zip(runs, self._paths([part for part, _ in runs]), strict=True):
             try:
                 with pq.ParquetFile(
                     path, pre_buffer=False, read_dictionary=list(dictionaries)
@@ -198,7 +204,20 @@ class Pool:
                 raise DamagedError(
                     f"{path} cannot be read: {error}; see: cit pool verify {self.location}"
                 ) from error
-            yield table
+            yield table if tokens is None else tokens.with_tokens(table, part, wanted)
+
+    def token_files(self, key: str) -> TokenFiles | None:
+        """The tokens of the pool's captions under a tokenizer (`TextEncoder.tokenizer_key`).
+
+        Returns:
+            None where nobody has written them, or the pool is in a store.
+
+        Raises:
+            DamagedError: A file of them is missing or cut.
+        """
+        if self._remote is not None:
+            return None
+        return TokenFiles.open(self.path, self.manifest, key)
 
     def image_bytes(self, image_uri: str, source: str, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
         """The bytes of a pair's image; read nowhere but here.

@@ -9,7 +9,8 @@ import pyarrow as pa
 from cit_curate.pool.format import pair_schema
 from cit_curate.pool.parts import image_starts
 from cit_curate.pool.pool import Pool
-from cit_curate.records import PAIR_COLUMNS, Int64
+from cit_curate.pool.token_files import TokenFiles
+from cit_curate.records import PAIR_COLUMNS, TOKENS, Int64
 
 PAIRS = pa.schema([pair_schema({}).field(name) for name in PAIR_COLUMNS])
 # The few values that these have are held once; a window has a million rows.
@@ -26,8 +27,8 @@ class Window:
         groups: The row groups.
     """
 
-    def __init__(self, pool: Pool, groups: Sequence[int]) -> None:
-        """Read the row groups.
+    def __init__(self, pool: Pool, groups: Sequence[int], tokens: TokenFiles | None = None) -> None:
+        """Read the row groups, and their tokens where there are some.
 
         Raises:
             DamagedError: A part cannot be read.
@@ -35,8 +36,11 @@ class Window:
         self.groups = tuple(groups)
         self._tables = [
             table.unify_dictionaries().combine_chunks()
-            for table in pool.tables(groups, dictionaries=REPEATED_COLUMNS)
+            for table in pool.tables(groups, dictionaries=REPEATED_COLUMNS, tokens=tokens)
         ]
+        self._schema = PAIRS
+        if tokens is not None:
+            self._schema = PAIRS.append(self._tables[0].schema.field(TOKENS))
         self._ends: Int64 = np.cumsum([len(table) for table in self._tables], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -52,7 +56,7 @@ class Window:
         return np.concatenate([*starts, self._ends[-1:]])
 
     def take(self, rows: Int64) -> pa.Table:
-        """The pairs at some rows, in that order: `PAIR_COLUMNS`, one chunk each."""
+        """The pairs at some rows, in that order: `PAIR_COLUMNS` and `tokens`, one chunk each."""
         of_row = np.searchsorted(self._ends, rows, side="right")
         order = np.argsort(of_row, kind="stable")
         numbers = range(len(self._tables))
@@ -63,7 +67,7 @@ class Window:
             if cuts[number + 1] > cuts[number]
         ]
         if len(taken) <= 1:
-            return taken[0].combine_chunks() if taken else PAIRS.empty_table()
+            return taken[0].combine_chunks() if taken else self._schema.empty_table()
         places = np.empty(len(rows), dtype=np.int64)
         places[order] = np.arange(len(rows))
         return pa.concat_tables(taken).combine_chunks().take(pa.array(places))
@@ -71,4 +75,4 @@ class Window:
     def _taken(self, number: int, rows: Int64) -> pa.Table:
         table = self._tables[number]
         first = self._ends[number] - len(table)
-        return table.take(pa.array(rows - first)).cast(PAIRS)
+        return table.take(pa.array(rows - first)).cast(self._schema)

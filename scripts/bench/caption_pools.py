@@ -56,7 +56,7 @@ def distinct_clip_art_captions(folder: Path, count: int) -> list[str]:
     order = ScanOrder(pool, seed=0, lane=0, num_lanes=1, order="shuffled", texts="every")
     captions: dict[str, None] = {}
     for batch in order.batches(PoolCursor(), 2_048, None):
-        captions |= dict.fromkeys(scanned_texts(rules, 0, batch))
+        captions |= dict.fromkeys(scanned_texts(rules, 0, [batch]).array.to_pylist())
         if len(captions) >= count:
             break
     return list(captions)[:count]

@@ -5,7 +5,8 @@
 Two pools of captions that are all distinct: clip art's, and ImageNet's definitions of synsets.
 Every caption is embedded once, which gives the thresholds and the truth. The plain loop's rate is
 taken on the first 2,048 captions, before and after. A cascade's time includes its calibration; the
-column "without" leaves that out, as a scan of millions of captions would.
+column "without" leaves that out, as a scan of millions of captions would. Each share is taken twice:
+with captions that are tokenised when they are met, and after `cit pool tokenize`.
 """
 
 import argparse
@@ -23,10 +24,12 @@ from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
 from cit_curate.curation import Curator
 from cit_curate.known_scores import KnownScores
 from cit_curate.pool import Pool
+from cit_curate.pool.tokenize_command import tokenize
 from cit_curate.records import Float32, PoolCursor
 from cit_curate.scan_ledger import round_row
 from cit_curate.scoring import ExactScores
 from cit_curate.text_encoder import TextEncoder, choose_device, load_text_tower
+from cit_curate.texts import Texts
 from scripts.bench.baseline import curate_plainly
 from scripts.bench.caption_pools import caption_pool, distinct_captions, distinct_clip_art_captions
 from scripts.bench.curation import LABELS, RULES, TEXT
@@ -80,13 +83,17 @@ def compare(
     index = curator.refresh(encoder)
     assert index is not None
     exact = ExactScores(rules, 0, encoder, index, KnownScores(limit=0))
-    similarity = exact.of(captions).similarity
+    similarity = exact.of(Texts.of(captions)).similarity
     exact_seconds = time.perf_counter() - started
     timings = [Timing("exact", (exact_seconds,), len(captions))]
-    for ratio in asked.ratios:
-        threshold = float(np.quantile(similarity, 1 - ratio))
-        rates = replace(rules, threshold=threshold)
-        timings.append(cascade(pool, rates, encoder, similarity, asked.repeats))
+    for tokens in ("", "tokens kept"):
+        if tokens:
+            tokenize(pool.path, text_encoder=text.text_encoder)
+        for ratio in asked.ratios:
+            threshold = float(np.quantile(similarity, 1 - ratio))
+            rates = replace(rules, threshold=threshold)
+            timing = cascade(pool, rates, encoder, similarity, asked.repeats)
+            timings.append(replace(timing, name=", ".join(filter(None, (timing.name, tokens)))))
     plain.append(plain_seconds(captions, names, text, folder, device))
     timings.insert(0, Timing("plain loop", tuple(plain), PLAIN_CAPTIONS))
     num_tokens = encoder.tokenize(list(captions)).counts

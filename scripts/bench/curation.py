@@ -75,7 +75,7 @@ def compare(
     metadata = MetadataConfig(metadata=str(LABELS))
     curator = Curator(pool, metadata, rules)
     batches = list(curator.orders[0].batches(PoolCursor(), 2_048, curator.orders[0].length))
-    texts = [text for batch in batches for text in scanned_texts(rules, 0, batch)]
+    texts = scanned_texts(rules, 0, batches).array.to_pylist()
     keys = [
         f"{image}_{key}"
         for batch in batches

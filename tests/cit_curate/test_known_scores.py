@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cit_curate.known_scores import KnownScores
+from cit_curate.texts import Texts
 
 
 def score(text: str) -> tuple[np.float32, int]:
@@ -18,8 +19,8 @@ def test_remembered_scores_are_those_of_every_caption_alone(
     known = KnownScores(limit)
     embedded: list[str] = []
     for window in windows:
-        asked = known.ask(window)
-        new = asked.new.to_pylist()
+        asked = known.ask(Texts.of(window))
+        new = asked.new.array.to_pylist()
         scores = [score(text) for text in new]
         similarity, nearest = known.answer(
             asked,

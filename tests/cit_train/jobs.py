@@ -9,9 +9,11 @@ import hashlib
 import multiprocessing
 import os
 import re
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -28,10 +30,12 @@ from cit_curate.export import export_counts, export_webdataset
 from cit_curate.ledger import Run
 from cit_curate.pool.pool import Pool
 from cit_curate.pool.subset import subset_pool
+from cit_curate.pool.token_files import write_token_files
 from cit_curate.pool.yfcc_build import build_yfcc_pool
 from cit_curate.pool.yfcc_source import YfccSource
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.yfcc import COLUMNS
+from cit_curate.text_encoder import encode, load_tokenizer, tokenizer_key
 from cit_train.outer_loop import train
 from cit_train.trainer import TrainState
 from cit_train.watcher import StepNumbers, Watcher
@@ -132,6 +136,16 @@ def narrowing(world: Path, out: Path) -> None:
     subset_pool(pool, out / "pool", run=run)
 
 
+def tokenizing(world: Path, out: Path) -> None:
+    """`cit pool tokenize`, of a copy of the pool in the world."""
+    if not (out / "pool").exists():
+        shutil.copytree(world / "data" / "pool", out / "pool")
+    pool, tokenizer = Pool.open(out / "pool"), load_tokenizer(str(world / "text"))
+    key = tokenizer_key(tokenizer, 32)
+    if pool.token_files(key) is None:
+        write_token_files(pool.path, pool.manifest, key, partial(encode, tokenizer, cut_to=32))
+
+
 # The catalog's bytes are DuckDB's; logs and environment tell of times and places; and a job that is
 # killed when its result is there leaves what was read or scored beside it.
 # The lock of a killed job stays until another one needs it.
@@ -143,7 +157,7 @@ JOBS: Mapping[str, Job] = {
     job.__name__: job
     for job in (
         *(training, long_training, curating, pooling, pooling_yfcc, exporting),
-        *(importing, narrowing),
+        *(importing, narrowing, tokenizing),
     )
 }
 

@@ -44,6 +44,7 @@ OF_JOB = {
         *("config", "environment", "head", "manifest", "selections", "rounds", "used", "rejects"),
         "other",
     },
+    "tokenizing": {"pool_tokens", "pool_tokens_list"},
     "narrowing": {"pool_part", "pool_rejects", "pool_manifest", "pool_catalog", "other"},
 }
 

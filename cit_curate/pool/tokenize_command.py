@@ -1,0 +1,77 @@
+"""What `cit pool tokenize` does, and what it prints."""
+
+import json as json_format
+import sys
+from functools import partial
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.text import Text
+
+from cit_curate.config import TextTowerConfig
+from cit_curate.errors import ConfigError
+from cit_curate.lock import owner_lock
+from cit_curate.terminal import count_and_rate, printable, progress_bar
+
+
+def tokenize(
+    pool: tyro.conf.Positional[Path],
+    *,
+    text_encoder: str = TextTowerConfig.text_encoder,
+    max_text_length: int = TextTowerConfig.max_text_length,
+    overwrite: bool = False,
+    json: bool = False,
+) -> None:
+    """Tokenise every caption of a pool once; curation then reads the token ids beside the captions.
+
+    They serve every text encoder with the same tokenizer, so also one that is being trained, cut at
+    the same length. No selection changes. Tags that are augmented are tokenised at each visit. A
+    pool that was built again needs it again.
+
+        cit pool tokenize POOL
+        cit pool tokenize POOL --text-encoder package:minilm
+
+    Args:
+        pool: The pool's folder.
+        text_encoder: Whose tokenizer; as for curation.
+        max_text_length: Captions are cut to this many tokens; as for curation.
+        overwrite: Write them again where they are.
+        json: Print one JSON document.
+    """
+    from cit_curate.pool.pool import Pool
+    from cit_curate.pool.token_files import tokens_folder, write_token_files
+    from cit_curate.text_encoder import encode, load_tokenizer, tokenizer_key
+
+    TextTowerConfig(text_encoder=text_encoder, max_text_length=max_text_length)  # checks them
+    opened = Pool.open(pool)
+    if opened.is_remote:
+        raise ConfigError(f"{opened.location} is in a store; tokens are for a pool on a disk")
+    tokenizer = load_tokenizer(text_encoder)
+    key = tokenizer_key(tokenizer, max_text_length)
+    place = opened.path.absolute()
+    folder = tokens_folder(place, key)
+    if not overwrite and opened.token_files(key) is not None:
+        raise ConfigError(f"{folder} is there already; write it again with --overwrite")
+    with owner_lock(place.with_name(f".lock-{place.name}")), progress_bar() as progress:
+        bar = progress.add_task("tokenising", total=opened.num_pairs, numbers="")
+
+        def tell(done: int) -> None:
+            seconds = progress.tasks[bar].elapsed
+            numbers = count_and_rate(done, opened.num_pairs, seconds, "captions")
+            progress.update(bar, completed=done, numbers=numbers)
+
+        written = write_token_files(
+            place,
+            opened.manifest,
+            key,
+            partial(encode, tokenizer, cut_to=max_text_length),
+            progress=tell,
+        )
+    num_bytes = sum(file.bytes for file in written.files)
+    if json:
+        told = {"path": str(folder), "num_captions": opened.num_pairs, "bytes": num_bytes}
+        sys.stdout.write(json_format.dumps(told) + "\n")
+        return
+    line = f"{folder}: tokens of {opened.num_pairs:,} captions, {num_bytes / 1e6:,.1f} MB"
+    Console(highlight=False, soft_wrap=True).print(Text(printable(line)))
