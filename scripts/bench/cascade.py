@@ -5,8 +5,8 @@
 Two pools of captions that are all distinct: clip art's, and ImageNet's definitions of synsets.
 Every caption is embedded once, which gives the thresholds and the truth. The plain loop's rate is
 taken on the first 2,048 captions, before and after. A cascade's time includes its calibration; the
-column "without" leaves that out, as a scan of millions of captions would. Each share is taken twice:
-with captions that are tokenised when they are met, and after `cit pool tokenize`.
+column "without" leaves that out, as a scan of millions of captions would. Each share is taken
+twice: with captions that are tokenised when they are met, and after `cit pool tokenize`.
 """
 
 import argparse
