@@ -137,11 +137,7 @@ def strike(
     ("job", "name"),
     [
         ("training", "manifest.synced"),
-        ("training", "checkpoint.renamed"),
-        ("training", "shard.renamed"),
-        ("curating", "manifest.synced"),
         ("pooling", "other.synced"),
-        ("exporting", "other.synced"),
     ],
 )
 @pytest.mark.faults("L4", "K1", "K7", "P7", "Q4")

@@ -172,9 +172,9 @@ def test_a_window_holds_only_its_own_row_groups(pool, monkeypatch):
     monkeypatch.setattr(pool_order, "WINDOW_PARTS", 3)
     sizes = []
 
-    def counted(pool, groups):
+    def counted(pool, groups, tokens):
         sizes.append(len(groups))
-        return Window(pool, groups)
+        return Window(pool, groups, tokens)
 
     monkeypatch.setattr(pool_order, "Window", counted)
     order = ScanOrder(pool, seed=0, lane=1, num_lanes=2)
