@@ -12,6 +12,8 @@ BIN := $(VENV)/bin
 FAISS := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 SEEDS ?= 0
 DEVICE ?= cpu
+# They are begun first, so that no worker is left with them at the end.
+LONGEST := tests/demo tests/cit_train/test_fail_points.py tests/cit_curate/pool/test_ray_engine.py
 
 .PHONY: demo test test-fast test-slow bench bench-tune check format venv clean
 
@@ -25,7 +27,7 @@ test-fast: $(VENV)/.dev-ready
 
 test-slow: $(VENV)/.dev-ready
 	$(BIN)/cit demo --fetch-only
-	$(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 -m slow $(LONGEST) tests
 
 check: $(VENV)/.dev-ready
 	$(BIN)/ruff format --check .

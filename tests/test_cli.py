@@ -190,7 +190,8 @@ def test_help_and_version_end_with_0_and_no_command_with_2(cit: Cit) -> None:
         ("pool biuld x.csv", "did you mean `cit pool build`?"),
         (
             "pool",
-            "`cit pool` needs one of: pool build, pool tokenize, pool info, pool verify, pool repair",
+            "`cit pool` needs one of: pool build, pool tokenize, pool info, pool verify, "
+            "pool repair",
         ),
         ("xyzzy", "there is no command `cit xyzzy`; `cit --help` lists them"),
         ("train laptpo", "there is no recipe 'laptpo'"),

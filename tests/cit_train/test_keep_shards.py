@@ -30,7 +30,15 @@ class DiskWatcher(Watcher):
 
 
 @pytest.mark.parametrize(
-    ("keep", "kept"), [("none", 0), ("0", 0), ("1", 1), ("2", 2), ("4", 4), ("all", NUM_STEPS)]
+    ("keep", "kept"),
+    [
+        ("none", 0),
+        ("2", 2),
+        *(
+            pytest.param(keep, kept, marks=pytest.mark.slow)
+            for keep, kept in (("0", 0), ("1", 1), ("4", 4), ("all", NUM_STEPS))
+        ),
+    ],
 )
 @pytest.mark.faults("S7")
 def test_so_many_outer_steps_have_shards_and_the_run_is_the_same(

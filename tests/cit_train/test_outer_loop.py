@@ -180,6 +180,7 @@ def first_similarity(folder: Path, pictures: Path) -> float:
     return float(project(model, pooled_images(model, images.paths))[0] @ classes[0])
 
 
+@pytest.mark.slow
 def test_a_registered_type_loads_after_its_import_and_only_then(
     world: Path, tmp_path: Path
 ) -> None:

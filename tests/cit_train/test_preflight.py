@@ -42,7 +42,10 @@ def test_a_full_disk_is_told_before_a_model_is_loaded(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("soft", "hard", "code"), [(64, 64, 5), (64, WANTED_FILES, 0)])
+@pytest.mark.parametrize(
+    ("soft", "hard", "code"),
+    [(64, 64, 5), pytest.param(64, WANTED_FILES, 0, marks=pytest.mark.slow)],
+)
 @pytest.mark.faults("S8")
 def test_too_few_open_files_are_raised_or_refused(
     world: Path, tmp_path: Path, soft: int, hard: int, code: int
