@@ -105,7 +105,7 @@ class TextEncoder:
         shape = [ROWS, LENGTH_STEP] if self._packed is None else [self._packed.pass_tokens]
         settings = [config, self.max_text_length, *shape, self.precision]
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-        digest.update(_described(self.tokenizer).encode())
+        digest.update(self.tokenizer_key.encode())
         digest.update(weights_sha256(self.tower).encode())
         if self.projection is not None:
             digest.update(weights_sha256(self.projection).encode())

@@ -1,0 +1,267 @@
+"""Missing things, bad tables and images, folders in use: each ends with its code and its name."""
+
+import json
+import resource
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from cli_runs import (
+    Cit,
+    text_flags,
+    train_flags,
+)
+
+# Missing things
+
+
+@pytest.mark.faults("G1", "E8")
+def test_a_missing_pool_run_model_or_file_ends_with_2_and_is_named(
+    cit: Cit, tiny: Path, run_folder: Path, tmp_path: Path
+) -> None:
+    no, pool = tmp_path / "nothing-here", tiny / "data/pool"
+    out = ("--out", tmp_path / "out")
+    for args in (
+        ("pool", "info", no),
+        ("pool", "verify", no),
+        ("pool", "repair", no),
+        ("verify", no),
+        ("repair", no),
+        ("pool", "build", no, *out),
+        ("curate", no, *text_flags(tiny), *out),
+        ("curate", pool, *text_flags(tiny), "--metadata", no, *out),
+        ("curate", pool, *text_flags(tiny), "--text-encoder", no, *out),
+        ("train", "default", *train_flags(tiny, str(no)), *out),
+        ("train", "default", *train_flags(tiny), "--vision-encoder", no, *out),
+        ("train", "default", *train_flags(tiny), "--eval-data", no, *out),
+        ("eval", no, "--data", tiny / "pictures"),
+        ("eval", tiny / "run", "--data", no),
+        ("query", no, "SELECT 1"),
+        ("query", run_folder, "SELECT 1", "--pool", no),
+        ("export", no, tmp_path / "counts.json"),
+        ("report", no),
+    ):
+        ended = cit(*args)
+        assert (ended.code, ended.out) == (2, ""), args
+        assert ended.err.startswith("error: "), args
+        assert str(no) in ended.err, args
+        assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir()), args
+
+
+@pytest.mark.faults("G1")
+def test_no_out_and_no_pool_are_said(cit: Cit, tiny: Path) -> None:
+    ended = cit("curate", tiny / "data/pool", *text_flags(tiny))
+    assert (ended.code, ended.err[:20]) == (2, "error: --out is miss")
+    ended = cit("train", "default")
+    assert (ended.code, ended.err[:21]) == (2, "error: --pool is miss")
+
+
+# Bad tables
+
+
+@pytest.mark.faults("G1")
+def test_a_missing_column_is_named_with_those_that_are_there(cit: Cit, tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("id,title\n1,a red disc\n", encoding="utf-8")
+    ended = cit("pool", "build", tmp_path / "pairs.csv", "--text", "title", "--out", tmp_path / "p")
+    assert ended.code == 2
+    assert "image_id" in ended.err
+    assert "title" in ended.err
+    assert "pairs.csv" in ended.err
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.faults("P11", "C1")
+@pytest.mark.parametrize("rows", ["", "1,\n2,\n", "1,   \n"])
+def test_an_empty_table_ends_with_3(cit: Cit, tmp_path: Path, rows: str) -> None:
+    (tmp_path / "pairs.csv").write_text(f"image_id,title\n{rows}", encoding="utf-8")
+    ended = cit("pool", "build", tmp_path / "pairs.csv", "--text", "title", "--out", tmp_path / "p")
+    assert ended.code == 3
+    assert ended.err.startswith("error: ")
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.faults("C1")
+def test_an_empty_caption_is_counted_with_its_reason_and_does_no_harm(
+    cit: Cit, tmp_path: Path
+) -> None:
+    rows = "".join(f"{number},a red disc\n" for number in range(200))
+    (tmp_path / "pairs.csv").write_text(f"image_id,title\n{rows}200,\n", encoding="utf-8")
+    args = ("--text", "title", "--out", tmp_path / "p", "--json")
+    ended = cit("pool", "build", tmp_path / "pairs.csv", *args)
+    assert ended.code == 0
+    summary = json.loads(ended.out)
+    assert summary["num_pairs"] == 200
+    assert summary["rejects"] == {"empty_text": 1}
+
+
+@pytest.mark.faults("P3")
+@pytest.mark.parametrize("damage", ["cut", "empty"])
+def test_a_damaged_parquet_file_ends_with_4_and_is_named(
+    cit: Cit, tmp_path: Path, damage: str
+) -> None:
+    path = tmp_path / "pairs.parquet"
+    pq.write_table(pa.table({"image_id": ["1"], "title": ["a red disc"]}), path)
+    path.write_bytes(path.read_bytes()[:-8] if damage == "cut" else b"")
+    ended = cit("pool", "build", path, "--text", "title", "--out", tmp_path / "p")
+    assert ended.code == 4
+    assert str(path) in ended.err
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.faults("P3")
+def test_a_damaged_pool_ends_with_4_and_names_the_part(
+    cit: Cit, tiny: Path, tmp_path: Path
+) -> None:
+    from tiny import make_pool
+
+    pool = make_pool(tmp_path / "data", num_images=4)
+    part = next((pool / "pairs").glob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:-20])
+    for args in (
+        ("pool", "verify", pool),
+        ("curate", pool, *text_flags(tiny), "--out", tmp_path / "out", "--max-pairs", "2"),
+    ):
+        ended = cit(*args)
+        assert (ended.code, ended.out) == (4, ""), args
+        assert part.name in ended.err
+
+
+# Output folders
+
+
+@pytest.mark.faults("G2c")
+def test_an_output_folder_that_is_not_empty_ends_with_2_and_is_left_alone(
+    cit: Cit, tiny: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine", encoding="utf-8")
+    out = ("--out", tmp_path / "out")
+    for args in (
+        ("pool", "build", tiny / "data/pairs.csv", "--text", "title", *out),
+        ("curate", tiny / "data/pool", *text_flags(tiny), *out),
+        ("curate", tiny / "data/pool", *text_flags(tiny), *out, "--overwrite"),
+        ("train", "default", *train_flags(tiny), *out),
+        ("train", "default", *train_flags(tiny), *out, "--overwrite"),
+        ("train", "default", *train_flags(tiny), *out, "--resume"),
+    ):
+        ended = cit(*args)
+        assert ended.code == 2, args
+        assert str(tmp_path / "out") in ended.err, args
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"], args
+
+
+@pytest.mark.faults("L9")
+@pytest.mark.parametrize("verb", ["curate", "train"])
+def test_a_folder_that_takes_no_bytes_ends_with_5_before_any_work(
+    cit: Cit, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("work has begun")
+
+    monkeypatch.setattr("cit_curate.curation.embedder", never)
+    monkeypatch.setattr("cit_train.outer_loop.open_session", never)
+    out = ("--out", tmp_path / "run")
+    args = {
+        "curate": ("curate", tiny / "data/pool", *text_flags(tiny), *out),
+        "train": ("train", "default", *train_flags(tiny), *out),
+    }
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        ended = cit(*args[verb])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (ended.code, ended.out) == (5, "")
+    assert "File too large; free some space or raise the limit" in ended.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.faults("G2c")
+def test_a_run_is_replaced_only_when_asked(cit: Cit, tiny: Path, run_folder: Path) -> None:
+    args = ("curate", tiny / "data/pool", *text_flags(tiny), "--threshold", "-1")
+    ended = cit(*args, "--max-pairs", "12", "--out", run_folder)
+    assert ended.code == 2
+    assert "is not empty" in ended.err
+    assert "--overwrite" in ended.err
+    ended = cit("train", "default", *train_flags(tiny), "--out", run_folder, "--resume")
+    assert ended.code == 2
+
+
+@pytest.mark.faults("K8")
+def test_a_resume_of_a_finished_run_says_so_and_changes_nothing(
+    cit: Cit, tiny: Path, tmp_path: Path
+) -> None:
+    args = ("train", "default", *train_flags(tiny), "--out", tmp_path / "run")
+    ended = cit(*args)
+    assert ended.code == 0
+    assert "already" not in ended.err
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+    ended = cit(*args, "--resume")
+    assert (ended.code, ended.out) == (0, "")
+    assert ended.err.startswith("already finished: 2 updates; ")
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files} == before
+
+
+@pytest.mark.faults("K5")
+def test_a_changed_setting_ends_with_2_and_the_flag_that_goes_on(
+    cit: Cit, tiny: Path, tmp_path: Path
+) -> None:
+    args = ("train", "default", *train_flags(tiny), "--out", tmp_path / "run")
+    assert cit(*args).code == 0
+    more = (*args, "--max-updates", "3", "--seed", "7", "--resume")
+    ended = cit(*more)
+    assert (ended.code, ended.out) == (2, "")
+    assert "max_updates: 2 then, 3 now; seed: 0 then, 7 now" in ended.err
+    assert ended.err.endswith("--allow-change max_updates seed\n")
+    ended = cit(*more, "--allow-change", "max_updates", "seed")
+    assert ended.code == 0, ended.err
+    assert "\nfinished: 3 updates" in f"\n{ended.err}"
+    assert cit(*args, "--allow-change", "seed").code == 2
+
+
+# Nothing passes
+
+
+@pytest.mark.faults("L1")
+@pytest.mark.parametrize("verb", ["curate", "train"])
+def test_nothing_passing_ends_with_3_the_best_similarity_and_a_suggestion(
+    cit: Cit, tiny: Path, tmp_path: Path, verb: str
+) -> None:
+    rules = ["--threshold", "1", "--min-ratio", "0", "--out", tmp_path / "out"]
+    if verb == "curate":
+        ended = cit("curate", tiny / "data/pool", *text_flags(tiny), "--max-pairs", "4", *rules)
+    else:
+        ended = cit("train", "default", *train_flags(tiny), *rules)
+    assert (ended.code, ended.out) == (3, "")
+    error = ended.err.splitlines()[-1]
+    assert "the best similarity seen is 1.000" in error
+    assert "--threshold 0.99 would have kept enough" in error
+
+
+# Bad images
+
+
+@pytest.mark.faults("I1", "I2", "I3")
+def test_a_pair_whose_image_cannot_be_opened_gives_way_to_the_next(
+    cit: Cit, tiny: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    # 13 of the 16 images can be opened, and the one update needs all of them.
+    sizes = ("--batch-size", "13", "--max-updates", "1", "--out", out, "--json")
+    ended = cit("train", "default", *train_flags(tiny, "bad/pool"), *sizes)
+    assert ended.code == 0
+    assert json.loads(ended.out)["updates"] == 1
+    query = "SELECT pair_key, reason, detail FROM rejects ORDER BY 1"
+    rejects = json.loads(cit("query", out, query, "--json").out)
+    assert [(row["pair_key"][:4], row["reason"]) for row in rejects] == [
+        ("0002", "truncated_image"),
+        ("0005", "format_not_allowed"),
+        ("0009", "too_many_pixels"),
+    ]
+    assert "21000" in rejects[2]["detail"]
+    for view in ("used", "selections"):
+        count = f"SELECT count(DISTINCT split_part(pair_key, '_', 1)) AS images FROM {view}"
+        assert json.loads(cit("query", out, count, "--json").out) == [{"images": 13}]
