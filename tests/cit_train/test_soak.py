@@ -5,13 +5,14 @@ A few seconds in the slow set; the run that docs/reliability.md tells of took lo
     pytest tests/cit_train/test_soak.py -m slow -s --soak-minutes 20
 """
 
+import contextlib
+import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import pytest
 from tiny_runs import finish, start_training, told_by, wait_for
@@ -19,7 +20,7 @@ from tiny_runs import finish, start_training, told_by, wait_for
 from cit_curate.ledger import Run
 from cit_train.damage.find import find_damage
 
-KEPT_STEPS = 2
+KEPT_STEPS = 4
 SAMPLES = 40
 # Of a second half over the half before it.
 ALLOWED_GROWTH = 1.05
@@ -67,11 +68,10 @@ def resident_mebibytes(process: Path) -> float:
 
 def bytes_below(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.lstat().st_size if path.is_file() else 0
-        except FileNotFoundError:  # it was a file of an older step
-            continue
+    for parent, _, names in os.walk(folder):  # which minds no folder that goes meanwhile
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += (Path(parent) / name).lstat().st_size
     return total
 
 
@@ -112,19 +112,22 @@ def test_very_many_outer_steps_hold_on_to_nothing(
         num_workers=1,
         min_ratio=1.0,
     )
-    wait_for(lambda: len(list(out.glob("manifests/*"))) > 10, seconds=60)
     samples = []
-    for _ in range(SAMPLES):
-        time.sleep(seconds)
-        assert process.poll() is None, told_by(out).read_text()
-        samples.append(sample(process.pid, out))
-    process.send_signal(signal.SIGTERM)
-    assert finish(process) == 75, told_by(out).read_text()
+    try:
+        wait_for(lambda: len(list(out.glob("manifests/*"))) > 10 or process.poll(), seconds=60)
+        for _ in range(SAMPLES):
+            time.sleep(seconds)
+            assert process.poll() is None, told_by(out).read_text()
+            samples.append(sample(process.pid, out))
+    finally:
+        process.send_signal(signal.SIGTERM)
+        code = finish(process, seconds=60)
+    assert code == 75, told_by(out).read_text()
     show(samples, seconds)
 
     before, after = samples[: SAMPLES // 2], samples[SAMPLES // 2 :]
     for name in ("mebibytes", "open_files", "other_bytes"):
-        first, second = (median(getattr(each, name) for each in half) for half in (before, after))
+        first, second = (max(getattr(each, name) for each in half) for half in (before, after))
         assert second <= ALLOWED_GROWTH * first, name
     assert max(each.shard_steps for each in samples) <= KEPT_STEPS + 1
     assert not list(out.rglob(".tmp-*"))
