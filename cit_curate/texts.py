@@ -32,7 +32,8 @@ class Texts:
     def take(self, rows: Int64) -> "Texts":
         """Some of them, in the order given: int64 [rows]."""
         places = pa.array(rows)
-        return Texts(self.array.take(places), self.tokens and self.tokens.take(places))
+        tokens = None if self.tokens is None else self.tokens.take(places)
+        return Texts(self.array.take(places), tokens)
 
     def distinct(self) -> tuple["Texts", Int64]:
         """Each text once, in the order they come, and int64 [texts], the place of each in them."""

@@ -35,6 +35,7 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = "tokens.json"
 # Letters of the key that name the folder.
 KEY_LETTERS = 16
+CURE = "write the tokens anew with: cit pool tokenize … --overwrite"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class TokenFiles:
         value = read_json(path)
         try:
             if (version := value.pop("format_version")) != FORMAT_VERSION:
-                raise DamagedError(f"{path} has format version {version}; this cit reads 1")
+                known = f"this cit reads {FORMAT_VERSION}"
+                raise DamagedError(f"{path} has format version {version}; {known}")
             files = tuple(file_entry(entry, str(path)) for entry in value.pop("files"))
             return cls(folder, files=files, **value)
         except (AttributeError, KeyError, TypeError) as error:
@@ -118,9 +120,6 @@ class TokenFiles:
             return pairs.append_column(TOKENS, tokens)
         except (pa.ArrowInvalid, OSError) as error:
             raise DamagedError(f"{path} cannot be read: {error}; {CURE}") from error
-
-
-CURE = "write the tokens anew with: cit pool tokenize … --overwrite"
 
 
 def tokens_folder(pool: Path, key: str) -> Path:
