@@ -319,6 +319,16 @@ def test_a_run_goes_on_with_another_number_of_workers_from_within_an_outer_step(
     assert_same_run(whole("{}"), out)
 
 
+def told_of_resources(world: Path, out: Path, fault: dict[str, object]) -> str:
+    """What a run tells that a fault ends for want of something, and that can be resumed."""
+    process = start_training(world, out, faults=[fault], **FIELDS)
+    told = finish(process), told_by(out).read_text()
+    assert told[0] == 5, told[1]
+    left = status(out)
+    assert (left["code"], left["reason"], left["resumable"]) == (5, "resource", True)
+    return told[1]
+
+
 @pytest.mark.faults("S7")
 @pytest.mark.slow
 def test_a_shard_that_may_not_grow_ends_the_run_which_goes_on_once_there_is_room(
@@ -326,13 +336,9 @@ def test_a_shard_that_may_not_grow_ends_the_run_which_goes_on_once_there_is_room
 ) -> None:
     out = tmp_path / "run"
     # The smallest tar has 10,240 bytes; the system itself refuses to write that many.
-    fault = {"moment": "stream", "update": 3, "act": "limit9000"}
-    process = start_training(world, out, faults=[fault], **FIELDS)
-    assert finish(process) == 5, told_by(out).read_text()
-    assert "File too large" in told_by(out).read_text()
-    assert "free some space or raise the limit" in told_by(out).read_text()
-    left = status(out)
-    assert (left["code"], left["reason"], left["resumable"]) == (5, "resource", True)
+    told = told_of_resources(world, out, {"moment": "stream", "update": 3, "act": "limit9000"})
+    assert "File too large" in told
+    assert "free some space or raise the limit" in told
     assert not list((out / "shards" / "step=000001").glob("*.tar"))
     train(make_config(world, **FIELDS), out, resume=True)
     assert_same_run(whole("{}"), out)
@@ -344,12 +350,9 @@ def test_a_killed_process_of_the_shards_ends_the_run_which_goes_on_afterwards(
     world: Path, whole: Callable[[str], Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    fault = {"moment": "curate", "update": 3, "act": "decoder"}
-    process = start_training(world, out, faults=[fault], **FIELDS)
-    assert finish(process) == 5, told_by(out).read_text()
-    assert "a process that opens images ended with code -9" in told_by(out).read_text()
-    left = status(out)
-    assert (left["code"], left["outer_step"], left["resumable"]) == (5, 1, True)
+    told = told_of_resources(world, out, {"moment": "curate", "update": 3, "act": "decoder"})
+    assert "a process that opens images ended with code -9" in told
+    assert status(out)["outer_step"] == 1
     assert not processes_of(out)
     train(make_config(world, **FIELDS), out, resume=True)
     assert_same_run(whole("{}"), out)
