@@ -280,6 +280,8 @@ def repair(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:
 
 def summary(pool: "Pool") -> dict[str, Any]:
     """What `cit pool info --json` prints."""
+    from cit_curate.pool.token_files import token_folders
+
     manifest = pool.manifest
     return {
         "path": pool.location,
@@ -297,6 +299,7 @@ def summary(pool: "Pool") -> dict[str, Any]:
         "text_keys": dict(manifest.text_keys),
         "rejects": dict(manifest.rejects),
         "id_lists": dict(manifest.id_lists),
+        "tokens": [] if pool.is_remote else [path.name for path in token_folders(pool.path)],
         "sources": [asdict(source) for source in manifest.sources],
         "subset": asdict(manifest.subset) if manifest.subset else None,
     }
@@ -327,6 +330,8 @@ def _show(pool: "Pool", *, as_json: bool) -> None:
             f"ids: {manifest.id_lists['num_ids']:,}, of which "
             f"{manifest.id_lists['num_ids_without_line']:,} have no line"
         )
+    if tokens := summary(pool)["tokens"]:
+        lines.append(f"tokens of cit pool tokenize: {', '.join(tokens)}")
     rejected = ", ".join(f"{reason} {n:,}" for reason, n in manifest.rejects.items())
     lines.append(f"rejected: {rejected or 'nothing'} (rows and reasons in rejects/)")
     console = Console(soft_wrap=True)

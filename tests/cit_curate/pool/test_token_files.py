@@ -14,6 +14,7 @@ from cit_curate.curation import Curator
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.pool import Pool
 from cit_curate.pool.check import check_pool
+from cit_curate.pool.commands import info
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.token_files import token_folders
 from cit_curate.pool.tokenize_command import tokenize
@@ -179,6 +180,8 @@ def test_they_are_written_again_only_when_asked(
     assert "tokens of 1,200 captions" in capsys.readouterr().out
     assert [path.name for path in (pool.path / "tokens").iterdir()] == [Path(told["path"]).name]
     assert not check_pool(pool.path).damage
+    info(pool.path)
+    assert f"tokens of cit pool tokenize: {Path(told['path']).name}" in capsys.readouterr().out
 
 
 @pytest.mark.faults("L5", "P10")
