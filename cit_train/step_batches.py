@@ -43,6 +43,10 @@ class Streams:
         for stream in self.lanes:
             stream.finish()
 
+    def have_written(self, num_pairs: int) -> bool:
+        """Wait until so many pairs of each lane are written; False when a lane ends with fewer."""
+        return all(stream.has_written(num_pairs) for stream in self.lanes)
+
     def seconds(self, stream: ShardStream) -> dict[str, Any]:
         """When a lane's pairs were selected and could be trained on, since its selection began."""
         moments = {
@@ -136,17 +140,25 @@ def _num_updates(session: Session, state: TrainState, selections: Sequence[LaneS
 def updates(
     batches: Iterator[LaneBatch], streams: Streams, session: Session, state: TrainState
 ) -> Iterator[Planned]:
-    """The updates of this outer step from where the run stands; the last may be a stop."""
+    """The updates of this outer step from where the run stands; the last may be a stop.
+
+    With `--on-shortfall train` pairs whose image cannot be opened may be missing: the updates end
+    with the last one that every rank has images for.
+
+    Raises:
+        BadInputError: There are too few images for one update.
+    """
     accumulate, world = session.config.train.accumulate, session.world
-    num_lanes = len(streams.lanes)
-    num_updates, surplus = streams.num_updates, 0
-    if session.config.curate.on_shortfall == "train":
-        num_updates, surplus = _what_images_allow(session, streams, state)
-    for update in range(state.update, streams.first_update + num_updates):
+    pairs_per_update = session.config.curate.batch_size * accumulate
+    may_lack = session.config.curate.on_shortfall == "train"
+    for update in range(state.update, streams.first_update + streams.num_updates):
         batch: list[LaneBatch] = []
+        done, lacks = update - streams.first_update, False
         try:
             with session.stop.interrupting():
-                batch = list(islice(batches, num_lanes * accumulate))
+                lacks = may_lack and not streams.have_written((done + 1) * pairs_per_update)
+                if not lacks:
+                    batch = list(islice(batches, len(streams.lanes) * accumulate))
         except StoppedError:
             pass
         except PeerLostError:
@@ -156,25 +168,41 @@ def updates(
             streams.first_batch_at = time.monotonic()
         # Rank 0 has the clock and writes.
         is_due = world.is_first and session.saver.is_due(update)
-        stops, saves = world.any_of(not batch, is_due)
+        stops, saves, lacks = world.any_of(not batch and not lacks, is_due, lacks)
+        if lacks and not stops:
+            if not done:
+                raise _too_few_images(session, state)
+            _skip_the_rest(batches, streams, session, done * accumulate, batch)
+            return
         yield Planned(batch, saves or stops, stops)
-    for _ in islice(batches, surplus * num_lanes):  # too few for an update; the next step is next
+
+
+def _skip_the_rest(
+    batches: Iterator[LaneBatch],
+    streams: Streams,
+    session: Session,
+    num_trained: int,
+    drawn: Sequence[LaneBatch],
+) -> None:
+    """Take the batches that are too few for an update, so that the next outer step's are next.
+
+    Args:
+        batches: Where they come from.
+        streams: What wrote them.
+        session: The run.
+        num_trained: Batches of each lane that were trained on.
+        drawn: Of all lanes, batches that were taken since.
+    """
+    streams.finish()
+    num_batches = min(len(each.rows) // session.config.curate.batch_size for each in streams.lanes)
+    for _ in islice(batches, (num_batches - num_trained) * len(streams.lanes) - len(drawn)):
         pass
 
 
-def _what_images_allow(session: Session, streams: Streams, state: TrainState) -> tuple[int, int]:
-    """Updates that are left when pairs whose image cannot be opened are missing, and the batches
-    that are too few for another one.
-    """
+def _too_few_images(session: Session, state: TrainState) -> BadInputError:
     config = session.config
-    streams.finish()
-    own = min(len(stream.rows) // config.curate.batch_size for stream in streams.lanes)
-    num_batches = min(session.world.agree("written their shards", own))
-    updates = min(streams.num_updates, num_batches // config.train.accumulate)
-    if not updates:
-        raise BadInputError(
-            f"outer step {state.outer_step} has too few images that can be opened for one update "
-            f"of {config.curate.batch_size * config.train.accumulate} pairs; lower --threshold or "
-            f"--batch-size, and check the pool's image root with: {session.pools.info_commands}"
-        )
-    return updates, num_batches - updates * config.train.accumulate
+    return BadInputError(
+        f"outer step {state.outer_step} has too few images that can be opened for one update "
+        f"of {config.curate.batch_size * config.train.accumulate} pairs; lower --threshold or "
+        f"--batch-size, and check the pool's image root with: {session.pools.info_commands}"
+    )

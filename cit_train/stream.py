@@ -40,6 +40,7 @@ MAX_REJECT_RATIO = 0.01
 MAX_THREADS = 8
 # Images of a lane that are opened ahead of the one that is written.
 _IMAGES_AHEAD = 2 * MAX_THREADS
+_POLL_SECONDS = 0.005
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +109,7 @@ class ShardStream(threading.Thread):
     Attributes:
         rows: The pairs that were written, in training order: the selection's pairs, with those
             replaced whose image could not be opened.
+        num_written: Pairs that are written so far.
         error: What ended the stream, if not its end.
         first_shard_at: When the first shard was closed, in `time.monotonic`; None before.
         last_shard_at: When the last one was.
@@ -145,6 +147,7 @@ class ShardStream(threading.Thread):
                 written once more, and any other image that cannot be opened ends it.
         """
         super().__init__(name=f"shards-lane{scan.lane}", daemon=True)
+        self.num_written = 0
         self.error: BaseException | None = None
         self.first_shard_at: float | None = None
         self.last_shard_at: float | None = None
@@ -202,6 +205,18 @@ class ShardStream(threading.Thread):
         if self.error is not None:
             raise self.error
 
+    def has_written(self, num_pairs: int) -> bool:
+        """Wait until so many pairs are written; False when the stream ends with fewer.
+
+        Raises:
+            BaseException: What the thread raised.
+        """
+        while self.num_written < num_pairs and self.is_alive():
+            self.join(_POLL_SECONDS)
+        if self.num_written < num_pairs:
+            self.finish()
+        return self.num_written >= num_pairs
+
     def selected_rows(self) -> pa.Table:
         """The selection as it came out, in arrival order: replaced pairs are not in it."""
         rows = pa.concat_tables([self.rows, self._unused])
@@ -239,6 +254,7 @@ class ShardStream(threading.Thread):
             if is_new:
                 self._add(writer, self._sample(fields, image))
             written.append(row)
+            self.num_written = len(written)
         self._write_rejects()
         writer.close()
         self.last_shard_at = time.monotonic()

@@ -103,26 +103,60 @@ def test_ranks_exchange_json_by_rank_many_times() -> None:
         assert first[7] == [{"rank": 0, "turn": 7}, {"rank": 1, "turn": 7}]
 
 
-@pytest.mark.faults("D1")
-def test_ranks_with_unequal_numbers_of_pairs_and_images_make_equally_many_updates() -> None:
-    def make(world: World, pairs: list[int], images: list[int], config: RunConfig) -> Any:
-        session: Any = SimpleNamespace(
-            world=world, config=config, pools=SimpleNamespace(info_commands="")
-        )
-        state = TrainState(0, 0, ())
-        selections: Any = [SimpleNamespace(rows=range(number)) for number in pairs]
-        try:
-            num_updates = step_batches._num_updates(session, state, selections)
-            lanes: Any = [SimpleNamespace(rows=range(number)) for number in images]
-            streams: Any = SimpleNamespace(
-                lanes=lanes, finish=lambda: None, num_updates=num_updates
-            )
-            return step_batches._what_images_allow(session, streams, state)
-        except BadInputError as error:
-            return str(error)
+class WrittenStream:
+    """A shard stream that has written so many pairs."""
 
+    error = None
+
+    def __init__(self, num_pairs: int) -> None:
+        self.rows = range(num_pairs)
+
+    def has_written(self, num_pairs: int) -> bool:
+        return len(self.rows) >= num_pairs
+
+    def finish(self) -> None:
+        pass
+
+
+def updates_of(world: World, pairs: list[int], images: list[int], config: RunConfig) -> Any:
+    """Updates of an outer step in which lanes select `pairs` and have `images`, or its error.
+
+    The loader's next batch after them must be the next outer step's.
+    """
+    session: Any = SimpleNamespace(
+        world=world,
+        config=config,
+        pools=SimpleNamespace(info_commands=""),
+        stop=world.stop,
+        saver=SimpleNamespace(is_due=lambda update: False),
+    )
+    state, size = TrainState(0, 0, ()), config.curate.batch_size
+    selections: Any = [SimpleNamespace(rows=range(number)) for number in pairs]
+    try:
+        num_updates = step_batches._num_updates(session, state, selections)
+        most = num_updates * config.train.accumulate * size
+        lanes: Any = [WrittenStream(min(number, most)) for number in images]
+        num_batches = min(len(lane.rows) // size for lane in lanes)
+        batches = iter([*["this step"] * num_batches * len(lanes), "next step"])
+        streams = step_batches.Streams(lanes, selections, 0, num_updates, 0.0, 0.0)
+        planned = list(step_batches.updates(batches, streams, session, state))  # type: ignore[arg-type]
+        return len(planned), next(batches)
+    except BadInputError as error:
+        return str(error)
+
+
+@pytest.mark.faults("D1")
+def test_ranks_with_unequal_numbers_of_pairs_and_images_make_equally_many_updates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     numbers = st.lists(st.tuples(st.integers(0, 40), st.floats(0, 1)), min_size=2, max_size=2)
 
+    def any_of(world: World, *flags: bool) -> list[bool]:
+        """As the collective, which threads of one process have none of."""
+        told = world.agree("flags", flags)
+        return [any(of_ranks) for of_ranks in zip(*told, strict=True)]
+
+    monkeypatch.setattr(World, "any_of", any_of)
     with two_worlds() as (one, other):
 
         @settings(deadline=None, max_examples=60)
@@ -134,22 +168,23 @@ def test_ranks_with_unequal_numbers_of_pairs_and_images_make_equally_many_update
             accumulate: int,
         ) -> None:
             config = replace_fields(
-                default(), batch_size=batch_size, accumulate=accumulate, curate_every=100
+                default(),
+                batch_size=batch_size,
+                accumulate=accumulate,
+                curate_every=100,
+                on_shortfall="train",
             )
             lanes = [*first, *second]
             pairs = [number for number, _ in lanes]
             images = [int(number * opened) for number, opened in lanes]
             made = both(
-                lambda: make(one, pairs[:2], images[:2], config),
-                lambda: make(other, pairs[2:], images[2:], config),
+                lambda: updates_of(one, pairs[:2], images[:2], config),
+                lambda: updates_of(other, pairs[2:], images[2:], config),
             )
             assert made[0] == made[1]
             num_updates = min(images) // batch_size // accumulate
             if num_updates:
-                assert made[0] == (
-                    num_updates,
-                    min(images) // batch_size - num_updates * accumulate,
-                )
+                assert made[0] == (num_updates, "next step")
             else:
                 assert "fewer pairs than" in made[0] or "too few images" in made[0]
 
