@@ -12,8 +12,6 @@ BIN := $(VENV)/bin
 FAISS := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 SEEDS ?= 0
 DEVICE ?= cpu
-# They are begun first, so that no worker is left with them at the end.
-LONGEST := tests/demo tests/cit_train/test_fail_points.py tests/cit_curate/pool/test_ray_engine.py
 
 .PHONY: demo test test-fast test-slow bench bench-tune check format venv clean
 
@@ -27,7 +25,7 @@ test-fast: $(VENV)/.dev-ready
 
 test-slow: $(VENV)/.dev-ready
 	$(BIN)/cit demo --fetch-only
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 -m slow $(LONGEST) tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 -m slow
 
 check: $(VENV)/.dev-ready
 	$(BIN)/ruff format --check .

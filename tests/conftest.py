@@ -16,6 +16,8 @@ import pytest
 # Read once, when huggingface_hub is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+# Begun first, so that at the end no worker is left with one of them.
+LONGEST = ("test_demo.py", "test_fail_points.py", "test_ray_engine.py")
 FAULTS = Path(__file__).with_name("faults.csv")
 
 
@@ -67,6 +69,10 @@ def pytest_configure(config: pytest.Config) -> None:
     network_guard()
     if path and not hasattr(config, "workerinput"):  # workers of pytest-xdist report to one process
         config.pluginmanager.register(FaultResults(Path(path).absolute()))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def rows_of(item: pytest.Item) -> set[str]:
