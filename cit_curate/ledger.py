@@ -180,15 +180,19 @@ class Run:
         """Whether it was made from a mixture: a pair is then known by its pool and its key."""
         return bool(self.config.get("pools"))
 
-    def commits(self) -> list[Commit]:
+    def commits(self, *, last: int | None = None) -> list[Commit]:
         """The committed outer steps, in order.
+
+        Args:
+            last: Read only so many of them, from the end; None = all.
 
         Raises:
             DamagedError: A manifest is damaged, or one before the last is missing.
         """
         paths = sorted((self.path / "manifests").glob("step=*.json"))
-        commits = [read_commit(path) for path in paths]
-        for expected, commit in enumerate(commits):
+        first = 0 if last is None else max(len(paths) - last, 0)
+        commits = [read_commit(path) for path in paths[first:]]
+        for expected, commit in enumerate(commits, first):
             if commit.outer_step != expected:
                 raise DamagedError(
                     f"{self.path}/manifests lacks outer step {expected}; "

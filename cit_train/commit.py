@@ -183,7 +183,9 @@ def _needed(session: Session) -> list[str]:
 
     `--ahead` selects with the older one, which after the first commit is the one of the start.
     """
-    commits = [commit.checkpoint for commit in session.run.commits() if commit.checkpoint]
+    # A run of thousands of outer steps must not read all of them at each.
+    last = session.run.commits(last=2)
+    commits = [commit.checkpoint for commit in last if commit.checkpoint]
     return [checkpoint_name(0), *commits][-2:]
 
 

@@ -90,6 +90,20 @@ def test_a_reader_sees_whole_outer_steps_while_they_are_written(tmp_path: Path) 
     assert len({*seen}) > 2
 
 
+def test_the_last_commits_are_read_alone(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    for step in range(4):
+        commit(run, step, [f"{step}_title"])
+    first = tmp_path / "run" / "manifests" / "step=000000.json"
+    first.write_text("no JSON")
+    assert [each.outer_step for each in run.commits(last=2)] == [2, 3]
+    with pytest.raises(DamagedError, match="step=000000"):
+        run.commits(last=9)
+    first.unlink()
+    with pytest.raises(DamagedError, match="lacks outer step"):
+        run.commits(last=2)
+
+
 @pytest.mark.faults("L5")
 def test_a_missing_manifest_in_between_is_damage(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")

@@ -129,6 +129,7 @@ def test_very_many_outer_steps_hold_on_to_nothing(
     for name in ("mebibytes", "open_files", "other_bytes"):
         first, second = (max(getattr(each, name) for each in half) for half in (before, after))
         assert second <= ALLOWED_GROWTH * first, name
-    assert max(each.shard_steps for each in samples) <= KEPT_STEPS + 1
+    # Besides: the one that is trained on, and one that its commit is about to remove.
+    assert max(each.shard_steps for each in samples) <= KEPT_STEPS + 2
     assert not list(out.rglob(".tmp-*"))
     assert not find_damage(Run.open(out)).damage
