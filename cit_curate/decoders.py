@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import IO
 
-from cit_curate.errors import ResourceError
+from cit_curate.errors import PeerLostError
 from cit_curate.pool.pictures import MAX_PIXELS
 from cit_curate.pool.rejected import ImageRejected
 from cit_curate.shard_images import shard_image
@@ -59,7 +59,7 @@ class Decoders:
 
         Raises:
             ImageRejected: As there, or `decoder_failed`.
-            ResourceError: The process was killed.
+            PeerLostError: The process was killed.
         """
         try:
             decoder = self._idle.pop()
@@ -97,8 +97,9 @@ class Decoders:
         if -code in _OWN_MISTAKES:
             detail = f"its decoder crashed ({signal.Signals(-code).name})"
             return ImageRejected("decoder_failed", detail)
-        return ResourceError(
-            f"a process that opens images ended with code {code}, perhaps for want of memory"
+        return PeerLostError(
+            f"a process that opens images ended with code {code}, perhaps for want of memory; run "
+            "the same command again (a training run with --resume)"
         )
 
 

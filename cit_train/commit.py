@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from cit_curate.curation import write_scan
 from cit_curate.curator import LaneScan
+from cit_curate.errors import PeerLostError
 from cit_curate.ledger import Commit, step_folder
 from cit_curate.records import PoolCursor
 from cit_curate.scan_ledger import metrics_record
@@ -72,16 +73,30 @@ def commit_step(
     return after
 
 
-def stop_here(session: Session, state: TrainState, streams: Streams) -> NoReturn:
+def stop_here(
+    session: Session, state: TrainState, streams: Streams, lost: PeerLostError | None
+) -> NoReturn:
     """Save the state and end the try.
 
+    Args:
+        session: The run.
+        state: Where it stands.
+        streams: What writes the shards of this outer step.
+        lost: Why it ends, where nobody asked it to.
+
     Raises:
-        StoppedError: Always.
+        StoppedError: It was asked to.
+        PeerLostError: What writes the shards is gone, on this rank or on another.
     """
     save_within_step(session, state, streams)
     session.saver.wait()
     # None ends before all is written: launchers kill the ranks that are left.
-    session.stop.take_over(session.world.agree("saved the state", session.stop.requested))
+    told = session.world.agree("saved the state", [lost is not None, session.stop.requested])
+    if lost is not None:
+        raise lost
+    if any(is_lost for is_lost, _ in told):
+        session.world.agree("ended", None)  # raises what that rank tells
+    session.stop.take_over([requested for _, requested in told])
     raise StoppedError("asked to stop")
 
 

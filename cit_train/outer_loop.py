@@ -99,7 +99,7 @@ def train_session(session: Session, watcher: Watcher) -> Run:
                     state = evaluated(session, state, streams, watcher)
                 for planned in updates(batches, streams, session, state):
                     if planned.stops:
-                        stop_here(session, state, streams)
+                        stop_here(session, state, streams, planned.lost)
                     if planned.saves:
                         save_within_step(session, state, streams)
                     state, report = trainer.step(planned.batches, state)

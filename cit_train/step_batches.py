@@ -57,11 +57,18 @@ class Streams:
         }
         return {name: at and at - self.began_at for name, at in moments.items()}
 
-    def raise_first_error(self) -> None:
-        """Raise what ended a stream, if anything did."""
+    def lost_peer(self, error: PeerLostError) -> PeerLostError:
+        """Why there are no batches: what ended a stream, or else what its reader says.
+
+        Raises:
+            BaseException: What ended a stream is no lost peer.
+        """
         for stream in self.lanes:
+            if isinstance(stream.error, PeerLostError):
+                return stream.error
             if stream.error is not None:
                 raise stream.error
+        return error
 
 
 @dataclass(frozen=True)
@@ -71,12 +78,14 @@ class Planned:
     Attributes:
         batches: One batch of each lane of this rank, `accumulate` times.
         saves: Save the state first.
-        stops: A stop was asked for; there are no batches.
+        stops: A stop was asked for, or what writes the shards is gone; there are no batches.
+        lost: What is gone, on the ranks that know it.
     """
 
     batches: list[LaneBatch]
     saves: bool
     stops: bool
+    lost: PeerLostError | None
 
 
 @contextlib.contextmanager
@@ -142,6 +151,8 @@ def updates(
 ) -> Iterator[Planned]:
     """The updates of this outer step from where the run stands; the last may be a stop.
 
+    Where what writes the shards is gone, every update that there are batches for comes before.
+
     With `--on-shortfall train` pairs whose image cannot be opened may be missing: the updates end
     with the last one that every rank has images for.
 
@@ -153,6 +164,7 @@ def updates(
     may_lack = session.config.curate.on_shortfall == "train"
     for update in range(state.update, streams.first_update + streams.num_updates):
         batch: list[LaneBatch] = []
+        lost: PeerLostError | None = None
         done, lacks = update - streams.first_update, False
         try:
             with session.stop.interrupting():
@@ -161,9 +173,8 @@ def updates(
                     batch = list(islice(batches, len(streams.lanes) * accumulate))
         except StoppedError:
             pass
-        except PeerLostError:
-            streams.raise_first_error()
-            raise
+        except PeerLostError as error:
+            lost = streams.lost_peer(error)
         if streams.first_batch_at is None:
             streams.first_batch_at = time.monotonic()
         # Rank 0 has the clock and writes.
@@ -174,7 +185,7 @@ def updates(
                 raise _too_few_images(session, state)
             _skip_the_rest(batches, streams, session, done * accumulate, batch)
             return
-        yield Planned(batch, saves or stops, stops)
+        yield Planned(batch, saves or stops, stops, lost)
 
 
 def _skip_the_rest(

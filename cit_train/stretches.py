@@ -21,7 +21,7 @@ import torch
 from cit_curate.broken_vectors import best_entries
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
 from cit_curate.curation import Curator
-from cit_curate.errors import ConfigError, PeerLostError, ResourceError
+from cit_curate.errors import ConfigError, PeerLostError
 from cit_curate.records import CaptionBatch, PoolCursor
 from cit_curate.scores import Embedded, KnownTexts, PoolPlaces, open_places
 from cit_curate.scoring import Scores, scanned_texts
@@ -208,12 +208,12 @@ def result_of(future: Future[T]) -> T:
     """A result of the processes.
 
     Raises:
-        ResourceError: One of them was killed.
+        PeerLostError: One of them was killed.
     """
     try:
         return future.result()
     except BrokenProcessPool as error:
-        raise ResourceError(
+        raise PeerLostError(
             "a process of --ahead was killed, perhaps for want of memory; go on with --resume, and "
             "fewer --ahead-workers, each of which holds two text towers"
         ) from error

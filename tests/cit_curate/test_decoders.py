@@ -13,7 +13,7 @@ import pytest
 from run_fixtures import image_bytes
 
 from cit_curate.decoders import Decoders, decoders
-from cit_curate.errors import ResourceError
+from cit_curate.errors import PeerLostError
 from cit_curate.pool.images import ImageRejected
 from cit_curate.shard_images import shard_image
 
@@ -72,9 +72,9 @@ def test_an_image_that_crashes_its_decoder_is_rejected_while_others_are_opened(
 
 @pytest.mark.faults("I9", "S9")
 def test_a_process_that_was_killed_is_not_the_images_fault(failing: Decoders) -> None:
-    with pytest.raises(ResourceError, match="code -9, perhaps for want of memory") as caught:
+    with pytest.raises(PeerLostError, match="code -9, perhaps for want of memory") as caught:
         failing.shard_image(image_bytes() + b"kill")
-    assert caught.value.exit_code == 5
+    assert caught.value.exit_code == 6
     assert outcome(failing, image_bytes()) == "opened"
 
 

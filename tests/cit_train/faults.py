@@ -1,4 +1,4 @@
-"""Faults that happen at a moment of a run: `{"rank", "moment", "update", "act", "lane"}`.
+"""Faults that happen at a moment of a run: `{"rank", "moment", "update", "act", "pair"}`.
 
 Moments: curate (after each batch of captions), stream (before a pair is written), train (before an
 update), save (before a checkpoint is written), evaluate. Acts: a signal's name, or `group` and
@@ -33,17 +33,20 @@ def plant(fault: dict[str, Any], change: Change = setattr) -> None:
     """Make the fault happen at its moment, once, on its rank.
 
     Args:
-        fault: See above; `rank` is 0 when left out, `update` any.
+        fault: See above; `rank` is 0 when left out, `update` any; `pair` is the number of the
+            moment within the update (0 = the first).
         change: Puts a function into the place of another.
     """
     if int(os.environ.get("RANK", "0")) != fault.get("rank", 0):
         return
-    done = []
+    seen: list[int] = []
 
     def strike(update: int, trainer: Trainer | None = None) -> None:
-        if done or update != fault.get("update", update):
+        if update != fault.get("update", update):
             return
-        done.append(True)
+        seen.append(update)
+        if len(seen) != fault.get("pair", 0) + 1:
+            return
         for act in fault["act"].split():
             _do(act, trainer)
 
@@ -59,7 +62,10 @@ def _do(act: str, trainer: Trainer | None) -> None:
         workers = sorted(multiprocessing.active_children(), key=lambda worker: worker.name)
         workers[-1].kill()
     elif act == "decoder":
-        decoders()._idle[-1].kill()
+        while not (idle := list(decoders()._idle)):
+            time.sleep(0.001)
+        for process in idle:
+            process.kill()
     elif act.startswith("limit"):
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(act.removeprefix("limit")), hard))

@@ -28,7 +28,7 @@ from tiny_runs import (
 )
 
 from cit_curate.curation import Curator
-from cit_curate.errors import ConfigError, DamagedError, ResourceError
+from cit_curate.errors import ConfigError, DamagedError, PeerLostError
 from cit_curate.ledger import Run
 from cit_curate.scoring import Scores
 from cit_train import ahead, stretches
@@ -390,7 +390,7 @@ def test_killed_or_stopped_with_its_processes_it_goes_on_and_leaves_none(
     assert not processes_of(out)
 
 
-@pytest.mark.faults("S9")
+@pytest.mark.faults("S5")
 @pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_run_which_goes_on_afterwards(
     world: Path, whole: Callable[..., Path], tmp_path: Path
@@ -401,7 +401,7 @@ def test_a_process_that_is_killed_ends_the_run_which_goes_on_afterwards(
     wait_for(lambda: scorers_of(process.pid), seconds=60)
     for pid in scorers_of(process.pid):
         os.kill(pid, signal.SIGKILL)
-    assert finish(process) == ResourceError.exit_code
+    assert finish(process) == PeerLostError.exit_code
     assert "a process of --ahead was killed" in told_by(out).read_text()
     assert status(out)["resumable"]
     assert finish(start_training(world, out, **FIELDS)) == 0

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from tiny import make_config, make_pool
 from tiny_runs import (
+    assert_same_run,
     finish,
     finish_ranks,
     processes_of,
@@ -66,6 +67,25 @@ def test_an_error_on_one_rank_ends_the_others_and_is_told_once(
     assert (left["outer_step"], left["step"], left["resumable"]) == (1, 3, False)
     assert left["message"] == "planted"
     assert told_by(out).read_text().count("error: ") == 1
+
+
+@pytest.mark.faults("S5")
+def test_when_the_shards_of_one_rank_are_lost_all_ranks_save_the_same_update(
+    world: Path, out: Path, tmp_path: Path
+) -> None:
+    fields = {**FIELDS, "curate_every": 12, "max_updates": 12}
+    fault = {"rank": 1, "moment": "stream", "update": 0, "pair": 13, "act": "decoder"}
+    assert finish_ranks(start_ranks(world, out, ranks=2, faults=[fault], **fields)) == [6, 6]
+    left = status(out)
+    assert (left["code"], left["reason"], left["rank"]) == (6, "peer_lost", 1)
+    assert left["message"].startswith("a process that opens images ended with code -9")
+    assert (left["outer_step"], left["resumable"]) == (0, True)
+    assert 1 <= left["step"] <= 7
+    assert told_by(out).read_text().count("error: ") == 1
+    assert finish_ranks(start_ranks(world, out, ranks=2, **fields)) == [0, 0]
+    whole = tmp_path / "whole"
+    assert finish_ranks(start_ranks(world, whole, ranks=2, **fields)) == [0, 0]
+    assert_same_run(whole, out)
 
 
 @pytest.mark.faults("D2")

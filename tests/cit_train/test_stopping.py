@@ -346,16 +346,25 @@ def test_a_shard_that_may_not_grow_ends_the_run_which_goes_on_once_there_is_room
 
 @pytest.mark.faults("S5")
 @pytest.mark.slow
-def test_a_killed_process_of_the_shards_ends_the_run_which_goes_on_afterwards(
-    world: Path, whole: Callable[[str], Path], tmp_path: Path
+def test_when_a_process_of_the_shards_is_killed_training_makes_its_updates_saves_and_ends(
+    world: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    told = told_of_resources(world, out, {"moment": "curate", "update": 3, "act": "decoder"})
-    assert "a process that opens images ended with code -9" in told
-    assert status(out)["outer_step"] == 1
+    # 16 images are opened ahead of the pair that is written: the 30th needs a new process.
+    fault = {"moment": "stream", "update": 0, "pair": 13, "act": "decoder"}
+    fields = {**FIELDS, "curate_every": 6}
+    process = start_training(world, out, faults=[fault], **fields)
+    assert finish(process) == 6
+    assert "a process that opens images ended with code -9" in told_by(out).read_text()
+    left = status(out)
+    assert (left["code"], left["reason"], left["resumable"]) == (6, "peer_lost", True)
+    # What was in closed shards was trained on, and is saved.
+    assert left["outer_step"] == 0
+    assert 1 <= left["step"] <= 3
     assert not processes_of(out)
-    train(make_config(world, **FIELDS), out, resume=True)
-    assert_same_run(whole("{}"), out)
+    train(make_config(world, **fields), out, resume=True)
+    train(make_config(world, **fields), tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", out)
 
 
 @pytest.mark.faults("S9")
