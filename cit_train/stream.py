@@ -22,6 +22,7 @@ import pyarrow as pa
 from cit_curate.config import CurateConfig
 from cit_curate.decoders import decoders
 from cit_curate.errors import BadInputError, DamagedError, ShortfallError
+from cit_curate.image_uri import parse_image_uri
 from cit_curate.ledger import Run, step_folder
 from cit_curate.ledger_tables import SCHEMAS
 from cit_curate.pool.images import ImageRejected, image_suffix
@@ -32,7 +33,9 @@ from indexes.durable import read_json, write_sealed
 # First word of the random key of the training order.
 ORDER_KEY = 21
 # An outer step fails when this many images in a row cannot be opened, or a larger share than
-# this; the share counts from as many rejects on, since it means nothing in a small selection.
+# this; the share counts from as many rejects on, since it means nothing in a small selection. An
+# archive that cannot be read at all counts once, whatever was asked of it, unless there is nothing
+# but such archives.
 MAX_REJECTS_IN_A_ROW = 100
 MAX_REJECT_RATIO = 0.01
 # Threads that have images opened and checked for all lanes of a process, each by a process of its
@@ -164,6 +167,9 @@ class ShardStream(threading.Thread):
         self._rejects: list[dict[str, Any]] = []
         self._in_a_row = 0
         self._num_unreadable = 0
+        self._num_counted = 0
+        self._archives: set[tuple[str, str, str]] = set()  # those that have been counted
+        self._has_opened = False
         self._unreadable = "some selected pairs have no image"
         key = (scan.config.seed, ORDER_KEY, scan.outer_step, scan.lane)
         order = np.random.default_rng(key).permutation(len(selection))
@@ -330,6 +336,7 @@ class ShardStream(threading.Thread):
             self._reject(fields, error)
             return None
         self._in_a_row = 0
+        self._has_opened = True
         return image
 
     def _opened(self, place: int) -> "Future[bytes]":
@@ -376,8 +383,10 @@ class ShardStream(threading.Thread):
         )
         if error.reason == "no_image":  # the pool says so itself: nothing is wrong with it
             return
-        self._in_a_row += 1
         self._num_unreadable += 1
+        if self._counts(fields, error):
+            self._num_counted += 1
+            self._in_a_row += 1
         self._unreadable = (
             f"{self._num_unreadable} of the selected images cannot be opened ({self._in_a_row} in "
             f"a row); the last one is {fields['image_uri']} of source {fields['source']}: "
@@ -385,8 +394,19 @@ class ShardStream(threading.Thread):
             f"{self._pools[fields['pool']].location}"
         )
         allowed = max(MAX_REJECT_RATIO * self._num_pairs, MAX_REJECTS_IN_A_ROW)
-        if self._in_a_row >= MAX_REJECTS_IN_A_ROW or self._num_unreadable > allowed:
+        if self._in_a_row >= MAX_REJECTS_IN_A_ROW or self._num_counted > allowed:
             raise BadInputError(f"outer step {self.scan.outer_step}: {self._unreadable}")
+
+    def _counts(self, fields: Mapping[str, Any], error: ImageRejected) -> bool:
+        """Whether a reject counts towards the budget: of an archive as a whole, only the first."""
+        if error.reason != "unreadable_archive" or not self._has_opened:
+            return True
+        uri = parse_image_uri(fields["image_uri"])
+        assert uri is not None  # only a place in an archive is rejected so
+        archive = (fields["pool"], fields["source"], uri.path)
+        is_new = archive not in self._archives
+        self._archives.add(archive)
+        return is_new
 
 
 def _each(rows: pa.Table) -> Iterator[dict[str, Any]]:

@@ -5,6 +5,9 @@ decoded row groups) belongs to one process and is dropped when the file changes.
 """
 
 import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +28,8 @@ _MAX_ROW_GROUP_BYTES = 2 << 30
 # The name field of a tar header; a longer name stands in a header of its own.
 _HEADER_NAME_BYTES = 100
 
+T = TypeVar("T")
+
 _tables: BoundedCache[pa.Table] = BoundedCache(_TABLE_CACHE_BYTES)
 _footers: BoundedCache[pq.FileMetaData] = BoundedCache(_MAX_TABLES)
 _row_groups: BoundedCache[pa.ChunkedArray] = BoundedCache(_ROW_GROUP_CACHE_BYTES)
@@ -39,9 +44,10 @@ def read_archived_bytes(root: ImageRoot, uri: ImageUri, *, max_bytes: int) -> by
         max_bytes: A larger image is refused before it is read.
 
     Raises:
-        ImageRejected: The file or the place is missing, damaged, outside or too large.
+        ImageRejected: The file or the place is missing, damaged, outside or too large;
+            `unreadable_archive` where no place in the file can be read.
     """
-    with opened_below(root, uri.path) as file:
+    with _opened(root, uri) as file:
         if uri.scheme == "zip":
             return read_zip_member(file, uri.member, max_bytes=max_bytes)
         if uri.scheme == "tar":
@@ -51,6 +57,19 @@ def read_archived_bytes(root: ImageRoot, uri: ImageUri, *, max_bytes: int) -> by
             return _cell_bytes(*read(file, uri), file, uri, max_bytes=max_bytes)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise ImageRejected("damaged_archive", f"{_where(file, uri)}: {error}") from error
+
+
+@contextmanager
+def _opened(root: ImageRoot, uri: ImageUri) -> Iterator[OpenFile]:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(opened_below(root, uri.path))
+        except ImageRejected as error:
+            if error.reason != "missing_image":
+                raise
+            detail = f"{error.detail}, asked for {uri.place}"
+            raise ImageRejected("unreadable_archive", detail) from error
+        yield file
 
 
 def _read_tar_member(file: OpenFile, uri: ImageUri, max_bytes: int) -> bytes:
@@ -83,16 +102,19 @@ def _read_tar_member(file: OpenFile, uri: ImageUri, max_bytes: int) -> bytes:
     return data[tarfile.BLOCKSIZE :]
 
 
-def _mapped_table(file: OpenFile) -> tuple[pa.Table, int]:
-    with pa.ipc.open_stream(pa.memory_map(str(file.local()))) as reader:
-        table = reader.read_all()
+def _mapped_table(file: OpenFile, uri: ImageUri) -> tuple[pa.Table, int]:
+    def read() -> pa.Table:
+        with pa.ipc.open_stream(pa.memory_map(str(file.local()))) as reader:
+            return reader.read_all()
+
+    table = _as_a_whole(read, file, uri)
     num_arrays = sum(column.num_chunks for column in table.columns)
     return table, max(num_arrays * _BYTES_PER_ARRAY, _TABLE_CACHE_BYTES // _MAX_TABLES)
 
 
 def _arrow_column(file: OpenFile, uri: ImageUri) -> tuple[pa.ChunkedArray, int]:
     """The column, and the place of the row in it."""
-    table = _tables.get(file.identity, lambda: _mapped_table(file))
+    table = _tables.get(file.identity, lambda: _mapped_table(file, uri))
     _check_column(table.column_names, file, uri)
     return table.column(uri.column), uri.row
 
@@ -102,7 +124,10 @@ def _parquet_column(file: OpenFile, uri: ImageUri) -> tuple[pa.ChunkedArray, int
 
     Row groups are decoded whole, which is why the last ones are remembered.
     """
-    footer = _footers.get(file.identity, lambda: (pq.read_metadata(file.for_arrow), 1))
+    footer = _footers.get(
+        file.identity,
+        lambda: (_as_a_whole(lambda: pq.read_metadata(file.for_arrow), file, uri), 1),
+    )
     _check_column(footer.schema.to_arrow_schema().names, file, uri)
     row = uri.row
     for group in range(footer.num_row_groups):
@@ -148,6 +173,14 @@ def _cell_bytes(
         detail = f"{_where(file, uri)}: {size:,} bytes, more than {max_bytes:,}"
         raise ImageRejected("too_many_bytes", detail)
     return bytes(value.as_py())
+
+
+def _as_a_whole(read: Callable[[], T], file: OpenFile, uri: ImageUri) -> T:
+    """What every row of a file is read with."""
+    try:
+        return read()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ImageRejected("unreadable_archive", f"{_where(file, uri)}: {error}") from error
 
 
 def _check_column(names: list[str], file: OpenFile, uri: ImageUri) -> None:

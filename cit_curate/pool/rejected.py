@@ -14,6 +14,7 @@ Reason = Literal[
     "no_image",
     "too_many_bytes",
     "path_escapes",
+    "unreadable_archive",
     "damaged_archive",
     "encrypted_image",
 ]

@@ -96,12 +96,16 @@ def read_zip_member(file: OpenFile, member: str, *, max_bytes: int) -> bytes:
     """The bytes of a zip's member, found by its exact name and never written anywhere.
 
     Raises:
-        ImageRejected: The zip is damaged or has no such member; it is a folder, a link, encrypted,
-            too large, packed too tightly, or not what the zip says of it.
+        ImageRejected: The zip is damaged, as a whole (`unreadable_archive`) or where the member
+            lies, or has no such member; it is a folder, a link, encrypted, too large, packed too
+            tightly, or not what the zip says of it.
     """
     where = f"{file.path}, member {member!a}"
     try:
         directory = _directories.get(file.identity, lambda: _directory(file))
+    except _DAMAGE as error:
+        raise ImageRejected("unreadable_archive", f"{where}: {error}") from error
+    try:
         place = _place(directory, member)
         if place is None:
             raise ImageRejected("missing_image", f"{where}: the zip has no such member")

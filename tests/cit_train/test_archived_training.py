@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -68,6 +69,33 @@ def test_a_zip_that_is_gone_ends_training_with_3_and_is_named(world, tmp_path, n
         train(config, tmp_path / "run")
     assert caught.value.exit_code == 3
     assert ("100 of the selected images" in str(caught.value)) == (num_images == 300)
+
+
+@pytest.mark.faults("I5")
+@pytest.mark.parametrize(("images_per_zip", "is_over"), [(40, False), (1, True)])
+def test_a_zip_that_is_gone_counts_once_whatever_it_held(
+    world, tmp_path, monkeypatch, images_per_zip, is_over
+):
+    monkeypatch.setattr(stream, "MAX_REJECTS_IN_A_ROW", 6)
+    shutil.copy(next((world / "pictures").rglob("*.png")), tmp_path / "a.png")
+    rows = [{"image_id": str(n), "image": "a.png", "title": f"a {n}"} for n in range(120)]
+    for number, row in enumerate(rows):
+        if number % 3 == 0:
+            name = f"gone{number // 3 // images_per_zip}.zip"
+            (tmp_path / name).write_bytes(b"PK")
+            row["image"] = f"zip://{name}#{number}.png"
+    pool = build(rows, tmp_path, text=("title",))
+    config = make_config(world, pool=str(pool), threshold=-1.0, curate_every=6)
+    if is_over:
+        with pytest.raises(BadInputError, match=r"7 of the selected images.*gone\d+\.zip"):
+            train(config, tmp_path / "run")
+        return
+    rejects = train(config, tmp_path / "run").read("rejects")
+    assert set(rejects["reason"].to_pylist()) == {"unreadable_archive"}
+    assert rejects.num_rows > 6
+    for row in rejects.to_pylist():
+        assert "gone0.zip" in row["detail"]
+        assert row["image_uri"].partition("#")[2] in row["detail"]
 
 
 @pytest.mark.faults("I1", "I5")

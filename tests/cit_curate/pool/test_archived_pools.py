@@ -94,7 +94,7 @@ def test_a_zip_that_is_gone_or_damaged_is_named_and_others_are_read(tmp_path):
         except ImageRejected as rejected:
             found[pair["image_id"]] = rejected.reason
             assert f"00{int(pair['image_id']) // 3}.zip" in rejected.detail  # noqa: PT017
-    assert list(found.values())[:6] == ["missing_image"] * 3 + ["damaged_archive"] * 3
+    assert list(found.values())[:6] == ["unreadable_archive"] * 6
     assert list(found.values())[6:] == [len(picture(6)), len(picture(7))]
 
 

@@ -215,7 +215,7 @@ def test_an_image_that_is_not_there_or_leads_out_is_rejected(bucket, tmp_path):
     assert pool.image_bytes("empty.png", "table.csv") == b""
     for uri, reason in (
         ("none.png", "missing_image"),
-        ("zip://none.zip#a.png", "missing_image"),
+        ("zip://none.zip#a.png", "unreadable_archive"),
         ("../secret.png", "path_escapes"),
         ("/secret.png", "path_escapes"),
         ("zip://../x.zip#a.png", "path_escapes"),

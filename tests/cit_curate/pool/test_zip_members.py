@@ -131,7 +131,7 @@ def test_a_zip_cut_anywhere_gives_the_bytes_or_a_reason(tmp_path):
     content = write_zip(tmp_path / "whole.zip").read_bytes()
     for size in range(0, len(content), 29):
         (tmp_path / "a.zip").write_bytes(content[:size])
-        assert reason_of(tmp_path, "sub/002.jpg") == "damaged_archive"
+        assert reason_of(tmp_path, "sub/002.jpg") == "unreadable_archive"
 
 
 @pytest.mark.faults("I5")
@@ -162,9 +162,9 @@ def test_a_wrong_checksum_is_damage(tmp_path):
 def test_a_zip_that_is_missing_or_no_zip_is_named(tmp_path):
     (tmp_path / "text.zip").write_text("nothing")
     (tmp_path / "empty.zip").write_bytes(b"")
-    assert reason_of(tmp_path, "x", "gone.zip") == "missing_image"
+    assert reason_of(tmp_path, "x", "gone.zip") == "unreadable_archive"
     for name in ("text.zip", "empty.zip"):
-        assert reason_of(tmp_path, "x", name) == "damaged_archive"
+        assert reason_of(tmp_path, "x", name) == "unreadable_archive"
     zipfile.ZipFile(tmp_path / "none.zip", "w").close()
     assert reason_of(tmp_path, "x", "none.zip") == "missing_image"
 
@@ -244,7 +244,7 @@ def test_a_zip_outside_the_image_root_is_refused(tmp_path):
     for name in ("../a.zip", "link.zip", str(tmp_path / "a.zip")):
         assert reason_of(root, "001.jpg", name) == "path_escapes"
     os.mkfifo(root / "pipe.zip")
-    assert reason_of(root, "001.jpg", "pipe.zip") == "missing_image"
+    assert reason_of(root, "001.jpg", "pipe.zip") == "unreadable_archive"
 
 
 def test_a_zip_that_was_written_anew_is_read_anew(tmp_path):
