@@ -19,10 +19,11 @@ from cit_curate.texts import Texts
 from indexes.protocol import MetadataIndex
 
 REASON = "broken_vector"
-# The budget of an outer step and lane, as for images that cannot be opened (`cit_train.stream`): a
-# share of the captions scanned, which means something once there are so many.
+# The budget of an outer step and lane, as for images that cannot be opened (`cit_train.stream`): so
+# many one after the other, or a share of the captions scanned, which means something once there are
+# as many.
 MAX_RATIO = 0.01
-MAX_BROKEN = 100
+MAX_IN_A_ROW = 100
 _SHOWN_CHARS = 80
 
 Rejects = Mapping[PoolCursor, Sequence[Mapping[str, Any]]]
@@ -89,29 +90,39 @@ def leave_out_broken(
     return kept, rejects
 
 
-def check_budget(rejects: Rejects, *, num_before: int, num_scanned: int) -> None:
+def check_budget(
+    rejects: Rejects, *, before: Sequence[Mapping[str, Any]], num_scanned: int
+) -> None:
     """Say what of a window is set aside, or raise when it is too much.
 
     Args:
         rejects: Of this window.
-        num_before: Captions that were set aside before.
+        before: What was set aside before, in the order of the scan.
         num_scanned: Captions scanned, those of this window included.
 
     Raises:
         NotFiniteError: They are more than the budget, or all captions there were.
     """
     rows = [row for batch in rejects.values() for row in batch]
-    num_broken = num_before + len(rows)
+    num_broken = len(before) + len(rows)
+    in_a_row = _longest_run([row["scan_position"] for row in (*before, *rows)])
     message = (
-        f"{num_broken:,} of {num_scanned:,} captions have a vector that is NaN, infinite or zero, "
-        f"such as {rows[0]['pair_key']} ({rows[0]['detail']})"
+        f"{num_broken:,} of {num_scanned:,} captions ({in_a_row:,} in a row) have a vector that is "
+        f"NaN, infinite or zero, such as {rows[0]['pair_key']} ({rows[0]['detail']})"
     )
-    if num_broken == num_scanned or num_broken > max(MAX_RATIO * num_scanned, MAX_BROKEN):
+    is_over = num_broken > max(MAX_RATIO * num_scanned, MAX_IN_A_ROW)
+    if is_over or in_a_row >= MAX_IN_A_ROW or num_broken == num_scanned:
         raise NotFiniteError(
             f"{message}. The text tower is broken or has diverged: check --text-encoder, or lower "
             "--lr and start from an earlier checkpoint"
         )
     logger.warning("%s; they are set aside in rejects", message)
+
+
+def _longest_run(positions: Sequence[int]) -> int:
+    """How many of the ascending positions follow each other without a gap, at most."""
+    starts = np.flatnonzero(np.diff(positions, prepend=-2) > 1)
+    return int(np.diff(starts, append=len(positions)).max())
 
 
 def _reject(scan_position: int, row: Mapping[str, Any]) -> dict[str, Any]:

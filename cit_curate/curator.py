@@ -293,7 +293,7 @@ class LaneScan:
             return window, scores
         kept, self._broken = leave_out_broken(window, sound)
         num_scanned = self.totals.scanned + len(sound)
-        check_budget(self._broken, num_before=len(self.set_aside), num_scanned=num_scanned)
+        check_budget(self._broken, before=self.set_aside, num_scanned=num_scanned)
         return kept, scores.of(sound)
 
     def _score(self, window: Sequence[CaptionBatch]) -> Scores:

@@ -128,19 +128,43 @@ def test_a_scan_that_goes_on_from_a_state_sets_the_same_aside() -> None:
 @pytest.mark.faults("E1")
 @pytest.mark.parametrize(
     ("sound", "broken", "ends"),
-    [(1, 100, False), (1, 101, True), (0, 1, True), (0, 5, True), (10_400, 105, False)],
+    [
+        (101, 100, False),
+        (102, 101, True),
+        (0, 1, True),
+        (0, 5, True),
+        (10_400, 105, False),
+    ],
 )
 def test_over_the_budget_the_run_ends_with_7(sound: int, broken: int, ends: bool) -> None:
     config = CurateConfig(threshold=0.8, batch_size=64, on_shortfall="train")
-    scan = scan_of(["0"] * sound + ["nan"] * broken, config)
+    rest = ["0"] * max(sound - broken, 0)
+    pairs = ["nan", "0"] if sound else ["nan"]
+    scan = scan_of(pairs * broken + rest, config)
     if not ends:
         scan.take(None)
         assert len(scan.reject_rows()) == broken
         return
-    with pytest.raises(NotFiniteError, match=rf"{broken} of {sound + broken} captions.*--lr") as e:
+    with pytest.raises(NotFiniteError, match=rf"{broken} of {sound + broken} captions .*--lr") as e:
         scan.take(None)
     assert e.value.exit_code == 7
     assert "_title (no usable vector for 'nan')" in str(e.value)
+
+
+@pytest.mark.faults("E1")
+@pytest.mark.parametrize("window", [64, 4096])
+def test_a_hundred_in_a_row_end_the_run_with_7_however_many_were_sound(
+    window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curator, "SMALLEST_WINDOW", window)
+    monkeypatch.setattr(curator, "LARGEST_WINDOW", window)
+    config = CurateConfig(threshold=0.8, batch_size=32, on_shortfall="train")
+    captions = ["0"] * 20_000 + ["nan"] * 99 + ["0"] * 20
+    scan = scan_of([*captions, "inf"], config)
+    scan.take(None)
+    assert len(scan.reject_rows()) == 100
+    with pytest.raises(NotFiniteError, match=r"captions \(100 in a row\)"):
+        scan_of([*captions[:-20], "inf", *captions], config).take(None)
 
 
 @pytest.mark.faults("E1")
