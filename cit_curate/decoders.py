@@ -20,8 +20,10 @@ from collections.abc import Sequence
 from functools import cache
 from typing import IO
 
+from PIL import Image
+
 from cit_curate.errors import PeerLostError
-from cit_curate.pool.pictures import MAX_PIXELS
+from cit_curate.pool.pictures import MAX_PIXELS, read_image
 from cit_curate.pool.rejected import ImageRejected
 from cit_curate.shard_images import shard_image
 
@@ -33,7 +35,9 @@ _OWN_MISTAKES = frozenset(
     getattr(signal, f"SIG{name}") for name in ("ABRT", "ALRM", "BUS", "FPE", "ILL", "SEGV", "SYS")
 )
 
-_ASKED = struct.Struct("<QQQ")  # side, max_pixels, bytes of the image
+_ASKED = struct.Struct("<BQQQ")  # one of those below, side, max_pixels, bytes of the image
+_SHARD_IMAGE, _PICTURE = range(2)
+_SIZE = struct.Struct("<QQ")  # width and height, before a picture's pixels
 _ANSWER = struct.Struct("<BQ")  # one of those below, and bytes that follow
 _SAME, _OTHER, _REJECTED = range(3)
 
@@ -61,23 +65,38 @@ class Decoders:
             ImageRejected: As there, or `decoder_failed`.
             PeerLostError: The process was killed.
         """
-        try:
-            decoder = self._idle.pop()
-        except IndexError:
-            decoder = self._start()
-        try:
-            kind, answer = _ask(decoder, _ASKED.pack(side, max_pixels, len(data)), data)
-        except (BrokenPipeError, EOFError):
-            raise self._failure(decoder) from None
-        self._idle.append(decoder)
-        if kind == _REJECTED:
-            raise ImageRejected(*json.loads(answer))
+        kind, answer = self._asked(_SHARD_IMAGE, data, side, max_pixels)
         return answer if kind == _OTHER else data
+
+    def read_image(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+        """What `cit_curate.pool.pictures.read_image` gives, from another process.
+
+        Raises:
+            ImageRejected: As there, or `decoder_failed`.
+            PeerLostError: The process was killed.
+        """
+        _, answer = self._asked(_PICTURE, data, 0, max_pixels)
+        size = _SIZE.unpack_from(answer)
+        return Image.frombytes("RGB", size, answer[_SIZE.size :])
 
     def close(self) -> None:
         """End the processes that wait."""
         while self._idle:
             _end(self._idle.pop())
+
+    def _asked(self, what: int, data: bytes, side: int, max_pixels: int) -> tuple[int, bytes]:
+        try:
+            decoder = self._idle.pop()
+        except IndexError:
+            decoder = self._start()
+        try:
+            kind, answer = _ask(decoder, _ASKED.pack(what, side, max_pixels, len(data)), data)
+        except (BrokenPipeError, EOFError):
+            raise self._failure(decoder) from None
+        self._idle.append(decoder)
+        if kind == _REJECTED:
+            raise ImageRejected(*json.loads(answer))
+        return kind, answer
 
     def _start(self) -> "subprocess.Popen[bytes]":
         path = os.pathsep.join(filter(None, sys.path))
@@ -149,18 +168,21 @@ def main() -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # it ends the process in the midst of C
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     while head := questions.read(_ASKED.size):
-        side, max_pixels, length = _ASKED.unpack(head)
+        what, side, max_pixels, length = _ASKED.unpack(head)
         data = questions.read(length)
         signal.setitimer(signal.ITIMER_REAL, limit_seconds)
-        kind, answer = _answer(data, side, max_pixels)
+        kind, answer = _answer(what, data, side, max_pixels)
         signal.setitimer(signal.ITIMER_REAL, 0)
         answers.write(_ANSWER.pack(kind, len(answer)))
         answers.write(answer)
         answers.flush()
 
 
-def _answer(data: bytes, side: int, max_pixels: int) -> tuple[int, bytes]:
+def _answer(what: int, data: bytes, side: int, max_pixels: int) -> tuple[int, bytes]:
     try:
+        if what == _PICTURE:
+            picture = read_image(data, max_pixels=max_pixels)
+            return _OTHER, _SIZE.pack(*picture.size) + picture.tobytes()
         image = shard_image(data, side=side, max_pixels=max_pixels)
     except ImageRejected as rejected:
         return _REJECTED, json.dumps([rejected.reason, rejected.detail]).encode()

@@ -74,7 +74,7 @@ def commit_step(
 
 
 def stop_here(
-    session: Session, state: TrainState, streams: Streams, lost: PeerLostError | None
+    session: Session, state: TrainState, streams: Streams, lost: PeerLostError | None = None
 ) -> NoReturn:
     """Save the state and end the try.
 

@@ -1,10 +1,10 @@
 """After an update: its log line, and when it is time the evaluation, which all ranks learn of."""
 
-import contextlib
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from cit_curate.errors import PeerLostError
 from cit_train.checkpoint import checkpoint_name, save_checkpoint, take_snapshot
 from cit_train.commit import stop_here
 from cit_train.evaluation.zero_shot import Evaluation
@@ -60,17 +60,23 @@ def evaluated(
 
     Raises:
         StoppedError: A signal ended the evaluation, which is made when the run is taken up again.
+        PeerLostError: A process that opens images is gone; the same.
     """
-    world, evaluation = session.world, None
+    world, evaluation, lost = session.world, None, None
     world.beat("evaluating", outer_step=state.outer_step, update=state.update)
     if world.is_first:
         assert session.evaluator is not None
-        with contextlib.suppress(StoppedError), session.stop.interrupting():
-            evaluation = session.evaluator(session.trainer.model, session.trainer.tokenizer)
+        try:
+            with session.stop.interrupting():
+                evaluation = session.evaluator(session.trainer.model, session.trainer.tokenizer)
+        except StoppedError:
+            pass
+        except PeerLostError as error:
+            lost = error
     best = _recorded(session, state, evaluation, watcher) if evaluation else None
     best = world.agree("seen the evaluation", best)[0]
     if best is None:
-        stop_here(session, replace(state, owes_evaluation=True), streams)
+        stop_here(session, replace(state, owes_evaluation=True), streams, lost)
     return replace(state, best=best, owes_evaluation=False)
 
 

@@ -12,8 +12,9 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from cit_curate.decoders import decoders
 from cit_curate.metadata.entries import MetadataEntry
-from cit_curate.pool.images import read_image, read_image_bytes
+from cit_curate.pool.images import read_image_bytes
 from cit_curate.records import Int64
 
 __all__ = ["FoundImages", "ImageFiles", "Images", "LabelledImages", "spread_rows"]
@@ -48,7 +49,7 @@ class ImageFiles:
     def read(self, row: int) -> Image.Image:
         """The image as RGB, upright, on white."""
         path = self.paths[row]
-        return read_image(read_image_bytes(path.parent, path.name))
+        return decoders().read_image(read_image_bytes(path.parent, path.name))
 
     def title(self, row: int) -> str:
         """Its path."""

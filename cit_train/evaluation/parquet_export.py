@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from cit_curate.decoders import decoders
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
 from cit_curate.metadata.entries import MetadataEntry
-from cit_curate.pool.images import ImageRejected, read_image, read_image_bytes
+from cit_curate.pool.images import ImageRejected, read_image_bytes
 from cit_curate.records import Int64
 from cit_train.evaluation.file_list import read_class_names
 from cit_train.evaluation.labelled_images import FoundImages
@@ -67,11 +68,11 @@ class ParquetImages:
                         f"the row has no bytes but the path {name}; export with the images in it "
                         "(`push_to_hub` does so, `to_parquet` after `embed_table_storage`)",
                     )
-                return read_image(read_image_bytes(self._groups[group][0].parent, name))
+                return decoders().read_image(read_image_bytes(self._groups[group][0].parent, name))
             value = data
         if value is None:
             raise ImageRejected("no_image", "the row has no image")
-        return read_image(value)
+        return decoders().read_image(value)
 
     def title(self, row: int) -> str:
         """The file and the row in it, from 0."""

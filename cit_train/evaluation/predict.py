@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import VisionTextDualEncoderModel
 
+from cit_curate.decoders import decoders
 from cit_curate.errors import NotFiniteError
-from cit_curate.pool.images import ImageRejected, read_image, read_image_bytes
+from cit_curate.pool.images import ImageRejected, read_image_bytes
 from cit_curate.sources.folder import IMAGE_SUFFIXES
 from cit_train.evaluation.class_mapping import ClassLabels
 from cit_train.evaluation.image_folder import images_below
@@ -167,6 +168,6 @@ def _view(path: Path, side: int) -> Tensor | RejectedImage:
     # Resolved: unlike a pool's, these paths are the user's own, and may be links.
     real = path.resolve()
     try:
-        return eval_view(read_image(read_image_bytes(real.parent, real.name)), side=side)
+        return eval_view(decoders().read_image(read_image_bytes(real.parent, real.name)), side=side)
     except ImageRejected as error:
         return RejectedImage(str(path), error.reason, error.detail)

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cit_curate.decoders import decoders
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.metadata.entries import MetadataEntry
-from cit_curate.pool.images import ImageRejected, read_image, read_image_bytes
+from cit_curate.pool.images import ImageRejected, read_image_bytes
 from cit_curate.records import Int64
 from cit_train.evaluation.labelled_images import FoundImages
 
@@ -243,7 +244,7 @@ def _errors_of(package: str) -> tuple[type[Exception], ...]:
 def _load(path: str | Path) -> Image.Image:
     """Open an image file as everything here is opened: by its bytes, with a limit of pixels."""
     path = Path(path)
-    return read_image(read_image_bytes(path.parent, path.name))
+    return decoders().read_image(read_image_bytes(path.parent, path.name))
 
 
 def _labels(dataset: Any, attribute: str) -> Int64:

@@ -4,12 +4,15 @@ import os
 import signal
 import time
 
+from PIL import Image
+
 from cit_curate import decoders
 
 whole = decoders.shard_image
+whole_picture = decoders.read_image
 
 
-def failing(data: bytes, *, side: int, max_pixels: int) -> bytes:
+def fail(data: bytes) -> None:
     if data.endswith(b"hang"):
         time.sleep(60)
     if data.endswith(b"loop"):
@@ -19,8 +22,18 @@ def failing(data: bytes, *, side: int, max_pixels: int) -> bytes:
         os.abort()
     if data.endswith(b"kill"):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def failing(data: bytes, *, side: int, max_pixels: int) -> bytes:
+    fail(data)
     return whole(data, side=side, max_pixels=max_pixels)
 
 
+def failing_picture(data: bytes, *, max_pixels: int) -> Image.Image:
+    fail(data)
+    return whole_picture(data, max_pixels=max_pixels)
+
+
 decoders.shard_image = failing
+decoders.read_image = failing_picture
 decoders.main()

@@ -5,16 +5,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from run_fixtures import image_bytes
 
 from cit_curate.decoders import Decoders, decoders
 from cit_curate.errors import PeerLostError
-from cit_curate.pool.images import ImageRejected
+from cit_curate.pool.images import ImageRejected, read_image
 from cit_curate.shard_images import shard_image
 
 FAILING = (sys.executable, str(Path(__file__).with_name("failing_decoder.py")))
@@ -46,6 +47,19 @@ def test_a_process_answers_as_the_function_does(image: bytes, side: int) -> None
             return rejected.reason, rejected.detail
 
     assert answer(decoders().shard_image) == answer(shard_image)
+
+
+@pytest.mark.parametrize("max_pixels", [500_000, 1000])
+@pytest.mark.parametrize("image", [image_bytes(), LARGE, LARGE[:-20], b"", b"GIF89a", b"II*\0"])
+def test_a_process_gives_the_picture_that_the_function_gives(image: bytes, max_pixels: int) -> None:
+    def answer(read: Callable[..., Image.Image]) -> object:
+        try:
+            picture = read(image, max_pixels=max_pixels)
+        except ImageRejected as rejected:
+            return rejected.reason, rejected.detail
+        return picture.mode, picture.size, picture.tobytes()
+
+    assert answer(decoders().read_image) == answer(read_image)
 
 
 @pytest.mark.faults("I9")

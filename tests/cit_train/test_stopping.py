@@ -119,6 +119,19 @@ def test_a_stop_during_an_evaluation_makes_it_later_and_may_come_twice(
     assert_same_run(whole("{}"), out)
 
 
+@pytest.mark.faults("S5")
+def test_when_a_process_that_opens_pictures_is_killed_the_evaluation_is_made_later(
+    world: Path, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out = make_config(world, **FIELDS), tmp_path / "run"
+    with pytest.raises(PeerLostError, match="code -9"):
+        train_with(monkeypatch, config, out, {"moment": "evaluate", "act": "decoder"})
+    left = status(out)
+    assert (left["code"], left["outer_step"], left["step"]) == (6, 0, 2)
+    train(config, out, resume=True)
+    assert_same_run(whole("{}"), out)
+
+
 @pytest.mark.faults("K3")
 @pytest.mark.parametrize(
     "fields",
