@@ -6,7 +6,6 @@ SHA-256. The rename of that manifest is the commit. Readers see only what a mani
 killed run left beyond its last commit is removed by `Run.roll_back` and made again identically.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,13 +21,13 @@ from cit_curate.counts import COUNTS_BY_KEY, refuse_same_keys
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.ledger_tables import LEDGER_TABLES, SCHEMAS, LedgerTable, as_now, write_rows
 from cit_curate.lock import owner_lock
+from cit_curate.metrics_log import append_record, keep_records, read_records
 from cit_curate.records import PoolCursor
 from cit_curate.remote import refuse_remote_run
 from cit_curate.replacing import replacing
 from indexes.durable import (
     TEMPORARY_PREFIX,
     FileEntry,
-    atomic_file,
     atomic_folder,
     check_file,
     describe_file,
@@ -291,51 +290,25 @@ class Run:
             for marker in folder.glob("*.failed"):
                 marker.unlink()
         last = commits[-1] if commits else None
-        update = last.update if last else -1
-        self._cut_metrics(
-            max(update, keep_update or -1), outer_step=last.outer_step if last else -1
+        outer_step, update = (last.outer_step, last.update) if last else (-1, -1)
+        update = max(update, keep_update or -1)
+        keep_records(
+            self.path / "metrics.jsonl",
+            lambda line: line["update"] <= update and line.get("outer_step", -1) <= outer_step,
         )
         return last
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl; every record has its `update`."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+        append_record(self.path / "metrics.jsonl", record)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line cut by a kill is left out.
 
         Raises:
-            DamagedError: A line is no JSON object.
+            DamagedError: A line is no JSON object, or has changed since it was written.
         """
-        path = self.path / "metrics.jsonl"
-        if not path.is_file():
-            return []
-        records = []
-        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
-            if not line:
-                continue
-            try:
-                record = dict(json.loads(line))
-                int(record["update"])
-            except (LookupError, TypeError, ValueError) as error:
-                raise DamagedError(f"{path} is damaged in line {number}: {error!r}") from error
-            records.append(record)
-        return records
-
-    def _cut_metrics(self, update: int, *, outer_step: int) -> None:
-        path = self.path / "metrics.jsonl"
-        if not path.is_file():
-            return
-        kept = [
-            line
-            for line in self.metrics()
-            if line["update"] <= update and line.get("outer_step", -1) <= outer_step
-        ]
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
-        if text != path.read_text(encoding="utf-8"):
-            with atomic_file(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+        return read_records(self.path / "metrics.jsonl")
 
 
 def _write_head(folder: Path, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cit_curate.errors import CitError, ResourceError
-from indexes.durable import read_json, write_json
+from cit_curate.errors import CitError, DamagedError, ResourceError
+from indexes.durable import read_json, write_sealed
 
 STOPPED = 75
 # By exit code (docs/formats.md).
@@ -28,6 +28,7 @@ REASONS = {
     STOPPED: "stopped",
     130: "interrupted",
 }
+_FIELDS = {"code", "reason", "outer_step", "step", "rank", "resumable", "message"}
 # What the same command, given again, may get over by itself.
 _RESUMABLE = (5, 6, STOPPED, 130)
 
@@ -89,15 +90,21 @@ def write_status(run_folder: Path, code: int, message: str, place: Mapping[str, 
     }
     with contextlib.suppress(OSError):
         if read_status(run_folder) != value:
-            write_json(run_folder / "status.json", value)
+            write_sealed(run_folder / "status.json", value)
 
 
 def read_status(run_folder: Path) -> dict[str, Any] | None:
-    """How the last try ended; None while one is going on, or after one that was killed."""
+    """How the last try ended; None while one is going on, or after one that was killed.
+
+    Raises:
+        DamagedError: The file is cut, or has changed.
+    """
     path = run_folder / "status.json"
     if not path.is_file():
         return None
     value: dict[str, Any] = read_json(path)
+    if not isinstance(value, dict) or not value.keys() <= _FIELDS:
+        raise DamagedError(f"{path} is damaged: it is no status")
     return value
 
 

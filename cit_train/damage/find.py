@@ -8,14 +8,16 @@ from typing import Any
 from cit_curate.damage import Findings
 from cit_curate.errors import DamagedError
 from cit_curate.ledger import HEAD_FILES, Commit, Run, step_folder
+from cit_curate.metrics_log import Record
 from cit_curate.pool.check import check_pool
 from cit_curate.shards import ClosedShard, shard_entry
 from cit_train.checkpoint import check_checkpoint, checkpoint_name
 from cit_train.damage.ledger import check_ledger, uncommitted
 from cit_train.features import load_part
 from cit_train.mid_step import checked_mid_step
+from cit_train.status import read_status
 from cit_train.stream import read_rejects, rejects_path
-from indexes.durable import check_file, json_text, leftovers, read_json, read_listing
+from indexes.durable import check_file, json_text, leftovers, read_listing
 from indexes.storage import load_vectors
 
 _SHARD = re.compile(r"(lane\d{5})-(\d{6})\.(tar|json)")
@@ -27,9 +29,11 @@ def find_damage(run: Run) -> Findings:
     config = check_head(run, found)
     state = check_ledger(run, found)
     check_checkpoints(run, state.commits, state.num_steps, config, found)
+    update = max((each.update for each in state.commits if each.checkpoint), default=0)
     if (run.path / "mid_step.json").exists():
         with found.catching(run.path / "mid_step.json", _mend(run)):
-            checked_mid_step(run, num_commits=state.num_steps)
+            if place := checked_mid_step(run, num_commits=state.num_steps):
+                update = place.update
     for folder in shard_folders(run):
         check_shards(run, folder, state.num_steps, config, found)
     if (run.path / "index").is_dir():
@@ -42,7 +46,9 @@ def find_damage(run: Run) -> Findings:
         of_pool = check_pool(run.path / "pool")
         found.damage += of_pool.damage
         found.notes += of_pool.notes
-    check_logs(run, found)
+    lines = check_logs(run, found)
+    if lines is not None:
+        _note_lost_lines(run, lines, state.commits, update, found)
     found.notes += [
         f"{path} belongs to no commit: it is of a try that goes on, or was killed"
         for path in uncommitted(run, state.num_steps)
@@ -153,15 +159,34 @@ def feature_parts(run: Run, config: dict[str, Any]) -> list[Path]:
     return sorted(folder.glob("*/part-*.keys.npy"))
 
 
-def check_logs(run: Run, found: Findings) -> None:
-    """Read what is for people: metrics.jsonl, and how the last try ended."""
-    path = run.path / "metrics.jsonl"
-    if path.is_file():
-        with found.catching(path, _mend(run)):
-            run.metrics()
-    if (run.path / "status.json").exists():
-        with found.catching(run.path / "status.json", _mend(run)):
-            read_json(run.path / "status.json")
+def check_logs(run: Run, found: Findings) -> list[Record] | None:
+    """Read what is for people: how the last try ended, and metrics.jsonl; gives its lines."""
+    with found.catching(run.path / "status.json", _mend(run)):
+        read_status(run.path)
+    with found.catching(run.path / "metrics.jsonl", _mend(run)):
+        return run.metrics()
+    return None
+
+
+def _note_lost_lines(
+    run: Run, lines: Sequence[Record], commits: Sequence[Commit], update: int, found: Findings
+) -> None:
+    """Say what metrics.jsonl lacks of the updates up to this one, and of the outer steps.
+
+    It is no damage: a machine that lost power loses the last lines, and nothing is made of them.
+    """
+    lanes = {(each.outer_step, lane) for each in commits for lane in range(len(each.cursors))}
+    trained, scanned = {*range(1, update + 1)}, lanes if lines or update else set()
+    for line in lines:
+        if line.get("kind") == "train":
+            trained.discard(line["update"])
+        elif line.get("kind") == "outer_step":
+            scanned.discard((line["outer_step"], line["lane"]))
+    if trained or scanned:
+        found.notes.append(
+            f"{run.path / 'metrics.jsonl'} has no lines of {len(trained):,} updates and "
+            f"{len(scanned):,} scans; the report and the charts go without"
+        )
 
 
 def _check_text(path: Path, value: object) -> None:

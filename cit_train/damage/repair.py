@@ -1,7 +1,6 @@
 """Mending a run: what can be made again is, and what cannot is put aside or told."""
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -13,6 +12,7 @@ from cit_curate.damage import Findings
 from cit_curate.errors import CitError, DamagedError
 from cit_curate.ledger import Commit, Run, step_folder
 from cit_curate.metadata.entries import load_metadata
+from cit_curate.metrics_log import sound_lines
 from cit_curate.pool.check import check_pool
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool
@@ -206,12 +206,11 @@ def _repair_logs(repair: Repair) -> None:
     found = Findings()
     check_logs(repair.run, found)
     for path in (Path(each.file) for each in found.damage):
-        content = path.read_bytes()
+        lines = sound_lines(path)
         repair.put_aside([path], "it cannot be read")
         if path.name == "metrics.jsonl":
-            lines = [line for line in content.split(b"\n")[:-1] if _is_record(line)]
             told = f"kept the {len(lines):,} lines of {path} that can be read"
-            repair.do(told, path.write_bytes, b"".join(line + b"\n" for line in lines))
+            repair.do(told, path.write_bytes, b"".join(lines))
 
 
 def _remove(*paths: Path) -> None:
@@ -220,13 +219,6 @@ def _remove(*paths: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def _is_record(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line)["update"], int)
-    except (LookupError, TypeError, ValueError):
-        return False
 
 
 def _repair_shards(

@@ -17,7 +17,7 @@ from indexes.durable import read_json
 from indexes.errors import DamagedError
 
 if TYPE_CHECKING:  # it imports Arrow, which `--help` must not wait for
-    from cit_curate.ledger import Run
+    pass
 
 State = Literal["waiting", "running", "stopped", "finished", "failed"]
 # After so long without a line or a commit a running run is marked; a scan of a big pool takes long.
@@ -84,7 +84,7 @@ def _started(path: Path, report: JobReport | None) -> RunState:
     run = Run.open(path)
     max_updates = int(run.config.get("max_updates", 0))
     commits = run.commits()
-    lines = _metrics(run)
+    lines = run.metrics()
     trained = [int(line["update"]) for line in lines if line.get("kind") == "train"]
     update = max([*trained[-1:], *(commit.update for commit in commits[-1:])], default=0)
     best = commits[-1].best if commits else None
@@ -108,13 +108,6 @@ def _started(path: Path, report: JobReport | None) -> RunState:
         quiet_seconds=quiet,
         reason=reason,
     )
-
-
-def _metrics(run: "Run") -> list[dict[str, Any]]:
-    try:
-        return run.metrics()
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DamagedError(f"{run.path / 'metrics.jsonl'} is damaged: {error}") from error
 
 
 def _state(path: Path, report: JobReport | None, *, done: bool) -> tuple[State, str]:

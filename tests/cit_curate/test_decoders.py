@@ -84,7 +84,7 @@ def test_an_image_that_crashes_its_decoder_is_rejected_while_others_are_opened(
     assert found == ["opened", "decoder_failed: its decoder crashed (SIGABRT)"] * 6
 
 
-@pytest.mark.faults("I9", "S9")
+@pytest.mark.faults("I9", "S5")
 def test_a_process_that_was_killed_is_not_the_images_fault(failing: Decoders) -> None:
     with pytest.raises(PeerLostError, match="code -9, perhaps for want of memory") as caught:
         failing.shard_image(image_bytes() + b"kill")

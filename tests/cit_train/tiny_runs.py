@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from train_tiny import run_rank
 
 from cit_curate.ledger import Run
+from indexes.durable import read_json
 
 TRAIN_TINY = Path(__file__).parent / "train_tiny.py"
 LEDGER = ("selections", "near_misses", "rounds", "used", "rejects", "manifests")
@@ -74,7 +75,7 @@ def logged_updates(run: Path) -> list[tuple[str, int]]:
 
 def status(run: Path) -> dict[str, Any]:
     """What the last try left in RUN/status.json."""
-    value: dict[str, Any] = json.loads((run / "status.json").read_text())
+    value: dict[str, Any] = read_json(run / "status.json")
     return value
 
 

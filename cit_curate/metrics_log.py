@@ -1,0 +1,87 @@
+"""RUN/metrics.jsonl: loss, accuracy and seconds, a JSON object a line.
+
+A line ends with the member `line_crc32`: the CRC-32 of the bytes before it, as eight hex digits.
+"""
+
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from indexes.durable import atomic_file
+from indexes.errors import DamagedError
+
+Record = dict[str, Any]
+
+_SEAL = "line_crc32"
+_SEAL_START = f', "{_SEAL}": "'.encode()
+_NO_RECORD = (LookupError, TypeError, ValueError)
+
+
+def append_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Append one line; every record has its `update`."""
+    head = json.dumps(record, ensure_ascii=False).encode().removesuffix(b"}")
+    with path.open("ab") as stream:
+        stream.write(_sealed(head))
+
+
+def read_records(path: Path) -> list[Record]:
+    """The lines, without their checksums; a last line cut by a kill is left out.
+
+    Raises:
+        DamagedError: A line is no JSON object, or has changed since it was written.
+    """
+    records = []
+    for number, line in enumerate(_whole_lines(path), 1):
+        try:
+            records.append(_record(line))
+        except _NO_RECORD as error:
+            raise DamagedError(f"{path} is damaged in line {number}: {error!r}") from error
+    return records
+
+
+def sound_lines(path: Path) -> list[bytes]:
+    """The lines that can be read, as they are."""
+    return [line for line in _whole_lines(path) if _is_sound(line)]
+
+
+def keep_records(path: Path, stays: Callable[[Record], bool]) -> None:
+    """Leave out lines; the file is replaced at once, or not touched where all stay.
+
+    Raises:
+        DamagedError: As `read_records`.
+    """
+    records = read_records(path)
+    lines = _whole_lines(path)
+    kept = b"".join(line for line, record in zip(lines, records, strict=True) if stays(record))
+    if path.is_file() and kept != path.read_bytes():
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(kept)
+
+
+def _sealed(head: bytes) -> bytes:
+    return b"".join((head, _SEAL_START, f"{zlib.crc32(head):08x}".encode(), b'"}\n'))
+
+
+def _record(line: bytes) -> Record:
+    record: Record = dict(json.loads(line))
+    int(record["update"])
+    if line != _sealed(line.rpartition(_SEAL_START)[0]):
+        raise ValueError("its CRC-32 differs")
+    del record[_SEAL]
+    return record
+
+
+def _is_sound(line: bytes) -> bool:
+    try:
+        _record(line)
+    except _NO_RECORD:
+        return False
+    return True
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    """The lines with their ends, empty ones left out."""
+    content = path.read_bytes() if path.is_file() else b""
+    return [line + b"\n" for line in content.split(b"\n")[:-1] if line]
