@@ -116,6 +116,7 @@ class Decoders:
         if -code in _OWN_MISTAKES:
             detail = f"its decoder crashed ({signal.Signals(-code).name})"
             return ImageRejected("decoder_failed", detail)
+        self.close()  # those that wait may be gone, too
         return PeerLostError(
             f"a process that opens images ended with code {code}, perhaps for want of memory; run "
             "the same command again (a training run with --resume)"
