@@ -1,5 +1,6 @@
 """Images nobody should trust: cut, huge, disguised, in every mode."""
 
+import hashlib
 import io
 import os
 import struct
@@ -93,38 +94,124 @@ def test_refusing_a_bomb_takes_little_memory(tmp_path):
     assert int(grown) < 20_000
 
 
-@pytest.mark.faults("I3")
-@pytest.mark.parametrize(
-    "head",
-    [
-        b"8BPS\0\1",
-        b"SIMPLE  =",
-        b"%!PS-Adobe-3.0 EPSF",
-        b"%PDF-1.7",
-        b"<svg xmlns",
-        b"II*\0",
-        b"MM\0*",
-    ],
-)
-def test_other_formats_are_refused_whatever_their_name(head):
-    assert reason_of(head + bytes(100)) == "format_not_allowed"
+@pytest.fixture
+def parsers(monkeypatch):
+    """The parsers that are made, by name; `Image.open`, which tries them all, may not be called."""
 
-
-@pytest.mark.faults("I3")
-def test_only_allowed_parsers_run(monkeypatch):
     def called(*_, **__):
         raise AssertionError("Image.open was called")
 
+    made = []
+    start = ImageFile.ImageFile.__init__
+
+    def starting(parser, *args, **options):
+        made.append(type(parser).__name__)
+        start(parser, *args, **options)
+
     monkeypatch.setattr(Image, "open", called)
-    read_image(encoded(picture(), "PNG"))
-    assert reason_of(encoded(picture(), "TIFF")) == "format_not_allowed"
+    monkeypatch.setattr(ImageFile.ImageFile, "__init__", starting)
+    return made
+
+
+HEADS = [
+    b"8BPS\0\1",
+    b"SIMPLE  =",
+    b"%!PS-Adobe-3.0 EPSF",
+    b"%PDF-1.7",
+    b"<svg xmlns",
+    b"II*\0",
+    b"MM\0*",
+]
+REFUSED = [
+    *(head + bytes(100) for head in HEADS),
+    *(encoded(picture(), k) for k in ("TIFF", "EPS")),
+]
+
+
+@pytest.mark.faults("I3")
+@pytest.mark.parametrize("content", REFUSED, ids=lambda content: repr(content[:4]))
+def test_other_formats_are_refused_whatever_their_name_and_no_parser_runs(content, parsers):
+    assert reason_of(content) == "format_not_allowed"
+    assert parsers == []
+
+
+@pytest.mark.faults("I3")
+@pytest.mark.parametrize("read", [read_image, check_image])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_only_the_parser_of_the_format_runs(kind, read, parsers):
+    content = encoded(picture(), kind)
+    parsers.clear()
+    read(content)
+    assert [name.lower() for name in parsers] == [f"{kind.lower()}imagefile"]
+
+
+def spread(grey):
+    return np.repeat(grey[..., np.newaxis], 3, axis=2)
+
+
+def golden():
+    """By name a small file that loses nothing, and its pixels: uint8 [rows, columns, 3]."""
+    rng = np.random.default_rng(7)
+    colours, other = rng.integers(0, 256, (2, 6, 9, 3), np.uint8)
+    grey, numbers = colours[..., 0], colours[..., 1] % 16
+    palette = rng.integers(0, 256, (16, 3), np.uint8)
+    deep = rng.integers(0, 65536, (6, 9), np.uint16)
+    # Of multiples of 5, a fifth is whole: no rounding is in question.
+    fifths = rng.integers(0, 6, (6, 9, 1))
+    fives = rng.integers(0, 52, (6, 9, 3)) * 5
+    on_white = (fives * fifths + 255 * (5 - fifths)) // 5
+    ramp = spread(np.arange(3000).astype(np.uint8)[np.newaxis])
+    with_palette = Image.fromarray(numbers, "P")
+    with_palette.putpalette(palette.tobytes())
+
+    def layers(values):
+        return Image.fromarray(np.concatenate([values, fifths * 51], axis=2).astype(np.uint8))
+
+    pixels, webp = Image.fromarray(colours), {"lossless": True}
+    moving = {"save_all": True, "append_images": [Image.fromarray(other)]}
+    shown, later = (
+        Image.fromarray(palette[each // 16], "RGB").quantize(16) for each in (grey, other[..., 0])
+    )
+    return {
+        "PNG 1": (encoded(Image.fromarray(grey > 99), "PNG"), spread((grey > 99) * 255)),
+        "PNG L": (encoded(Image.fromarray(grey), "PNG"), spread(grey)),
+        "PNG P": (encoded(with_palette, "PNG"), palette[numbers]),
+        "PNG RGB": (encoded(pixels, "PNG"), colours),
+        "PNG LA": (encoded(layers(fives[..., :1]), "PNG"), spread(on_white[..., 0])),
+        "PNG RGBA": (encoded(layers(fives), "PNG"), on_white),
+        "PNG I;16": (encoded(Image.fromarray(deep), "PNG"), spread(deep >> 8)),
+        "PNG 1x1": (encoded(Image.fromarray(colours[:1, :1]), "PNG"), colours[:1, :1]),
+        "PNG 3000x1": (encoded(Image.fromarray(ramp), "PNG"), ramp),
+        "PNG 1x3000": (
+            encoded(Image.fromarray(ramp.swapaxes(0, 1)), "PNG"),
+            ramp.swapaxes(0, 1),
+        ),
+        "BMP RGB": (encoded(pixels, "BMP"), colours),
+        "GIF P": (encoded(with_palette, "GIF"), palette[numbers]),
+        "GIF, animated": (
+            encoded(shown, "GIF", save_all=True, append_images=[later]),
+            palette[grey // 16],
+        ),
+        "WebP RGB": (encoded(pixels, "WEBP", **webp), colours),
+        "WebP RGBA": (encoded(layers(fives), "WEBP", exact=True, **webp), on_white),
+        "WebP, animated": (encoded(pixels, "WEBP", **moving, **webp), colours),
+    }
+
+
+GOLDEN = golden()
+
+
+def digest(pixels):
+    return hashlib.sha256(np.ascontiguousarray(pixels, np.uint8).tobytes()).hexdigest()
 
 
 @pytest.mark.faults("I4")
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "LA", "RGBA"])
-def test_png_modes_become_rgb(mode):
-    image = read_image(encoded(picture(mode), "PNG"))
-    assert (image.mode, image.size) == ("RGB", (24, 16))
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_file_that_loses_nothing_gives_exactly_its_pixels(name):
+    content, pixels = GOLDEN[name]
+    image = read_image(content)
+    assert (image.mode, image.size) == ("RGB", (pixels.shape[1], pixels.shape[0]))
+    assert digest(image) == digest(pixels)
 
 
 @pytest.mark.faults("I4")
@@ -157,13 +244,45 @@ def test_odd_sizes_are_read(size):
     assert read_image(encoded(Image.new("RGB", size), "PNG")).size == size
 
 
+CORNERS = {"R": (230, 20, 20), "G": (20, 200, 20), "B": (20, 20, 230), "W": (250, 250, 250)}
+# By EXIF 2.3, 4.6.4: where row 0 and column 0 of RG/BW are seen. Here left to right, top to bottom.
+UPRIGHT = {
+    1: "RGBW",  # row 0 is the top, column 0 the left side
+    2: "GRWB",  # top, right
+    3: "WBGR",  # bottom, right
+    4: "BWRG",  # bottom, left
+    5: "RBGW",  # left, top
+    6: "BRWG",  # right, top
+    7: "WGBR",  # right, bottom
+    8: "GWRB",  # left, bottom
+}
+
+
 @pytest.mark.faults("I4")
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(orientation):
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation_is_applied(orientation, kind):
+    stored = Image.new("RGB", (48, 32))
+    for corner, colour in zip(((0, 0), (24, 0), (0, 16), (24, 16)), CORNERS.values(), strict=True):
+        stored.paste(colour, (*corner, corner[0] + 24, corner[1] + 16))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    content = encoded(Image.new("RGB", (20, 10)), "JPEG", exif=exif)
-    assert read_image(content).size == ((20, 10) if orientation < 5 else (10, 20))
+    image = read_image(encoded(stored, kind, exif=exif))
+    width, height = image.size
+    assert (width, height) == ((48, 32) if orientation < 5 else (32, 48))
+    places = [(x, y) for y in (4, height - 5) for x in (4, width - 5)]
+    for place, name in zip(places, UPRIGHT[orientation], strict=True):
+        np.testing.assert_allclose(image.getpixel(place), CORNERS[name], atol=12)
+
+
+@pytest.mark.faults("I4")
+def test_a_cmyk_jpeg_has_the_colours_of_its_inks():
+    inks = [(0, 0, 0, 0), (255, 0, 0, 0), (0, 255, 0, 0), (0, 0, 255, 0), (0, 102, 0, 51)]
+    for ink in inks:
+        image = read_image(encoded(Image.new("CMYK", (16, 16), ink), "JPEG", quality=95))
+        light = [(255 - each) * (255 - ink[3]) / 255 for each in ink[:3]]
+        assert image.mode == "RGB"
+        np.testing.assert_allclose(image.getpixel((3, 3)), light, atol=6)
 
 
 @pytest.mark.faults("I4")
