@@ -34,6 +34,7 @@ _END64_LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _RECORD = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
+_LOCAL_SIGNATURE = b"PK\3\4"
 _MAX32 = 0xFFFFFFFF
 
 _DAMAGE = (
@@ -98,7 +99,7 @@ def read_zip_member(file: OpenFile, member: str, *, max_bytes: int) -> bytes:
     Raises:
         ImageRejected: The zip is damaged, as a whole (`unreadable_archive`) or where the member
             lies, or has no such member; it is a folder, a link, encrypted, too large, packed too
-            tightly, or not what the zip says of it.
+            tightly, not what the zip says of it, or has another member inside.
     """
     where = f"{file.path}, member {member!a}"
     try:
@@ -111,7 +112,9 @@ def read_zip_member(file: OpenFile, member: str, *, max_bytes: int) -> bytes:
             raise ImageRejected("missing_image", f"{where}: the zip has no such member")
         record = _record(directory, place)
         _check(record, member, where, max_bytes)
-        with zipfile.ZipFile(BytesIO(_zip_of_one(file, record))) as archive:
+        local = _local_part(file, record)
+        _check_overlap(directory, record, local)
+        with zipfile.ZipFile(BytesIO(_zip_of_one(local, record))) as archive:
             (info,) = archive.infolist()
             with archive.open(info) as stream:
                 data = stream.read(max_bytes + 1)
@@ -222,18 +225,37 @@ def _check(record: _Record, member: str, where: str, max_bytes: int) -> None:
         )
 
 
-def _zip_of_one(file: OpenFile, record: _Record) -> bytes:
-    """The member alone, as a zip: its local part, its record with offset 0, an end."""
+def _local_part(file: OpenFile, record: _Record) -> bytes:
+    """What the zip has of a member outside its directory: header, name, extra fields, bytes."""
     head = file.read(record.offset, _LOCAL.size)
-    if len(head) < _LOCAL.size or not head.startswith(b"PK\3\4"):
+    if len(head) < _LOCAL.size or not head.startswith(_LOCAL_SIGNATURE):
         raise zipfile.BadZipFile("the member does not start where the zip says")
     name, extra = _LOCAL.unpack(head)[9:11]
     size = _LOCAL.size + name + extra + record.packed_bytes
-    member = file.read(record.offset, size)
-    if len(member) < size:
+    local = file.read(record.offset, size)
+    if len(local) < size:
         raise zipfile.BadZipFile("the zip is cut inside the member")
+    return local
+
+
+def _check_overlap(directory: Directory, record: _Record, local: bytes) -> None:
+    """Refuse a member inside which another one of the directory starts.
+
+    Pictures hardly ever have the signature in their bytes; only then the directory is gone through.
+    """
+    if local.find(_LOCAL_SIGNATURE, 1) < 0:
+        return
+    for name, place in _names(directory.records):
+        start = _record(directory, place).offset - record.offset
+        if start > 0 and local.startswith(_LOCAL_SIGNATURE, start):
+            other = name.decode("utf-8", "replace")
+            raise zipfile.BadZipFile(f"it overlaps the member {other!a}, which starts inside it")
+
+
+def _zip_of_one(local: bytes, record: _Record) -> bytes:
+    """The member alone, as a zip: its local part, its record with offset 0, an end."""
     raw = bytearray(record.raw)
     struct.pack_into("<H", raw, 32, 0)  # Its comment was left behind.
     struct.pack_into("<L", raw, 42, 0)
-    end = _END.pack(b"PK\5\6", 0, 0, 1, 1, len(raw), size, 0)
-    return b"".join((member, raw, end))
+    end = _END.pack(b"PK\5\6", 0, 0, 1, 1, len(raw), len(local), 0)
+    return b"".join((local, raw, end))

@@ -1,9 +1,11 @@
 """Images inside zips: the exact member, whole and unchanged, or a reason."""
 
+import io
 import os
 import stat
 import struct
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
@@ -203,6 +205,60 @@ def test_members_that_overlap_give_their_own_bytes_or_a_reason(tmp_path):
         (tmp_path / "a.zip").write_bytes(content)
         assert reason_of(tmp_path, "b") == "damaged_archive"
         assert read(tmp_path, "a") == names["a"]
+
+
+def with_record_of(inner, outer, content, *, shift=0):
+    """A zip with the member `outer`, in whose content `inner` starts as the directory has it."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as archive:
+        archive.writestr(outer, content)
+        # It lies at the end of the content, less what comes behind it.
+        place = written.tell() - len(content) + shift
+        info = zipfile.ZipInfo(inner)
+        info.header_offset, info.file_size = place, 5
+        info.compress_size, info.CRC = 5, zlib.crc32(b"inner")
+        archive.filelist.append(info)
+        archive._didModify = True
+    return written.getvalue()
+
+
+def local_part(name, data):
+    """A whole local part of a stored member: header, name, bytes."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as archive:
+        archive.writestr(name, data)
+    content = written.getvalue()
+    return content[: content.find(b"PK\1\2")]
+
+
+@pytest.mark.faults("I6")
+@pytest.mark.parametrize("front", [b"", b"x" * 70, b"PK\3\4"])
+@pytest.mark.parametrize("num_others", [0, 4_000])
+def test_a_member_with_another_one_inside_is_damage(tmp_path, front, num_others):
+    content = front + local_part("b", b"inner") + b"behind"
+    data = with_record_of("b", "a", content, shift=len(front))
+    (tmp_path / "a.zip").write_bytes(data)
+    with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
+        assert archive.read("b") == b"inner"
+        for number in range(num_others):
+            archive.writestr(f"{'folder/' * 8}{number:06d}.jpg", b"x")
+    with pytest.raises(
+        ImageRejected, match=r"a\.zip, member 'a': it overlaps the member 'b'"
+    ) as rejected:
+        read(tmp_path, "a")
+    assert rejected.value.reason == "damaged_archive"
+    assert read(tmp_path, "b") == b"inner"
+
+
+@pytest.mark.faults("I6")
+def test_bytes_that_look_like_the_start_of_a_member_are_a_members_own(tmp_path):
+    inner = write_zip(tmp_path / "inner.zip").read_bytes()
+    content = {"a": b"PK\3\4" * 9, "b.zip": inner, "c": local_part("a", b"x"), "d": b"PK\3\4"}
+    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        path = write_zip(tmp_path / "a.zip", content, compression=compression)
+        assert {name: read(tmp_path, name) for name in content} == content
+        path.write_bytes(b"in front" + path.read_bytes())
+        assert {name: read(tmp_path, name) for name in content} == content
 
 
 @pytest.mark.faults("I7")
