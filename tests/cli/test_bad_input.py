@@ -1,7 +1,11 @@
 """Missing things, bad tables and images, folders in use: each ends with its code and its name."""
 
+import hashlib
 import json
+import os
 import resource
+import signal
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from cli_runs import (
     Cit,
+    start,
     text_flags,
     train_flags,
+    wait_for,
 )
 
 # Missing things
@@ -125,6 +131,97 @@ def test_a_damaged_pool_ends_with_4_and_names_the_part(
         ended = cit(*args)
         assert (ended.code, ended.out) == (4, ""), args
         assert part.name in ended.err
+
+
+def hashes(folder: Path) -> dict[Path, str]:
+    """Everything below a folder, with the SHA-256 of each file."""
+    return {
+        path: hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def write_tables(folder: Path, *names: str) -> list[Path]:
+    paths = [folder / f"{name}.parquet" for name in names]
+    for path in paths:
+        ids = [f"{path.stem}-{row}" for row in range(300)]
+        pq.write_table(pa.table({"image_id": ids, "title": ["a red disc"] * 300}), path)
+    return paths
+
+
+@pytest.mark.faults("P3")
+def test_a_parquet_source_cut_anywhere_ends_with_4_and_no_other_file_changes(
+    cit: Cit, tmp_path: Path
+) -> None:
+    whole, cut = write_tables(tmp_path, "whole", "cut")
+    args = ("pool", "build", whole, cut, "--text", "title", "--out")
+    assert cit(*args, tmp_path / "pool").code == 0
+    content = cut.read_bytes()
+    for size in range(0, len(content), len(content) // 12):
+        cut.write_bytes(content[:size])
+        before = hashes(tmp_path)
+        for out in ((tmp_path / "pool", "--overwrite"), (tmp_path / "new",)):
+            ended = cit(*args, *out)
+            assert (ended.code, ended.out) == (4, ""), size
+            assert f"{cut} ({size:,} bytes) is damaged or still being written" in ended.err
+            assert str(whole) not in ended.err
+            assert hashes(tmp_path) == before
+    cut.write_bytes(content)
+    assert cit(*args, tmp_path / "new").code == 0
+    assert cit("pool", "verify", tmp_path / "pool").code == 0
+
+
+@pytest.mark.faults("P3")
+def test_a_parquet_source_damaged_inside_ends_with_4_and_no_other_file_changes(
+    cit: Cit, tmp_path: Path
+) -> None:
+    whole, broken = write_tables(tmp_path, "whole", "broken")
+    args = ("pool", "build", whole, broken, "--text", "title", "--out", tmp_path / "pool")
+    assert cit(*args).code == 0
+    content = broken.read_bytes()
+    broken.write_bytes(content[:4] + bytes(200) + content[204:])
+    before = hashes(tmp_path)
+    ended = cit(*args, "--overwrite")
+    assert (ended.code, ended.out) == (4, "")
+    assert f"{broken} ({len(content):,} bytes) is damaged or still being written" in ended.err
+    assert before.items() <= hashes(tmp_path).items()
+    assert cit("pool", "verify", tmp_path / "pool").code == 0
+
+
+# Two at once
+
+
+@pytest.mark.faults("P9")
+def test_the_second_of_two_builds_of_a_pool_ends_with_5_until_the_first_is_killed(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "pairs.csv").write_text("image_id,title\n1,a red disc\n", encoding="utf-8")
+    pool, lock = tmp_path / "pool", tmp_path / ".lock-pool"
+    args = ("pool", "build", tmp_path / "pairs.csv", "--text", "title", "--out", pool)
+    first = start(*args, CIT_FAIL_AT="pool_part.start:1:sleep")
+    try:
+        wait_for(lock, first)
+        while str(first.pid) not in lock.read_text():
+            assert first.poll() is None, first.communicate()
+            time.sleep(0.02)
+        second = start(*args)
+        out, err = second.communicate(timeout=60)
+        assert (second.returncode, out) == (5, "")
+        owner = f"process {first.pid} on {os.uname().nodename}"
+        assert err.startswith(f"error: {lock} is held by {owner}; ")
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.communicate()
+    assert first.returncode == -signal.SIGKILL
+    assert not pool.exists()
+    third = start(*args)
+    third.communicate(timeout=60)
+    assert third.returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pairs.csv", "pool"]
+    verified = start("pool", "verify", pool)
+    verified.communicate(timeout=60)
+    assert verified.returncode == 0
 
 
 # Output folders
