@@ -2,9 +2,10 @@
 
 One sample is `{name}.jpg|png|webp` (the image's own bytes), `{name}.txt` (the caption) and
 `{name}.json` (pair key, similarity, metadata, reason). `name` is the escaped pair key (in a run of
-several pools `POOL/PAIR-KEY`), since
-webdataset cuts a name at its first dot. Beside each closed tar lies `{tar name}.json` with its
-count, size and SHA-256: a tar that is cut at any byte is refused, never read short.
+several pools `POOL/PAIR-KEY`), since webdataset cuts a name at its first dot; of a long one its
+beginning and a hash, since a file system takes 255 bytes. Beside each closed tar lies
+`{tar name}.json` with its count, size and SHA-256: a tar that is cut at any byte is refused, never
+read short.
 """
 
 import contextlib
@@ -33,6 +34,10 @@ from indexes.durable import (
 
 IMAGE_SUFFIXES = ("jpg", "png", "webp", "gif", "bmp")
 
+# With what tells it from its like and the suffix, it stays below the 255 of a file's name.
+MAX_NAME_BYTES = 200
+_HASH_DIGITS = 16
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -56,9 +61,17 @@ class Sample:
 
 
 def member_name(pair_key: str) -> str:
-    """A pair key as a tar member's name without suffix: no dot, no slash, no leading `__`."""
+    """A pair key as a tar member's name without suffix: no dot, no slash, no leading `__`.
+
+    It is ASCII. Above `MAX_NAME_BYTES` its end gives way to `=` and the start of the key's SHA-256;
+    no other name has a `=`.
+    """
     name = quote(pair_key, safe="").replace(".", "%2E").replace("~", "%7E")
-    return f"%5F{name[1:]}" if name.startswith("_") else name
+    name = f"%5F{name[1:]}" if name.startswith("_") else name
+    if len(name) <= MAX_NAME_BYTES:
+        return name
+    digits = hashlib.sha256(pair_key.encode()).hexdigest()[:_HASH_DIGITS]
+    return f"{name[: MAX_NAME_BYTES - 1 - _HASH_DIGITS]}={digits}"
 
 
 class ShardWriter:

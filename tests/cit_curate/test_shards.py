@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cit_curate.errors import DamagedError
 from cit_curate.shards import (
+    MAX_NAME_BYTES,
     Sample,
     ShardWriter,
     member_name,
@@ -47,11 +48,60 @@ def test_any_keys_and_captions_come_back_in_order(
     assert [each.caption for each in back] == keys
 
 
-@given(st.text(max_size=80))
+@pytest.mark.faults("P5")
+@given(st.text(max_size=300))
 def test_a_member_name_is_one_safe_path_component(key: str) -> None:
     name = member_name(key.encode("utf-8", "replace").decode())
+    assert name.isascii()
     assert not set(name) & set("./\\+~")
     assert not name.startswith("__")
+    assert len(name) <= MAX_NAME_BYTES
+
+
+@pytest.mark.faults("P5")
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("1_title", "1_title"),
+        ("a.b/c d_tag", "a%2Eb%2Fc%20d_tag"),
+        ("__x", "%5F_x"),
+        ("é" * 33 + "_t", "%C3%A9" * 33 + "_t"),
+        ("x" * 200, "x" * 200),
+        ("_" + "x" * 197, "%5F" + "x" * 197),
+        ("x" * 201, "x" * 183 + "=84a0678c90937f5d"),
+        ("_" + "x" * 198, "%5F" + "x" * 180 + "=258c7601ffd43a22"),
+        ("é" * 127, ("%C3%A9" * 31)[:183] + "=2e3eba0a19e6164b"),
+    ],
+)
+def test_a_name_of_up_to_200_bytes_is_the_escaped_key_and_a_longer_one_ends_in_a_hash(
+    key: str, name: str
+) -> None:
+    assert member_name(key) == name
+
+
+long_keys = st.text(st.sampled_from("é中👩x_./%="), min_size=60, max_size=255)
+
+
+@pytest.mark.faults("P5")
+@settings(max_examples=60, deadline=None)
+@given(fronts=st.lists(long_keys, min_size=1, max_size=4), times=st.integers(1, 3))
+def test_long_keys_come_back_from_names_that_a_file_system_takes(
+    tmp_path_factory: pytest.TempPathFactory, fronts: list[str], times: int
+) -> None:
+    # Keys that differ at their ends alone, and what names of keys are as keys of their own.
+    keys = [f"{front}{end}" for front in fronts for end in ("", "1", "2")]
+    keys += [member_name(key) for key in keys]
+    assert len({member_name(key) for key in keys}) == len(set(keys))
+    folder = tmp_path_factory.mktemp("shards")
+    paths = write(folder, [sample(key) for key in keys] * times)
+    back = [each for path in paths for each in read_shard(folder, shard_entry(path))]
+    assert [each.pair_key for each in back] == keys * times
+    for path in paths:
+        with tarfile.open(path) as tar:
+            members = tar.getnames()
+        assert len(set(members)) == len(members)
+        assert max(len(name.encode()) for name in members) <= 255
+        (folder / max(members, key=len)).touch()
 
 
 def test_the_same_pair_twice_in_one_shard_stays_two_samples(tmp_path: Path) -> None:
