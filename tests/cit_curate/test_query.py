@@ -1,13 +1,16 @@
+import hashlib
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from run_fixtures import row, scanned, small_pool, small_run, write_step
 
+from cit_curate import query
 from cit_curate.errors import DamagedError, QueryError, ResourceError
 from cit_curate.ledger import Run
 from cit_curate.ledger_tables import LEDGER_TABLES, SCHEMAS
@@ -41,6 +44,9 @@ HOSTILE = [
     "SELECT/**/*/**/FROM/**/read_TEXT/**/('/etc/passwd')",
     "COPY counts TO 'evil.csv'",
     "COPY (SELECT 1) TO 'evil.parquet'",
+    "COPY (SELECT 1) TO 'LEDGER_FILE'",
+    "COPY (SELECT 1) TO 'LEDGER_FILE' (FORMAT parquet, USE_TMP_FILE false)",
+    "COPY selections TO 'LEDGER_FILE'",
     "COPY counts FROM '/etc/passwd'",
     "EXPORT DATABASE 'evil'",
     "IMPORT DATABASE 'evil'",
@@ -104,18 +110,38 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return small_run(tmp_path_factory.mktemp("query") / "run")
 
 
+def hashes(run: Run) -> dict[Path, str]:
+    """SHA-256 of every file of a run."""
+    return {
+        path: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(run.path.rglob("*"))
+        if path.is_file()
+    }
+
+
+def in_scope(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a table named `frame` where DuckDB looks for one: beside the code that calls it."""
+    monkeypatch.setattr(query, "frame", pa.table({"secret": [1]}), raising=False)
+
+
+def aimed(sql: str, run: Run) -> str:
+    """The statement with a file of the run's ledger in it."""
+    return sql.replace("LEDGER_FILE", str(run.files("selections")[0]))
+
+
 @pytest.mark.faults("Q1")
 @pytest.mark.parametrize("sql", HOSTILE)
 def test_a_statement_that_is_not_one_select_over_the_views_is_refused(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sql: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    frame = small_pool(tmp_path / "pool").parts  # noqa: F841 - a name that a scan might find
-    before = sorted(tmp_path.rglob("*"))
+    in_scope(monkeypatch)
+    before = hashes(run)
     with pytest.raises(QueryError) as caught:
-        query_run(run, sql)
+        query_run(run, aimed(sql, run))
     assert caught.value.exit_code == 2
-    assert sorted(tmp_path.rglob("*")) == before
+    assert list(tmp_path.iterdir()) == []
+    assert hashes(run) == before
 
 
 @pytest.mark.faults("Q1")
@@ -123,18 +149,24 @@ def test_a_statement_that_is_not_one_select_over_the_views_is_refused(
     "sql",
     [
         "COPY (SELECT 1) TO 'evil.parquet'",
+        "COPY (SELECT 1) TO 'LEDGER_FILE'",
+        "COPY selections TO 'LEDGER_FILE'",
         "SELECT * FROM read_text('/etc/passwd')",
         "SET enable_external_access = true",
         "ATTACH 'evil.duckdb'",
+        "SELECT * FROM frame",
     ],
 )
 def test_the_sandbox_refuses_by_itself_what_the_check_would_refuse(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sql: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    in_scope(monkeypatch)
+    before = hashes(run)
     with RunDatabase(run) as database, pytest.raises((QueryError, DamagedError)):
-        database.rows(sql)
+        database.rows(aimed(sql, run))
     assert list(tmp_path.iterdir()) == []
+    assert hashes(run) == before
 
 
 @pytest.mark.parametrize(
