@@ -19,6 +19,15 @@ for (const element of document.querySelectorAll('*'))
 for (const link of document.querySelectorAll('a')) link.click();
 """
 
+# Gives milliseconds once the page's load event has been handled, or was before.
+_LOADED = """
+new Promise(done => {
+  const { timing } = performance;
+  const tell = () => setTimeout(() => done(timing.loadEventEnd - timing.navigationStart));
+  if (document.readyState === 'complete') tell(); else addEventListener('load', tell);
+})
+"""
+
 
 @dataclass
 class Visit:
@@ -84,6 +93,12 @@ class Browser:
         self._visit.requests = foreign
         return self._visit
 
+    def seconds_to_load(self, page: Path) -> float:
+        """Open a page, and see how long after its navigation began its load event was over."""
+        self._visit = Visit()
+        self._ask("Page.navigate", url=page.as_uri())
+        return float(self._evaluated(_LOADED)) / 1000
+
     def _listen(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
@@ -91,7 +106,10 @@ class Browser:
                 self._heard(self._next())
 
     def _evaluated(self, expression: str) -> Any:
-        answer = self._ask("Runtime.evaluate", expression=expression, returnByValue=True)
+        """The value of an expression; of a promise, once it has one."""
+        answer = self._ask(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         return answer["result"].get("value")
 
     def _ask(self, method: str, **parameters: object) -> Any:
