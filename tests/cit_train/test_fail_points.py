@@ -1,5 +1,6 @@
 """Every fail point of every writer: what is begun again after a kill or a full disk is the same."""
 
+import re
 import signal
 from collections import Counter
 from collections.abc import Callable
@@ -13,6 +14,10 @@ from jobs import JOBS, make_world, result_of, run_job
 
 from cit_curate.errors import ResourceError
 from cit_curate.ledger import Run
+from cit_curate.pool.pool import Pool
+from cit_curate.query import RunDatabase
+from cit_curate.report import build_report
+from cit_curate.report.facts import collect_facts
 from indexes import durable
 from indexes import fail_points as faults_at
 from indexes.fail_points import KINDS, VARIABLE, fail_points, kind_of
@@ -171,6 +176,28 @@ def test_killed_at_every_fail_point_and_begun_again_a_job_makes_the_same(
         ]
     for each in struck:
         each.result()
+
+
+@pytest.mark.faults("R3")
+def test_the_report_of_a_training_killed_in_its_second_manifest_has_the_first_step_and_a_banner(
+    world: Path, tmp_path: Path
+) -> None:
+    code = run_job("training", world, tmp_path / "out", **{VARIABLE: "manifest.synced:2:kill"})
+    assert code == -signal.SIGKILL
+    run, pool = Run.open(tmp_path / "out" / "run"), Pool.open(world / "data" / "pool")
+    assert list(run.path.glob("selections/step=000001/*.parquet"))
+    assert any(record["update"] > 3 for record in run.metrics())
+    with RunDatabase(run, pool) as database:
+        facts = collect_facts(run, database)
+    assert [step.outer_step for step in facts.steps] == [0]
+    assert facts.updates == 3
+    assert {evaluation.update for evaluation in facts.evaluations} == {2}
+    assert max(update for update, _ in facts.losses) <= 3
+    page = build_report(run, pool, tmp_path / "report.html").read_text(encoding="utf-8")
+    banners = re.findall(r'<p class="banner" role="status">(.*?)</p>', page)
+    assert len(banners) == len(facts.notices) == 2
+    assert "has been begun and is not committed" in banners[0]
+    assert banners[1] == "The run is at update 3 of 6: it is not finished."
 
 
 def fill(
