@@ -1,6 +1,7 @@
 """The tree of errors raised on purpose; the exit codes are the command line's contract."""
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from indexes.errors import CitError, DamagedError
 
@@ -53,6 +54,15 @@ class ShortfallError(BadInputError):
         self.best_similarity = best_similarity
         self.suggested_threshold = suggested_threshold
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """From one process to another with its attributes."""
+        made = partial(
+            type(self),
+            best_similarity=self.best_similarity,
+            suggested_threshold=self.suggested_threshold,
+        )
+        return made, self.args
+
 
 class ResourceError(CitError):
     """Disk, memory, a lock or a time limit ended the work."""
@@ -84,3 +94,7 @@ class BrokenVectorsError(NotFiniteError):
         super().__init__(message)
         self.vectors = vectors
         self.broken = broken
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """From one process to another with its attributes."""
+        return partial(type(self), vectors=self.vectors, broken=self.broken), self.args

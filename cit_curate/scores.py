@@ -30,7 +30,7 @@ from cit_curate.pool.pool import Pool
 from cit_curate.pool.workers import Mapper
 from cit_curate.records import CaptionBatch, Float32, Int64, PoolCursor
 from cit_curate.scoring import Scores, scanned_texts
-from cit_curate.text_encoder import TextEncoder
+from cit_curate.text_encoder import TextEncoder, embed_or_nan
 from indexes.durable import append_sha256, atomic_file, read_with_sha256, sweep_temporary
 from indexes.protocol import MetadataIndex
 from indexes.storage import load_vectors, save_index
@@ -132,7 +132,7 @@ class KnownTexts:
 def embed(task: EmbedTask) -> Embedded:
     """Embed texts with the encoder of this process."""
     encoder = _encoder(task.tower)
-    return Embedded(encoder.fingerprint, encoder.embed(task.texts))
+    return Embedded(encoder.fingerprint, embed_or_nan(encoder.embed, task.texts))
 
 
 def embedder(mapped: Mapper, tower: Tower, texts: Sequence[str]) -> KnownTexts:

@@ -25,7 +25,7 @@ from cit_curate.errors import ConfigError, PeerLostError
 from cit_curate.records import CaptionBatch, PoolCursor
 from cit_curate.scores import Embedded, KnownTexts, PoolPlaces, open_places
 from cit_curate.scoring import Scores, scanned_texts
-from cit_curate.text_encoder import TextEncoder, embed_metadata
+from cit_curate.text_encoder import TextEncoder, embed_metadata, embed_or_nan
 from cit_train.checkpoint import check_checkpoint
 from indexes.protocol import MetadataIndex
 from indexes.versioned import build_index
@@ -129,7 +129,7 @@ def _opened(frozen: Frozen) -> Opened:
     check_checkpoint(frozen.checkpoint)
     encoder = TextEncoder.load(frozen.text, device=frozen.device)
     texts = distinct_prompts(curator)
-    embedded = Embedded(encoder.fingerprint, encoder.embed(texts))
+    embedded = Embedded(encoder.fingerprint, embed_or_nan(encoder.embed, texts))
     known = KnownTexts(texts, embedded)
     vectors = embed_metadata(known.embed, curator.entries, curator.templates)
     return Opened(encoder, embedded, build_index(vectors, curator.config.index))

@@ -1,7 +1,9 @@
 """Training with a text tower that has no usable vector for some captions."""
 
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from faults import plant
@@ -9,7 +11,9 @@ from tiny import make_config
 from tiny_runs import ledger_hashes
 from transformers import AutoModel, AutoTokenizer
 
-from cit_curate.errors import NotFiniteError
+from cit_curate.config import EngineConfig
+from cit_curate.curation import curate
+from cit_curate.errors import BrokenVectorsError, CitError, NotFiniteError, ShortfallError
 from cit_curate.ledger import Run
 from cit_curate.pool import Pool
 from cit_train.config import RunConfig
@@ -69,3 +73,41 @@ def test_a_tower_with_no_vector_for_any_caption_ends_training_with_7(tmp_path: P
         train(config, tmp_path / "run")
     assert caught.value.exit_code == 7
     assert not Run.open(tmp_path / "run").commits()
+
+
+@pytest.mark.faults("E2")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_class_without_a_vector_is_named_and_nothing_is_selected(
+    tmp_path: Path, workers: int
+) -> None:
+    config = config_with_broken(tmp_path / "world", "stripe")
+    pool = Pool.open(tmp_path / "world" / "data" / "pool")
+    with pytest.raises(NotFiniteError, match=r"metadata entry '\w+ stripe'") as caught:
+        curate(
+            *(pool, config.metadata, config.text, config.curate, tmp_path / "curated"),
+            num_pairs=config.budget,
+            device="cpu",
+            engine=EngineConfig(workers=workers),
+        )
+    assert caught.value.exit_code == 7
+    assert not (tmp_path / "curated").exists()
+    with pytest.raises(NotFiniteError, match=r"metadata entry '\w+ stripe'"):
+        train(config, tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    assert not run.commits()
+    assert not list(run.path.glob("selections/*"))
+
+
+@pytest.mark.faults("E1", "E2")
+@pytest.mark.parametrize(
+    "error",
+    [
+        BrokenVectorsError("a", vectors=np.ones((1, 2), np.float32), broken=np.array([True])),
+        ShortfallError("b", best_similarity=0.5, suggested_threshold=None),
+    ],
+)
+def test_errors_with_attributes_come_whole_from_another_process(error: CitError) -> None:
+    other = pickle.loads(pickle.dumps(error))
+    assert type(other) is type(error)
+    assert str(other) == str(error)
+    assert repr(vars(other)) == repr(vars(error))
