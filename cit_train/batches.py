@@ -6,7 +6,6 @@ share the batches out by number, so that the order is that of one process.
 """
 
 import contextlib
-import logging
 import multiprocessing
 import os
 import signal
@@ -23,21 +22,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from cit_curate.captions import augment_tags
-from cit_curate.errors import DamagedError, PeerLostError, ResourceError
+from cit_curate.errors import CitError, DamagedError, PeerLostError, ResourceError
 from cit_curate.ledger import step_folder
 from cit_curate.ledger_tables import SCHEMAS
 from cit_curate.records import split_pair_key
 from cit_curate.shards import ClosedShard, Sample, shard_entry
 from cit_train.stream import lane_prefix
 from cit_train.views import ViewMaker, empty_views
+from cit_train.waiting import Waiting
+from indexes.durable import read_listing
 
 # First words of the random keys of training.
 CROP_KEY = 31
 TAG_KEY = 32
 _POLL_SECONDS = 0.02
-_TELL_AFTER_SECONDS = 5.0
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class StreamConfig:
     wait_seconds: float
 
 
-class BatchStream(IterableDataset[LaneBatch]):
+class BatchStream(IterableDataset[LaneBatch | CitError]):
     """The batches from a place on, lanes in turn, one outer step after the other; without end."""
 
     def __init__(self, config: StreamConfig, outer_step: int, *, first_batch: int = 0) -> None:
@@ -91,8 +89,21 @@ class BatchStream(IterableDataset[LaneBatch]):
         self.outer_step = outer_step
         self.first_batch = first_batch
 
-    def __iter__(self) -> Iterator[LaneBatch]:
-        """Batches of this worker: every `num_workers`-th one."""
+    def __iter__(self) -> Iterator[LaneBatch | CitError]:
+        """Batches of this worker: every `num_workers`-th one.
+
+        Yields:
+            The batches; of a worker process, what ends it too, which torch would wrap in a
+            traceback.
+        """
+        try:
+            yield from self._batches()
+        except CitError as error:
+            if get_worker_info() is None:
+                raise
+            yield error
+
+    def _batches(self) -> Iterator[LaneBatch]:
         worker = get_worker_info()
         number, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
         index = 0
@@ -117,39 +128,45 @@ class BatchStream(IterableDataset[LaneBatch]):
         closed; what other workers take is not read.
         """
         folder = self.config.folder / step_folder(outer_step)
-        number, skipped = divmod(start, self.config.pairs_per_shard)
-        while self._wait_for_shard(folder, lane, number):
+        first, skipped = divmod(start, self.config.pairs_per_shard)
+        number = first
+        while self._wait_for_shard(folder, lane, number, is_begun=number > first):
             path = folder / f"{lane_prefix(lane)}-{number:06d}.tar"
             shard = ClosedShard(folder, shard_entry(path))
             for row in range(skipped, len(shard)):
                 yield shard, row
             number, skipped = number + 1, 0
 
-    def _wait_for_shard(self, folder: Path, lane: int, number: int) -> bool:
-        """Wait until a shard is closed (true) or the lane is complete without it (false)."""
+    def _wait_for_shard(self, folder: Path, lane: int, number: int, *, is_begun: bool) -> bool:
+        """Wait until a shard is closed (true) or the lane is complete without it (false).
+
+        Args:
+            folder: Of the outer step, which may still be curated.
+            lane: The lane.
+            number: Of the shard.
+            is_begun: A shard of the folder was read.
+
+        Raises:
+            PeerLostError: It does not come, or what writes it has failed.
+            DamagedError: It was there, and is gone.
+        """
         prefix = lane_prefix(lane)
         entry = folder / f"{prefix}-{number:06d}.json"
-        started = time.monotonic()
-        told = False
+        tar = entry.with_suffix(".tar")
+        waiting = Waiting(str(tar), self.config.wait_seconds)
         while not entry.exists():
             _end_with_trainer()
             if (folder / f"{prefix}.json").exists():
-                return entry.exists()
+                return entry.exists() or _was_closed(folder / f"{prefix}.json", tar)
             if (folder / f"{prefix}.failed").exists():
                 raise PeerLostError(f"writing the shards of {folder} failed")
-            if not folder.exists():  # its outer step is still being curated
-                started = time.monotonic()
-                if any(path.name > folder.name for path in folder.parent.glob("step=*")):
-                    raise DamagedError(f"{folder} was removed before it was read")
-            waited = time.monotonic() - started
-            if waited > _TELL_AFTER_SECONDS and not told:
-                logger.warning("training waits for %s", entry.with_suffix(".tar"))
-                told = True
-            if waited > self.config.wait_seconds:
-                raise PeerLostError(
-                    f"no shard {entry.with_suffix('.tar')} after {waited:.0f} s; "
-                    "raise --stream-seconds if the images are slow to read, and go on with --resume"
-                )
+            if folder.exists():
+                is_begun = True
+            elif is_begun or any(path.name > folder.name for path in folder.parent.glob("step=*")):
+                raise DamagedError(f"{folder} was removed before it was read", file=str(folder))
+            else:
+                waiting.again()  # its outer step is still being curated
+            waiting.check()
             time.sleep(_POLL_SECONDS)
         return True
 
@@ -227,10 +244,16 @@ def open_batches(
 
 
 def _remembering(
-    batches: Iterator[LaneBatch], last_keys: dict[int, str], num_workers: int
+    batches: Iterator[LaneBatch | CitError], last_keys: dict[int, str], num_workers: int
 ) -> Iterator[LaneBatch]:
-    """The same batches; `last_keys` has the last pair that came from each worker, by its number."""
+    """The same batches; `last_keys` has the last pair that came from each worker, by its number.
+
+    Raises:
+        CitError: What ended a worker.
+    """
     for place, batch in enumerate(batches):
+        if isinstance(batch, CitError):
+            raise batch
         last_keys[place % max(num_workers, 1)] = batch.pair_keys[-1]
         yield batch
 
@@ -241,6 +264,17 @@ def _leave_signals_to_trainer(worker: int) -> None:
     The trainer still wants batches while it saves, and ends its workers itself.
     """
     os.setpgrp()
+
+
+def _was_closed(listing: Path, tar: Path) -> bool:
+    """False: a complete lane has no such shard.
+
+    Raises:
+        DamagedError: It has, and the shard is gone.
+    """
+    if tar.name in {entry.path for entry in read_listing(listing)}:
+        raise DamagedError(f"{tar} was removed before it was read", file=str(tar))
+    return False
 
 
 def _end_with_trainer() -> None:

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from cit_curate.curation import write_scan
 from cit_curate.curator import LaneScan
-from cit_curate.errors import PeerLostError
+from cit_curate.errors import CitError
 from cit_curate.ledger import Commit, step_folder
 from cit_curate.records import PoolCursor
 from cit_curate.scan_ledger import metrics_record
@@ -74,7 +74,7 @@ def commit_step(
 
 
 def stop_here(
-    session: Session, state: TrainState, streams: Streams, lost: PeerLostError | None = None
+    session: Session, state: TrainState, streams: Streams, lost: CitError | None = None
 ) -> NoReturn:
     """Save the state and end the try.
 
@@ -87,6 +87,7 @@ def stop_here(
     Raises:
         StoppedError: It was asked to.
         PeerLostError: What writes the shards is gone, on this rank or on another.
+        DamagedError: A shard is damaged.
     """
     save_within_step(session, state, streams)
     session.saver.wait()

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from cit_curate.curation import LaneSelection
-from cit_curate.errors import BadInputError, PeerLostError
+from cit_curate.errors import BadInputError, DamagedError, PeerLostError
 from cit_train.batches import LaneBatch
 from cit_train.session import Session
 from cit_train.stopping import StoppedError
@@ -43,9 +43,9 @@ class Streams:
         for stream in self.lanes:
             stream.finish()
 
-    def have_written(self, num_pairs: int) -> bool:
+    def have_written(self, num_pairs: int, *, wait_seconds: float) -> bool:
         """Wait until so many pairs of each lane are written; False when a lane ends with fewer."""
-        return all(stream.has_written(num_pairs) for stream in self.lanes)
+        return all(each.has_written(num_pairs, wait_seconds=wait_seconds) for each in self.lanes)
 
     def seconds(self, stream: ShardStream) -> dict[str, Any]:
         """When a lane's pairs were selected and could be trained on, since its selection began."""
@@ -57,7 +57,7 @@ class Streams:
         }
         return {name: at and at - self.began_at for name, at in moments.items()}
 
-    def lost_peer(self, error: PeerLostError) -> PeerLostError:
+    def lost_peer(self, error: PeerLostError | DamagedError) -> PeerLostError | DamagedError:
         """Why there are no batches: what ended a stream, or else what its reader says.
 
         Raises:
@@ -68,6 +68,8 @@ class Streams:
                 return stream.error
             if stream.error is not None:
                 raise stream.error
+        if isinstance(error, DamagedError):
+            return DamagedError(f"{error}; --resume writes it again", file=error.file)
         return error
 
 
@@ -79,13 +81,13 @@ class Planned:
         batches: One batch of each lane of this rank, `accumulate` times.
         saves: Save the state first.
         stops: A stop was asked for, or what writes the shards is gone; there are no batches.
-        lost: What is gone, on the ranks that know it.
+        lost: What is gone, or a shard that is damaged, on the ranks that know it.
     """
 
     batches: list[LaneBatch]
     saves: bool
     stops: bool
-    lost: PeerLostError | None
+    lost: PeerLostError | DamagedError | None
 
 
 @contextlib.contextmanager
@@ -151,7 +153,8 @@ def updates(
 ) -> Iterator[Planned]:
     """The updates of this outer step from where the run stands; the last may be a stop.
 
-    Where what writes the shards is gone, every update that there are batches for comes before.
+    Where what writes the shards is gone, or a shard is damaged, every update that there are batches
+    for comes before; a resumed run writes what is damaged again.
 
     With `--on-shortfall train` pairs whose image cannot be opened may be missing: the updates end
     with the last one that every rank has images for.
@@ -164,16 +167,18 @@ def updates(
     may_lack = session.config.curate.on_shortfall == "train"
     for update in range(state.update, streams.first_update + streams.num_updates):
         batch: list[LaneBatch] = []
-        lost: PeerLostError | None = None
+        lost: PeerLostError | DamagedError | None = None
         done, lacks = update - streams.first_update, False
         try:
             with session.stop.interrupting():
-                lacks = may_lack and not streams.have_written((done + 1) * pairs_per_update)
+                lacks = may_lack and not streams.have_written(
+                    (done + 1) * pairs_per_update, wait_seconds=session.config.train.stream_seconds
+                )
                 if not lacks:
                     batch = list(islice(batches, len(streams.lanes) * accumulate))
         except StoppedError:
             pass
-        except PeerLostError as error:
+        except (PeerLostError, DamagedError) as error:
             lost = streams.lost_peer(error)
         if streams.first_batch_at is None:
             streams.first_batch_at = time.monotonic()

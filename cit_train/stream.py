@@ -28,6 +28,7 @@ from cit_curate.ledger_tables import SCHEMAS
 from cit_curate.pool.images import ImageRejected, image_suffix
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.shards import Sample, ShardWriter, closed_shards, remove_shards
+from cit_train.waiting import Waiting
 from indexes.durable import read_json, write_sealed
 
 # First word of the random key of the training order.
@@ -211,14 +212,24 @@ class ShardStream(threading.Thread):
         if self.error is not None:
             raise self.error
 
-    def has_written(self, num_pairs: int) -> bool:
+    def has_written(self, num_pairs: int, *, wait_seconds: float) -> bool:
         """Wait until so many pairs are written; False when the stream ends with fewer.
 
+        Args:
+            num_pairs: That are wanted.
+            wait_seconds: Longest wait for the next one.
+
         Raises:
+            PeerLostError: It does not come.
             BaseException: What the thread raised.
         """
+        waiting, before = Waiting(f"images of {self.folder}", wait_seconds), self.num_written
         while self.num_written < num_pairs and self.is_alive():
             self.join(_POLL_SECONDS)
+            if self.num_written > before:
+                before = self.num_written
+                waiting.again()
+            waiting.check()
         if self.num_written < num_pairs:
             self.finish()
         return self.num_written >= num_pairs

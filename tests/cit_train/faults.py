@@ -17,13 +17,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from cit_curate.curation import Curator
 from cit_curate.decoders import decoders
 from cit_train import commit, evaluating, stream
 from cit_train.checkpoint import save_checkpoint
+from cit_train.config import RunConfig
 from cit_train.evaluation.evaluator import Evaluator
+from cit_train.outer_loop import train
 from cit_train.trainer import Trainer
 
 Change = Callable[[Any, str, Any], None]
@@ -51,6 +54,16 @@ def plant(fault: dict[str, Any], change: Change = setattr) -> None:
             _do(act, trainer)
 
     _MOMENTS[fault["moment"]](strike, change)
+
+
+def train_with(
+    monkeypatch: pytest.MonkeyPatch, config: RunConfig, out: Path, *faults: dict[str, Any]
+) -> None:
+    """One try, in which these things happen."""
+    with monkeypatch.context() as patch:
+        for fault in faults:
+            plant(fault, patch.setattr)
+        train(config, out, resume=True)
 
 
 def _do(act: str, trainer: Trainer | None) -> None:

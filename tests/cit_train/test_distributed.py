@@ -111,7 +111,7 @@ class WrittenStream:
     def __init__(self, num_pairs: int) -> None:
         self.rows = range(num_pairs)
 
-    def has_written(self, num_pairs: int) -> bool:
+    def has_written(self, num_pairs: int, *, wait_seconds: float) -> bool:
         return len(self.rows) >= num_pairs
 
     def finish(self) -> None:

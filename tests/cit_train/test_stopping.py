@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import threading
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import plant
+from faults import train_with
 from tiny import make_config, make_pool
 from tiny_runs import (
     assert_same_run,
@@ -27,8 +26,6 @@ from tiny_runs import (
 from cit_curate.curation import Curator
 from cit_curate.errors import ConfigError, PeerLostError
 from cit_curate.ledger import Run
-from cit_curate.shards import read_shard, shard_entry
-from cit_train.config import RunConfig
 from cit_train.outer_loop import train
 from cit_train.stopping import SAME_REQUEST_SECONDS, SIGNALS, StoppedError, StopSignals
 
@@ -56,16 +53,6 @@ def pools(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     for name, num_images in (("shapes", 72), ("more", 24)):
         make_pool(folder / name, num_images=num_images, broken=tuple(range(0, num_images, 5)))
     return [f"shapes:{folder}/shapes/pool=0.75", f"more:{folder}/more/pool=0.25"]
-
-
-def train_with(
-    monkeypatch: pytest.MonkeyPatch, config: RunConfig, out: Path, *faults: dict[str, Any]
-) -> None:
-    """One try, in which these things happen."""
-    with monkeypatch.context() as patch:
-        for fault in faults:
-            plant(fault, patch.setattr)
-        train(config, out, resume=True)
 
 
 @pytest.mark.faults("K3", "D4", "G4c")
@@ -284,37 +271,6 @@ def test_a_full_disk_while_saving_is_told_and_the_run_goes_on_once_there_is_room
     assert_same_run(whole("{}"), out)
 
 
-@pytest.mark.faults("S4")
-def test_training_waits_for_slow_shards_up_to_a_limit(
-    world: Path,
-    whole: Callable[[str], Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    config, out = make_config(world, **FIELDS, stream_seconds=0.3), tmp_path / "run"
-    fault = {"moment": "stream", "update": 3, "act": "sleep2"}
-    with pytest.raises(PeerLostError, match="raise --stream-seconds"):
-        train_with(monkeypatch, config, out, fault)
-    assert (status(out)["code"], status(out)["reason"]) == (6, "peer_lost")
-    train(make_config(world, **FIELDS), out, resume=True)
-    assert_same_run(whole("{}"), out)
-
-
-@pytest.mark.faults("S5", "S7")
-def test_shards_that_cannot_be_written_end_the_run_and_say_why(
-    world: Path,
-    whole: Callable[[str], Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    config, out = make_config(world, **FIELDS), tmp_path / "run"
-    with pytest.raises(OSError, match="No space left"):
-        train_with(monkeypatch, config, out, {"moment": "stream", "update": 3, "act": "full"})
-    assert (status(out)["code"], status(out)["resumable"]) == (5, True)
-    train(config, out, resume=True)
-    assert_same_run(whole("{}"), out)
-
-
 @pytest.mark.faults("K4")
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_workers_from_within_an_outer_step(
@@ -330,90 +286,6 @@ def test_a_run_goes_on_with_another_number_of_workers_from_within_an_outer_step(
         assert status(out)["step"] == update + 1
     train(make_config(world, **FIELDS), out, resume=True)
     assert_same_run(whole("{}"), out)
-
-
-def told_of_resources(world: Path, out: Path, fault: dict[str, object]) -> str:
-    """What a run tells that a fault ends for want of something, and that can be resumed."""
-    process = start_training(world, out, faults=[fault], **FIELDS)
-    told = finish(process), told_by(out).read_text()
-    assert told[0] == 5, told[1]
-    left = status(out)
-    assert (left["code"], left["reason"], left["resumable"]) == (5, "resource", True)
-    return told[1]
-
-
-@pytest.mark.faults("S7")
-@pytest.mark.slow
-def test_a_shard_that_may_not_grow_ends_the_run_which_goes_on_once_there_is_room(
-    world: Path, whole: Callable[[str], Path], tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
-    # The smallest tar has 10,240 bytes; the system itself refuses to write that many.
-    told = told_of_resources(world, out, {"moment": "stream", "update": 3, "act": "limit9000"})
-    assert "File too large" in told
-    assert "free some space or raise the limit" in told
-    assert not list((out / "shards" / "step=000001").glob("*.tar"))
-    train(make_config(world, **FIELDS), out, resume=True)
-    assert_same_run(whole("{}"), out)
-
-
-@pytest.mark.faults("S5")
-@pytest.mark.slow
-def test_when_a_process_of_the_shards_is_killed_training_makes_its_updates_saves_and_ends(
-    world: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
-    # 16 images are opened ahead of the pair that is written: the 30th needs a new process.
-    fault = {"moment": "stream", "update": 0, "pair": 13, "act": "decoder"}
-    fields = {**FIELDS, "curate_every": 6}
-    process = start_training(world, out, faults=[fault], **fields)
-    assert finish(process) == 6
-    assert "a process that opens images ended with code -9" in told_by(out).read_text()
-    left = status(out)
-    assert (left["code"], left["reason"], left["resumable"]) == (6, "peer_lost", True)
-    # What was in closed shards was trained on, and is saved.
-    assert left["outer_step"] == 0
-    assert 1 <= left["step"] <= 3
-    assert not processes_of(out)
-    train(make_config(world, **fields), out, resume=True)
-    train(make_config(world, **fields), tmp_path / "whole")
-    assert_same_run(tmp_path / "whole", out)
-
-
-@pytest.mark.faults("S9")
-@pytest.mark.slow
-@pytest.mark.parametrize("update", [0, 4])
-def test_a_killed_loader_worker_is_named_with_its_last_pair_and_the_run_goes_on(
-    world: Path, whole: Callable[[str], Path], tmp_path: Path, update: int
-) -> None:
-    out = tmp_path / "run"
-    fields = {**FIELDS, "num_workers": 2, "keep_shards": "all"}
-    fault = {"moment": "train", "update": update, "act": "loader sleep3"}
-    process = start_training(world, out, faults=[fault], **fields)
-    assert finish(process) == 5, told_by(out).read_text()
-    left = status(out)
-    assert (left["code"], left["reason"], left["resumable"]) == (5, "resource", True)
-    assert left["message"] in told_by(out).read_text()
-    told = re.match(
-        r"loader worker 1 was killed by SIGKILL after its batch that ends with pair (\S+);",
-        left["message"],
-    )
-    assert told is not None, left["message"]
-    # Of batches 0, 1, 2, … worker 1 makes the odd ones; batch n is for the update after n.
-    batch = {0: None, 4: 3}[update]
-    pairs = trained_pairs(whole("{}"))
-    assert told[1] == ("(none)" if batch is None else pairs[8 * batch + 7])
-    train(make_config(world, **fields), out, resume=True)
-    assert_same_run(whole("{}"), out)
-
-
-def trained_pairs(run: Path) -> list[str]:
-    """The keys of all pairs in the order they were trained on, from the shards."""
-    return [
-        sample.pair_key
-        for path in sorted((run / "shards").rglob("*.tar"))
-        for sample in read_shard(path.parent, shard_entry(path))
-    ]
 
 
 @pytest.mark.parametrize("number", SIGNALS)
