@@ -114,7 +114,8 @@ def check_budget(
     if is_over or in_a_row >= MAX_IN_A_ROW or num_broken == num_scanned:
         raise NotFiniteError(
             f"{message}. The text tower is broken or has diverged: check --text-encoder, or lower "
-            "--lr and start from an earlier checkpoint"
+            "--lr and start from an earlier checkpoint",
+            [row["pair_key"] for row in (*before, *rows)],
         )
     logger.warning("%s; they are set aside in rejects", message)
 

@@ -1,5 +1,6 @@
 """The tree of errors raised on purpose; the exit codes are the command line's contract."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -77,9 +78,17 @@ class PeerLostError(CitError):
 
 
 class NotFiniteError(CitError):
-    """A vector, a loss or a gradient is NaN or infinite."""
+    """A vector, a loss or a gradient is NaN or infinite.
+
+    Attributes:
+        pair_keys: The pairs that it comes from, where they are known.
+    """
 
     exit_code = 7
+
+    def __init__(self, message: str, pair_keys: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.pair_keys = list(pair_keys)
 
 
 class BrokenVectorsError(NotFiniteError):

@@ -4,12 +4,11 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from cit_curate.errors import CitError
+from cit_curate.errors import CitError, NotFiniteError
 from cit_train.config import TrainConfig
 from cit_train.distributed import World, open_world
 from cit_train.status import exit_code_of, read_status, write_status
 from cit_train.stopping import StoppedError, StopSignals
-from cit_train.trainer import NotFiniteLossError
 from indexes.durable import write_json
 
 
@@ -51,7 +50,7 @@ def attempt(config: TrainConfig, out: Path) -> Iterator[World]:
                 _write(world, stopped.exit_code, str(stopped))
             raise stopped from error
         except BaseException as error:
-            if isinstance(error, NotFiniteLossError):
+            if isinstance(error, NotFiniteError) and error.pair_keys:
                 _keep_keys(world, error)
             ended = _failed(world, error)
             if ended is error:
@@ -84,8 +83,8 @@ def _write(world: World, code: int, message: str, place: dict[str, object] | Non
         write_status(world.run_folder, code, message, place or world.heartbeat.place)
 
 
-def _keep_keys(world: World, error: NotFiniteLossError) -> None:
-    """Leave the pairs of the loss that is not finite on the disk, for whoever looks into it."""
+def _keep_keys(world: World, error: NotFiniteError) -> None:
+    """Leave the pairs of what is not finite on the disk, for whoever looks into it."""
     if world.run_folder is None:
         return
     folder = world.run_folder / "not_finite"

@@ -1,9 +1,9 @@
 """The outer loop's half of an outer step on this rank, and its agreement with the others."""
 
-import contextlib
 from typing import Any
 
 from cit_curate.curation import LaneSelection
+from cit_curate.errors import NotFiniteError
 from cit_curate.records import Embedder
 from cit_curate.scan_rows import ScanTotals
 from cit_train.session import Session
@@ -25,6 +25,7 @@ def curated(
     Raises:
         StoppedError: A stop was asked for, on some rank; on all ranks alike.
         ShortfallError: See `LaneScan.take`.
+        NotFiniteError: Too many captions of a rank have no usable vector; on all ranks alike.
     """
     world, config, curator = session.world, session.config, session.curator
     place: dict[str, Any] = {"outer_step": state.outer_step, "update": state.update}
@@ -42,7 +43,8 @@ def curated(
     if scores and is_start and world.is_first:
         watcher.sampled(curator.sample(encoder), config)
     selections: list[LaneSelection] = []
-    with contextlib.suppress(StoppedError):
+    broken: NotFiniteError | None = None
+    try:
         selections = curator.run(
             encoder,
             index,
@@ -53,9 +55,24 @@ def curated(
             scores=session.ahead.scores,
             **place,
         )
+    except StoppedError:
+        pass
+    except NotFiniteError as error:
+        broken = error
     world.beat("waiting for the others", **place)
-    names = world.agree("curated", None if selections else session.stop.requested)
+    stops = None if selections or broken else session.stop.requested
+    told = world.agree("curated", [stops, broken and str(broken)])
+    if broken := broken or _broken_elsewhere(told):
+        raise broken
+    names = [name for name, _ in told]
     if any(names):
         session.stop.take_over(names)
         raise StoppedError("asked to stop")
     return selections
+
+
+def _broken_elsewhere(told: list[list[str | None]]) -> NotFiniteError | None:
+    for rank, (_, message) in enumerate(told):
+        if message is not None:
+            return NotFiniteError(f"rank {rank}: {message}")
+    return None

@@ -54,16 +54,8 @@ class UpdateReport:
     skipped: bool
 
 
-class NotFiniteLossError(NotFiniteError):
-    """The loss is NaN or infinite.
-
-    Attributes:
-        pair_keys: The pairs of this rank that are in it.
-    """
-
-    def __init__(self, message: str, pair_keys: Sequence[str]) -> None:
-        super().__init__(message)
-        self.pair_keys = list(pair_keys)
+# Updates in a row that mixed precision may skip: each halves a scale that begins at 65,536.
+MAX_SKIPPED_IN_A_ROW = 50
 
 
 class Trainer:
@@ -103,6 +95,7 @@ class Trainer:
         )
         is_scaled = autocast == torch.float16  # bfloat16 has the range of float32
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=is_scaled)
+        self._num_skipped = 0  # updates in a row
         self._towers = LaneTowers(config, model, tokenizer, vision, cache, autocast=autocast)
         self._replica = Replica(self._towers, world)
 
@@ -132,7 +125,8 @@ class Trainer:
             The state after the update, and what it did; the same on all ranks.
 
         Raises:
-            NotFiniteLossError: A loss is NaN or infinite; no weight has moved, on no rank.
+            NotFiniteError: A loss or the gradient is NaN or infinite, or mixed precision has
+                skipped too many updates in a row; no weight has moved, on no rank.
         """
         train = self.config.train
         rate = learning_rate(
@@ -152,13 +146,48 @@ class Trainer:
         ]
         if train.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(trainable_parameters(self.model), train.clip_grad)
+        norm = self._gradient_norm()
+        self._check_finite(losses, norm, batches, state.update)
         scale_before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         skipped = self.scaler.is_enabled() and self.scaler.get_scale() < scale_before
+        self._num_skipped = self._num_skipped + 1 if skipped else 0
         report = UpdateReport(sum(losses) / len(losses), rate, skipped)
         return replace(state, update=state.update + 1), report
+
+    def _gradient_norm(self) -> float:
+        """The norm of all gradients, which `clip_grad` then limits."""
+        parameters = trainable_parameters(self.model)
+        if self.config.train.clip_grad is not None:
+            limit = self.config.train.clip_grad
+            return float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        gradients = [each.grad for each in parameters if each.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
+
+    def _check_finite(
+        self, losses: Sequence[float], norm: float, batches: Sequence[LaneBatch], update: int
+    ) -> None:
+        """Raise on all ranks alike where an update of one must not be made.
+
+        Raises:
+            NotFiniteError: See `step`.
+        """
+        # Mixed precision skips an update whose gradient overflows, and lowers its scale.
+        is_sound = self.scaler.is_enabled() or math.isfinite(norm)
+        lost = not is_sound or not all(map(math.isfinite, losses))
+        is_stuck = self._num_skipped >= MAX_SKIPPED_IN_A_ROW
+        if not any(self._world.any_of(lost, is_stuck)):
+            return
+        keys = [key for batch in batches for key in batch.pair_keys]
+        what = f"the loss is {sum(losses) / len(losses)}, and the norm of its gradient {norm},"
+        if is_stuck:
+            what = f"{self._num_skipped} updates in a row have overflowed"
+        raise NotFiniteError(
+            f"{what} at update {update}; its pairs begin with {', '.join(keys[:3])}. "
+            "Lower --lr, and go on from the last commit with --resume",
+            keys,
+        )
 
     def _backward(self, batches: Sequence[LaneBatch], update: int, part: int) -> float:
         """Add the gradient of one global batch, over all lanes' pairs; gives its loss."""
@@ -182,13 +211,6 @@ class Trainer:
             )
             if is_last:
                 self._replica.average()
-        if not math.isfinite(loss):
-            keys = [key for batch in batches for key in batch.pair_keys]
-            raise NotFiniteLossError(
-                f"the loss is {loss} at update {update}; its pairs begin with "
-                f"{', '.join(keys[:3])}. Lower --lr, and go on from the last commit with --resume",
-                keys,
-            )
         return loss
 
     def _loss_backward(self, images: Tensor, texts: Tensor, scale: Tensor) -> float:

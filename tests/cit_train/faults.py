@@ -3,7 +3,8 @@
 Moments: curate (after each batch of captions), stream (before a pair is written), train (before an
 update), save (before a checkpoint is written), evaluate. Acts: a signal's name, or `group` and
 it (to the process group), `raise`, `exit`,
-`full` (the disk), `limitN` (no file may grow beyond N bytes), `nan` (in the weights), `loader` or
+`full` (the disk), `limitN` (no file may grow beyond N bytes), `nan` (in the weights), `nan_scale`
+(of this rank's loss), `nan_gradient` (of one weight), `not_finite` (as of captions), `loader` or
 `decoder` (one of these processes is killed), `sleepN` (seconds), or several of them with spaces.
 """
 
@@ -22,6 +23,7 @@ import torch
 
 from cit_curate.curation import Curator
 from cit_curate.decoders import decoders
+from cit_curate.errors import NotFiniteError
 from cit_train import commit, evaluating, stream
 from cit_train.checkpoint import save_checkpoint
 from cit_train.config import RunConfig
@@ -69,6 +71,8 @@ def train_with(
 def _do(act: str, trainer: Trainer | None) -> None:
     if act == "raise":
         raise RuntimeError("planted")
+    if act == "not_finite":
+        raise NotFiniteError("too many captions without a vector", ["7_title"])
     if act == "exit":
         os._exit(9)
     if act == "loader":
@@ -89,6 +93,14 @@ def _do(act: str, trainer: Trainer | None) -> None:
         # The projection of one rank only: the others get it with its features.
         with torch.no_grad():
             trainer.model.visual_projection.weight.fill_(float("nan"))
+    elif act == "nan_scale":
+        assert trainer is not None
+        with torch.no_grad():
+            trainer.model.logit_scale.fill_(float("nan"))
+    elif act == "nan_gradient":
+        assert trainer is not None
+        weight = trainer.model.text_projection.weight
+        weight.register_hook(lambda gradient: gradient * float("nan"))
     elif act.startswith("sleep"):
         time.sleep(float(act.removeprefix("sleep")))
     elif act.startswith("group"):

@@ -123,12 +123,29 @@ def test_a_killed_rank_is_named_by_the_one_that_is_left(world: Path, out: Path) 
     assert "rank 1 failed at outer step 1, update 4" in told_by(out).read_text()
 
 
-@pytest.mark.faults("D3")
-@pytest.mark.parametrize("local_loss", [False, True])
-def test_a_loss_that_is_not_finite_on_one_rank_ends_all_with_the_keys_of_its_pairs(
-    world: Path, out: Path, local_loss: bool
+@pytest.mark.faults("D3", "E1")
+def test_captions_without_a_vector_on_one_rank_end_all_and_leave_their_keys(
+    world: Path, out: Path
 ) -> None:
-    fault = {"rank": 1, "moment": "train", "update": 4, "act": "nan"}
+    fault = {"rank": 1, "moment": "curate", "update": 3, "act": "not_finite"}
+    assert finish_ranks(start_ranks(world, out, ranks=2, faults=[fault], **FIELDS)) == [7, 7]
+    left = status(out)
+    assert (left["code"], left["reason"], left["outer_step"]) == (7, "not_finite", 1)
+    assert "too many captions without a vector" in left["message"]
+    (kept,) = (out / "not_finite").iterdir()
+    assert kept.name == "update=000003-rank=00001.json"
+    assert json.loads(kept.read_text()) == ["7_title"]
+
+
+@pytest.mark.faults("D3")
+@pytest.mark.parametrize(
+    ("act", "local_loss"),
+    [("nan", False), ("nan", True), ("nan_scale", False), ("nan_gradient", False)],
+)
+def test_a_loss_that_is_not_finite_on_one_rank_ends_all_with_the_keys_of_its_pairs(
+    world: Path, out: Path, act: str, local_loss: bool
+) -> None:
+    fault = {"rank": 1, "moment": "train", "update": 4, "act": act}
     fields = {**FIELDS, "local_loss": local_loss}
     assert finish_ranks(start_ranks(world, out, ranks=2, faults=[fault], **fields)) == [7, 7]
     left = status(out)

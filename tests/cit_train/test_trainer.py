@@ -8,12 +8,13 @@ import pytest
 import torch
 from tiny import COLOURS, SHAPES, make_config, picture
 
-from cit_curate.errors import ConfigError
+from cit_curate.errors import ConfigError, NotFiniteError
 from cit_curate.pool.images import read_image
+from cit_train import trainer as trainer_module
 from cit_train.batches import LaneBatch
 from cit_train.losses import contrastive_loss
 from cit_train.session import Session, open_session
-from cit_train.trainer import Trainer
+from cit_train.trainer import Trainer, TrainState
 from cit_train.transforms import eval_view
 
 
@@ -92,6 +93,38 @@ def test_clipping_bounds_the_norm_of_the_whole_gradient(world: Path, tmp_path: P
         norms.append(float(torch.cat([value.flatten() for value in values]).norm()))
     assert norms[0] > 0.02
     assert norms[1] == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.faults("D3")
+@pytest.mark.parametrize("clip_grad", [None, 1.0])
+def test_a_gradient_that_is_not_finite_moves_no_weight_and_names_its_pairs(
+    world: Path, tmp_path: Path, clip_grad: float | None
+) -> None:
+    trainer = session(world, tmp_path / "run", clip_grad=clip_grad).trainer
+    weight = trainer.model.text_projection.weight
+    weight.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([0]), torch.nan))
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    batch = lane_batch(0, 0)
+    with pytest.raises(NotFiniteError, match="the norm of its gradient nan") as caught:
+        trainer.step([batch], TrainState(3, 0, ()))
+    assert caught.value.pair_keys == batch.pair_keys
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.faults("D3")
+def test_updates_that_overflow_again_and_again_end_the_run(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_module, "MAX_SKIPPED_IN_A_ROW", 2)
+    trainer = session(world, tmp_path / "run", precision="float16").trainer
+    weight = trainer.model.text_projection.weight
+    weight.register_hook(lambda gradient: gradient * torch.inf)
+    for _ in range(2):
+        _, report = trainer.step([lane_batch(0, 0)], TrainState(3, 0, ()))
+        assert report.skipped
+    with pytest.raises(NotFiniteError, match="2 updates in a row have overflowed"):
+        trainer.step([lane_batch(0, 0)], TrainState(3, 0, ()))
 
 
 def test_clipping_bounds_the_gradient_and_not_its_scaled_form(world: Path, tmp_path: Path) -> None:
