@@ -48,6 +48,8 @@ class Heartbeat:
         self.is_cut_off = False
         self.last_words: Callable[[dict[str, Any]], None] = lambda failure: None
         self._store, self._stop, self._peer_seconds = store, stop, peer_seconds
+        # Who is missed when the store is: rank 0, unless the launcher has it.
+        self._store_rank = rank if "TORCHELASTIC_RUN_ID" in os.environ else 0
         self._closing = threading.Event()
         self._num_beats = 0
         self._watcher = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
@@ -74,7 +76,8 @@ class Heartbeat:
             The first failure of the run, which is the one that counts: `rank`, `code`, `message`,
             its place, and `told_by`, the rank that says it.
         """
-        mine = {"rank": self.rank, "code": code, "message": message, "told_by": self.rank}
+        rank = self._store_rank if self.is_cut_off else self.rank
+        mine = {"rank": rank, "code": code, "message": message, "told_by": self.rank}
         mine |= self.place
         first = self.failure
         if self._store is not None:
@@ -143,7 +146,7 @@ class Heartbeat:
                 heard = self._beat_once(self._num_beats, heard)
             except RuntimeError as error:
                 code = PeerLostError.exit_code
-                failure = {"rank": self.rank, "code": code, "message": str(self.gone(error))}
+                failure = {"rank": self._store_rank, "code": code, "message": str(self.gone(error))}
                 self.failure = {**failure, **self.place, "told_by": self.rank}
             if self.failure is not None:
                 insisted = self.is_cut_off and self._stop.requested is not None
@@ -184,7 +187,8 @@ class Heartbeat:
             if num_looks * _BEAT_SECONDS > self._peer_seconds:
                 self.is_cut_off = True
                 message = "the launcher or rank 0 no longer answers"
-                failure = {"rank": self.rank, "code": PeerLostError.exit_code, "message": message}
+                code = PeerLostError.exit_code
+                failure = {"rank": self._store_rank, "code": code, "message": message}
                 self.last_words({**failure, **self.place})
                 os._exit(PeerLostError.exit_code)
 

@@ -103,6 +103,7 @@ def open_session(
         DamagedError: What was stored does not match its manifest.
     """
     world = world or World(StopSignals())
+    world.check_same("config", flat(config))  # before anything that only one of them lacks
     lanes = world.lanes(config.curate.lanes)
     whole = open_pools(config)
     selection = open_selection(config, out)  # before --overwrite removes anything

@@ -105,8 +105,8 @@ def test_a_rank_that_stands_still_is_named_and_ended_with_the_others(
     assert codes == [6, 6], told_by(out).read_text()
     assert status(out) == left
     assert (left["code"], left["reason"], left["resumable"]) == (6, "peer_lost", True)
+    assert left["rank"] == rank
     if rank == 1:  # with rank 0 the store stands still, which a launcher has for torchrun
-        assert left["rank"] == 1
         assert (left["outer_step"], left["step"]) == (1, 3)
         assert "it no longer answers" in left["message"]
     else:
@@ -115,12 +115,15 @@ def test_a_rank_that_stands_still_is_named_and_ended_with_the_others(
 
 
 @pytest.mark.faults("D2")
-def test_a_killed_rank_is_named_by_the_one_that_is_left(world: Path, out: Path) -> None:
-    fault = {"rank": 1, "moment": "train", "update": 4, "act": "SIGKILL"}
-    assert finish_ranks(start_ranks(world, out, ranks=2, faults=[fault], **FIELDS)) == [6, -9]
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_is_named_by_the_one_that_is_left(world: Path, out: Path, rank: int) -> None:
+    fault = {"rank": rank, "moment": "train", "update": 4, "act": "SIGKILL"}
+    codes = finish_ranks(start_ranks(world, out, ranks=2, faults=[fault], **FIELDS))
+    assert codes == ([6, -9] if rank else [-9, 6])
     left = status(out)
-    assert (left["code"], left["rank"], left["outer_step"], left["step"]) == (6, 1, 1, 4)
-    assert "rank 1 failed at outer step 1, update 4" in told_by(out).read_text()
+    assert (left["code"], left["rank"], left["outer_step"], left["step"]) == (6, rank, 1, 4)
+    told = "rank 1 failed at outer step 1, update 4" if rank else "the launcher or rank 0 is gone"
+    assert told in told_by(out).read_text()
 
 
 @pytest.mark.faults("D3", "E1")
@@ -165,10 +168,10 @@ def test_a_loss_that_is_not_finite_on_one_rank_ends_all_with_the_keys_of_its_pai
 def test_ranks_that_see_other_settings_are_refused_and_the_field_is_named(
     world: Path, out: Path
 ) -> None:
-    other = {1: {"threshold": 0.6}}
+    other = {1: {"threshold": 0.6, "lanes": 3, "pool": "nowhere"}}
     assert finish_ranks(start_ranks(world, out, ranks=2, fields_of=other, **FIELDS)) == [2, 2]
     told = told_by(out).read_text()
-    assert "rank 0 and rank 1 differ in their settings: threshold: 0.5 and 0.6" in told
+    assert "rank 0 and rank 1 differ in their config: lanes: 2 and 3; pool: " in told
     assert told.count("error: ") == 1
     assert not out.exists()
 
@@ -180,8 +183,9 @@ def test_ranks_that_see_another_state_of_the_pool_are_refused(
     # As on a cluster, where the same path may be another disk on another machine.
     for rank in (0, 1):
         make_pool(tmp_path / f"machine{rank}", num_images=24 + rank)
-    pools = {rank: {"pool": str(tmp_path / f"machine{rank}" / "pool")} for rank in (0, 1)}
-    assert finish_ranks(start_ranks(world, out, ranks=2, fields_of=pools, **FIELDS)) == [2, 2]
+    folders = {rank: tmp_path / f"machine{rank}" for rank in (0, 1)}
+    fields = {**FIELDS, "pool": "pool"}
+    assert finish_ranks(start_ranks(world, out, ranks=2, folder_of=folders, **fields)) == [2, 2]
     told = told_by(out).read_text()
     assert "rank 0 and rank 1 differ in their settings: " in told
     assert "pool_fingerprint: " in told

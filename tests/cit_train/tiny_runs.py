@@ -146,6 +146,7 @@ def start_ranks(
     ranks: int,
     faults: Sequence[Mapping[str, object]] = (),
     fields_of: Mapping[int, Mapping[str, object]] | None = None,
+    folder_of: Mapping[int, Path] | None = None,
     absent: Sequence[int] = (),
     **fields: object,
 ) -> list[BaseProcess]:
@@ -159,6 +160,7 @@ def start_ranks(
         ranks: How many.
         faults: See faults.py.
         fields_of: Fields that single ranks see.
+        folder_of: Where single ranks work, and relative paths of theirs start.
         absent: Ranks that do not come.
         fields: Of the config.
     """
@@ -172,6 +174,7 @@ def start_ranks(
     for rank in sorted(set(range(ranks)) - set(absent)):
         own = {**fields, **(fields_of or {}).get(rank, {})}
         environment = {**address, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        environment["PWD"] = str((folder_of or {}).get(rank, Path.cwd()))
         arguments = [str(world), str(out), json.dumps(own), json.dumps(list(faults))]
         process = context.Process(
             target=run_rank, args=(environment, str(told_by(out)), arguments), daemon=True

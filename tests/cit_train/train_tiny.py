@@ -33,6 +33,7 @@ def main() -> None:
 def run_rank(environment: dict[str, str], stderr: str, arguments: list[str]) -> None:
     """`main` in a process that has been forked for it."""
     os.environ.update(environment)
+    os.chdir(environment["PWD"])
     sys.argv[1:] = arguments
     descriptor = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, sys.stderr.fileno())
