@@ -241,7 +241,7 @@ def test_a_search_in_a_worker_ends_after_one_in_its_parent() -> None:
         faiss_index.faiss.omp_set_num_threads(threads)
     with ThreadPoolExecutor() as waiting, open_workers(2) as mapped:
         found = waiting.submit(lambda: list(mapped(found_by_faiss, [0, 0])))
-        assert found.result(timeout=60) == [here, here]
+        assert found.result(timeout=20) == [here, here]
 
 
 def tensors_on_the_cpu(index: object, vectors: np.ndarray) -> faiss_index.TorchSearch:
