@@ -2,6 +2,7 @@
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from cit_curate.pool.workers import open_workers
 from indexes import faiss_index
+from indexes.durable import describe_file, read_json, write_sealed
 from indexes.errors import DamagedError
 from indexes.protocol import BLOCK_ROWS, SearchResult
 from indexes.recall import recall, similarity_error
@@ -124,6 +126,31 @@ def test_a_damaged_index_is_built_anew_with_a_warning(
         index.refresh("a" * 64, lambda: unit_vectors(3, 8, 0))
     assert index.num_builds == 1
     assert "built anew" in caplog.text
+
+
+@pytest.mark.faults("E5")
+@pytest.mark.parametrize("changed", ["manifest", "vectors"])
+def test_an_index_of_another_dimension_than_its_manifest_says_is_built_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, changed: str
+) -> None:
+    vectors = unit_vectors(3, 8, 0)
+    VersionedIndex("exact", tmp_path).refresh("a" * 64, lambda: vectors)
+    manifest = read_json(tmp_path / "manifest.json")
+    if changed == "manifest":
+        manifest["dim"] = 9
+    else:  # whose size and hash are told as they are, so that nothing but their shape is wrong
+        path = next(tmp_path.glob("*.npy"))
+        np.save(path, unit_vectors(3, 9, 0))
+        manifest["file"] = asdict(describe_file(path, tmp_path, rows=3))
+    write_sealed(tmp_path / "manifest.json", manifest)
+    with pytest.raises(DamagedError, match=r"holds float32 \(3, \d\); its manifest says .*3, \d"):
+        load_vectors(tmp_path)
+    index = VersionedIndex("exact", tmp_path)
+    found = index.refresh("a" * 64, lambda: vectors)
+    assert index.num_builds == 1
+    assert "built anew" in caplog.text
+    np.testing.assert_array_equal(found.vectors, vectors)
+    np.testing.assert_array_equal(load_vectors(tmp_path)[1], vectors)
 
 
 @pytest.mark.faults("E4")
