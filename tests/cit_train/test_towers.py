@@ -1,5 +1,6 @@
 """Every kind of vision tower: its pooled output, its width, and the dual encoder that it makes."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,30 @@ def test_a_tower_of_every_kind_pools_and_its_dual_encoder_reloads_equal(
     given = {"pixel_values": pixels, "input_ids": torch.tensor([[1, 2, 3], [4, 5, 6]])}
     one, other = (m(**given).logits_per_image for m in (model, again))
     torch.testing.assert_close(one, other)
+
+
+@pytest.mark.faults("E9")
+@pytest.mark.parametrize("kind", ["vit", "evil"])
+def test_code_in_the_folder_of_a_vision_tower_is_never_run(tmp_path: Path, kind: str) -> None:
+    folder = make_vision_tower(tmp_path / "tower")
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    CLIPImageProcessor().save_pretrained(folder)
+    maps = {
+        "config.json": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"},
+        "preprocessor_config.json": {"AutoImageProcessor": "evil.Processor"},
+    }
+    for file, auto_map in maps.items():
+        values = json.loads((folder / file).read_text())
+        values |= {"auto_map": auto_map}
+        if file == "config.json":
+            values["model_type"] = kind
+        (folder / file).write_text(json.dumps(values))
+    if kind == "vit":  # transformers' own class of the same model
+        assert isinstance(load_vision_tower(str(folder)), ViTModel)
+    else:
+        with pytest.raises(ConfigError, match="contains custom code"):
+            load_vision_tower(str(folder))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_tower_whose_file_lacks_a_tensor_is_refused_and_not_filled_with_noise(
