@@ -174,6 +174,11 @@ class ClosedShard(Sequence[Sample]):
             self._samples = list(wds.tariterators.group_by_keys(files))
         except (tarfile.TarError, ValueError) as error:
             raise DamagedError(f"{self._path} is no shard: {error}") from error
+        seen: set[str] = set()
+        for key in (members["__key__"] for members in self._samples):
+            if key in seen:
+                raise DamagedError(f"sample {key!r} of {self._path} is in pieces, others between")
+            seen.add(key)
         if len(self._samples) != entry.rows:
             raise DamagedError(
                 f"{self._path} has {len(self._samples)} samples; its manifest says {entry.rows}"

@@ -1,8 +1,9 @@
 """Shards: any key comes back, a webdataset pipeline reads them, a cut one is never read short."""
 
 import io
-import json
 import tarfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from cit_curate.shards import (
     shard_entry,
 )
 from cit_curate.tar_members import end_of_tar, member
-from indexes.durable import describe_file
+from indexes.durable import FileEntry, describe_file
 
 
 def sample(key: str, caption: str = "a cat") -> Sample:
@@ -148,16 +149,50 @@ def test_a_deleted_shard_is_named(tmp_path: Path) -> None:
         list(read_shard(tmp_path, entry))
 
 
+def two_samples(folder: Path) -> tuple[Path, list[str]]:
+    """A shard of the samples 6_title and 7_title, and the names of its members."""
+    (path,) = write(folder, [sample("6_title"), sample("7_title")])
+    with tarfile.open(path) as tar:
+        return path, tar.getnames()
+
+
+def overwrite(path: Path, names: Sequence[str]) -> FileEntry:
+    """Put other members in the place of a shard's; the entry fits them, as if 2 samples."""
+    contents = {".png": b"x", ".txt": b"a cat", ".json": b'{"pair_key": "7_title"}'}
+    tar = b"".join(member(name, contents[Path(name).suffix]) for name in names)
+    path.write_bytes(tar + end_of_tar(len(tar)))
+    return describe_file(path, path.parent, rows=2)
+
+
 @pytest.mark.faults("S2")
-def test_a_sample_without_its_text_or_image_names_shard_and_key(tmp_path: Path) -> None:
-    path = tmp_path / "foreign.tar"
-    with tarfile.open(path, "w") as tar:
-        for name, data in (("7_title.json", json.dumps({}).encode()), ("7_title.png", b"x")):
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    entry = describe_file(path, tmp_path, rows=1)
-    with pytest.raises(DamagedError, match=r"'7_title' of .*foreign\.tar has no txt"):
+@pytest.mark.parametrize(("suffix", "lost"), [("png", "image"), ("txt", "txt"), ("json", "json")])
+def test_a_sample_that_lacks_a_member_names_shard_and_key(
+    tmp_path: Path, suffix: str, lost: str
+) -> None:
+    path, names = two_samples(tmp_path)
+    names.remove(f"7_title.{suffix}")
+    entry = overwrite(path, names)
+    told = rf"'7_title' of .*lane00000-000000\.tar has no {lost} member"
+    with pytest.raises(DamagedError, match=told):
+        list(read_shard(tmp_path, entry))
+
+
+@pytest.mark.faults("S2")
+@pytest.mark.parametrize("rows", [2, 3, 4])
+def test_a_sample_whose_members_stand_apart_names_shard_and_key(tmp_path: Path, rows: int) -> None:
+    path, names = two_samples(tmp_path)
+    entry = overwrite(path, names[:2] + names[3:] + names[2:3])
+    with pytest.raises(DamagedError, match=r"'6_title' of .*lane00000-000000\.tar is in pieces"):
+        list(read_shard(tmp_path, replace(entry, rows=rows)))
+
+
+@pytest.mark.faults("S2")
+@pytest.mark.parametrize("suffix", ["png", "txt", "json"])
+def test_a_member_that_comes_twice_names_shard_and_key(tmp_path: Path, suffix: str) -> None:
+    path, names = two_samples(tmp_path)
+    entry = overwrite(path, [*names, f"7_title.{suffix}"])
+    told = rf"lane00000-000000\.tar is no shard: .*7_title\.{suffix}: duplicate"
+    with pytest.raises(DamagedError, match=told):
         list(read_shard(tmp_path, entry))
 
 
