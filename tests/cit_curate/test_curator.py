@@ -222,6 +222,39 @@ def test_nothing_passing_is_an_error_with_the_best_similarity_and_a_threshold_th
     assert len(scan_angles(captions, replace(config, threshold=suggested)).take(2)) == 2
 
 
+@pytest.mark.faults("L1")
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("num_pairs", [64, None])
+def test_a_pool_of_noise_is_read_once_and_no_more_before_it_ends_with_3(
+    encoder: Remembering, num_pairs: int | None
+) -> None:
+    letters = np.random.default_rng(0).choice([*"abcdefghijklmnopqrstuvwxyz "], (150, 16))
+    captions = ["".join(row) for row in letters]
+    entries = parse_entries((GOLDEN / "labels.txt").read_text().splitlines())
+    config = CurateConfig(threshold=0.95, min_ratio=0.0, batch_size=16, curate_every=4)
+    scan = LaneScan(
+        config,
+        order=ListOrder(caption_table(captions)),
+        entries=entries,
+        encoder=encoder,
+        index=build_index(embed_metadata(encoder.embed, entries, ["{}"]), "exact"),
+        cursor=PoolCursor(0, 100),
+        outer_step=0,
+    )
+    with pytest.raises(ShortfallError) as caught:
+        scan.take(num_pairs)
+    assert caught.value.exit_code == 3
+    assert (scan.totals.scanned, scan.totals.kept) == (150, 0)
+    assert scan.cursor == PoolCursor(1, 100)
+    best, suggested = caught.value.best_similarity, caught.value.suggested_threshold
+    assert suggested is not None
+    assert suggested < best < config.threshold
+    told = str(caught.value)
+    assert "150 captions (1 pool pass(es)) gave 0 of" in told
+    assert f"the best similarity seen is {best:.3f}" in told
+    assert f"--threshold {suggested:.2f} would have kept enough" in told
+
+
 @pytest.mark.faults("L3")
 def test_a_short_selection_is_given_when_the_policy_says_train() -> None:
     config = CurateConfig(
