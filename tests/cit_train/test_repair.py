@@ -189,16 +189,22 @@ def test_what_is_damaged_is_named_and_mended_and_the_run_goes_on(
         assert_same_run(whole, run)
 
 
+@pytest.mark.parametrize("change", ["cut", "flipped"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.safetensors", "trainer.json", "manifest.json"]
+)
 @pytest.mark.faults("K2")
 def test_a_last_checkpoint_that_is_damaged_is_told_of_and_the_run_goes_on_from_the_one_before(
-    world: Path, whole: Path, run: Path, caplog: pytest.LogCaptureFixture
+    world: Path, whole: Path, run: Path, caplog: pytest.LogCaptureFixture, name: str, change: str
 ) -> None:
-    flip(run / "checkpoints" / "update-000006" / "model.safetensors")
+    damaged = Path("checkpoints", "update-000006", name)
+    CHANGES[change](run / damaged)
+    content = (run / damaged).read_bytes()
     train(make_config(world, **FIELDS), run, resume=True)
     assert "outer step 1 cannot be gone on from" in caplog.text
     assert "going on after outer step 0 instead" in caplog.text
     assert_same_run(whole, run)
-    assert (run / "damaged" / "checkpoints" / "update-000006" / "model.safetensors").is_file()
+    assert (run / "damaged" / damaged).read_bytes() == content
 
 
 @pytest.mark.faults("L5", "L6")
