@@ -1,11 +1,15 @@
 """Missing things, bad tables and images, folders in use: each ends with its code and its name."""
 
+import errno
 import hashlib
 import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -248,29 +252,90 @@ def test_an_output_folder_that_is_not_empty_ends_with_2_and_is_left_alone(
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"], args
 
 
-@pytest.mark.faults("L9")
-@pytest.mark.parametrize("verb", ["curate", "train"])
-def test_a_folder_that_takes_no_bytes_ends_with_5_before_any_work(
-    cit: Cit, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
-) -> None:
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither towers nor sessions are opened."""
+
     def never(*_: object, **__: object) -> None:
         raise AssertionError("work has begun")
 
     monkeypatch.setattr("cit_curate.curation.embedder", never)
     monkeypatch.setattr("cit_train.outer_loop.open_session", never)
-    out = ("--out", tmp_path / "run")
+
+
+def writing(verb: str, tiny: Path, out: Path) -> list[object]:
+    """The arguments of `cit curate` or `cit train` into a folder."""
     args = {
-        "curate": ("curate", tiny / "data/pool", *text_flags(tiny), *out),
-        "train": ("train", "default", *train_flags(tiny), *out),
+        "curate": ["curate", tiny / "data/pool", *text_flags(tiny)],
+        "train": ["train", "default", *train_flags(tiny)],
     }
+    return [*args[verb], "--out", out]
+
+
+@pytest.mark.faults("L9")
+@pytest.mark.parametrize("verb", ["curate", "train"])
+@pytest.mark.usefixtures("no_work")
+def test_a_folder_that_takes_no_bytes_ends_with_5_before_any_work(
+    cit: Cit, tiny: Path, tmp_path: Path, verb: str
+) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:
-        ended = cit(*args[verb])
+        ended = cit(*writing(verb, tiny, tmp_path / "run"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (ended.code, ended.out) == (5, "")
     assert "File too large; free some space or raise the limit" in ended.err
+    assert not list(tmp_path.iterdir())
+
+
+def as_a_user(args: Sequence[object]) -> list[str]:
+    """A command for which the modes of files hold, though the tests may be run as root."""
+    plain = [sys.executable, "-m", "cit_train.cli", *map(str, args)]
+    drop = ["setpriv", "--inh-caps=-dac_override", "--bounding-set=-dac_override"]
+    return plain if os.geteuid() else [*drop, *plain]
+
+
+@pytest.mark.faults("L9")
+@pytest.mark.parametrize(
+    ("verb", "out"),
+    [
+        ("curate", "closed/run"),
+        pytest.param("train", "closed/run", marks=pytest.mark.slow),
+        pytest.param("train", "closed", marks=pytest.mark.slow),
+    ],
+)
+def test_a_folder_that_may_not_be_written_to_ends_with_5_and_nothing_is_written(
+    tiny: Path, tmp_path: Path, verb: str, out: str
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    closed.chmod(0o555)
+    command = as_a_user(writing(verb, tiny, tmp_path / out))
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    finally:
+        closed.chmod(0o755)
+    assert (ended.returncode, ended.stdout) == (5, ""), ended.stderr
+    (error,) = ended.stderr.splitlines()
+    assert error.startswith(f"error: [Errno 13] Permission denied: '{closed}/")
+    assert error.endswith("choose a place that you may write to, and run the command again")
+    assert list(tmp_path.rglob("*")) == [closed]
+
+
+@pytest.mark.faults("L9")
+@pytest.mark.parametrize("verb", ["curate", "train"])
+@pytest.mark.usefixtures("no_work")
+def test_a_read_only_disk_ends_with_5_before_any_work(
+    cit: Cit, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    def read_only(path: Path, _: bytes) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", read_only)
+    ended = cit(*writing(verb, tiny, tmp_path / "run"))
+    assert (ended.code, ended.out) == (5, "")
+    assert f"Read-only file system: '{tmp_path}/" in ended.err
     assert not list(tmp_path.iterdir())
 
 
