@@ -3,7 +3,7 @@
 import json as json_format
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cit_curate.damage import Findings, tell_findings
-from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.errors import ConfigError, DamagedError, ResourceError
 from cit_curate.lock import holder, owner_lock
 from cit_curate.remote import remote_url
 from cit_curate.replacing import settle
@@ -58,12 +58,12 @@ def repair(
     """
     if (url := remote_url(path)) is not None:
         raise ConfigError(f"{url} is in a store, where nothing is mended")
-    with _only_writer(path):
+    with _only_writer(path, dry_run) as unlocked:
         put_back = _put_back(path, dry_run)
         done, failed = (
             _repair_pool(path, dry_run) if _is_pool(path) else _repair_run(path, pool, dry_run)
         )
-        done = [*put_back, *done]
+        done = [*unlocked, *put_back, *done]
         # What is left is known once something has been done.
         found = Findings() if dry_run and done else _checked(path)
     name = str(path)
@@ -119,13 +119,27 @@ def _check_run(path: Path) -> None:
 
 
 @contextmanager
-def _only_writer(path: Path) -> Iterator[None]:
-    """Hold the locks of a run or pool; those that killed writers left are gone afterwards."""
+def _only_writer(path: Path, dry_run: bool) -> Iterator[list[str]]:
+    """Hold the locks of a run or pool; says which ones killed writers had left.
+
+    These are gone afterwards, unless nothing is to be done.
+    """
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"{path} is neither a run nor a pool")
-    first, second = _locks(path)
-    with owner_lock(first), owner_lock(second):
-        yield
+    locks = _locks(path)
+    holders = {lock: holder(lock) for lock in locks if lock.exists()}
+    stale = [
+        f"removed {lock}, left by a writer that was killed"
+        for lock, who in holders.items()
+        if who is None
+    ]
+    with ExitStack() as stack:
+        for lock in locks if not dry_run else ():
+            stack.enter_context(owner_lock(lock))
+        for lock, who in holders.items() if dry_run else ():
+            if who is not None:
+                raise ResourceError(f"{lock} is held by {who}; wait for it to end")
+        yield stale
 
 
 def _put_back(path: Path, dry_run: bool) -> list[str]:

@@ -34,7 +34,7 @@ def find_damage(run: Run) -> Findings:
         with found.catching(run.path / "mid_step.json", _mend(run)):
             if place := checked_mid_step(run, num_commits=state.num_steps):
                 update = place.update
-    for folder in shard_folders(run):
+    for folder in shard_folders(run, state.commits, config):
         check_shards(run, folder, state.num_steps, config, found)
     if (run.path / "index").is_dir():
         with found.catching(run.path / "index", f"it is made anew; {_mend(run)}"):
@@ -108,9 +108,14 @@ def needed_checkpoints(
     return needed if to_go_on or not last.best else [*needed, str(last.best["checkpoint"])]
 
 
-def shard_folders(run: Run) -> list[Path]:
-    """The folders of shards, by outer step."""
-    return sorted((run.path / "shards").glob("step=*"))
+def shard_folders(run: Run, commits: Sequence[Commit], config: Mapping[str, Any]) -> list[Path]:
+    """The folders of shards, by outer step: those there are, and those `keep_shards` keeps."""
+    folders = {*(run.path / "shards").glob("step=*")}
+    keep = config.get("keep_shards", "none") if commits and commits[-1].checkpoint else "none"
+    if keep != "none":
+        kept = commits if keep == "all" else commits[-int(keep) :]
+        folders |= {run.path / "shards" / step_folder(commit.outer_step) for commit in kept}
+    return sorted(folders)
 
 
 def check_shards(

@@ -100,7 +100,7 @@ def repair_run(run: Run, open_pools: OpenPools, *, dry_run: bool = False) -> Rep
             repair.put_aside(middle, f"{error}; the run goes on from its last commit")
     _repair_made_again(repair, config)
     _repair_logs(repair)
-    for folder in shard_folders(run):
+    for folder in shard_folders(run, commits, config):
         if folder.name <= step_folder(len(commits)):
             _repair_shards(repair, folder, commits, config, open_pools)
     return repair

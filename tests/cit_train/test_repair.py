@@ -56,7 +56,7 @@ def delete(path: Path) -> None:
     path.unlink()
 
 
-CHANGES = {"cut": cut, "flipped": flip, "deleted": delete}
+CHANGES = {"cut": cut, "flipped": flip, "deleted": delete, "removed": shutil.rmtree}
 
 
 def verified(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -115,6 +115,8 @@ DAMAGED = [
     ("shards/step=000000/lane00000-000000.json", "cut", ""),
     ("shards/step=000000/lane00000.json", "flipped", ""),
     ("shards/step=000000/lane00000.rejects.json", "flipped", ""),
+    ("shards/step=000001", "removed", ""),
+    ("shards", "removed", ""),
     ("metadata.json", "flipped", ""),
     ("index/manifest.json", "flipped", "index"),
     ("index/vectors", "flipped", "index"),
@@ -126,7 +128,7 @@ DAMAGED = [
 
 
 def damaged_file(run: Path, name: str) -> Path:
-    if (run / name).is_file():
+    if (run / name).is_file() or name.startswith("shards"):
         return run / name
     if name == "manifests":
         return run / "manifests" / "step=000001.json"
@@ -303,8 +305,14 @@ def test_while_somebody_writes_nothing_is_mended_and_a_check_says_so(
         assert note.startswith(f"process {os.getpid()} on")
     assert verified(run, capsys)["notes"] == []
     lock.write_text("left by somebody who was killed")
+    capsys.readouterr()
+    commands.repair(run, dry_run=True)
+    assert lock.exists()
+    told = f"removed {lock}, left by a writer that was killed\n"
+    assert capsys.readouterr().out == f"dry run: {told}"
     commands.repair(run)
     assert not lock.exists()
+    assert capsys.readouterr().out == told
 
 
 def test_what_is_neither_run_nor_pool_is_refused(tmp_path: Path) -> None:
