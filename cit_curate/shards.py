@@ -9,12 +9,13 @@ read short.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import mmap
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -31,6 +32,8 @@ from indexes.durable import (
     read_json,
     write_json,
 )
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 IMAGE_SUFFIXES = ("jpg", "png", "webp", "gif", "bmp")
 
@@ -84,13 +87,23 @@ class ShardWriter:
         *,
         pairs_per_shard: int,
         entries: Sequence[FileEntry] = (),
+        make_room: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Start, or go on after the shards that `entries` name."""
+        """Start, or go on after the shards that `entries` name.
+
+        Args:
+            folder: Where they go.
+            prefix: Of their names.
+            pairs_per_shard: Of each but the last.
+            entries: Shards that are there.
+            make_room: Removes something when the disk is full, and says whether it did.
+        """
         self.folder = folder
         self.prefix = prefix
         self.pairs_per_shard = pairs_per_shard
         self.entries = list(entries)
         self._pending: list[Sample] = []
+        self._make_room = make_room
         folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -116,6 +129,14 @@ class ShardWriter:
         return self.entries
 
     def _close_shard(self) -> None:
+        while True:
+            try:
+                return self._write_shard()
+            except OSError as error:
+                if error.errno not in _DISK_FULL or not self._make_room():
+                    raise
+
+    def _write_shard(self) -> None:
         path = self.folder / f"{self.prefix}-{len(self.entries):06d}.tar"
         sha256 = hashlib.sha256()
         size = 0
@@ -128,9 +149,9 @@ class ShardWriter:
             sha256.update(end)
             size += stream.write(end)
         entry = FileEntry(path.name, len(self._pending), size, sha256.hexdigest())
+        write_json(path.with_suffix(".json"), asdict(entry))
         self.entries.append(entry)
         self._pending = []
-        write_json(path.with_suffix(".json"), asdict(entry))
 
     def _tar_parts(self) -> Iterator[bytes]:
         """The members of each sample, in the order of their suffixes, as webdataset has them."""

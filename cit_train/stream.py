@@ -132,6 +132,7 @@ class ShardStream(threading.Thread):
         threads: ThreadPoolExecutor,
         image_side: int = 0,
         is_decoded: Callable[[bytes], bool] = lambda image: False,
+        make_room: Callable[[], bool] = lambda: False,
         known_rejects: Mapping[int, ImageRejected] | None = None,
     ) -> None:
         """Prepare to write; `start` begins.
@@ -147,6 +148,7 @@ class ShardStream(threading.Thread):
             threads: Open and check images, for all streams of this process.
             image_side: See `shard_image`.
             is_decoded: Whether an image is known to decode.
+            make_room: Removes shards that were trained on; False when there are none.
             known_rejects: All that is left out, by scan position, where it is known: shards are
                 written once more, and any other image that cannot be opened ends it.
         """
@@ -162,6 +164,7 @@ class ShardStream(threading.Thread):
         self._max_pixels = max_pixels
         self._image_side = image_side
         self._is_decoded = is_decoded
+        self._make_room = make_room
         self._threads = threads
         self._ahead: deque[Future[bytes]] = deque()
         self._later: Iterator[dict[str, Any]] | None = None
@@ -293,7 +296,11 @@ class ShardStream(threading.Thread):
         entries = closed_shards(self.folder, prefix)
         self._num_written = sum(entry.rows for entry in entries)
         return ShardWriter(
-            self.folder, prefix, pairs_per_shard=self._pairs_per_shard, entries=entries
+            self.folder,
+            prefix,
+            pairs_per_shard=self._pairs_per_shard,
+            entries=entries,
+            make_room=self._make_room,
         )
 
     def _add(self, writer: ShardWriter, sample: Sample) -> None:

@@ -1,5 +1,6 @@
 """Shards that are slow, lost, damaged or not written, and processes of theirs that are killed."""
 
+import errno
 import re
 import shutil
 import time
@@ -20,7 +21,7 @@ from tiny_runs import (
 )
 
 from cit_curate.errors import DamagedError, PeerLostError
-from cit_curate.shards import read_shard, shard_entry
+from cit_curate.shards import ShardWriter, read_shard, shard_entry
 from cit_train import waiting
 from cit_train.outer_loop import train
 from cit_train.trainer import Trainer
@@ -156,6 +157,32 @@ def test_shards_that_cannot_be_written_end_the_run_and_say_why(
     assert (status(out)["code"], status(out)["resumable"]) == (5, True)
     train(config, out, resume=True)
     assert_same_run(whole, out)
+
+
+@pytest.mark.faults("S7")
+def test_on_a_full_disk_shards_that_were_trained_on_go_first(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fields = {"curate_every": 2, "eval_data": "", "keep_shards": "2"}
+    config, out = make_config(world, **fields), tmp_path / "run"
+    left_then: list[list[str]] = []
+    write = ShardWriter._write_shard
+
+    def written(self: ShardWriter) -> None:
+        if self.folder.name == "step=000002":
+            left_then.append(sorted(path.name for path in self.folder.parent.glob("step=*")))
+            if len(left_then[-1]) == 3:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        write(self)
+
+    monkeypatch.setattr(ShardWriter, "_write_shard", written)
+    train(config, out)
+    assert left_then[0] == ["step=000000", "step=000001", "step=000002"]
+    assert left_then[1:] == [["step=000001", "step=000002"]] * (len(left_then) - 1)
+    assert "the disk is full: removing" in caplog.text
+    monkeypatch.undo()
+    train(config, tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", out)
 
 
 def told_of_resources(world: Path, out: Path, fault: dict[str, object]) -> str:
