@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 Float32 = npt.NDArray[np.float32]
+UInt8 = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -25,7 +26,7 @@ from cit_curate.captions import augment_tags
 from cit_curate.errors import CitError, DamagedError, PeerLostError, ResourceError
 from cit_curate.ledger import step_folder
 from cit_curate.ledger_tables import SCHEMAS
-from cit_curate.records import split_pair_key
+from cit_curate.records import UInt8, split_pair_key
 from cit_curate.shards import ClosedShard, Sample, shard_entry
 from cit_train.stream import lane_prefix
 from cit_train.views import ViewMaker, empty_views
@@ -50,6 +51,7 @@ class LaneBatch:
         pair_keys: Their pairs.
         images: The images' own bytes, for cached features; else empty.
         views: uint8 [batch, 3, side, side], a random crop each; None with cached features.
+        piped: uint8 [batch, side, side, 3], the views on their way through a pipe; else None.
     """
 
     outer_step: int
@@ -59,10 +61,19 @@ class LaneBatch:
     pair_keys: list[str]
     images: list[bytes]
     views: Tensor | None
+    piped: UInt8 | None = None
+
+    def arrived(self) -> "LaneBatch":
+        """The same, once it has come from a worker process."""
+        if self.piped is None:
+            return self
+        views = torch.from_numpy(self.piped).permute(0, 3, 1, 2)
+        return replace(self, views=views, piped=None)
 
     def pin_memory(self) -> "LaneBatch":
         """The same with its views where a GPU reads them by itself; a DataLoader calls this."""
-        return self if self.views is None else replace(self, views=self.views.pin_memory())
+        batch = self.arrived()
+        return batch if batch.views is None else replace(batch, views=batch.views.pin_memory())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +89,7 @@ class StreamConfig:
     views: ViewMaker
     with_views: bool
     wait_seconds: float
+    shares_memory: bool = True
 
 
 class BatchStream(IterableDataset[LaneBatch | CitError]):
@@ -173,13 +185,20 @@ class BatchStream(IterableDataset[LaneBatch | CitError]):
     def _batch(self, outer_step: int, lane: int, start: int, samples: list[Sample]) -> LaneBatch:
         config = self.config
         keys = [(outer_step, lane, place) for place in range(start, start + len(samples))]
-        views = None
+        views: Tensor | None = None
+        piped: UInt8 | None = None
         if config.with_views:
             in_worker = get_worker_info() is not None
-            views = empty_views(len(samples), config.views.side, shared=in_worker)
-            for sample, key, view in zip(samples, keys, views, strict=True):
+            shared = in_worker and config.shares_memory
+            room = empty_views(len(samples), config.views.side, shared=shared)
+            for sample, key, view in zip(samples, keys, room, strict=True):
                 rng = np.random.default_rng((config.seed, CROP_KEY, *key))
                 config.views(sample.image, [rng], view[None])
+            if in_worker and not shared:
+                # [batch, side, side, 3]: as the views lie in memory
+                piped = room.permute(0, 2, 3, 1).numpy()
+            else:
+                views = room
         return LaneBatch(
             outer_step,
             lane,
@@ -188,6 +207,7 @@ class BatchStream(IterableDataset[LaneBatch | CitError]):
             [sample.pair_key for sample in samples],
             [] if config.with_views else [sample.image for sample in samples],
             views,
+            piped,
         )
 
     def _caption(self, sample: Sample, key: tuple[int, ...]) -> str:
@@ -255,7 +275,7 @@ def _remembering(
         if isinstance(batch, CitError):
             raise batch
         last_keys[place % max(num_workers, 1)] = batch.pair_keys[-1]
-        yield batch
+        yield batch.arrived()
 
 
 def _leave_signals_to_trainer(worker: int) -> None:

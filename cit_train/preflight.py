@@ -1,5 +1,6 @@
 """Limits of the system that would end a run hours later, checked before any work."""
 
+import logging
 import resource
 import shutil
 from pathlib import Path
@@ -12,6 +13,8 @@ WANTED_FILES = 1_024
 _LEAST_FILES = 256
 # Batches of a loader worker that are made ahead, and the one that is trained on.
 _BATCHES_PER_WORKER = 3
+logger = logging.getLogger(__name__)
+
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where torch puts it
 
 
@@ -33,25 +36,24 @@ def allow_open_files() -> None:
         )
 
 
-def check_shared_memory(config: RunConfig, *, side: int, folder: Path = _SHARED_MEMORY) -> None:
-    """Make sure that the views of the loader's workers find room.
+def has_shared_memory(config: RunConfig, *, side: int, folder: Path = _SHARED_MEMORY) -> bool:
+    """Whether the views of the loader's workers find room in shared memory; it is said when not.
 
     Args:
         config: The run.
         side: Of a view, in pixels.
         folder: Where shared memory is mounted.
-
-    Raises:
-        ResourceError: They do not.
     """
     workers = config.train.num_workers if config.train.vision_features == "live" else 0
     needed = workers * _BATCHES_PER_WORKER * config.curate.batch_size * 3 * side**2
     if not needed or not folder.is_dir():
-        return
+        return True
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise ResourceError(
-            f"--num-workers {workers} need about {needed:,} bytes of shared memory, and {folder} "
-            f"has {free:,} free; make it larger (docker run --shm-size {needed // 10**9 + 1}g), or "
-            "take fewer workers"
+        logger.warning(
+            "--num-workers %d need about %s bytes of shared memory, and %s has %s free: images go "
+            "through pipes, which is slower. Make it larger (docker run --shm-size %dg), or take "
+            "fewer workers",
+            *(workers, f"{needed:,}", folder, f"{free:,}", needed // 10**9 + 1),
         )
+    return needed <= free

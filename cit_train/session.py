@@ -49,7 +49,7 @@ from cit_train.models.freeze import freeze
 from cit_train.models.load import is_foreign, load_dual_encoder
 from cit_train.models.towers import load_vision_tower
 from cit_train.pooled_vision import PooledVision
-from cit_train.preflight import check_shared_memory
+from cit_train.preflight import has_shared_memory
 from cit_train.saver import Saver
 from cit_train.status import clear_status
 from cit_train.stopping import StopSignals
@@ -145,7 +145,6 @@ def open_session(
     views = ViewMaker(
         side=statistics.side, max_pixels=config.train.max_pixels, fast=config.train.fast_views
     )
-    check_shared_memory(config, side=statistics.side)
     vision, cache = _open_vision(
         config, out, model, views, device, autocast, fingerprints["vision_fingerprint"]
     )
@@ -286,6 +285,7 @@ def _stream_config(
         views=views,
         with_views=config.train.vision_features == "live",
         wait_seconds=config.train.stream_seconds,
+        shares_memory=has_shared_memory(config, side=views.side),
     )
 
 

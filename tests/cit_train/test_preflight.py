@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 from tiny import make_config
-from tiny_runs import TRAIN_TINY
+from tiny_runs import TRAIN_TINY, assert_same_run
 
 from cit_curate import curation
-from cit_curate.errors import ResourceError
 from cit_curate.pool.pool import Pool
-from cit_train import outer_loop
+from cit_train import outer_loop, session
+from cit_train.batches import LaneBatch
 from cit_train.outer_loop import train
-from cit_train.preflight import WANTED_FILES, check_shared_memory
+from cit_train.preflight import WANTED_FILES, has_shared_memory
 from indexes import fail_points
 from indexes.fail_points import VARIABLE
 
@@ -63,11 +63,34 @@ def test_too_few_open_files_are_raised_or_refused(
 
 @pytest.mark.faults("S8")
 def test_shared_memory_that_is_too_small_is_named(
-    world: Path, monkeypatch: pytest.MonkeyPatch
+    world: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = make_config(world, num_workers=2, keep_shards="all")
-    check_shared_memory(config, side=32)
-    with pytest.raises(ResourceError, match=r"--num-workers 2 need about .* --shm-size"):
-        check_shared_memory(config, side=2_000_000)
-    check_shared_memory(make_config(world), side=2_000_000)
-    check_shared_memory(config, side=2_000_000, folder=Path("/nowhere"))
+    assert has_shared_memory(config, side=32)
+    assert not has_shared_memory(config, side=2_000_000)
+    assert "--num-workers 2 need about" in caplog.text
+    assert "--shm-size" in caplog.text
+    assert has_shared_memory(make_config(world), side=2_000_000)
+    assert has_shared_memory(config, side=2_000_000, folder=Path("/nowhere"))
+
+
+@pytest.mark.faults("S8")
+@pytest.mark.slow
+def test_without_shared_memory_images_go_through_pipes_and_the_run_is_the_same(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(world, num_workers=1, keep_shards="all")
+    train(config, tmp_path / "shared")
+    piped: list[bool] = []
+    arrived = LaneBatch.arrived
+
+    def seen(self: LaneBatch) -> LaneBatch:
+        piped.append(self.piped is not None and self.views is None)
+        return arrived(self)
+
+    monkeypatch.setattr(LaneBatch, "arrived", seen)
+    monkeypatch.setattr(session, "has_shared_memory", lambda *_, **__: False)
+    train(config, tmp_path / "piped")
+    assert len(piped) == 6
+    assert all(piped)
+    assert_same_run(tmp_path / "shared", tmp_path / "piped")
