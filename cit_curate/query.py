@@ -33,6 +33,9 @@ BATCH_ROWS = 10_000
 # Of results that go into files, a batch at a time.
 EXPORT_BATCH_ROWS = 65_536
 
+# Of a query's result, which is in memory as a whole.
+MAX_RESULT_BYTES = 1 << 30
+
 _SQL_TYPES = {
     pa.int32(): "INTEGER",
     pa.int64(): "BIGINT",
@@ -155,17 +158,23 @@ class RunDatabase:
         Raises:
             QueryError: It is not one SELECT over the views, or DuckDB refuses it.
             ResourceError: It takes longer than `timeout_seconds`, more memory than the limit, or
-                returns more than `max_rows` rows.
+                returns more than `max_rows` rows or `MAX_RESULT_BYTES` bytes.
             DamagedError: A file of the run or the pool cannot be read.
         """
         statement = check_select(self._connection, sql, self.views)
         batches = []
-        num_rows = 0
+        num_rows = num_bytes = 0
         with self._time_limit(timeout_seconds), self._named_errors():
             reader = self._connection.sql(statement).to_arrow_reader(BATCH_ROWS)
             for batch in reader:
                 batches.append(batch)
                 num_rows += len(batch)
+                num_bytes += batch.nbytes
+                if num_bytes > MAX_RESULT_BYTES:
+                    raise ResourceError(
+                        f"the query returns more than {MAX_RESULT_BYTES:,} bytes; add a LIMIT, "
+                        "aggregate, or choose fewer columns"
+                    )
                 if num_rows > max_rows:
                     raise ResourceError(
                         f"the query returns more than {max_rows:,} rows; add a LIMIT, aggregate, "

@@ -105,6 +105,7 @@ def stored_file(path: Path, *, sha256: str = "", url: str = "") -> Downloaded | 
         url: Where it should have come from; "" = anywhere.
 
     Raises:
+        ConfigError: It is not what was asked for.
         DamagedError: It has changed, or came from another address.
     """
     if not path.is_file():
@@ -112,15 +113,19 @@ def stored_file(path: Path, *, sha256: str = "", url: str = "") -> Downloaded | 
     found = file_sha256(path)
     record = _beside(path, ".json")
     if not record.is_file():
-        _check_sha256(path, found, sha256, "what was asked for")
+        _check_asked(path, found, sha256)
         stored = Downloaded(path=path, url="", bytes=path.stat().st_size, sha256=found, etag="")
         _write_record(stored)
         return stored
     value = read_json(record)
     if not isinstance(value, dict) or not value.keys() >= {"url", "sha256", "etag"}:
         raise DamagedError(f"{record} is damaged; delete it, and {path} is recorded anew")
-    _check_sha256(path, found, str(value["sha256"]), f"its record {record.name}")
-    _check_sha256(path, found, sha256, "what was asked for")
+    if found != str(value["sha256"]).lower():
+        raise DamagedError(
+            f"{path} has the SHA-256 {found}, and its record {record.name} says {value['sha256']}; "
+            "delete it and fetch it again"
+        )
+    _check_asked(path, found, sha256)
     if url and value["url"] not in ("", url):
         raise DamagedError(f"{path} came from {value['url']}, not from {url}; move it away")
     return Downloaded(
@@ -299,8 +304,8 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 def _completed(transfer: _Transfer, sha256: str) -> Downloaded:
     found = file_sha256(transfer.part)
     try:
-        _check_sha256(transfer.part, found, sha256, "what was asked for")
-    except DamagedError:
+        _check_asked(transfer.path, found, sha256)
+    except ConfigError:
         # Going on from it would end in the same bytes.
         transfer.part.unlink()
         transfer.state_path.unlink(missing_ok=True)
@@ -327,11 +332,17 @@ def _write_record(stored: Downloaded) -> None:
     write_json(_beside(stored.path, ".json"), record)
 
 
-def _check_sha256(path: Path, found: str, expected: str, says: str) -> None:
-    if expected and found != expected.lower():
-        raise DamagedError(
-            f"{path} has the SHA-256 {found}, and {says} says {expected.lower()}; delete it and "
-            "fetch it again"
+def _check_asked(path: Path, found: str, asked: str) -> None:
+    """Compare a file's SHA-256 with the one that was asked for; "" = any.
+
+    Raises:
+        ConfigError: They differ.
+    """
+    if asked and found != asked.lower():
+        raise ConfigError(
+            f"{path} has the SHA-256 {found}, and what was asked for is {asked.lower()}: it is "
+            "another file, or the hash is mistyped; look where it came from, and run cit pull "
+            "again with the right --sha256"
         )
 
 

@@ -282,6 +282,16 @@ def test_a_query_with_too_much_memory_is_stopped(run: Run, monkeypatch: pytest.M
     assert "more memory or spill space" in str(caught.value)
 
 
+@pytest.mark.faults("Q2")
+def test_a_result_of_few_rows_and_many_bytes_is_stopped(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cit_curate.query.MAX_RESULT_BYTES", 50_000_000)
+    with pytest.raises(ResourceError, match=r"more than 50,000,000 bytes; add a LIMIT"):
+        query_run(run, "SELECT repeat('x', 1000000) AS x FROM range(400)")
+    assert query_run(run, "SELECT repeat('x', 1000000) AS x FROM range(40)").num_rows == 40
+
+
 @pytest.mark.faults("Q3")
 def test_a_query_sees_the_steps_that_were_committed_when_it_began(tmp_path: Path) -> None:
     run = small_run(tmp_path / "run", steps=1)

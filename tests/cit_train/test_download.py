@@ -133,8 +133,9 @@ def test_a_file_that_is_whole_but_for_its_name_is_not_fetched_again(
 @pytest.mark.faults("E8")
 def test_a_wrong_hash_is_refused_and_nothing_of_it_stays(served: Served, tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
-    with pytest.raises(DamagedError, match="what was asked for"):
+    with pytest.raises(ConfigError, match=r"what was asked for.*cit pull again") as caught:
         download(served.url, path, sha256="0" * 64)
+    assert caught.value.exit_code == 2
     assert list(tmp_path.iterdir()) == []
     assert download(served.url, path, sha256=SHA256.upper()).sha256 == SHA256
 

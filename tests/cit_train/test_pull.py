@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from file_server import Served, file_server
 
-from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.errors import ConfigError
 from cit_curate.packaged import PACKAGED
 from cit_train import cli
 from cit_train.hub import pull_command
@@ -76,7 +76,7 @@ def test_pull_says_where_the_file_is_and_what_to_do_next(
 
 
 def test_pull_checks_a_hash_that_was_asked_for(moco: Served, tmp_path: Path) -> None:
-    with pytest.raises(DamagedError):
+    with pytest.raises(ConfigError):
         cli.run(["pull", "moco-v3-vit-b16", "--sha256", "0" * 64])
     with pytest.raises(ConfigError, match="not a SHA-256"):
         cli.run(["pull", "moco-v3-vit-b16", "--sha256", "abc"])
