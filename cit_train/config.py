@@ -93,6 +93,9 @@ class TrainConfig:
     in a fraction of the memory."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    threads: int = 0
+    """Threads that a rank computes with on a CPU, whatever OMP_NUM_THREADS says: sums over other
+    numbers of them differ in the last bit. 0 = the cores of this machine, shared by its ranks."""
     num_workers: int = 0
     """Processes that read shards and decode images; 0 = within the training process."""
     ahead: int = 0
@@ -134,7 +137,7 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--{flag} is {getattr(self, name)}; it must be at least 1")
-        names = ("min_lr", "weight_decay", "projection_weight_decay", "num_workers")
+        names = ("min_lr", "weight_decay", "projection_weight_decay", "num_workers", "threads")
         for name in (*names, "shard_image_side"):
             if getattr(self, name) < 0:
                 flag = name.replace("_", "-")

@@ -19,6 +19,7 @@ from cit_train.resuming import resumed, within_step
 from cit_train.session import Session, open_session
 from cit_train.step_batches import open_streams, updates
 from cit_train.tensorboard import TensorBoardWatcher
+from cit_train.threads import compute_threads
 from cit_train.watcher import Watcher, Watchers
 from indexes.durable import check_room
 
@@ -58,6 +59,7 @@ def train(
     allow_open_files()
     check_room(out if out.is_dir() else out.parent)
     with attempt(config.train, out) as world, contextlib.ExitStack() as stack:
+        stack.enter_context(compute_threads(config.train.threads))
         watchers = [watcher] if watcher is not None and world.is_first else []
         if world.is_first:
             stack.enter_context(owner_lock(out.with_name(f".{out.name}.lock")))

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import pytest
-import torch
 from faults import plant
 from tiny import make_config
 from tiny_runs import (
@@ -60,18 +59,10 @@ def inline(num_workers: int) -> Iterator[Executor]:
 
 
 @pytest.fixture(autouse=True)
-def beside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Only runs in processes of their own start others.
-
-    One thread: scoring has one in its process, which is the trainer's here, and training on
-    another number of threads is not the same to the last bit.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only runs in processes of their own start others."""
     monkeypatch.setattr(ahead, "workers_beside", inline)
     monkeypatch.setattr(ahead, "ThreadPoolExecutor", lambda *args, **kwargs: Inline())
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -167,5 +167,6 @@ def make_config(folder: Path, **changes: object) -> RunConfig:
         "eval_every": 3,
         "lr": 1e-3,
         "device": "cpu",
+        "threads": 1,
     }
     return replace_fields(default(), **{**fields, **changes})

@@ -1,0 +1,35 @@
+"""How many threads a rank computes with: a setting, since sums over other ones are other floats."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from cit_curate.pool.workers import available_cpus
+
+
+@contextmanager
+def compute_threads(num_threads: int) -> Iterator[None]:
+    """Compute with so many threads in the block, whatever OMP_NUM_THREADS says.
+
+    Args:
+        num_threads: 0 = this machine's cores, shared by its ranks.
+    """
+    before = torch.get_num_threads()
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(num_threads or max(available_cores() // ranks_here, 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def available_cores() -> int:
+    """The cores that this process may use: two hardware threads of one core count once."""
+    if not hasattr(os, "sched_getaffinity"):
+        return available_cpus()
+    siblings = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    paths = {number: Path(siblings.format(number)) for number in os.sched_getaffinity(0)}
+    return len({path.read_text() if path.is_file() else n for n, path in paths.items()})
