@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import mmap
+import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -183,6 +184,8 @@ class ClosedShard(Sequence[Sample]):
         Raises:
             DamagedError: It differs, or a sample is not whole.
         """
+        # Before its import: then it refuses pipes and pickles, of which nothing here makes use.
+        os.environ.setdefault("WDS_SECURE", "1")
         import webdataset as wds  # imports torch
 
         self._path = check_file(folder, entry)

@@ -413,7 +413,11 @@ class ShardStream(threading.Thread):
         )
         allowed = max(MAX_REJECT_RATIO * self._num_pairs, MAX_REJECTS_IN_A_ROW)
         if self._in_a_row >= MAX_REJECTS_IN_A_ROW or self._num_counted > allowed:
-            raise BadInputError(f"outer step {self.scan.outer_step}: {self._unreadable}")
+            self._write_rejects()
+            raise BadInputError(
+                f"outer step {self.scan.outer_step}: {self._unreadable}; all are in "
+                f"{self._rejects_path}"
+            )
 
     def _counts(self, fields: Mapping[str, Any], error: ImageRejected) -> bool:
         """Whether a reject counts towards the budget: of an archive as a whole, only the first."""

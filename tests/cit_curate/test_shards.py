@@ -1,6 +1,9 @@
 """Shards: any key comes back, a webdataset pipeline reads them, a cut one is never read short."""
 
 import io
+import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -207,3 +210,30 @@ def test_a_tar_has_the_bytes_that_webdataset_writes(files: list[tuple[str, bytes
             tar.write({"__key__": name, "txt": content})
     ours = b"".join(member(f"{name}.txt", content) for name, content in files)
     assert ours + end_of_tar(len(ours)) == expected.getvalue()
+
+
+@pytest.mark.faults("X3")
+def test_webdataset_refuses_pipes_and_pickles_once_a_shard_was_read(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path, "a", pairs_per_shard=2)
+    writer.add(Sample(b"\xff\xd8\xff", "jpg", "text", {"pair_key": "1_t"}))
+    writer.close()
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from cit_curate.shards import ClosedShard, shard_entry\n"
+        "folder = Path(sys.argv[1])\n"
+        "ClosedShard(folder, shard_entry(folder / 'a-000000.tar'))\n"
+        "import webdataset as wds\n"
+        "assert wds.utils.enforce_security\n"
+        "try: wds.gopen('pipe:touch ' + sys.argv[1] + '/ran').read()\n"
+        "except ValueError as error: print(error)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "WDS_SECURE"}
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout
+    assert not (tmp_path / "ran").exists()

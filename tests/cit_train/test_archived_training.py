@@ -19,6 +19,7 @@ from cit_curate.pool import Pool
 from cit_curate.sources.columns import Columns
 from cit_train import stream
 from cit_train.outer_loop import train
+from cit_train.stream import read_rejects, rejects_path
 
 
 def as_zips(rows: list[dict[str, str]], folder: Path) -> Path:
@@ -107,6 +108,9 @@ def test_too_many_images_that_cannot_be_opened_end_training_with_3(world, tmp_pa
     with pytest.raises(BadInputError, match="7 of the selected images cannot be opened") as caught:
         train(config, tmp_path / "run")
     assert caught.value.exit_code == 3
+    path = rejects_path(tmp_path / "run" / "shards" / "step=000000", 0)
+    assert str(path) in str(caught.value)
+    assert len(read_rejects(path)) == 7
 
 
 @pytest.mark.slow
