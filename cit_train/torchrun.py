@@ -19,6 +19,8 @@ SHUTDOWN_SECONDS = 300
 # What the ranks have to end by themselves after a second request.
 _INSISTED_SECONDS = 3.0
 
+logger = logging.getLogger(__name__)
+
 
 def launch(num_ranks: int, arguments: Sequence[str], out: Path) -> int:
     """Start `cit ARGUMENTS` as ranks on this machine, and wait for them.
@@ -57,7 +59,12 @@ def launch(num_ranks: int, arguments: Sequence[str], out: Path) -> int:
         "--signals-to-handle": ",".join(number.name for number in SIGNALS),
         "--shutdown-timeout": str(SHUTDOWN_SECONDS),
     }
-    # Older versions of torchrun lack them; there TERM, INT and HUP are passed on, and no others.
+    if missing := [name for name in wanted if name not in known]:
+        logger.warning(
+            "torchrun of this torch has no %s: it passes TERM, INT and HUP on to the ranks, and not "
+            "USR1 and USR2; torch 2.9 does",
+            " and no ".join(missing),
+        )
     options += [f"{name}={value}" for name, value in wanted.items() if name in known]
     command = get_args_parser().parse_args([*options, "-m", "cit_train.cli", *arguments])
     before = _stamp(out)
@@ -66,10 +73,10 @@ def launch(num_ranks: int, arguments: Sequence[str], out: Path) -> int:
             run(command)  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
-        if failure.exitcode > 0:
-            return failure.exitcode
-        killed = PeerLostError.exit_code  # from outside
-        return killed if _stamp(out) in (None, before) else _code_in(out)
+        # The ranks' own account says which was the first; without one, it was killed from outside.
+        if _stamp(out) not in (None, before):
+            return _code_in(out)
+        return failure.exitcode if failure.exitcode > 0 else PeerLostError.exit_code
     except SignalException as error:
         _kill_ranks()  # it came while they were started, and torchrun does not know them yet
         by_signal = 128 + signal.Signals(error.sigval)
