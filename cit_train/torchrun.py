@@ -61,8 +61,8 @@ def launch(num_ranks: int, arguments: Sequence[str], out: Path) -> int:
     }
     if missing := [name for name in wanted if name not in known]:
         logger.warning(
-            "torchrun of this torch has no %s: it passes TERM, INT and HUP on to the ranks, and not "
-            "USR1 and USR2; torch 2.9 does",
+            "torchrun of this torch has no %s: it passes TERM, INT and HUP on to the ranks, but "
+            "not USR1 and USR2; torch 2.9 does",
             " and no ".join(missing),
         )
     options += [f"{name}={value}" for name, value in wanted.items() if name in known]

@@ -16,6 +16,7 @@ from tiny_runs import (
     assert_same_run,
     finish,
     finish_ranks,
+    logged_updates,
     processes_of,
     start,
     start_ranks,
@@ -162,6 +163,30 @@ def test_a_loss_that_is_not_finite_on_one_rank_ends_all_with_the_keys_of_its_pai
     assert not set(keys[0]) & set(keys[1])
     # From the last commit, whose weights are well, it goes on.
     assert finish_ranks(start_ranks(world, out, ranks=2, **fields)) == [0, 0]
+
+
+@pytest.mark.faults("D1")
+def test_ranks_whose_lanes_have_unequal_numbers_of_images_make_equally_many_updates(
+    world: Path, tmp_path: Path
+) -> None:
+    # The passes are over before all broken images are replaced, and lanes have more or fewer.
+    broken = tuple(number for number in range(96) if number % (2 if number < 48 else 7) == 0)
+    pool = make_pool(tmp_path / "data", broken=broken)
+    fields = {
+        **{**FIELDS, "lanes": 4, "batch_size": 2, "curate_every": 50, "max_updates": 30},
+        **{"pool": str(pool), "on_shortfall": "train", "max_passes": 1},
+        **{"threshold": -1.0, "eval_data": ""},
+    }
+    made = []
+    for ranks in (1, 2, 4):
+        out = tmp_path / f"of{ranks}"
+        codes = finish_ranks(start_ranks(world, out, ranks=ranks, faults=[], **fields))
+        assert codes == [0] * ranks, told_by(out).read_text()
+        run = Run.open(out)
+        rows = run.read("selections")["lane"].to_pylist()
+        assert len({rows.count(lane) for lane in range(4)}) > 1
+        made.append((logged_updates(out), [commit.update for commit in run.commits()]))
+    assert made[0] == made[1] == made[2]
 
 
 @pytest.mark.faults("D7")
