@@ -79,7 +79,8 @@ def read_cluster(path: Path | None = None) -> Cluster:
     """
     found = path if path is not None else cluster_path()
     try:
-        values = tomllib.loads(found.read_text(encoding="utf-8"))
+        text = found.read_text(encoding="utf-8")
+        values = tomllib.loads(text)
     except FileNotFoundError:
         if path is None:
             return Cluster()
@@ -93,53 +94,64 @@ def read_cluster(path: Path | None = None) -> Cluster:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
-            raise ConfigError(f"{found}: there is no key {key!r}{hint}")
-    return Cluster(**{key: _CHECKS[key](found, key, value) for key, value in values.items()})
+            raise ConfigError(f"{_where(found, text, key)}: there is no key {key!r}{hint}")
+    checked = {
+        key: _CHECKS[key](_where(found, text, key), key, value) for key, value in values.items()
+    }
+    return Cluster(**checked)
 
 
-def _text(path: Path, key: str, value: Any) -> str:
+def _where(path: Path, text: str, key: str) -> str:
+    """`FILE, line N`, where the key is first set, or its table begins."""
+    starts = re.compile(rf"""\s*\[?\s*["']?{re.escape(key)}["']?\s*[\]=.]""")
+    lines = enumerate(text.splitlines(), 1)
+    number = next((number for number, line in lines if starts.match(line)), None)
+    return str(path) if number is None else f"{path}, line {number}"
+
+
+def _text(where: str, key: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise ConfigError(f"{path}: {key} is {value!r}; it must be one line of text in quotes")
+        raise ConfigError(f"{where}: {key} is {value!r}; it must be one line of text in quotes")
     return value
 
 
-def _count(path: Path, key: str, value: Any) -> int:
+def _count(where: str, key: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{path}: {key} is {value!r}; it must be a whole number of at least 1")
+        raise ConfigError(f"{where}: {key} is {value!r}; it must be a whole number of at least 1")
     return value
 
 
-def _texts(path: Path, key: str, value: Any) -> tuple[str, ...]:
+def _texts(where: str, key: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise ConfigError(f'{path}: {key} is {value!r}; it must be a list, such as ["…", "…"]')
-    return tuple(_text(path, f"an entry of {key}", each) for each in value)
+        raise ConfigError(f'{where}: {key} is {value!r}; it must be a list, such as ["…", "…"]')
+    return tuple(_text(where, f"an entry of {key}", each) for each in value)
 
 
-def _options(path: Path, key: str, value: Any) -> tuple[str, ...]:
-    options = _texts(path, key, value)
+def _options(where: str, key: str, value: Any) -> tuple[str, ...]:
+    options = _texts(where, key, value)
     for option in options:
         match = _OPTION.fullmatch(option)
         if match is None:
             raise ConfigError(
-                f"{path}: {key} has {option!r}; an option looks like --name or --name=value"
+                f"{where}: {key} has {option!r}; an option looks like --name or --name=value"
             )
         if match["name"].replace("-", "_") in _OWN_OPTIONS:
-            raise ConfigError(f"{path}: {key} has {option!r}, which cit sets for each job itself")
+            raise ConfigError(f"{where}: {key} has {option!r}, which cit sets for each job itself")
     return options
 
 
-def _environment(path: Path, key: str, value: Any) -> dict[str, str]:
+def _environment(where: str, key: str, value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: {key} is {value!r}; it must be a table, [{key}]")
+        raise ConfigError(f"{where}: {key} is {value!r}; it must be a table, [{key}]")
     for name, each in value.items():
         if not _NAME.fullmatch(name):
-            raise ConfigError(f"{path}: {key} has {name!r}, which is no name of a variable")
+            raise ConfigError(f"{where}: {key} has {name!r}, which is no name of a variable")
         if not isinstance(each, str) or not (each.isprintable() or not each):
-            raise ConfigError(f"{path}: {key}.{name} is {each!r}; write it as text in quotes")
+            raise ConfigError(f"{where}: {key}.{name} is {each!r}; write it as text in quotes")
     return dict(value)
 
 
-_CHECKS: Mapping[str, Callable[[Path, str, Any], Any]] = {
+_CHECKS: Mapping[str, Callable[[str, str, Any], Any]] = {
     **dict.fromkeys(("partition", "account", "qos", "constraint", "time", "python"), _text),
     **dict.fromkeys(("cpus_per_task", "mem_gb"), _count),
     "sbatch": _options,

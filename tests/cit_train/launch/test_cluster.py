@@ -68,12 +68,20 @@ def test_the_users_own_file_is_in_the_configuration_folder(
         ('environment = {A = "1\\n2"}', "environment.A is"),
     ],
 )
-def test_what_is_wrong_is_named_with_file_and_key(file: Path, text: str, message: str) -> None:
-    file.write_text(text)
+def test_what_is_wrong_is_named_with_file_line_and_key(file: Path, text: str, message: str) -> None:
+    file.write_text(f"# our cluster\n\n{text}\n")
     with pytest.raises(ConfigError) as error:
         read_cluster(file)
     assert message in str(error.value)
     assert str(file) in str(error.value)
+    assert "line 3" in str(error.value)
+
+
+@pytest.mark.faults("G1")
+def test_a_table_is_named_with_the_line_that_it_begins_in(file: Path) -> None:
+    file.write_text('partition = "gpu"\n\n[environment]\nA = 1\n')
+    with pytest.raises(ConfigError, match=r"cluster\.toml, line 3: environment\.A is 1"):
+        read_cluster(file)
 
 
 @pytest.mark.faults("G1")
