@@ -17,7 +17,6 @@ from cit_curate.printing import (
     print_json,
     print_table,
     show,
-    unbroken_stdout,
     unique_names,
 )
 from cit_curate.remote import remote_url
@@ -93,13 +92,12 @@ def query(
         with atomic_file(parquet) as temporary:
             pq.write_table(unique_names(table), temporary, compression="zstd")
         return
-    with unbroken_stdout():
-        if csv:
-            print_csv(table)
-        elif json:
-            print_json(unique_names(table).to_pylist())
-        else:
-            print_table(table)
+    if csv:
+        print_csv(table)
+    elif json:
+        print_json(unique_names(table).to_pylist())
+    else:
+        print_table(table)
 
 
 def export(

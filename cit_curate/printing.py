@@ -3,10 +3,7 @@
 import csv as csv_format
 import json as json_format
 import math
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, JustifyMethod
@@ -100,18 +97,7 @@ def unique_names(table: "pa.Table") -> "pa.Table":
 
 def show(summary: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
     """What a command has done: lines for a person, or one JSON object."""
-    with unbroken_stdout():
-        if as_json:
-            print_json(summary)
-            return
+    if as_json:
+        print_json(summary)
+    else:
         sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
-
-
-@contextmanager
-def unbroken_stdout() -> Iterator[None]:
-    """Let `| head` close the pipe without a traceback, now and when Python exits."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,7 +2,6 @@
 
 import difflib
 import importlib
-import io
 import logging
 import os
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cit_curate.errors import CitError, ConfigError
+from cit_train.standard_streams import open_streams
 from cit_train.status import STOPPED, exit_code_of, is_not_allowed, is_out_of_resources
 from indexes.fail_points import fail_at
 
@@ -104,7 +104,7 @@ def main() -> None:
     args = sys.argv[1:]
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
-    _open_streams()
+    open_streams()
     shown = logging.StreamHandler()
     shown.setFormatter(_PrintableLines("%(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[shown])
@@ -117,10 +117,6 @@ def main() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         code = _run_to_the_end(args)
-    except BrokenPipeError:
-        # The reader of a pipe has left (`| head`): not an error, and nothing more to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         code = 130
@@ -131,23 +127,11 @@ def main() -> None:
     sys.exit(code)
 
 
-def _open_streams() -> None:
-    """Make stdout and stderr writable, whatever the shell and the locale left of them."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by the shell: `cit ... >&-`
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123 - for the process
-    # A caption or path that the terminal's encoding lacks is escaped, as stderr does by itself.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-
 def _run_to_the_end(args: Sequence[str]) -> int:
-    """Run one command and flush, so that a closed pipe shows here and not when Python exits."""
+    """Run one command and flush, so that a full disk shows here and not when Python exits."""
     try:
         code = run(args)
     except SystemExit as end:  # tyro has shown help (0) or what is wrong with a flag (2)
-        if isinstance(end.__context__, BrokenPipeError):  # rich would end with 1
-            raise end.__context__ from None
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     sys.stdout.flush()
     return code
