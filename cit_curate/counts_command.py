@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
-from rich.console import Console
-from rich.text import Text
 
 from cit_curate.config import MAX_MISSING_RATIO, MAX_REJECT_RATIO
-from cit_curate.terminal import printable, progress_bar
+from cit_curate.terminal import print_line, progress_bar
 
 if TYPE_CHECKING:  # they import Arrow and DuckDB, which `--help` must not wait for
     from cit_curate.counts_import import ImportedCounts
@@ -84,9 +82,8 @@ def _show(imported: "ImportedCounts", *, as_json: bool) -> None:
     if imported.rejects:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in imported.rejects.items())
         lines.append(f"set aside: {reasons} (the view rejects has each, with its entry)")
-    console = Console(soft_wrap=True, highlight=False)
     for line in lines:
-        console.print(Text(printable(line)))
+        print_line(line)
 
 
 @contextmanager

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from cit_curate.config import CurateConfig, EngineConfig, MetadataConfig, TextTowerConfig
 from cit_curate.errors import ConfigError
-from cit_curate.terminal import printable, progress_bar
+from cit_curate.terminal import add_row, draw, inert, print_line, progress_bar
 
 if TYPE_CHECKING:  # they import Arrow, which `--help` must not wait for
     from cit_curate.ledger import Run
@@ -139,24 +137,21 @@ def _show_run(run: "Run", *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json_format.dumps(summary) + "\n")
         return
-    console = Console(stderr=True)
     if recalls:
         worst = min(recalls, key=lambda each: float(each["estimate"]))
-        console.print(
+        print_line(
             f"{skipped:,} captions were ruled out unscored; an audit estimates that "
             f"{worst['estimate']:.1%} of what passes was kept "
             f"(95 % interval {worst['low']:.1%} to {worst['high']:.1%})",
-            highlight=False,
-            soft_wrap=True,
+            stderr=True,
         )
-    console.print(
+    print_line(
         f"{summary['selected']:,} pairs selected; {kept:,} of {scanned:,} captions were kept "
         f"({summary['kept_ratio']:.1%})",
-        highlight=False,
-        soft_wrap=True,
+        stderr=True,
     )
     where = f"the run is in {run.path}; look at it with: cit report {run.path}"
-    console.print(Text(where), soft_wrap=True)
+    print_line(where, stderr=True)
 
 
 def _show_sample(sample: "SimilaritySample", config: CurateConfig, *, as_json: bool) -> None:
@@ -176,12 +171,11 @@ def _show_sample(sample: "SimilaritySample", config: CurateConfig, *, as_json: b
         }
         sys.stdout.write(json_format.dumps(value) + "\n")
         return
-    console = Console()
     quantiles = Table(title="best similarity of a caption to the metadata", title_justify="left")
     for at in sample.quantiles():
-        quantiles.add_column(f"{at:.0%}", justify="right")
-    quantiles.add_row(*(f"{value:.3f}" for value in sample.quantiles().values()))
-    console.print(quantiles)
+        quantiles.add_column(inert(f"{at:.0%}"), justify="right")
+    add_row(quantiles, *(f"{value:.3f}" for value in sample.quantiles().values()))
+    draw(quantiles)
     shares = Table(title="captions that pass", title_justify="left")
     shares.add_column("threshold", justify="right")
     shares.add_column("share", justify="right")
@@ -189,11 +183,11 @@ def _show_sample(sample: "SimilaritySample", config: CurateConfig, *, as_json: b
     for threshold in THRESHOLDS:
         ratio = sample.pass_ratio(threshold)
         count = round(ratio * len(sample.similarity))
-        shares.add_row(f"{threshold:.2f}", f"{ratio:.2%}", f"{count:,}")
-    console.print(shares)
+        add_row(shares, f"{threshold:.2f}", f"{ratio:.2%}", f"{count:,}")
+    draw(shares)
     if sample.never_nearest:
-        names = ", ".join(printable(name) for name in sample.never_nearest[:20])
+        names = ", ".join(sample.never_nearest[:20])
         more = len(sample.never_nearest) - 20
         rest = f" and {more} more" if more > 0 else ""
-        console.print(Text(f"never the nearest entry of a sampled caption: {names}{rest}"))
-    console.print(Text(sample.line(config)), soft_wrap=True)
+        print_line(f"never the nearest entry of a sampled caption: {names}{rest}")
+    print_line(sample.line(config))

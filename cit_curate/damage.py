@@ -8,11 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.text import Text
-
 from cit_curate.errors import DamagedError
-from cit_curate.terminal import printable
+from cit_curate.terminal import print_line
 
 
 @dataclass(frozen=True)
@@ -82,6 +79,5 @@ def tell_findings(name: str, found: Findings, *, as_json: bool) -> None:
         return
     found.raise_damage(name)
     lines = [f"{name}: every file is as it was written", *(f"note: {each}" for each in found.notes)]
-    console = Console(highlight=False, soft_wrap=True)
     for line in lines:
-        console.print(Text(printable(line)))
+        print_line(line)

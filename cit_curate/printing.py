@@ -6,11 +6,10 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, JustifyMethod
+from rich.console import JustifyMethod
 from rich.table import Table
-from rich.text import Text
 
-from cit_curate.terminal import printable
+from cit_curate.terminal import add_row, draw, inert, print_line, printable
 
 if TYPE_CHECKING:  # Arrow, which `--help` must not wait for
     import pyarrow as pa
@@ -27,18 +26,14 @@ def print_table(table: "pa.Table") -> None:
     for field in table.schema:
         number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
         justify: JustifyMethod = "right" if number else "left"
-        drawn.add_column(Text(printable(field.name)), justify=justify, overflow="fold")
+        drawn.add_column(inert(field.name), justify=justify)
     columns = [column.to_pylist() for column in shown.columns]
     for row in zip(*columns, strict=True):
-        drawn.add_row(*(Text(_cell(value)) for value in row))
+        add_row(drawn, *map(_cell, row))
     rest = "; --csv, --json and --parquet FILE give all" if len(table) > len(shown) else ""
     rows = f"{len(shown):,} of {len(table):,} rows" if rest else f"{len(table):,} rows"
-    console = Console(highlight=False)
-    # Captured, since rich itself would end the process with 1 when the pipe is closed.
-    with console.capture() as captured:
-        console.print(drawn)
-        console.print(Text(f"{rows}{rest}", style="dim"))
-    sys.stdout.write(captured.get())
+    draw(drawn)
+    print_line(f"{rows}{rest}")
 
 
 def _cell(value: object) -> str:
@@ -46,7 +41,7 @@ def _cell(value: object) -> str:
         return "–"
     if isinstance(value, float):
         return f"{value:.6g}"
-    return printable(str(value))
+    return str(value)
 
 
 def print_csv(table: "pa.Table") -> None:
@@ -66,10 +61,10 @@ def print_csv(table: "pa.Table") -> None:
 
 def print_json(value: Any) -> None:
     """A value as JSON, where NaN and infinity are null."""
-    text = json_format.dumps(
-        _plain(value), ensure_ascii=True, indent=1, default=str, allow_nan=False
+    sys.stdout.write(
+        json_format.dumps(_plain(value), ensure_ascii=True, indent=1, default=str, allow_nan=False)
+        + "\n"
     )
-    sys.stdout.write(text + "\n")
 
 
 def _plain(value: Any) -> Any:
@@ -100,4 +95,5 @@ def show(summary: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
     if as_json:
         print_json(summary)
     else:
-        sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
+        for line in lines:
+            print_line(line)

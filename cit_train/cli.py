@@ -115,6 +115,8 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # A rank that loses another says so in a line; torch would add a page of C++ frames.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if os.environ.get("NO_COLOR"):  # tyro does not look at it
+        os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")
     try:
         code = _run_to_the_end(args)
     except KeyboardInterrupt:
@@ -241,17 +243,15 @@ class _PrintableLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as lines that a terminal does not obey."""
-        return _printable_lines(super().format(record))
+        from cit_curate.terminal import printable_lines  # rich, which not every command needs
 
-
-def _printable_lines(text: str) -> str:
-    from cit_curate.terminal import printable  # rich, which not every command needs
-
-    return "\n".join(printable(line) for line in text.split("\n"))
+        return printable_lines(super().format(record))
 
 
 def _tell(message: str) -> None:
-    sys.stderr.write(f"{_printable_lines(message)}\n")
+    from cit_curate.terminal import printable_lines
+
+    sys.stderr.write(f"{printable_lines(message)}\n")
 
 
 def _report(error: Exception, *, debug: bool) -> int:

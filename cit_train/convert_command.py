@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
-from rich.console import Console
-from rich.text import Text
 
 from cit_curate.config import TextTowerConfig
+from cit_curate.terminal import console, print_line
 
 if TYPE_CHECKING:
     from cit_train.models.convert import Conversion
@@ -110,8 +109,7 @@ def _convert(family: str, source: str, out: Path, *, json: bool) -> None:
 
 
 def _show(convert: Callable[[], "Conversion"], *, json: bool) -> None:
-    errors = Console(stderr=True)
-    with errors.status("converting"):
+    with console(stderr=True).status("converting"):
         done = convert()
     if json:
         value = {
@@ -130,16 +128,16 @@ def _show(convert: Callable[[], "Conversion"], *, json: bool) -> None:
         f"{done.folder}: {done.model_type}, {done.architecture}, {done.image_size} pixels, "
         f"pooled output of {done.pooled_size}, {done.num_tensors} tensors; loads back equal"
     )
+    print_line(text)
     if done.left_out:
         more = ", …" if len(done.left_out) > _SHOWN else ""
         names = ", ".join(done.left_out[:_SHOWN])
-        text += f"\nleft out of the source's tensors: {len(done.left_out)} ({names}{more})"
-    Console().print(Text(text), soft_wrap=True)
+        left_out = f"left out of the source's tensors: {len(done.left_out)} ({names}{more})"
+        print_line(left_out)
     if done.model_type == "vision-text-dual-encoder" and not done.tokenizer:
-        errors.print(
-            Text(
-                "there is no tokenizer in it: convert again with --tokenizer "
-                f"(a directory, or {TextTowerConfig.text_encoder}, which is fetched), "
-                "or give it to `cit eval --tokenizer`"
-            )
+        print_line(
+            "there is no tokenizer in it: convert again with --tokenizer "
+            f"(a directory, or {TextTowerConfig.text_encoder}, which is fetched), "
+            "or give it to `cit eval --tokenizer`",
+            stderr=True,
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from cit_curate.errors import ConfigError
-from cit_curate.terminal import printable
+from cit_curate.terminal import print_line
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def doctor(*, json: bool = False) -> None:
     else:
         for finding in findings:
             fix = f"; {finding.fix}" if finding.fix else ""
-            sys.stdout.write(printable(f"{finding.what}: {finding.found}{fix}") + "\n")
+            print_line(f"{finding.what}: {finding.found}{fix}")
     if wrong := [finding.what for finding in findings if finding.fix]:
         raise ConfigError(f"not ready: {', '.join(wrong)}")
 

@@ -6,10 +6,8 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import TracebackType
 
-from rich.text import Text
-
 from cit_curate.scan_rows import ScanTotals
-from cit_curate.terminal import progress_bar
+from cit_curate.terminal import inert, progress_bar
 from cit_curate.threshold import SimilaritySample
 from cit_train.config import RunConfig
 from cit_train.evaluation.zero_shot import Evaluation
@@ -77,7 +75,7 @@ class TerminalWatcher(Watcher):
         )
 
     def _line(self, text: str) -> None:
-        self._progress.console.print(Text(text), soft_wrap=True)
+        self._progress.console.print(inert(text), soft_wrap=True)
 
 
 def is_shown() -> bool:

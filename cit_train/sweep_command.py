@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tyro
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from cit_curate.errors import CitError, ConfigError
+from cit_curate.terminal import add_row, draw, one_line, print_line
 from cit_train.config import RunConfig, flat
 from cit_train.recipes import recipe_help
 from cit_train.stopping import StoppedError
@@ -119,11 +118,14 @@ def _sweep(runs: dict[str, RunConfig], out: Path, *, as_json: bool) -> None:
     from cit_train.outer_loop import train
     from cit_train.progress import is_shown, watching
 
-    console = Console(stderr=True, quiet=not is_shown())
+    def say(text: str) -> None:
+        if is_shown():
+            print_line(text, stderr=True)
+
     rows: list[SweepRow] = []
     first_error: CitError | None = None
     for number, (name, config) in enumerate(runs.items(), 1):
-        console.print(Text(f"run {number} of {len(runs)}: {out / name}"), soft_wrap=True)
+        say(f"run {number} of {len(runs)}: {out / name}")
         started = time.monotonic()
         try:
             with watching(config.train.max_updates, label=name) as watcher:
@@ -135,13 +137,13 @@ def _sweep(runs: dict[str, RunConfig], out: Path, *, as_json: bool) -> None:
             ) from error
         except CitError as error:
             first_error, message = first_error or error, str(error)
-            console.print(Text(f"{name} failed: {message}"), soft_wrap=True)
+            say(f"{name} failed: {one_line(message)}")
         rows.append(_row(out / name, message, time.monotonic() - started))
     if is_shown():
         if as_json:
             sys.stdout.write(json_format.dumps([asdict(row) for row in rows]) + "\n")
         else:
-            Console().print(_table(rows))
+            draw(_table(rows))
     if first_error is not None:
         raise first_error
 
@@ -165,7 +167,7 @@ def _table(rows: Sequence[SweepRow]) -> Table:
     for row in rows:
         value = "–" if row.value is None else f"{row.value:.1f}"
         cells = (row.name, row.state, f"{row.updates:,}", row.metric, value, f"{row.seconds:.0f}")
-        table.add_row(*(Text(cell) for cell in cells))
+        add_row(table, *cells)
     return table
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from rich.console import Console
-from rich.text import Text
 
 from cit_curate.errors import ConfigError
+from cit_curate.terminal import print_line
 from cit_train.config import RunConfig, flat
 from cit_train.recipes import EVAL_RECIPES, RECIPES, recipe_help
 from cit_train.sweeps import SWEEPS
@@ -177,11 +176,10 @@ def _train(
     if as_json:
         sys.stdout.write(json_format.dumps(summary) + "\n")
         return
-    console = Console(stderr=True)
     model = f"the model is in {summary['model']}"
     finished = "already finished" if [last] == before else "finished"
-    console.print(Text(f"{finished}: {last.update:,} updates; {model}"), soft_wrap=True)
-    console.print(Text(f"what was picked: cit report {run.path}"), soft_wrap=True)
+    print_line(f"{finished}: {last.update:,} updates; {model}", stderr=True)
+    print_line(f"what was picked: cit report {run.path}", stderr=True)
 
 
 def _overview() -> str:

@@ -1,16 +1,13 @@
 """What `cit metadata list|show` do; the metadata's only file that writes to a terminal."""
 
 import json as json_format
-import re
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from cit_curate.config import MetadataConfig
 from cit_curate.errors import ConfigError
@@ -19,11 +16,9 @@ from cit_curate.metadata.entries import format_entry, load_metadata
 from cit_curate.metadata.lines import MetadataEntry
 from cit_curate.metadata.task_facts import FACTS, TaskFacts
 from cit_curate.metadata.tasks import load_prompts
+from cit_curate.terminal import add_row, draw, print_document
 
 __all__ = ["list_built_in", "show"]
-
-# Typed at a terminal they would move the cursor or worse; a file gets them as they are.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +93,7 @@ def show(
     lines = [f"# {title}: {len(entries):,} entries", *_entry_lines(shown)]
     if len(shown) < len(entries):
         lines.append(f"# and {len(entries) - len(shown):,} more, without --limit")
-    if sys.stdout.isatty():
-        lines = [_CONTROL.sub("\ufffd", line) for line in lines]
-    sys.stdout.write("\n".join(lines) + "\n")
+    print_document("\n".join(lines) + "\n")
 
 
 def _entry_lines(entries: list[MetadataEntry]) -> list[str]:
@@ -130,9 +123,9 @@ def _print_table(listed: Sequence[ListedMetadata]) -> None:
         table.add_column(heading, justify=justify, no_wrap=True)
     for each in listed:
         numbers = ["?" if n is None else f"{n:,}" for n in (each.entries, each.prompts)]
-        table.add_row(*map(Text, (each.name, each.title, *numbers, each.metric or "", each.source)))
+        add_row(table, each.name, each.title, *numbers, each.metric or "", each.source)
     # Whole lines for `| grep`.
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    draw(table, width=None if sys.stdout.isatty() else 120)
 
 
 def _listed_task(facts: TaskFacts) -> ListedMetadata:
@@ -174,4 +167,4 @@ def _count(load: Callable[[], Collection[object]]) -> int | None:
 
 
 def _print_json(value: object) -> None:
-    sys.stdout.write(json_format.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.write(json_format.dumps(value) + "\n")

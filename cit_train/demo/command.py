@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from cit_curate.errors import ConfigError
+from cit_curate.terminal import add_row, draw, print_line
 from cit_train.config import RunConfig, replace_fields
 from cit_train.demo.assets import DEBIAN_ASSETS, cache_folder, fetch_deb
 from cit_train.demo.clipart import write_clipart_table
@@ -80,10 +79,9 @@ def demo(
     chosen = _seeds(seeds)
     if updates < 1:
         raise ConfigError(f"--updates is {updates}; it must be at least 1")
-    console = Console(stderr=True)
 
     def say(text: str) -> None:
-        console.print(Text(text), soft_wrap=True)
+        print_line(text, stderr=True)
 
     started = time.monotonic()
     folders = {name: fetch_deb(name, cache_folder(), say) for name in DEBIAN_ASSETS}
@@ -105,7 +103,7 @@ def demo(
         }
         sys.stdout.write(json_format.dumps(value) + "\n")
         return
-    Console().print(result_table(results))
+    draw(result_table(results))
     say(f"{seconds:.0f} s in all. Made:")
     for name, path in paths.items():
         say(f"  {name:<18} {path}")
@@ -175,9 +173,9 @@ def result_table(results: Sequence[ArmResult]) -> Table:
     for arm in dict.fromkeys(result.arm for result in results):
         lines = [result for result in results if result.arm == arm]
         for line in lines:
-            table.add_row(*_cells(line))
+            add_row(table, *_cells(line))
         if len(lines) > 1:
-            table.add_row(*_summary(lines), style="bold")
+            add_row(table, *_summary(lines), style="bold")
             table.add_section()
     return table
 

@@ -138,8 +138,7 @@ def _evaluate_tasks(
     out: Path | None,
     json: bool,
 ) -> None:
-    from rich.console import Console
-
+    from cit_curate.terminal import draw
     from cit_curate.text_encoder import choose_device
     from cit_train.evaluation.display import SuiteProgress, suite_table
     from cit_train.evaluation.suite import run_suite, suite_report
@@ -164,7 +163,7 @@ def _evaluate_tasks(
     if json:
         sys.stdout.write(json_format.dumps(suite_report(results, **facts)) + "\n")
     else:
-        Console().print(suite_table(results, title=f"zero-shot, {model}"))
+        draw(suite_table(results, title=f"zero-shot, {model}"))
     _raise_first_failure(results)
 
 
@@ -242,22 +241,22 @@ def _write_folder_json(result: "Evaluation", model: Path, data: Path) -> None:
 
 
 def _print_folder_table(result: "Evaluation", data: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
-    table = Table(title=Text(f"zero-shot on {data}"), title_justify="left")
+    from cit_curate.terminal import add_row, draw, inert, print_line
+
+    table = Table(title=inert(f"zero-shot on {data}"), title_justify="left")
     table.add_column("class")
     table.add_column("pictures", justify="right")
     table.add_column("accuracy %", justify="right")
     for name, each in result.per_class.items():
-        table.add_row(Text(name), f"{each.num_images:,}", f"{each.accuracy:.1f}")
+        add_row(table, name, f"{each.num_images:,}", f"{each.accuracy:.1f}")
     table.add_section()
-    table.add_row("accuracy", f"{result.num_images:,}", f"{result.accuracy:.1f}")
+    add_row(table, "accuracy", f"{result.num_images:,}", f"{result.accuracy:.1f}")
     low, high = result.interval
-    table.add_row("95 % interval", "", f"{low:.1f} - {high:.1f}")
-    table.add_row("mean per class", f"{result.num_classes:,}", f"{result.mean_per_class:.1f}")
-    table.add_row("chance", "", f"{result.chance:.1f}")
-    Console().print(table)
+    add_row(table, "95 % interval", "", f"{low:.1f} - {high:.1f}")
+    add_row(table, "mean per class", f"{result.num_classes:,}", f"{result.mean_per_class:.1f}")
+    add_row(table, "chance", "", f"{result.chance:.1f}")
+    draw(table)
     if result.num_rejected:
-        Console(stderr=True).print(f"{result.num_rejected} pictures could not be opened")
+        print_line(f"{result.num_rejected} pictures could not be opened", stderr=True)

@@ -5,10 +5,9 @@ from types import TracebackType
 
 from rich.progress import TaskID
 from rich.table import Table
-from rich.text import Text
 
 from cit_curate.metadata.tasks import Metric
-from cit_curate.terminal import count_and_rate, printable, progress_bar
+from cit_curate.terminal import add_row, count_and_rate, inert, one_line, progress_bar
 from cit_train.evaluation.suite import TaskResult, mean_value
 
 __all__ = ["METRIC_TITLES", "SuiteProgress", "suite_table"]
@@ -46,7 +45,7 @@ class SuiteProgress:
         """A task's images so far."""
         if self._bar is None:
             numbers = count_and_rate(done, total, None, "pictures")
-            self._bar = self._progress.add_task(printable(task), total=total, numbers=numbers)
+            self._bar = self._progress.add_task(task, total=total, numbers=numbers)
         started = next(bar for bar in self._progress.tasks if bar.id == self._bar)
         numbers = count_and_rate(done, total, started.elapsed, "pictures")
         self._progress.update(self._bar, completed=done, numbers=numbers)
@@ -56,12 +55,12 @@ class SuiteProgress:
         if self._bar is not None:
             self._progress.remove_task(self._bar)
             self._bar = None
-        self._progress.console.print(Text(_line(result)), soft_wrap=True)
+        self._progress.console.print(inert(_line(result)), soft_wrap=True)
 
 
 def suite_table(results: Sequence[TaskResult], *, title: str) -> Table:
     """One row a task, and the mean of those that were done."""
-    table = Table(title=Text(title), title_justify="left")
+    table = Table(title=inert(title), title_justify="left")
     table.add_column("task", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
     table.add_column("metric")
@@ -71,11 +70,12 @@ def suite_table(results: Sequence[TaskResult], *, title: str) -> Table:
     for result in results:
         metric = METRIC_TITLES[result.metric]
         if result.value is None or result.interval is None:
-            table.add_row(Text(result.task), "", result.status, "", "", "")
+            add_row(table, result.task, "", result.status, "", "", "")
             continue
         mark = "*" if result.is_partial else ""
-        table.add_row(
-            Text(result.task),
+        add_row(
+            table,
+            result.task,
             f"{result.num_images:,}{mark}",
             metric,
             f"{result.value:.1f}",
@@ -87,7 +87,7 @@ def suite_table(results: Sequence[TaskResult], *, title: str) -> Table:
         table.add_section()
         seconds = sum(result.seconds for result in results)
         of_all = f"{num_done} of {len(results)} tasks"
-        table.add_row("mean", "", of_all, f"{mean:.1f}", "", f"{seconds:.1f}")
+        add_row(table, "mean", "", of_all, f"{mean:.1f}", "", f"{seconds:.1f}")
     if any(result.is_partial for result in results):
         table.caption = "* a part of the task's pictures (--limit): for a quick look"
         table.caption_justify = "left"
@@ -96,7 +96,7 @@ def suite_table(results: Sequence[TaskResult], *, title: str) -> Table:
 
 def _line(result: TaskResult) -> str:
     if result.value is None or result.interval is None:
-        return f"{result.task}: {result.status}: {result.reason}"
+        return f"{result.task}: {result.status}: {one_line(result.reason)}"
     pictures = f"{result.num_images:,} pictures"
     if result.is_partial:
         pictures = f"{result.num_images:,} of {result.num_found:,} pictures"

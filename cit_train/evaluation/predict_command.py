@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from cit_curate.config import MetadataConfig
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.hub import HUB_PREFIX, hub_folder
-from cit_curate.terminal import count_and_rate, printable, progress_bar
+from cit_curate.terminal import add_row, count_and_rate, draw, print_line, progress_bar
 
 if TYPE_CHECKING:  # they import torch, which `--help` must not wait for
     from cit_train.evaluation.class_mapping import ClassLabels
@@ -135,7 +133,7 @@ def _check_some(usable: Sequence[object], rejected: Sequence["RejectedImage"]) -
 
 
 def _line(rejected: "RejectedImage") -> str:
-    return printable(f"{rejected.title}: {rejected.reason} ({rejected.detail})")
+    return f"{rejected.title}: {rejected.reason} ({rejected.detail})"
 
 
 def _print_json(
@@ -171,7 +169,6 @@ def _print_json(
 
 
 def _print_tables(predictions: Sequence["Prediction"]) -> None:
-    console = Console(highlight=False)
     for each in predictions:
         table = Table()
         table.add_column("rank", justify="right")
@@ -179,17 +176,15 @@ def _print_tables(predictions: Sequence["Prediction"]) -> None:
         table.add_column("similarity", justify="right")
         table.add_column("probability %", justify="right")
         for rank, guess in enumerate(each.guesses, 1):
-            table.add_row(
+            add_row(
+                table,
                 str(rank),
-                Text(printable(guess.label)),
+                guess.label,
                 f"{guess.similarity:.3f}",
                 f"{100 * guess.probability:.1f}",
             )
-        # Captured, since rich itself would end the process with 1 when the pipe is closed.
-        with console.capture() as captured:
-            console.print(Text(printable(str(each.path)), style="bold"), soft_wrap=True)
-            console.print(table)
-        sys.stdout.write(captured.get())
+        print_line(str(each.path))
+        draw(table)
 
 
 def _tell(labels: "ClassLabels", mapping: Path | None, rejected: Sequence["RejectedImage"]) -> None:
@@ -199,7 +194,8 @@ def _tell(labels: "ClassLabels", mapping: Path | None, rejected: Sequence["Rejec
         lines.append(f"{mapping} names what is no class: {_some(labels.unmatched)}")
     if labels.unmapped:
         lines.append(f"not in {mapping}, so under their own names: {_some(labels.unmapped)}")
-    sys.stderr.write("".join(f"{printable(line)}\n" for line in lines))
+    for line in lines:
+        print_line(line, stderr=True)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -11,21 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
-    TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.table import Table
-from rich.text import Text
 
 from cit_curate.errors import ConfigError
 from cit_curate.hub import HUB_PREFIX, hub_folder, refuse_offline
 from cit_curate.packaged import PACKAGED
+from cit_curate.terminal import InertColumn, add_row, console, draw, print_line
 from cit_train.demo.assets import cache_folder
 from cit_train.hub import download as downloads
 from cit_train.hub.known import KNOWN_MODELS, KnownModel, known_model
@@ -50,11 +48,9 @@ def pull_list(*, json: bool = False) -> None:
         table.add_column(column)
     for model in KNOWN_MODELS.values():
         packaged = " (packaged, no pull needed)" if _is_packaged(model) else ""
-        row = (model.name, model.role, model.what + packaged, model.license)
-        table.add_row(*(Text(cell) for cell in row))
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(Text("cit pull NAME fetches one; any other model of the hub is hf://org/name"))
+        add_row(table, model.name, model.role, model.what + packaged, model.license)
+    draw(table)
+    print_line("cit pull NAME fetches one; any other model of the hub is hf://org/name")
 
 
 def pull(
@@ -160,24 +156,23 @@ def _show(summary: dict[str, Any], *, as_json: bool) -> None:
     lines += [summary["note"]] if "note" in summary else []
     lines += [f"licence of the weights: {summary['license']}"] if summary["license"] else []
     lines.append(f"next: {summary['next']}")
-    console = Console(highlight=False, soft_wrap=True)
     for line in lines:
-        console.print(Text(line))
+        print_line(line)
 
 
 @contextmanager
 def _shown_progress(what: str) -> Iterator[downloads.Progress]:
     """Bytes, rate and time left on stderr, where a person sees it."""
-    console = Console(stderr=True)
+    shown_on = console(stderr=True)
     with Progress(
-        TextColumn("{task.description}", markup=False),
+        InertColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=console,
+        console=shown_on,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not shown_on.is_terminal,
     ) as shown:
         task = shown.add_task(what, total=None)
         yield lambda done, total: shown.update(task, completed=done, total=total)

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
-from rich.console import Console
-from rich.text import Text
 
 from cit_curate.errors import ConfigError, ResourceError
 from cit_curate.hub import HUB_PREFIX, HubName, network_errors, refuse_offline
+from cit_curate.terminal import print_line
 
 if TYPE_CHECKING:  # it imports Arrow, which `--help` must not wait for
     from cit_train.hub.model_files import ExportedModel
@@ -151,9 +150,8 @@ def _show(summary: dict[str, Any], *, as_json: bool) -> None:
     ]
     if summary["uploaded"]:
         lines.append(f"uploaded to {summary['url']}")
-        lines.append(f"use it with: cit predict hf://{summary['repo']} --image … --labels …")
+        lines.append(f"use it with: cit predict hf://{summary['repo']} --image FILE --labels FILE")
     else:
         lines.append(f"not uploaded: {summary['folder']} is what would be")
-    console = Console(highlight=False, soft_wrap=True)
     for line in lines:
-        console.print(Text(line))
+        print_line(line)

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
-from rich.console import Console
-from rich.text import Text
 
 from cit_curate.errors import CitError, ConfigError
+from cit_curate.terminal import print_document, print_line
 from cit_train.launch.flags import LaunchFlags
 from cit_train.launch.job_report import (
     JobReport,
@@ -142,7 +141,7 @@ def _show(plan: Plan, resources: Resources, flags: LaunchFlags) -> None:
         shown = {"script": script, "commands": commands, "missing": _missing()}
         sys.stdout.write(json_format.dumps(shown) + "\n")
         return
-    sys.stdout.write(script)
+    print_document(script)
     for number, command in enumerate(commands.values()):
         _line(f"job {number}: {command}" if len(commands) > 1 else f"it runs: {command}")
     if missing := _missing():
@@ -201,7 +200,7 @@ def _write_json(
 
 
 def _line(text: str) -> None:
-    Console(stderr=True).print(Text(text), soft_wrap=True)
+    print_line(text, stderr=True)
 
 
 def _overview() -> str:

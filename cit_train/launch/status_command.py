@@ -89,9 +89,9 @@ def _state(path: Path) -> RunState:
 
 
 def _print_table(states: Sequence[RunState]) -> None:
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
+
+    from cit_curate.terminal import add_row, draw, one_line, print_line
 
     table = Table()
     for heading in ("run", "state", "outer step", "update", "updates/s", "best %", "job"):
@@ -109,11 +109,10 @@ def _print_table(states: Sequence[RunState]) -> None:
             "–" if value is None else f"{value:.1f} {state.metric}",
             state.job_id or "–",
         )
-        table.add_row(*(Text(cell) for cell in cells))
-    console = Console()
-    console.print(table)
+        add_row(table, *cells)
+    draw(table)
     for state in states:
         if state.reason:
-            console.print(Text(f"{state.name} {state.state}: {state.reason}"), soft_wrap=True)
+            print_line(f"{state.name} {state.state}: {one_line(state.reason)}")
     counts = Counter(state.state for state in states)
-    console.print(", ".join(f"{number} {name}" for name, number in counts.items()))
+    print_line(", ".join(f"{number} {name}" for name, number in counts.items()))

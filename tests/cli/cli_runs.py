@@ -1,5 +1,6 @@
 """Running `cit`, in this process or in one of its own, and the flags that most commands need."""
 
+import contextlib
 import logging
 import os
 import pty
@@ -7,6 +8,7 @@ import select
 import struct
 import subprocess
 import sys
+import termios
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -86,6 +88,26 @@ def on_terminal(*args: object) -> Iterator[tuple["subprocess.Popen[bytes]", Iter
         os.close(ours)
         process.kill()
         process.wait()
+
+
+def on_narrow_terminal(*args: object, **settings: str) -> tuple[int, str]:
+    """How `cit` ends, and all that it shows, on a terminal of 20 columns."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 20))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cit_train.cli", *map(str, args)],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", **settings},
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux: the other end is closed
+        while piece := os.read(ours, 65536):
+            shown += piece
+    os.close(ours)
+    return process.wait(timeout=60), shown.decode().replace("\r\n", "\n")
 
 
 def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:

@@ -55,22 +55,6 @@ def test_json_is_one_document_on_stdout_and_nothing_else(
 
 
 @pytest.mark.faults("G3")
-def test_a_narrow_ascii_terminal_gets_every_answer_without_a_traceback(
-    cit: Cit, monkeypatch: pytest.MonkeyPatch, tiny: Path, run_folder: Path
-) -> None:
-    monkeypatch.setenv("COLUMNS", "20")
-    for args in (
-        ("query", run_folder, "SELECT * FROM selections"),
-        ("pool", "info", tiny / "data/pool"),
-        ("curate", tiny / "data/pool", *text_flags(tiny), "--dry-run"),
-        ("curate", "--help"),
-    ):
-        ended = cit(*args)
-        assert ended.code == 0, ended.err
-        assert ended.out
-
-
-@pytest.mark.faults("G3")
 def test_the_c_locale_shows_what_its_encoding_lacks_escaped(run_folder: Path) -> None:
     plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "COLUMNS": "20"}
     sql = "SELECT 'caf' || chr(233) || ' ' || chr(29483) AS caption"
