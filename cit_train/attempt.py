@@ -7,7 +7,13 @@ from pathlib import Path
 from cit_curate.errors import CitError, NotFiniteError
 from cit_train.config import TrainConfig
 from cit_train.distributed import World, open_world
-from cit_train.status import exit_code_of, read_status, write_status
+from cit_train.status import (
+    exit_code_of,
+    is_out_of_memory,
+    message_of,
+    read_status,
+    write_status,
+)
 from cit_train.stopping import StoppedError, StopSignals
 from indexes.durable import write_json
 
@@ -63,10 +69,11 @@ def attempt(config: TrainConfig, out: Path) -> Iterator[World]:
 def _failed(world: World, error: BaseException) -> BaseException:
     """Tell the others, and what the failure really is: a peer's, when a collective broke."""
     lost = None
-    if isinstance(error, RuntimeError) and not isinstance(error, CitError):
+    is_own = isinstance(error, CitError) or is_out_of_memory(error)
+    if isinstance(error, RuntimeError) and not is_own:
         lost = world.heartbeat.explain(error)
     ended = lost or error
-    failure = world.heartbeat.fail(exit_code_of(ended), str(ended) or type(ended).__name__)
+    failure = world.heartbeat.fail(exit_code_of(ended), message_of(ended))
     if failure["told_by"] == world.rank:
         _write(world, failure["code"], failure["message"], failure)
     elif isinstance(ended, CitError):

@@ -1,5 +1,6 @@
 """The `cit` command: finds the verb, runs it, and turns what goes wrong into an exit code."""
 
+import contextlib
 import difflib
 import importlib
 import logging
@@ -8,11 +9,11 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
 from cit_curate.errors import CitError, ConfigError
 from cit_train.standard_streams import open_streams
-from cit_train.status import STOPPED, exit_code_of, is_not_allowed, is_out_of_resources
+from cit_train.status import STOPPED, exit_code_of, message_of
+from cit_train.stopping import EndedBySignal
 from indexes.fail_points import fail_at
 
 # Verb -> what it does in a line, and the function; imported only when it is asked for.
@@ -119,12 +120,12 @@ def main() -> None:
         os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")
     try:
         code = _run_to_the_end(args)
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped\n")
+    except KeyboardInterrupt as error:
+        _tell(str(error) or "stopped")
         code = 130
     except Exception as error:  # noqa: BLE001 - the one place where every error ends
         if debug:
-            traceback.print_exc()
+            _tell(traceback.format_exc().rstrip())
         code = _report(error, debug=debug)
     sys.exit(code)
 
@@ -133,6 +134,9 @@ def _run_to_the_end(args: Sequence[str]) -> int:
     """Run one command and flush, so that a full disk shows here and not when Python exits."""
     try:
         code = run(args)
+    except EndedBySignal as end:
+        _tell(str(end))
+        code = 128 + end.number
     except SystemExit as end:  # tyro has shown help (0) or what is wrong with a flag (2)
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     sys.stdout.flush()
@@ -263,22 +267,25 @@ def _report(error: Exception, *, debug: bool) -> int:
         if not error.is_told:
             _tell(f"{prefix}{error}")
         return code
-    if is_out_of_resources(error) or is_not_allowed(error):
-        advice = (
-            "free some space or raise the limit"
-            if is_out_of_resources(error)
-            else "choose a place that you may write to"
-        )
-        _tell(f"error: {error}; {advice}, and run the command again")
+    if code != 1:
+        _tell(f"error: {message_of(error)}")
         return code
-    if isinstance(error, MemoryError):
-        sys.stderr.write("error: out of memory; lower --batch-size\n")
-        return code
-    log = Path(tempfile.gettempdir()) / f"cit-error-{os.getpid()}.log"
-    log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     what = f"{type(error).__name__}: {error}".splitlines()[0]
-    _tell(f"error: this is a bug in cit: {what}; the traceback is in {log}")
-    return 1
+    log = _kept_traceback(error)
+    _tell(f"error: this is a bug in cit: {what}; the traceback is {log}")
+    return code
+
+
+def _kept_traceback(error: Exception) -> str:
+    """Write the traceback into a new file that nobody else can read, and say where it is."""
+    lines = "".join(traceback.format_exception(error))
+    with contextlib.suppress(OSError):
+        opened, path = tempfile.mkstemp(prefix="cit-error-", suffix=".log")
+        with open(opened, "w", encoding="utf-8", errors="backslashreplace") as log:  # noqa: PTH123
+            log.write(lines)
+        return f"in {path}"
+    _tell(lines)
+    return "above, for no file can be written"
 
 
 if __name__ == "__main__":

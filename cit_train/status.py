@@ -39,9 +39,17 @@ _OUT_OF_RESOURCES = (
     errno.EFBIG,
     errno.EMFILE,
     errno.ENFILE,
-    errno.ENOMEM,
 )
 _NOT_ALLOWED = (errno.EACCES, errno.EROFS, errno.EPERM)
+_FAILED_STORAGE = (errno.EIO, errno.ESTALE)
+# What the allocators of PyTorch and FAISS say; their errors have no class of their own on a CPU.
+_NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "bad_alloc",
+)
 
 
 def exit_code_of(error: BaseException) -> int:
@@ -52,19 +60,42 @@ def exit_code_of(error: BaseException) -> int:
         return 130
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
-    if isinstance(error, MemoryError) or is_out_of_resources(error) or is_not_allowed(error):
-        return ResourceError.exit_code
-    return 1
+    return ResourceError.exit_code if _advice(error) else 1
 
 
-def is_out_of_resources(error: BaseException) -> bool:
-    """Whether a disk, a quota or a limit of the system is used up."""
-    return isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES
+def message_of(error: BaseException) -> str:
+    """What went wrong, and the next step where the error itself does not say one."""
+    said = str(error) or type(error).__name__
+    if isinstance(error, CitError) or not (advice := _advice(error)):
+        return said
+    if is_out_of_memory(error):
+        # A page of C++ frames may follow the first line.
+        said = f"out of memory ({said.splitlines()[0]})"
+    return f"{said}; {advice}, and run the command again"
 
 
-def is_not_allowed(error: BaseException) -> bool:
-    """Whether the system does not let us write or read there."""
-    return isinstance(error, OSError) and error.errno in _NOT_ALLOWED
+def _advice(error: BaseException) -> str:
+    """What to do about a resource that is lacking; empty when none is."""
+    if is_out_of_memory(error):
+        return "lower --micro-batch or --batch-size"
+    number = error.errno if isinstance(error, OSError) else None
+    if number in _OUT_OF_RESOURCES:
+        return "free some space or raise the limit"
+    if number in _NOT_ALLOWED:
+        return "choose a place that you may write to"
+    if number in _FAILED_STORAGE:
+        return "check the disk, or mount the network file system anew"
+    return ""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory is used up, of this machine or of its GPU."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True  # torch's, which is not imported for this
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in said for sign in _NO_MEMORY)
 
 
 def write_status(run_folder: Path, code: int, message: str, place: Mapping[str, Any]) -> None:

@@ -22,6 +22,18 @@ class StoppedError(CitError):
     exit_code = 75
 
 
+class EndedBySignal(SystemExit):
+    """A second signal has ended the run where it was; the code is 128 and the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+    def __str__(self) -> str:
+        """What happened and what to do."""
+        return _ended_by(self.number)
+
+
 class StopSignals:
     """Turns the first signal into a wish that the run looks at, and the second into an end.
 
@@ -88,5 +100,13 @@ class StopSignals:
             self.relayed, self._since = None, time.monotonic()
         elif time.monotonic() - self._since > SAME_REQUEST_SECONDS:
             if number == signal.SIGINT:
-                raise KeyboardInterrupt
-            raise SystemExit(128 + number)
+                raise KeyboardInterrupt(_ended_by(number))
+            raise EndedBySignal(number)
+
+
+def _ended_by(number: int) -> str:
+    name = signal.Signals(number).name
+    return (
+        f"ended at once by a second signal, {name}, without saving: go on from what was saved "
+        "before, with the same command and --resume"
+    )

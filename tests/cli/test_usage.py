@@ -121,7 +121,30 @@ def test_a_bug_ends_with_1_and_names_the_file_of_its_traceback(
     ended = cit("report")
     assert ended.code == 1
     assert ended.err.startswith("error: this is a bug in cit: KeyError: 'lost'; the traceback is")
-    assert "KeyError" in next(tmp_path.glob("cit-error-*.log")).read_text()
+    (log,) = tmp_path.glob("cit-error-*.log")
+    assert str(log) in ended.err
+    assert "KeyError" in log.read_text()
+    assert log.stat().st_mode & 0o077 == 0
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nothing"))
+    ended = cit("report")
+    assert ended.code == 1
+    assert "KeyError: 'lost'; the traceback is above" in ended.err.splitlines()[-1]
+    assert ended.err.startswith("Traceback")
+
+
+@pytest.mark.faults("S8")
+def test_a_lack_of_memory_ends_with_5_and_a_next_step(
+    cit: Cit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 8 TB\nframe #0")
+
+    monkeypatch.setattr("cit_curate.commands.report", full)
+    ended = cit("report")
+    assert ended.code == 5
+    assert ended.err.startswith("error: out of memory (DefaultCPUAllocator: can't allocate")
+    assert "lower --micro-batch or --batch-size" in ended.err
+    assert ended.err.count("\n") == 1
 
 
 NASTY = "\x1b]0;owned\x07\x1b[31m\u202egnp[/red]"
@@ -139,7 +162,7 @@ def test_an_error_that_quotes_hostile_text_is_inert(
         raise KeyError(NASTY)
 
     monkeypatch.setattr("cit_curate.commands.report", broken)
-    for err in (ended.err, cit("report").err):
+    for err in (ended.err, cit("report").err, cit("report", "--debug").err):
         assert not {"\x1b", "\x07", "\u202e"} & {*err}
         assert "gnp[/red]" in err
 
