@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -55,6 +56,30 @@ def test_a_terminal_shows_the_task_and_its_pictures(monkeypatch: pytest.MonkeyPa
     assert "[b]own" in shown
     assert "of 500 pictures" in shown
     assert "next" in shown
+
+
+@pytest.mark.faults("C3")
+def test_hostile_names_and_reasons_are_inert_in_lines_bars_and_tables(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = io.StringIO()
+    terminal = Console(file=stream, force_terminal=True, width=200, color_system=None)
+    monkeypatch.setattr("cit_curate.terminal.Console", lambda **_: terminal)
+    hostile = "a\x1b]0;owned\x07\x1b[31mred\u202egnp"
+    done = replace(DONE, task=hostile, source=hostile, notes=(hostile,))
+    absent = replace(ABSENT, task=hostile, reason=f"there is\n  no {hostile}")
+    with SuiteProgress() as progress:
+        progress.images(hostile, 1, 2)
+        for result in (done, absent):
+            progress.ended(result)
+    terminal.print(suite_table([done, absent], title=hostile))
+    inert = "a\ufffd]0;owned\ufffd\ufffd[31mred\ufffdgnp"
+    shown = stream.getvalue()
+    assert shown.count(inert) >= 8  # a bar, 3 and 2 in the lines, and 3 in the table
+    assert f"{inert}: no data: there is no {inert}" in shown
+    assert not {"\x07", "\u202e"} & {*shown}
+    assert "\x1b]" not in shown
+    assert "\x1b[31m" not in shown
 
 
 def test_a_table_without_a_value_has_no_mean() -> None:
