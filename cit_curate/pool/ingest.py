@@ -306,14 +306,19 @@ def _common_types(
     first, types = sources[0], readers[0].extra_types
     for source, reader in zip(sources, readers, strict=True):
         for name, kind in reader.extra_types.items():
-            if column_kind(kind) != column_kind(types[name]):
+            if _carried_type(kind) != _carried_type(types[name]):
                 raise ConfigError(
                     f"column {name!r} is {kind} in {source.path} and {types[name]} in "
                     f"{first.path}; give it one type, or build two pools"
                 )
-    return {
-        name: pa.string() if column_kind(kind) == "text" else kind for name, kind in types.items()
-    }
+    return {name: _carried_type(kind) for name, kind in types.items()}
+
+
+def _carried_type(kind: pa.DataType) -> pa.DataType:
+    """The type that an extra column has in the pool; one integer does not always fit in another."""
+    if column_kind(kind) == "text":
+        return pa.string()
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def source_entry(source: Source) -> SourceEntry:

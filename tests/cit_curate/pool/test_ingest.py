@@ -198,6 +198,37 @@ def test_extra_columns_are_carried_and_drift_between_sources_is_refused(tmp_path
 
 
 @pytest.mark.faults("P6")
+@pytest.mark.parametrize(
+    ("first", "second"), [("int64", "int32"), ("int32", "int64"), ("int64", "uint64")]
+)
+def test_extra_columns_of_different_whole_numbers_are_refused(tmp_path, first, second):
+    for name, kind in (("1", first), ("2", second)):
+        scores = pa.array([2**31 - 1], getattr(pa, kind)())
+        table = pa.table({"image_id": [name], "title": ["x"], "s": scores})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    columns = Columns(text=("title",), extra=("s",))
+    both = rf"column 's' is {second} in .*2\.parquet and {first} in .*1\.parquet"
+    with pytest.raises(ConfigError, match=both):
+        Pool.build(
+            [tmp_path / "1.parquet", tmp_path / "2.parquet"], tmp_path / "p", columns=columns
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.parquet", "2.parquet"]
+
+
+@pytest.mark.faults("P6")
+def test_an_extra_column_may_be_a_dictionary_in_one_of_the_sources(tmp_path):
+    for name, scores in (("1", pa.array([7, 8])), ("2", pa.array([7, 8]).dictionary_encode())):
+        table = pa.table({"image_id": [name + "a", name + "b"], "title": ["x", "y"], "s": scores})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    columns = Columns(text=("title",), extra=("s",))
+    pool = Pool.build(
+        [tmp_path / "2.parquet", tmp_path / "1.parquet"], tmp_path / "p", columns=columns
+    )
+    part = pq.read_table(pool.path / "pairs/part-000000.parquet")
+    assert part["s"].to_pylist() == [7, 8, 7, 8]
+
+
+@pytest.mark.faults("P6")
 def test_a_source_that_lacks_a_column_of_the_others_is_named(tmp_path):
     whole = write_long(tmp_path / "a.csv", [("1", "t", "x")])
     (tmp_path / "b.csv").write_text("image_id,key,text\n2,t,y\n")
