@@ -28,10 +28,10 @@ def open_table(path: Path, columns: Columns, kind: Literal["csv", "tsv"]) -> Sou
         BadInputError: The file is empty.
     """
     first = next(_records(path, kind), None)
-    header = first[2] if first else None
-    if header is None or not any(header):
+    header = [replace_bad_text(name)[0] for name in first[2] or ()] if first else []
+    if not any(header):
         raise BadInputError(f"{path} has no header line; its first line must name the columns")
-    columns.check([replace_bad_text(name)[0] for name in header], path)
+    columns.check(header, path)
     return SourceReader(
         columns=columns,
         extra_types={name: pa.string() for name in columns.extra},

@@ -71,6 +71,20 @@ def test_wrong_column_counts_become_rejects_with_their_first_line(tmp_path):
     assert records == 5
 
 
+@pytest.mark.faults("P2")
+def test_a_header_that_is_not_utf8_is_named_as_it_is_mended(tmp_path):
+    path = write(tmp_path / "a.csv", b"image_id,caf\xe9,note\xff\n1,a cup,black\n")
+    columns = Columns(text=("caf\ufffd",), extra=("note\ufffd",))
+    pairs, rejects, _ = read(path, columns)
+    assert [(p["text_key"], p["caption"], p["note\ufffd"]) for p in pairs] == [
+        ("caf", "a cup", "black")
+    ]
+    assert rejects == []
+    write(path, b"image_id,caf\xe9,caf\xe8\n1,a cup,a mug\n")
+    with pytest.raises(ConfigError, match=r"a\.csv has 2 columns named 'caf\ufffd'"):
+        read(path, columns)
+
+
 @pytest.mark.faults("P1")
 @given(st.lists(st.lists(st.text(max_size=5), min_size=1, max_size=5), max_size=20))
 def test_every_record_is_a_pair_or_a_reject(tmp_path_factory, rows):
