@@ -11,7 +11,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from cit_curate.captions import cut_at_bytes, is_blank, replace_bad_text
+from cit_curate.captions import (
+    cut_at_bytes,
+    is_blank,
+    replace_bad_text,
+    without_tags_and_links,
+)
 from cit_curate.image_uri import parse_image_uri
 from cit_curate.records import text_key_of
 from cit_curate.remote import remote_url
@@ -156,7 +161,7 @@ def pairs_of(
                     continue
                 text, was_bad = replace_bad_text(cell)
                 text, was_cut = cut_at_bytes(clean(text))
-                if is_blank(text, key):
+                if _says_nothing(text, key):
                     continue
                 taken.append(place)
                 image_ids.append(image_id)
@@ -262,6 +267,15 @@ def _checked_text_key(value: str | None) -> str:
         detail = f"text key {_shown(value or '')} has no letter or digit, or too many"
         raise RejectRowError("bad_text_key", detail)
     return key
+
+
+def _says_nothing(text: str, key: str) -> bool:
+    """True for a blank text, and for one of markup and addresses alone; beside others they stay."""
+    if is_blank(text, key):
+        return True
+    # Only what begins so can be one: the others, nine in ten, are not searched.
+    may_be = text[0] in "<hw," or text[0].isspace()
+    return may_be and is_blank(without_tags_and_links(text), key)
 
 
 def _shown(value: str) -> str:

@@ -541,21 +541,41 @@ def test_images_stay_where_they_are_and_are_read_by_source(tmp_path):
         pool.image_bytes("a.jpg", "x")
 
 
+NOTHING = [" ", "\t", "<b>", "</b>", "<a href=x>", "</a>", " http://x.org/a?b ", " www.x.org "]
+
+
 @pytest.mark.faults("C1")
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
-    st.lists(
-        st.sampled_from([" ", "\t", "+", "%20", "<b>", "</b>", "<a href=x>", "</a>"])
-        | st.sampled_from([" http://x.org/a?b ", " www.x.org "]),
-        max_size=8,
-    ).map("".join)
+    st.sampled_from(["none", "yfcc"]).flatmap(
+        lambda clean: st.tuples(
+            st.just(clean),
+            st.lists(
+                st.sampled_from([*NOTHING, *(["+", "%20"] if clean == "yfcc" else [])]), max_size=8
+            ).map("".join),
+            # A long text is searched for tags line by line.
+            st.sampled_from(["", " " * 2000]),
+        )
+    )
 )
-def test_a_caption_of_blanks_markup_and_addresses_alone_is_no_pair(tmp_path_factory, caption):
+def test_a_caption_of_blanks_markup_and_addresses_alone_is_no_pair(tmp_path_factory, drawn):
+    clean, caption, padding = drawn
     folder = tmp_path_factory.mktemp("empty")
-    source = write_long(folder / "a.csv", [("1", "title", caption), ("2", "title", "a cat")])
-    pool = Pool.build([source], folder / "pool", columns=LONG, clean="yfcc")
+    rows = [("1", "title", caption + padding), ("2", "title", "a cat")]
+    source = write_long(folder / "a.csv", rows)
+    pool = Pool.build([source], folder / "pool", columns=LONG, clean=clean)
     assert pairs_in(pool) == [("2", "title", "a cat")]
     assert rejects_in(pool) == [("a.csv", 2, "empty_text")]
+
+
+@pytest.mark.faults("C1")
+def test_a_caption_that_says_something_is_stored_with_its_markup_and_addresses(tmp_path):
+    texts = ["<b>a cat</b>", " http://x.org/a cat", "www is three letters", "a < b", ",<i>,</i>"]
+    rows = [(str(number), "title", text) for number, text in enumerate(texts)]
+    source = write_long(tmp_path / "a.csv", [*rows, ("9", "tag", ",<i>,</i>")])
+    pool = Pool.build([source], tmp_path / "pool", columns=LONG)
+    assert pairs_in(pool) == rows
+    assert rejects_in(pool) == [("a.csv", 7, "empty_text")]
 
 
 def test_cleaning_is_by_name(tmp_path):
