@@ -208,8 +208,10 @@ def _merge(
     for source, read in zip(sources, blocks, strict=True):
         counted = Counted()
         for pairs in read:
-            counted = count_malformed(counted, pairs.rejects, pairs.num_records, source.path)
             staging.add(source.name, pairs)
+            counted = count_malformed(
+                counted, pairs.rejects, pairs.num_records, source.path, staging.top_reasons
+            )
             progress("reading", records + counted.num_records)
         counts.append(counted.num_records)
         malformed += counted.num_malformed

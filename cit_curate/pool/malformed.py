@@ -36,9 +36,15 @@ def check_budget(
 
 
 def count_malformed(
-    counted: Counted, rejects: Sequence[Reject], num_records: int, path: Path
+    counted: Counted,
+    rejects: Sequence[Reject],
+    num_records: int,
+    path: Path,
+    top_reasons: Callable[[], str] = lambda: "",
 ) -> Counted:
     """Count on: the malformed ones among the rejects of the next `num_records` records.
+
+    `top_reasons` is for the message, and knows these rejects already.
 
     Raises:
         BadInputError: There were `MAX_IN_A_ROW` malformed ones in a row.
@@ -51,6 +57,6 @@ def count_malformed(
             if in_a_row == MAX_IN_A_ROW:
                 raise BadInputError(
                     f"{path}: {MAX_IN_A_ROW} malformed rows in a row up to row "
-                    f"{reject.row}; the last: {reject.reason}, {reject.detail}"
+                    f"{reject.row}; the last: {reject.reason}, {reject.detail}{top_reasons()}"
                 )
     return Counted(num, counted.num_records + num_records, last, in_a_row)

@@ -13,6 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -212,24 +213,20 @@ def _read(
     counted, num_lines = Counted(), 0
     reasons: Counter[str] = Counter()
     firsts: dict[str, Reject] = {}
+    top_reasons = partial(_top_reasons, reasons, firsts)
     progress("reading", 0, 0.0)
     for task, segment in zip(tasks, mapped(read_segment, tasks), strict=True):
         moved = [
             moved_reject(reject, num_lines + 1, counted.num_records) for reject in segment.malformed
         ]
-        counted = count_malformed(counted, moved, segment.num_records, task.metadata)
         for reject in moved:
             reasons[reject.reason] += 1
             firsts.setdefault(reject.reason, reject)
+        counted = count_malformed(counted, moved, segment.num_records, task.metadata, top_reasons)
         num_lines += segment.num_lines
         progress("reading", num_lines, task.stop / tasks[-1].stop)
         yield replace(segment, malformed=())
-    check_budget(
-        counted.num_malformed,
-        counted.num_records,
-        max_reject_ratio,
-        lambda: _top_reasons(reasons, firsts),
-    )
+    check_budget(counted.num_malformed, counted.num_records, max_reject_ratio, top_reasons)
 
 
 def _write(

@@ -314,6 +314,21 @@ def test_no_rows_or_only_rejects_is_an_error_with_the_top_reasons(tmp_path):
     assert not (tmp_path / "pool").exists()
 
 
+@pytest.mark.faults("P11")
+def test_a_source_of_malformed_rows_alone_is_an_error_with_the_three_top_reasons(tmp_path):
+    rows = [("", "t", "x")] * 20 + [("1", "!", "x")] * 30 + [("short",)] * 50 + [('a"',)] * 9
+    source = write_long(tmp_path / "a.csv", rows)
+    with pytest.raises(BadInputError, match="100 malformed rows in a row up to row 101") as caught:
+        Pool.build([source], tmp_path / "pool", columns=LONG)
+    reasons = str(caught.value).partition("most often: ")[2].split("; ")
+    assert reasons == [
+        "column_count 59 (first: a.csv row 52, 1 columns where the header has 3)",
+        "bad_text_key 30 (first: a.csv row 22, text key '!' has no letter or digit, or too many)",
+        "bad_image_id 20 (first: a.csv row 2, the image id is empty)",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
 @pytest.mark.faults("P10", "G2c")
 def test_a_folder_in_use_is_refused_and_a_pool_is_replaced_only_when_asked(tmp_path):
     source = write_long(tmp_path / "a.csv", [("1", "t", "x")])

@@ -29,6 +29,7 @@ from cit_curate.pool.parts import cut_groups
 from cit_curate.pool.pool import Pool
 from cit_curate.pool.yfcc_build import build_yfcc_pool
 from cit_curate.pool.yfcc_source import YfccSource
+from cit_curate.sources import yfcc_lines
 from cit_curate.sources.yfcc import COLUMNS
 
 TITLES = ("IMG_0520", "My+cat", "caf%C3%A9", "", "+", "a+b%2Bc", "%3Cb%3Ebold%3C%2Fb%3E")
@@ -296,6 +297,25 @@ def test_no_line_or_no_listed_image_is_an_error_that_says_why(tmp_path):
     with pytest.raises(BadInputError, match="rejected: empty_text 1"):
         build(files(tmp_path / "c", ["\t".join(cells)], [5]), tmp_path / "pool")
     assert not (tmp_path / "pool").exists()
+
+
+@pytest.mark.faults("P11")
+@pytest.mark.parametrize("range_bytes", [3_000, 10**9])
+def test_malformed_lines_alone_are_an_error_with_the_three_top_reasons(
+    tmp_path, monkeypatch, range_bytes
+):
+    monkeypatch.setattr(yfcc_lines, "MAX_LINE_BYTES", 1_000)
+    rng = random.Random(0)
+    lines = [made_up("x", rng)] * 20 + ["y" * 1_500] * 30 + ["a\tb"] * 51
+    source = files(tmp_path / "in", lines, [1])
+    with pytest.raises(BadInputError, match="100 malformed rows in a row up to row 100") as caught:
+        build(source, tmp_path / "pool", range_bytes=range_bytes)
+    reasons = str(caught.value).partition("most often: ")[2].split("; ")
+    assert reasons == [
+        "column_count 51 (first: line 51, 2 columns where YFCC100M has 25, separated by tabs)",
+        "bad_row 30 (first: line 21, the line is longer than 1,000 bytes)",
+        "bad_image_id 20 (first: line 1, image id 'x' is no line number of at most 8 digits)",
+    ]
 
 
 @pytest.mark.faults("P1", "P2")
