@@ -26,9 +26,9 @@ from cit_curate.ledger_tables import SCHEMAS
 from cit_curate.lock import owner_lock
 from cit_curate.metadata.entries import MetadataEntry, load_metadata
 from cit_curate.pool.engines import open_engine
-from cit_curate.pool.ingest import STAGING_PREFIX
 from cit_curate.pool.mixed_order import MixedOrder
 from cit_curate.pool.mixture import PoolMixture
+from cit_curate.pool.place import staging_folder
 from cit_curate.pool.pool import Pool
 from cit_curate.pool.workers import Mapper
 from cit_curate.records import Embedder, Float32, PoolCursor
@@ -297,7 +297,7 @@ def curate(
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
     check_room(out.parent)
-    staging = out.with_name(f"{STAGING_PREFIX}{out.name}")
+    staging = staging_folder(out)
     curator = Curator(pool, metadata, config)
     most_useful = _most_useful(curator, engine, device)
     with (

@@ -8,7 +8,6 @@ work, and only the reader knows where a record of a quoted table starts.
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -21,6 +20,7 @@ from cit_curate.config import Cleaning
 from cit_curate.errors import BadInputError, DamagedError
 from cit_curate.pool.format import SourceEntry
 from cit_curate.pool.malformed import Counted, count_malformed
+from cit_curate.pool.place import keep_in_staging
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.rows import RawPairs, Reject, pairs_of
 from cit_curate.sources.source import Source, open_source
@@ -29,7 +29,6 @@ from indexes.durable import (
     atomic_file,
     read_json,
     read_with_sha256,
-    sweep_temporary,
     write_sealed,
 )
 
@@ -38,7 +37,7 @@ BLOCK_BATCHES = 8
 # A worker is worth its start, and reading one source twice, from so many bytes of source on.
 # Measured on 2 busy cores: two workers are no faster than one on a CSV of 79 MB.
 BYTES_PER_WORKER = 64 << 20
-STAGING_VERSION = 2
+STAGING_VERSION = 3
 
 # Formats whose pairs cost several times what their reading does.
 _STRIPED = ("csv", "tsv", "jsonl", "parquet")
@@ -107,7 +106,10 @@ def read_blocks(folder: Path) -> Iterator[RawPairs]:
 
 
 def open_staging(
-    staging: Path, sources: Sequence[Source], entries: Sequence[SourceEntry], *settings: object
+    staging: Path,
+    sources: Sequence[Source],
+    entries: Sequence[SourceEntry],
+    settings: Mapping[str, object],
 ) -> list[Path]:
     """The folder of blocks for each source; those of other sources or settings are removed.
 
@@ -115,17 +117,14 @@ def open_staging(
         staging: A folder beside the pool.
         sources: What is read.
         entries: The sources as they are now.
-        settings: What else blocks depend on: JSON values.
+        settings: What else blocks depend on, by the names that a person knows: JSON values.
     """
-    folders = [
-        staging / _key(source, entry, settings)
-        for source, entry in zip(sources, entries, strict=True)
-    ]
-    staging.mkdir(parents=True, exist_ok=True)
-    for path in staging.iterdir():
-        if path not in folders:
-            shutil.rmtree(path)
-    sweep_temporary(staging)
+    version = {"staging version": [STAGING_VERSION, BLOCK_BATCHES]}
+    keys = [{**version, "entry": asdict(entry), **settings} for entry in entries]
+    digests = [hashlib.sha256(json.dumps(key, sort_keys=True).encode()) for key in keys]
+    folders = [staging / digest.hexdigest()[:32] for digest in digests]
+    described = {f"the source {entry.path}": asdict(entry) for entry in entries}
+    keep_in_staging(staging, folders, {**version, **described, **settings})
     return folders
 
 
@@ -145,23 +144,6 @@ def stripe_tasks(
         StripeTask(folder, source, columns, clean, stripe, num_stripes)
         for stripe in range(num_stripes)
     ]
-
-
-def _key(source: Source, entry: SourceEntry, settings: Sequence[object]) -> str:
-    key = [STAGING_VERSION, BLOCK_BATCHES, asdict(entry), *settings]
-    if source.path.is_dir():
-        # A folder's own time does not tell of the files in its sub-folders.
-        key += [_tree(source.path)]
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _tree(folder: Path) -> str:
-    """Hash of what is in a folder: paths, sizes and times."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        state = path.lstat()
-        digest.update(ascii((str(path), state.st_size, state.st_mtime_ns)).encode())
-    return digest.hexdigest()
 
 
 def _is_done(task: StripeTask) -> bool:

@@ -65,9 +65,10 @@ class SourceEntry:
     """A source as it was when the pool was built.
 
     Attributes:
-        bytes: Size of the file; 0 for a folder.
-        mtime_ns: When the file (or the folder itself) was changed last.
-        head_sha256: Hash of the file's first MiB; "" for a folder.
+        bytes: Size of the file, or of all files below the folder.
+        mtime_ns: When the file was changed last; 0 for a folder, and for a file in a store.
+        head_sha256: Hash of the file's first MiB, or of the names, sizes and times below the folder
+            ("" in a pool of a version that did not look below).
         image_root: Absolute folder that image paths of this source start from.
         num_records: Rows or images read, rejected ones included.
     """

@@ -8,8 +8,6 @@ of workers nor a kill shows in the pool's bytes.
 
 import hashlib
 import json
-import logging
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -21,8 +19,7 @@ import pyarrow as pa
 
 from cit_curate.arrow_numpy import repeated, strings_of
 from cit_curate.config import EngineConfig
-from cit_curate.errors import BadInputError, ConfigError, DamagedError
-from cit_curate.pool.catalog import rebuild_catalog
+from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.pool.engines import open_engine
 from cit_curate.pool.format import (
     PoolManifest,
@@ -31,14 +28,16 @@ from cit_curate.pool.format import (
     parts_fingerprint,
     write_manifest,
 )
-from cit_curate.pool.ingest import (
-    STAGING_PREFIX,
-    builder_lock,
-    check_unchanged,
-    source_entry,
-)
 from cit_curate.pool.malformed import Counted, check_budget, count_malformed
 from cit_curate.pool.parts import PartsWritten, write_rejects
+from cit_curate.pool.place import (
+    builder_lock,
+    check_free,
+    finish_pool,
+    keep_in_staging,
+    staging_folder,
+)
+from cit_curate.pool.source_entries import Asked, check_unchanged, settings_of, source_entry
 from cit_curate.pool.workers import Mapper
 from cit_curate.pool.yfcc_plan import PlannedImages, part_pieces, plan_images
 from cit_curate.pool.yfcc_segments import (
@@ -61,9 +60,7 @@ from cit_curate.sources.yfcc import (
     read_image_ids,
     read_subset,
 )
-from indexes.durable import atomic_file, read_json, sweep_temporary, sync, write_json
-
-_log = logging.getLogger(__name__)
+from indexes.durable import atomic_file, sync
 
 RANGE_BYTES = 64 << 20
 # Of what segments hold; a newer one does not go on from an older one's.
@@ -84,7 +81,7 @@ def build_yfcc_pool(
     progress: YfccProgress = lambda what, rows, share: None,
     range_bytes: int = RANGE_BYTES,
 ) -> PoolManifest:
-    """Build a pool from YFCC100M; it is there whole, or not at all.
+    """Build a pool from YFCC100M; as `build_pool` it is there whole, or not at all, or finished.
 
     Args:
         source: The files.
@@ -107,30 +104,31 @@ def build_yfcc_pool(
     out = out.absolute()
     table = source.as_source()
     entry = source_entry(table)
-    with builder_lock(out, [table], [entry], overwrite=overwrite):
-        # The workers start while the lists are read.
-        with open_engine(engine, most_useful=-(-entry.bytes // range_bytes)) as workers:
-            mapped = workers.mapped
-            progress("reading ids", 0, 0.0)
-            lists, bits = _read_lists(source)
-            progress("reading ids", sum(found.num_ids for found in lists.values()), 1.0)
+    with builder_lock(out, [entry]):
+        progress("reading ids", 0, 0.0)
+        lists, bits = _read_lists(source)
+        progress("reading ids", sum(found.num_ids for found in lists.values()), 1.0)
+        asked = Asked(name or out.name, (entry,), settings_of("yfcc", {}, _told(lists, source)))
+        manifest = check_free(out, asked, overwrite=overwrite)
+        if manifest is None:
             folder = _open_staging(out, _staging_key(source, entry, lists, range_bytes))
             tasks = _segment_tasks(folder, source, bits, range_bytes)
-            images = plan_images(_read(mapped, tasks, max_reject_ratio, progress))
-            check_unchanged(table, entry)
-            if images.num_pairs == 0:
-                raise BadInputError(_nothing_found(table.path, images.segments))
-            with replacing(out) as pool_folder:
-                manifest = _write(mapped, images, pool_folder, table.name, progress)
-                manifest = replace(
-                    manifest,
-                    name=name or out.name,
-                    sources=(replace(entry, num_records=manifest.num_records),),
-                    id_lists=_described(lists, bits, images, source),
-                )
-                write_manifest(pool_folder, manifest)
-            rebuild_catalog(out, manifest)
-        shutil.rmtree(folder.parent)
+            with open_engine(engine, most_useful=-(-entry.bytes // range_bytes)) as workers:
+                mapped = workers.mapped
+                images = plan_images(_read(mapped, tasks, max_reject_ratio, progress))
+                check_unchanged(table, entry)
+                if images.num_pairs == 0:
+                    raise BadInputError(_nothing_found(table.path, images.segments))
+                with replacing(out) as pool_folder:
+                    manifest = _write(mapped, images, pool_folder, table.name, progress)
+                    manifest = replace(
+                        manifest,
+                        name=asked.name,
+                        sources=(replace(entry, num_records=manifest.num_records),),
+                        id_lists=_described(lists, bits, images, source),
+                    )
+                    write_manifest(pool_folder, manifest)
+        finish_pool(out, manifest)
     return manifest
 
 
@@ -158,22 +156,11 @@ def _staging_key(
 
 def _open_staging(out: Path, key: dict[str, object]) -> Path:
     """The folder of segments for this key; those of another key are removed, and it is said."""
-    staging = out.with_name(f"{STAGING_PREFIX}{out.name}")
     # A worker of a killed build may live on for a moment; it knows only its own key's folder.
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    folder = staging / digest[:16]
-    if staging.is_dir() and not folder.is_dir():
-        try:
-            before = read_json(staging / "key.json")
-            names = [name for name in {**before, **key} if before.get(name) != key.get(name)]
-            why = f"{', '.join(names)} changed"
-        except DamagedError as error:
-            why = str(error)
-        _log.warning("%s: reading starts over, since %s", staging, why)
-        shutil.rmtree(staging)
-    folder.mkdir(parents=True, exist_ok=True)
-    sweep_temporary(staging)
-    write_json(staging / "key.json", key)
+    folder = staging_folder(out) / digest[:16]
+    keep_in_staging(folder.parent, [folder], key)
+    folder.mkdir(exist_ok=True)
     return folder
 
 
@@ -290,12 +277,17 @@ def _described(
     """What `pool.json` says of the lists."""
     num_ids = int(np.bitwise_count(bits).sum(dtype=np.int64))
     return {
-        **{name: asdict(found) for name, found in lists.items()},
+        **_told(lists, source),
         "num_ids": num_ids,
         "num_ids_without_line": num_ids - images.num_found,
         "num_lines_listed": images.num_listed,
-        "reference_empty_tags": source.reference_empty_tags,
     }
+
+
+def _told(lists: dict[str, IdList], source: YfccSource) -> dict[str, object]:
+    """What `pool.json` says of the lists before anything is read."""
+    found = {name: asdict(found) for name, found in lists.items()}
+    return {**found, "reference_empty_tags": source.reference_empty_tags}
 
 
 def _nothing_found(path: Path, segments: list[Segment]) -> str:

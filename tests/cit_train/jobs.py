@@ -84,11 +84,10 @@ def curating(world: Path, out: Path) -> None:
 
 
 def pooling(world: Path, out: Path) -> None:
-    """`cit pool build`, again over a pool that lacks its catalog."""
+    """`cit pool build`, which also finishes a pool that lacks its catalog."""
     if not (out / "pool" / "pool.duckdb").exists():
         columns = Columns(image_id="image_id", image="image", text=("title", "tag"))
-        source = world / "data" / "pairs.csv"
-        Pool.build([source], out / "pool", columns=columns, overwrite=(out / "pool").exists())
+        Pool.build([world / "data" / "pairs.csv"], out / "pool", columns=columns)
 
 
 def pooling_yfcc(world: Path, out: Path) -> None:
@@ -100,7 +99,6 @@ def pooling_yfcc(world: Path, out: Path) -> None:
             out / "pool",
             engine=EngineConfig(workers=1),
             range_bytes=20_000,
-            overwrite=(out / "pool").exists(),
         )
 
 

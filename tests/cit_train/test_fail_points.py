@@ -37,8 +37,8 @@ OF_JOB = {
         *("head", "selections", "near_misses", "rounds", "other"),
     },
     "pooling": {
-        *("pool_block", "pool_block_end", "pool_part", "pool_rejects", "pool_manifest"),
-        *("pool_catalog", "other"),
+        *("yfcc_key", "pool_block", "pool_block_end", "pool_part", "pool_rejects"),
+        *("pool_manifest", "pool_catalog", "other"),
     },
     "pooling_yfcc": {
         *("yfcc_key", "yfcc_ids", "yfcc_segment", "yfcc_segment_summary", "pool_part"),

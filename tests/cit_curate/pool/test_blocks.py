@@ -12,8 +12,8 @@ from cit_curate.config import EngineConfig
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
 from cit_curate.pool import blocks
 from cit_curate.pool.blocks import open_staging, read_blocks, read_stripe, stripe_tasks
-from cit_curate.pool.ingest import source_entry
 from cit_curate.pool.pool import Pool
+from cit_curate.pool.source_entries import source_entry
 from cit_curate.sources import table
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.rows import RawPairs
@@ -40,7 +40,7 @@ def write_csv(path: Path, num_rows: int, bad: range = range(0)) -> Path:
 def opened(folder: Path, path: Path, num_workers: int) -> tuple[Path, list[blocks.StripeTask]]:
     (source,) = find_sources([path])
     entry = source_entry(source)
-    (place,) = open_staging(folder, [source], [entry], "none")
+    (place,) = open_staging(folder, [source], [entry], {"--clean": "none"})
     return place, stripe_tasks(place, source, entry, COLUMNS, "none", num_workers=num_workers)
 
 
@@ -107,32 +107,72 @@ def test_a_cut_block_is_damaged(tmp_path):
         list(read_blocks(place))
 
 
-def test_blocks_of_a_changed_source_or_setting_are_removed(tmp_path):
+@pytest.mark.faults("P10")
+def test_blocks_of_a_changed_source_or_setting_are_removed_and_it_is_said(tmp_path, caplog):
     path = write_csv(tmp_path / "a.csv", 20)
     other = write_csv(tmp_path / "b.csv", 20)
     found = find_sources([path, other])
     entries = [source_entry(source) for source in found]
-    first = open_staging(tmp_path / "staging", found, entries, "none")
+    staging, plain = tmp_path / "staging", {"--clean": "none", "--text": ["title"]}
+    first = open_staging(staging, found, entries, plain)
     for place in first:
         place.mkdir()
+    assert open_staging(staging, found, entries, plain) == first
+    assert caplog.messages == []
     os.utime(path, (1, 1))
     entries = [source_entry(source) for source in found]
-    second = open_staging(tmp_path / "staging", found, entries, "none")
+    second = open_staging(staging, found, entries, plain)
     assert second[0] != first[0]
     assert second[1] == first[1]
-    assert list((tmp_path / "staging").iterdir()) == [first[1]]
-    assert open_staging(tmp_path / "staging", found, entries, "yfcc")[1] != first[1]
+    assert sorted(staging.iterdir()) == sorted([first[1], staging / "key.json"])
+    third = open_staging(staging, found, entries, {"--clean": "yfcc", "--text": ["desc"]})
+    assert third[1] != first[1]
+    assert list(staging.iterdir()) == [staging / "key.json"]
+    assert caplog.messages == [
+        f"{staging}: reading starts over, since the source {path} changed",
+        f"{staging}: reading starts over, since --clean, --text changed",
+    ]
 
 
-def test_a_folder_is_known_by_the_files_in_it(tmp_path):
-    images = tmp_path / "images/below"
-    images.mkdir(parents=True)
-    (images / "a.txt").write_text("a cat")
+def test_blocks_take_the_place_of_what_a_yfcc_build_has_left(tmp_path, caplog):
+    (tmp_path / "staging/0123").mkdir(parents=True)
+    (tmp_path / "staging/key.json").write_text('{"--metadata": 1}')
+    (source,) = find_sources([write_csv(tmp_path / "a.csv", 20)])
+    open_staging(tmp_path / "staging", [source], [source_entry(source)], {"--clean": "none"})
+    assert "since --metadata, staging version" in caplog.text
+    assert not (tmp_path / "staging/0123").exists()
+
+
+@pytest.mark.faults("P10")
+def test_a_folder_is_known_by_the_files_below_it(tmp_path):
+    below = tmp_path / "images/below"
+    below.mkdir(parents=True)
+    (below / "a.txt").write_text("a cat")
+    (below / "gone.jpg").symlink_to("nowhere")
     (source,) = find_sources([tmp_path / "images"])
-    (before,) = open_staging(tmp_path / "staging", [source], [source_entry(source)])
-    (images / "a.txt").write_text("a black cat")
-    (after,) = open_staging(tmp_path / "staging", [source], [source_entry(source)])
-    assert before != after
+
+    def state() -> tuple[int, str, int, Path]:
+        entry = source_entry(source)
+        (place,) = open_staging(tmp_path / "staging", [source], [entry], {})
+        return entry.bytes, entry.head_sha256, entry.mtime_ns, place
+
+    states = [state()]
+    assert states[0][0] == 5
+    (below / ".staging-pool").mkdir()
+    (below / ".staging-pool/block").write_text("of the build itself")
+    (tmp_path / "images/.lock-pool").write_text("")
+    assert state() == states[0]
+    for change in (
+        lambda: (below / "a.txt").write_text("a dog"),
+        lambda: os.utime(below / "a.txt", (1, 1)),
+        lambda: (below / "a.txt").rename(below / "b.txt"),
+        lambda: (below / "gone.jpg").replace(below / "c.jpg") and (below / "nowhere").touch(),
+        lambda: (below / "b.txt").unlink(),
+    ):
+        change()
+        states.append(state())
+    for place, column in ((1, "head_sha256"), (3, "folder of blocks")):
+        assert len({each[place] for each in states}) == len(states), column
 
 
 @pytest.mark.faults("P11")

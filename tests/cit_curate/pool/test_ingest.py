@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -26,6 +27,7 @@ from cit_curate.pool.check import verify_pool
 from cit_curate.pool.parts import cut_groups, image_starts
 from cit_curate.pool.pool import Pool
 from cit_curate.sources.columns import Columns
+from indexes.fail_points import VARIABLE
 
 LONG = Columns(text_key="key", caption="caption")
 WIDE = Columns(text=("title", "tag"), image="image")
@@ -262,12 +264,52 @@ def test_a_source_that_lacks_a_column_of_the_others_is_named(tmp_path):
 
 
 @pytest.mark.faults("P7")
-def test_a_build_that_was_killed_before_its_catalog_says_how_to_get_one(tmp_path):
+@pytest.mark.parametrize("moment", ["other.renamed", "pool_catalog.start", "pool_catalog.synced"])
+def test_a_build_that_is_killed_before_its_catalog_is_finished_by_the_same_command(
+    tmp_path, moment
+):
+    source = write_long(tmp_path / "a.csv", [("1", "t", "x"), ("2", "t", ""), ("3", "t", "y")])
+    whole = Pool.build([source], tmp_path / "whole", columns=LONG, name="pool")
+    command = [sys.executable, "-c", BUILD, str(source), str(tmp_path / "pool")]
+    killed = subprocess.run(command, env=os.environ | {VARIABLE: f"{moment}:1:kill"}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "pool/pool.duckdb").exists()
+    written = {path: path.stat().st_ino for path in (tmp_path / "pool").rglob("*.*")}
+    for changes, told in (
+        ({"columns": Columns(caption="caption")}, "--text-key was key, now none"),
+        ({"clean": "yfcc"}, "--clean was none, now yfcc"),
+        ({"name": "other"}, "--name was pool, now other"),
+    ):
+        with pytest.raises(ConfigError, match=rf"{told}; what it lacks, its catalog, is written"):
+            Pool.build([source], tmp_path / "pool", **{"columns": LONG, **changes})
+    pool = Pool.build([source], tmp_path / "pool", columns=LONG)
+    assert pool.manifest == Pool.open(whole.path).manifest
+    assert (
+        written.items()
+        >= {
+            path: path.stat().st_ino
+            for path in pool.path.rglob("*.*")
+            if path.name != "pool.duckdb"
+        }.items()
+    )
+    assert bytes_of(pool.path) == bytes_of(whole.path)
+    assert verify_pool(pool.path) == []
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.faults("P7", "P10")
+def test_a_pool_without_a_catalog_is_not_finished_when_its_sources_have_changed(tmp_path):
     source = write_long(tmp_path / "a.csv", [("1", "t", "x")])
     pool = Pool.build([source], tmp_path / "pool", columns=LONG)
     (pool.path / "pool.duckdb").unlink()
-    with pytest.raises(ConfigError, match=r"its catalog, is written by: cit pool repair"):
+    write_long(source, [("1", "t", "z")])
+    with pytest.raises(ConfigError, match=r"a\.csv .*; what it lacks, its catalog, is written by"):
         Pool.build([source], tmp_path / "pool", columns=LONG)
+    part = pool.path / "pairs/part-000000.parquet"
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(ConfigError, match=r"part-000000\.parquet"):
+        Pool.build([source], tmp_path / "pool", columns=LONG)
+    assert not (pool.path / "pool.duckdb").exists()
 
 
 @pytest.mark.faults("P1")
@@ -354,6 +396,74 @@ def test_a_folder_in_use_is_refused_and_a_pool_is_replaced_only_when_asked(tmp_p
     assert Pool.open(tmp_path / "pool").num_pairs == 2
 
 
+@pytest.mark.faults("P10")
+def test_a_pool_of_other_sources_or_settings_is_refused_naming_each_difference(tmp_path):
+    sources = [write_long(tmp_path / f"{name}.csv", [(name, "t", "x")]) for name in "abc"]
+    Pool.build(sources[:2], tmp_path / "pool", columns=LONG)
+
+    def refused(asked, **settings):
+        with pytest.raises(ConfigError) as caught:
+            Pool.build(asked, tmp_path / "pool", **{"columns": LONG, **settings})
+        state = str(caught.value).removeprefix(f"{tmp_path / 'pool'} holds a pool already (")
+        return state.removesuffix("); --overwrite builds it again").split("; ")
+
+    a, b, c = sources
+    assert refused([a, b]) == ["its sources have not changed since"]
+    assert refused([b, a]) == ["its sources were in another order, or not as often there"]
+    assert refused([a, c]) == [f"{b} is no source any more", f"the source {c} is new"]
+    assert refused([a, b], columns=Columns(text=("key", "caption"), extra=("key",))) == [
+        "--text was none, now key, caption",
+        "--text-key was key, now none",
+        "--caption was caption, now none",
+        "--extra was none, now key",
+    ]
+    assert refused([a, b], clean="yfcc", format="csv") == ["--clean was none, now yfcc"]
+    (tmp_path / "images").mkdir()
+    moved = refused([a, b], image_root=tmp_path / "images")
+    assert moved == [
+        f"the source {path} had its images in {tmp_path}, now {tmp_path / 'images'}"
+        for path in (a, b)
+    ]
+    b.unlink()
+    os.utime(a, (0, 0))
+    assert refused([a]) == [f"the source {a} was written again", f"{b} is no source any more"]
+
+
+@pytest.mark.faults("P10")
+def test_a_folder_of_images_that_changes_below_is_seen(tmp_path):
+    below = tmp_path / "images/a/b"
+    below.mkdir(parents=True)
+    (below / "1.jpg").write_bytes(b"no image")
+    (below / "1.txt").write_text("a cat")
+    pool = Pool.build([tmp_path / "images"], tmp_path / "pool")
+    assert (pool.sources[0].bytes, len(pool.sources[0].head_sha256)) == (13, 64)
+    assert verify_pool(pool.path) == []
+    (below / "1.txt").write_text("a dog sits")
+    (told,) = verify_pool(pool.path)
+    assert told == f"the source {tmp_path / 'images'} has changed (13 bytes, now 18)"
+    with pytest.raises(ConfigError, match=r"images has changed \(13 bytes, now 18\)"):
+        Pool.build([tmp_path / "images"], tmp_path / "pool")
+
+    def change(what, rows):
+        (below / "1.txt").write_text(f"{rows} cats")
+
+    with pytest.raises(DamagedError, match="images changed while it was read"):
+        Pool.build([tmp_path / "images"], tmp_path / "other", progress=change)
+    inside = Pool.build([tmp_path / "images"], tmp_path / "images/pool")
+    assert pairs_in(inside)[0][0] == "a/b/1"
+
+
+@pytest.mark.faults("P10")
+def test_a_folder_in_a_pool_of_an_older_version_is_not_said_to_have_changed(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/1.jpg").write_bytes(b"no image")
+    (tmp_path / "images/1.txt").write_text("a cat")
+    pool = Pool.build([tmp_path / "images"], tmp_path / "pool")
+    entry = replace(pool.sources[0], bytes=0, mtime_ns=7, head_sha256="")
+    pool_format.write_manifest(pool.path, replace(pool.manifest, sources=(entry,)))
+    assert verify_pool(pool.path) == []
+
+
 @pytest.mark.faults("P9")
 def test_a_second_builder_is_refused_and_a_dead_one_leaves_no_lock(tmp_path):
     source = write_long(tmp_path / "a.csv", [("1", "t", "x")])
@@ -380,7 +490,7 @@ def test_a_second_builder_is_refused_and_a_dead_one_leaves_no_lock(tmp_path):
 BUILD = (
     "import sys; from cit_curate.pool.pool import Pool; "
     "from cit_curate.sources.columns import Columns\n"
-    "Pool.build([sys.argv[1]], sys.argv[2], overwrite='x' in sys.argv,"
+    "Pool.build([sys.argv[1]], sys.argv[2],"
     " columns=Columns(text_key='key', caption='caption'))\n"
 )
 
@@ -400,8 +510,9 @@ def test_a_killed_build_leaves_nothing_and_the_next_one_is_equal(tmp_path):
         if (tmp_path / "pool").exists():
             assert bytes_of(tmp_path / "pool") == bytes_of(whole.path)
             break
-    overwrite = (tmp_path / "pool").exists()
-    pool = Pool.build([source], tmp_path / "pool", columns=LONG, overwrite=overwrite)
+    if not (tmp_path / "pool/pool.duckdb").exists():
+        Pool.build([source], tmp_path / "pool", columns=LONG)
+    pool = Pool.open(tmp_path / "pool")
     assert bytes_of(pool.path) == bytes_of(whole.path)
     assert not list(tmp_path.glob(".tmp-*"))
 

@@ -1,5 +1,6 @@
 """Pools from YFCC100M: what is in them, and the same bytes however and how often they are built."""
 
+import hashlib
 import json
 import os
 import random
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +32,9 @@ from cit_curate.pool.pool import Pool
 from cit_curate.pool.yfcc_build import build_yfcc_pool
 from cit_curate.pool.yfcc_source import YfccSource
 from cit_curate.sources import yfcc_lines
+from cit_curate.sources.columns import Columns
 from cit_curate.sources.yfcc import COLUMNS
+from indexes.fail_points import VARIABLE
 
 TITLES = ("IMG_0520", "My+cat", "caf%C3%A9", "", "+", "a+b%2Bc", "%3Cb%3Ebold%3C%2Fb%3E")
 DESCRIPTIONS = ("", "see+http%3A%2F%2Fx.org+end", "two%0Alines", "www.only", "%E6%9D%B1%E4%BA%AC")
@@ -467,6 +471,59 @@ def test_killed_builds_go_on_and_end_in_the_same_bytes(ten_thousand, tmp_path):
     pool = build(source, tmp_path / "pool", range_bytes=50_000)
     assert bytes_of(pool.path) == bytes_of(whole.path)
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.faults("P7")
+@pytest.mark.parametrize("moment", ["other.renamed", "pool_catalog.start"])
+def test_a_build_that_is_killed_before_its_catalog_is_finished_by_the_same_command(
+    tmp_path, moment
+):
+    rng = random.Random(0)
+    lines = [made_up(image, rng) for image in range(50)]
+    source = files(tmp_path / "in", lines, range(50), range(40))
+    whole = build(source, tmp_path / "whole", name="pool", range_bytes=50_000)
+    script = BUILD.replace("workers=2", "workers=1")
+    command = [sys.executable, "-c", script, str(tmp_path / "in"), str(tmp_path / "pool")]
+    killed = subprocess.run(command, env=os.environ | {VARIABLE: f"{moment}:1:kill"}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "pool/pool.duckdb").exists()
+    # The catalog is the last of all.
+    assert (tmp_path / ".staging-pool").exists() == (moment == "other.renamed")
+    written = {path: path.stat().st_ino for path in (tmp_path / "pool").rglob("*.*")}
+    with pytest.raises(ConfigError, match="--reference-empty-tags was False, now True; what it"):
+        build(replace(source, reference_empty_tags=True), tmp_path / "pool")
+    # Other ranges or workers make the same pool.
+    pool = build(source, tmp_path / "pool")
+    assert pool.manifest == Pool.open(whole.path).manifest
+    assert {path: path.stat().st_ino for path in written} == written
+    assert bytes_of(pool.path) == bytes_of(whole.path)
+    assert verify_pool(pool.path) == []
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.faults("P10")
+def test_a_pool_of_other_lists_or_metadata_is_refused_naming_each_difference(tmp_path):
+    rng = random.Random(0)
+    lines = [made_up(image, rng) for image in range(20)]
+    source = files(tmp_path / "in", lines, range(20), range(10))
+    lists = build(source, tmp_path / "pool").manifest.id_lists
+    now = files(tmp_path / "in", lines, range(15), reference_empty_tags=True)
+    with pytest.raises(ConfigError) as caught:
+        build(now, tmp_path / "pool")
+    sha256 = hashlib.sha256(now.image_ids.read_bytes()).hexdigest()
+    for told in (
+        f"the source {now.metadata} was read as yfcc15m, now yfcc100m",
+        f"the source {now.metadata} was written again",
+        f"--image-ids was {lists['image_ids']['sha256']}, now {sha256}",
+        f"--subset was {lists['subset']['sha256']}, now none",
+        "--reference-empty-tags was False, now True",
+    ):
+        assert told in str(caught.value)
+    (tmp_path / "a.csv").write_text("image_id,title\n1,a cat\n")
+    with pytest.raises(
+        ConfigError, match=r"dataset.txt is no source any more; the source .*a\.csv"
+    ):
+        Pool.build([tmp_path / "a.csv"], tmp_path / "pool", columns=Columns(text=("title",)))
 
 
 def _workers_of(folder):
