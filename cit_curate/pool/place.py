@@ -31,6 +31,10 @@ _KEY_NAME = "key.json"
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DISK_FULL_WORDS = ("no space left", "file too large", "quota exceeded", "max_temp_directory_size")
+# Of a source of images, captions and paths are copied, and no image.
+_WITH_IMAGES = ("folder", "webdataset")
+# An empty pool needs about so much: DuckDB's files have a least size.
+_LEAST_BYTES = 1 << 20
 
 
 def staging_folder(out: Path) -> Path:
@@ -136,10 +140,9 @@ def _explained(
     text = str(error).lower()
     full = isinstance(error, OSError) and error.errno in _DISK_FULL
     if full or any(words in text for words in _DISK_FULL_WORDS):
-        needed = 3 * sum(entry.bytes for entry in entries)
         free = shutil.disk_usage(out.parent).free
         return ResourceError(
-            f"the disk of {out} is full: about {needed:,} bytes are needed while "
+            f"the disk of {out} is full: about {_needed_bytes(entries):,} bytes are needed while "
             f"building, {free:,} are free ({error})"
         )
     if isinstance(error, duckdb.OutOfMemoryException):
@@ -147,3 +150,11 @@ def _explained(
     if isinstance(error, PermissionError):
         return ResourceError(f"no permission while building {out}: {error}")
     return None
+
+
+def _needed_bytes(entries: Sequence[SourceEntry]) -> int:
+    """About what a build needs: the rows of a table lie in blocks, in DuckDB and in parts."""
+    needed = sum(
+        entry.bytes // 20 if entry.format in _WITH_IMAGES else 3 * entry.bytes for entry in entries
+    )
+    return max(needed, _LEAST_BYTES)

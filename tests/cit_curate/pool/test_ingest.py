@@ -1,10 +1,12 @@
 """Building pools: whole or absent, the same bytes every time, every dropped row accounted for."""
 
 import csv
+import errno
 import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from hypothesis import strategies as st
 from cit_curate.errors import BadInputError, ConfigError, DamagedError, ResourceError
 from cit_curate.lock import owner_lock
 from cit_curate.pool import format as pool_format
+from cit_curate.pool import ingest
 from cit_curate.pool import parts as pool_parts
 from cit_curate.pool.check import verify_pool
 from cit_curate.pool.parts import cut_groups, image_starts
@@ -533,20 +536,54 @@ def test_a_kill_between_the_renames_of_an_overwrite_keeps_the_old_pool(tmp_path)
 
 
 @pytest.mark.faults("P8")
-def test_a_full_disk_is_a_resource_error_and_leaves_nothing(tmp_path):
+def test_a_full_disk_is_a_resource_error_and_leaves_nothing(tmp_path, monkeypatch):
     rng = random.Random(0)
     rows = [(str(n), "t", "".join(rng.choices("abcdefghijklmnop", k=60))) for n in range(20_000)]
     source = write_long(tmp_path / "a.csv", rows)
+    needed = 3 * source.stat().st_size
+    free_bytes(monkeypatch, 1_234_567)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))
     try:
         with pytest.raises(
-            ResourceError, match=r"bytes are needed while building, [\d,]+ are free"
+            ResourceError,
+            match=rf"the disk of {tmp_path}/pool is full: about {needed:,} bytes are needed while "
+            r"building, 1,234,567 are free \(",
         ):
             Pool.build([source], tmp_path / "pool", columns=LONG)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv"]
+
+
+def free_bytes(monkeypatch, free):
+    """Let every disk have so much room."""
+    usage = shutil.disk_usage("/")._replace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.faults("P8")
+@pytest.mark.parametrize(("image_bytes", "needed"), [(100, "1,048,576"), (50 << 20, "2,621,440")])
+def test_of_a_folder_of_images_a_full_disk_needs_captions_and_paths_alone(
+    tmp_path, monkeypatch, image_bytes, needed
+):
+    (tmp_path / "images").mkdir()
+    with (tmp_path / "images/1.jpg").open("wb") as stream:
+        stream.truncate(image_bytes)
+    (tmp_path / "images/1.txt").write_text("a cat")
+    free_bytes(monkeypatch, 4_096)
+    monkeypatch.setattr(ingest, "write_parts", full_disk)
+    with pytest.raises(
+        ResourceError,
+        match=rf"the disk of {tmp_path}/pool is full: about {needed} bytes are needed while "
+        r"building, 4,096 are free \(",
+    ):
+        Pool.build([tmp_path / "images"], tmp_path / "pool")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
 
 
 @pytest.mark.faults("P3")

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -405,13 +406,20 @@ def test_a_second_builder_is_refused(ten_thousand, tmp_path):
 
 
 @pytest.mark.faults("P8")
-def test_a_full_disk_is_a_resource_error_and_the_next_build_goes_on(ten_thousand, tmp_path):
+def test_a_full_disk_is_a_resource_error_and_the_next_build_goes_on(
+    ten_thousand, tmp_path, monkeypatch
+):
     source, _ = ten_thousand
+    needed = 3 * source.metadata.stat().st_size
+    usage = shutil.disk_usage("/")._replace(free=1_234_567)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
     try:
         with pytest.raises(
-            ResourceError, match=r"bytes are needed while building, [\d,]+ are free"
+            ResourceError,
+            match=rf"the disk of {tmp_path}/pool is full: about {needed:,} bytes are needed while "
+            r"building, 1,234,567 are free \(",
         ):
             build(source, tmp_path / "pool", range_bytes=500_000)
     finally:
