@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from rich.progress import TaskID
 
 from cit_curate.config import Cleaning, EngineConfig, Format, YfccFormat
 from cit_curate.damage import tell_findings
-from cit_curate.errors import ConfigError
+from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.remote import remote_url
 from cit_curate.terminal import count_and_rate, printable, progress_bar
 from cit_curate.upload import check_empty, upload_folder
@@ -176,12 +177,25 @@ def build(
 
 @contextmanager
 def _for_store(out: Path, url: str | None) -> Iterator[Path]:
-    """The folder to build in: `out`, or one that is gone when it has been uploaded."""
+    """The folder to build in: `out`, or one that is gone when it has been uploaded.
+
+    Raises:
+        BadInputError: As the block does; the list of rejects is in the current folder then.
+    """
     if url is None:
         yield out
         return
+    from cit_curate.pool.place import rejects_path
+
     with tempfile.TemporaryDirectory(prefix="cit-pool-") as folder:
-        yield Path(folder) / out.name
+        listed = rejects_path(Path(folder) / out.name)
+        try:
+            yield Path(folder) / out.name
+        except BadInputError as error:
+            if not listed.is_file():
+                raise
+            kept = shutil.move(listed, Path.cwd() / listed.name)
+            raise BadInputError(str(error).replace(str(listed), str(kept))) from error
 
 
 def _warn_of_local_images(pool: "Pool") -> None:

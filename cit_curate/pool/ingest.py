@@ -8,9 +8,10 @@ kill shows in the pool's bytes.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -33,9 +34,15 @@ from cit_curate.pool.format import (
     parts_fingerprint,
     write_manifest,
 )
-from cit_curate.pool.malformed import Counted, check_budget, count_malformed
+from cit_curate.pool.malformed import Counted, check_budget, count_malformed, keeping_rejects
 from cit_curate.pool.parts import PartsWritten, cut_groups, write_parts, write_rejects
-from cit_curate.pool.place import builder_lock, check_free, finish_pool, staging_folder
+from cit_curate.pool.place import (
+    builder_lock,
+    check_free,
+    finish_pool,
+    rejects_path,
+    staging_folder,
+)
 from cit_curate.pool.source_entries import Asked, check_unchanged, settings_of, source_entry
 from cit_curate.pool.staging import Staging
 from cit_curate.replacing import replacing
@@ -77,7 +84,7 @@ def build_pool(
 
     Raises:
         ConfigError: A column is missing or has another type in another source, or `out` is in use.
-        BadInputError: Too many malformed records, or no pair at all.
+        BadInputError: Too many malformed records, or no pair at all; `rejects_path` lists them.
         DamagedError: A Parquet source is damaged, or a source changed while it was read.
         ResourceError: Disk full, or another build of the same pool is running.
     """
@@ -98,7 +105,8 @@ def build_pool(
             ):
                 blocks = _read(workers, sources, entries, folders, columns, clean)
                 with closing(Staging(folder / "staging", extra_types)) as staging:
-                    counts = _merge(staging, sources, blocks, max_reject_ratio, progress)
+                    with keeping_rejects(rejects_path(out), partial(_rejects, staging)):
+                        counts = _merge(staging, sources, blocks, max_reject_ratio, progress)
                     for source, entry in zip(sources, entries, strict=True):
                         check_unchanged(source, entry)
                     manifest = _write(staging, folder, progress)
@@ -186,6 +194,11 @@ def _merge(
         )
     check_budget(malformed, records, max_reject_ratio, staging.top_reasons)
     return counts
+
+
+def _rejects(staging: Staging) -> Generator[pa.Table]:
+    staging.flush()
+    return staging.rejects()
 
 
 def _write(staging: Staging, folder: Path, progress: Progress) -> PoolManifest:

@@ -1,11 +1,18 @@
 """Counting malformed records: how many a source may have, in all and in a row."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from cit_curate.errors import BadInputError
+from cit_curate.pool.format import REJECT_SCHEMA
 from cit_curate.sources.rows import MALFORMED, Reject
+from indexes.durable import atomic_file, sweep_temporary
 
 MAX_IN_A_ROW = 100
 
@@ -60,3 +67,34 @@ def count_malformed(
                     f"{reject.row}; the last: {reject.reason}, {reject.detail}{top_reasons()}"
                 )
     return Counted(num, counted.num_records + num_records, last, in_a_row)
+
+
+@contextmanager
+def keeping_rejects(path: Path, rejects: Callable[[], Generator[pa.Table]]) -> Iterator[None]:
+    """Write what was rejected so far to `path`, when the block ends for what the rows are.
+
+    Args:
+        path: A Parquet file of `REJECT_SCHEMA`; an old one is replaced.
+        rejects: Gives the rejects; it is closed afterwards.
+
+    Raises:
+        BadInputError: As the block does; it names the file, unless nothing was rejected.
+    """
+    try:
+        yield
+    except BadInputError as error:
+        with closing(rejects()) as found:
+            tables = (table.cast(REJECT_SCHEMA) for table in found if table.num_rows)
+            first = next(tables, None)
+            if first is None:
+                raise
+            sweep_temporary(path.parent, below=False, name=path.name)
+            with (
+                atomic_file(path) as temporary,
+                pq.ParquetWriter(
+                    temporary, REJECT_SCHEMA, compression="zstd", version="2.6"
+                ) as writer,
+            ):
+                for table in chain([first], tables):
+                    writer.write_table(table)
+        raise BadInputError(f"{error}; the rejected rows are listed in {path}") from error

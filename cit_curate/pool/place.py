@@ -42,6 +42,11 @@ def staging_folder(out: Path) -> Path:
     return out.with_name(f"{STAGING_PREFIX}{out.name}")
 
 
+def rejects_path(out: Path) -> Path:
+    """Where a build of the pool `out` that too many rejects ended has listed them."""
+    return out.with_name(f"{out.name}.rejects.parquet")
+
+
 @contextmanager
 def builder_lock(out: Path, entries: Sequence[SourceEntry]) -> Iterator[None]:
     """Be the only builder of the pool `out` while the block runs.
@@ -104,6 +109,8 @@ def check_free(out: Path, asked: Asked, *, overwrite: bool) -> PoolManifest | No
 def finish_pool(out: Path, manifest: PoolManifest) -> None:
     """Remove what lay beside a pool that is there now; then write its catalog, the last of all."""
     settle(out)
+    sweep_temporary(out.parent, below=False, name=rejects_path(out).name)
+    rejects_path(out).unlink(missing_ok=True)
     if staging_folder(out).is_dir():
         shutil.rmtree(staging_folder(out))
     rebuild_catalog(out, manifest)

@@ -9,7 +9,8 @@ of workers nor a kill shows in the pool's bytes.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -28,13 +29,14 @@ from cit_curate.pool.format import (
     parts_fingerprint,
     write_manifest,
 )
-from cit_curate.pool.malformed import Counted, check_budget, count_malformed
+from cit_curate.pool.malformed import Counted, check_budget, count_malformed, keeping_rejects
 from cit_curate.pool.parts import PartsWritten, write_rejects
 from cit_curate.pool.place import (
     builder_lock,
     check_free,
     finish_pool,
     keep_in_staging,
+    rejects_path,
     staging_folder,
 )
 from cit_curate.pool.source_entries import Asked, check_unchanged, settings_of, source_entry
@@ -115,10 +117,13 @@ def build_yfcc_pool(
             tasks = _segment_tasks(folder, source, bits, range_bytes)
             with open_engine(engine, most_useful=-(-entry.bytes // range_bytes)) as workers:
                 mapped = workers.mapped
-                images = plan_images(_read(mapped, tasks, max_reject_ratio, progress))
+                images = plan_images(
+                    _read(mapped, tasks, out, max_reject_ratio=max_reject_ratio, progress=progress)
+                )
                 check_unchanged(table, entry)
                 if images.num_pairs == 0:
-                    raise BadInputError(_nothing_found(table.path, images.segments))
+                    with _keeping_rejects(out, images.segments, table.name):
+                        raise BadInputError(_nothing_found(table.path, images.segments))
                 with replacing(out) as pool_folder:
                     manifest = _write(mapped, images, pool_folder, table.name, progress)
                     manifest = replace(
@@ -194,26 +199,39 @@ def _ranges(size: int, range_bytes: int) -> Iterator[tuple[int, int]]:
 
 
 def _read(
-    mapped: Mapper, tasks: Sequence[SegmentTask], max_reject_ratio: float, progress: YfccProgress
+    mapped: Mapper,
+    tasks: Sequence[SegmentTask],
+    out: Path,
+    *,
+    max_reject_ratio: float,
+    progress: YfccProgress,
 ) -> Iterator[Segment]:
     """Read all ranges; ends early after too many malformed lines in a row."""
+    if not tasks:
+        return
     counted, num_lines = Counted(), 0
     reasons: Counter[str] = Counter()
     firsts: dict[str, Reject] = {}
+    segments: list[Segment] = []
     top_reasons = partial(_top_reasons, reasons, firsts)
     progress("reading", 0, 0.0)
-    for task, segment in zip(tasks, mapped(read_segment, tasks), strict=True):
-        moved = [
-            moved_reject(reject, num_lines + 1, counted.num_records) for reject in segment.malformed
-        ]
-        for reject in moved:
-            reasons[reject.reason] += 1
-            firsts.setdefault(reject.reason, reject)
-        counted = count_malformed(counted, moved, segment.num_records, task.metadata, top_reasons)
-        num_lines += segment.num_lines
-        progress("reading", num_lines, task.stop / tasks[-1].stop)
-        yield replace(segment, malformed=())
-    check_budget(counted.num_malformed, counted.num_records, max_reject_ratio, top_reasons)
+    with _keeping_rejects(out, segments, tasks[0].metadata.name):
+        for task, segment in zip(tasks, mapped(read_segment, tasks), strict=True):
+            segments.append(replace(segment, malformed=()))
+            moved = [
+                moved_reject(reject, num_lines + 1, counted.num_records)
+                for reject in segment.malformed
+            ]
+            for reject in moved:
+                reasons[reject.reason] += 1
+                firsts.setdefault(reject.reason, reject)
+            counted = count_malformed(
+                counted, moved, segment.num_records, task.metadata, top_reasons
+            )
+            num_lines += segment.num_lines
+            progress("reading", num_lines, task.stop / tasks[-1].stop)
+            yield segments[-1]
+        check_budget(counted.num_malformed, counted.num_records, max_reject_ratio, top_reasons)
 
 
 def _write(
@@ -257,12 +275,24 @@ def _write(
     )
 
 
-def _rejects(images: PlannedImages, source: str) -> Iterator[pa.Table]:
-    """Every reject, in the order of the lines, those of repeated images last."""
+def _keeping_rejects(
+    out: Path, segments: Sequence[Segment], source: str
+) -> AbstractContextManager[None]:
+    """`keeping_rejects` of segments, those that come to them in the block included."""
+    return keeping_rejects(rejects_path(out), partial(_line_rejects, segments, source))
+
+
+def _line_rejects(segments: Sequence[Segment], source: str) -> Generator[pa.Table]:
+    """Every rejected line, in their order."""
     first_line = 0
-    for segment in images.segments:
+    for segment in segments:
         yield segment.rejects(source, first_line)
         first_line += segment.num_lines
+
+
+def _rejects(images: PlannedImages, source: str) -> Iterator[pa.Table]:
+    """Every reject, in the order of the lines, those of repeated images last."""
+    yield from _line_rejects(images.segments, source)
     for ids, lines in images.repeats:
         details = [
             f"image {image} has pairs of an earlier line" for image in image_ids_of(ids).to_pylist()

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from cit_curate.errors import BadInputError, ConfigError, DamagedError, ResourceError
 from cit_curate.lock import owner_lock
 from cit_curate.pool import format as pool_format
-from cit_curate.pool import ingest
+from cit_curate.pool import ingest, malformed
 from cit_curate.pool import parts as pool_parts
 from cit_curate.pool.check import verify_pool
 from cit_curate.pool.parts import cut_groups, image_starts
@@ -327,6 +327,45 @@ def test_malformed_rows_over_the_budget_stop_the_build(tmp_path):
     Pool.build([source], tmp_path / "over", columns=LONG, max_reject_ratio=0.1)
 
 
+@pytest.mark.faults("P1", "P11")
+def test_a_build_that_malformed_rows_stop_leaves_a_list_of_them_beside_the_pool(tmp_path):
+    good = [(str(number), "t", "x") for number in range(20)]
+    out, listed = tmp_path / "pool", tmp_path / "pool.rejects.parquet"
+
+    def stopped(rows, message):
+        source = write_long(tmp_path / "a.csv", rows)
+        with pytest.raises(BadInputError, match=message) as caught:
+            Pool.build([source], out, columns=LONG)
+        assert str(caught.value).endswith(f"; the rejected rows are listed in {listed}")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", listed.name]
+        table = pq.read_table(listed)
+        assert table.schema == pool_format.REJECT_SCHEMA
+        return [(row["row"], row["reason"]) for row in table.to_pylist()]
+
+    found = stopped([*good, ("short",), ("1", "t", ""), ("", "t", "x")], "2 of 23 rows")
+    assert found == [(22, "column_count"), (23, "empty_text"), (24, "bad_image_id")]
+    found = stopped([("short",)] * 30 + [("", "t", "x")] * 80, "100 malformed rows in a row")
+    assert found == [(n, "column_count" if n < 32 else "bad_image_id") for n in range(2, 112)]
+    found = stopped([("1", "t", "")], "1 rows were read and no pair came of them")
+    assert found == [(2, "empty_text")]
+    (tmp_path / f".tmp-99999999-{listed.name}").touch()
+    source = write_long(tmp_path / "a.csv", good)
+    Pool.build([source], out, columns=LONG)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "pool"]
+    with pytest.raises(BadInputError) as caught:
+        Pool.build([write_long(tmp_path / "b.csv", [])], tmp_path / "none", columns=LONG)
+    assert "listed" not in str(caught.value)
+
+
+@pytest.mark.faults("P8")
+def test_a_disk_that_is_too_full_for_the_list_of_rejects_says_so(tmp_path, monkeypatch):
+    source = write_long(tmp_path / "a.csv", [("short",)])
+    monkeypatch.setattr(malformed, "atomic_file", full_disk)
+    with pytest.raises(ResourceError, match=f"the disk of {tmp_path}/pool is full"):
+        Pool.build([source], tmp_path / "pool", columns=LONG)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
 @pytest.mark.faults("P1")
 def test_a_hundred_malformed_rows_in_a_row_stop_the_build(tmp_path):
     rows = [(str(number), "t", "x") for number in range(20_000)]
@@ -366,12 +405,12 @@ def test_a_source_of_malformed_rows_alone_is_an_error_with_the_three_top_reasons
     with pytest.raises(BadInputError, match="100 malformed rows in a row up to row 101") as caught:
         Pool.build([source], tmp_path / "pool", columns=LONG)
     reasons = str(caught.value).partition("most often: ")[2].split("; ")
-    assert reasons == [
+    assert reasons[:-1] == [
         "column_count 59 (first: a.csv row 52, 1 columns where the header has 3)",
         "bad_text_key 30 (first: a.csv row 22, text key '!' has no letter or digit, or too many)",
         "bad_image_id 20 (first: a.csv row 2, the image id is empty)",
     ]
-    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "pool.rejects.parquet"]
 
 
 @pytest.mark.faults("P10", "G2c")

@@ -14,7 +14,7 @@ import pytest
 from run_fixtures import image_bytes, small_run
 
 from cit_curate.commands import export, query, report
-from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.errors import BadInputError, ConfigError, DamagedError
 from cit_curate.pool import Pool, ScanOrder
 from cit_curate.pool.check import verify_pool
 from cit_curate.pool.commands import build, info, verify
@@ -278,6 +278,18 @@ def test_a_pool_is_not_put_where_something_is_nor_as_an_overwrite(bucket, tmp_pa
         build((tmp_path / "table.csv",), Path(url), **options)
     with pytest.raises(ConfigError, match="nothing is overwritten"):
         build((tmp_path / "table.csv",), Path(url), overwrite=True, **options)
+
+
+@pytest.mark.faults("P1")
+def test_rejects_that_stop_a_build_into_a_store_are_listed_here(bucket, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "table.csv").write_text("image_id,t\n1,a cat\n2\n")
+    listed = tmp_path / "p.rejects.parquet"
+    for _ in range(2):
+        with pytest.raises(BadInputError, match=rf"1 of 2 rows .* are listed in {listed}$"):
+            build((tmp_path / "table.csv",), Path(f"{bucket}/p"), text="t")
+        assert pq.read_table(listed)["reason"].to_pylist() == ["column_count"]
+    assert not list_files(f"{bucket}/p")
 
 
 def test_a_pool_whose_images_stay_local_says_so(bucket, tmp_path, caplog):

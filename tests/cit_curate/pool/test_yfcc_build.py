@@ -27,7 +27,7 @@ from cit_curate.errors import BadInputError, ConfigError, DamagedError, Resource
 from cit_curate.lock import owner_lock
 from cit_curate.pool import commands, yfcc_build, yfcc_plan
 from cit_curate.pool.check import verify_pool
-from cit_curate.pool.format import read_manifest
+from cit_curate.pool.format import REJECT_SCHEMA, read_manifest
 from cit_curate.pool.parts import cut_groups
 from cit_curate.pool.pool import Pool
 from cit_curate.pool.yfcc_build import build_yfcc_pool
@@ -268,10 +268,19 @@ def test_malformed_lines_over_the_budget_stop_the_build(tmp_path):
     with pytest.raises(BadInputError, match=r"2 of 199 rows .*column_count 1 \(first: line 51"):
         build(source, tmp_path / "over", range_bytes=5_000)
     assert not (tmp_path / "over").exists()
+    listed = tmp_path / "over.rejects.parquet"
+    table = pq.read_table(listed)
+    assert table.schema == REJECT_SCHEMA
+    found = [(r["source"], r["row"], r["reason"]) for r in table.to_pylist()]
+    assert [row for row in found if row[2] != "empty_text"] == [
+        ("dataset.txt", 51, "column_count"),
+        ("dataset.txt", 53, "bad_image_id"),
+    ]
     # What was read is kept: the same command with a larger budget goes on at once.
     assert (tmp_path / ".staging-over").is_dir()
     build(source, tmp_path / "over", max_reject_ratio=0.1, range_bytes=5_000)
     assert not (tmp_path / ".staging-over").exists()
+    assert not listed.exists()
 
 
 @pytest.mark.faults("P1")
@@ -299,7 +308,8 @@ def test_no_line_or_no_listed_image_is_an_error_that_says_why(tmp_path):
         build(files(tmp_path / "b", [made_up(5, rng)], [6]), tmp_path / "pool")
     cells = made_up(5, rng).split("\t")
     cells[8:12] = [""] * 4
-    with pytest.raises(BadInputError, match="rejected: empty_text 1"):
+    assert not (tmp_path / "pool.rejects.parquet").exists()
+    with pytest.raises(BadInputError, match=r"rejected: empty_text 1; .*/pool\.rejects\.parquet"):
         build(files(tmp_path / "c", ["\t".join(cells)], [5]), tmp_path / "pool")
     assert not (tmp_path / "pool").exists()
 
@@ -316,6 +326,9 @@ def test_malformed_lines_alone_are_an_error_with_the_three_top_reasons(
     with pytest.raises(BadInputError, match="100 malformed rows in a row up to row 100") as caught:
         build(source, tmp_path / "pool", range_bytes=range_bytes)
     reasons = str(caught.value).partition("most often: ")[2].split("; ")
+    listed = tmp_path / "pool.rejects.parquet"
+    assert reasons.pop() == f"the rejected rows are listed in {listed}"
+    assert pq.read_table(listed)["row"].to_pylist() == [*range(1, 102)]
     assert reasons == [
         "column_count 51 (first: line 51, 2 columns where YFCC100M has 25, separated by tabs)",
         "bad_row 30 (first: line 21, the line is longer than 1,000 bytes)",
