@@ -22,23 +22,18 @@ import pyarrow as pa
 from cit_curate.config import CurateConfig
 from cit_curate.decoders import decoders
 from cit_curate.errors import BadInputError, DamagedError, ShortfallError
-from cit_curate.image_uri import parse_image_uri
 from cit_curate.ledger import Run, step_folder
 from cit_curate.ledger_tables import SCHEMAS
 from cit_curate.pool.images import ImageRejected, image_suffix
 from cit_curate.pool.mixture import PoolMixture
+from cit_curate.records import each_row
 from cit_curate.shards import Sample, ShardWriter, closed_shards, remove_shards
+from cit_train.image_budget import ImageBudget
 from cit_train.waiting import Waiting
 from indexes.durable import read_json, write_sealed
 
 # First word of the random key of the training order.
 ORDER_KEY = 21
-# An outer step fails when this many images in a row cannot be opened, or a larger share than
-# this; the share counts from as many rejects on, since it means nothing in a small selection. An
-# archive that cannot be read at all counts once, whatever was asked of it, unless there is nothing
-# but such archives.
-MAX_REJECTS_IN_A_ROW = 100
-MAX_REJECT_RATIO = 0.01
 # Threads that have images opened and checked for all lanes of a process, each by a process of its
 # own; more than this would mostly take cores from the training loop.
 MAX_THREADS = 8
@@ -169,12 +164,7 @@ class ShardStream(threading.Thread):
         self._ahead: deque[Future[bytes]] = deque()
         self._later: Iterator[dict[str, Any]] | None = None
         self._rejects: list[dict[str, Any]] = []
-        self._in_a_row = 0
-        self._num_unreadable = 0
-        self._num_counted = 0
-        self._archives: set[tuple[str, str, str]] = set()  # those that have been counted
-        self._has_opened = False
-        self._unreadable = "some selected pairs have no image"
+        self._budget = ImageBudget(pools, outer_step=scan.outer_step, num_pairs=num_pairs)
         key = (scan.config.seed, ORDER_KEY, scan.outer_step, scan.lane)
         order = np.random.default_rng(key).permutation(len(selection))
         self._planned = selection.take(order)
@@ -252,7 +242,7 @@ class ShardStream(threading.Thread):
         written: list[int] = []  # rows of the planned pairs with the replacements behind them
         replacements: list[pa.Table] = []
         num_tried = 0
-        for place, fields in enumerate(_each(self._planned)):
+        for place, fields in enumerate(each_row(self._planned)):
             if len(written) == self._num_pairs:
                 break
             if self._stopping.is_set():
@@ -265,7 +255,7 @@ class ShardStream(threading.Thread):
                 replacement = self._replacement()
                 if not len(replacement):
                     break
-                fields = next(_each(replacement))
+                fields = next(each_row(replacement))
                 image = self._image_or_none(fields, self._open(fields) if is_new else None)
                 row = len(self._planned) + len(replacements)
                 replacements.append(replacement)
@@ -353,14 +343,13 @@ class ShardStream(threading.Thread):
                 ) from error
             self._reject(fields, error)
             return None
-        self._in_a_row = 0
-        self._has_opened = True
+        self._budget.opened()
         return image
 
     def _opened(self, place: int) -> "Future[bytes]":
         """The image of a planned pair, while those of the next ones are being opened."""
         if self._later is None:  # the first pair that is in no closed shard
-            self._later = _each(self._planned.slice(place))
+            self._later = each_row(self._planned.slice(place))
         while len(self._ahead) < _IMAGES_AHEAD and (fields := next(self._later, None)):
             self._ahead.append(self._open(fields))
         return self._ahead.popleft()
@@ -382,7 +371,7 @@ class ShardStream(threading.Thread):
             return self.scan.take(1)
         except ShortfallError as error:
             raise ShortfallError(
-                f"{error}. It is short because {self._unreadable}",
+                f"{error}. It is short because {self._budget.told}",
                 best_similarity=error.best_similarity,
                 suggested_threshold=error.suggested_threshold,
             ) from error
@@ -401,37 +390,8 @@ class ShardStream(threading.Thread):
         )
         if error.reason == "no_image":  # the pool says so itself: nothing is wrong with it
             return
-        self._num_unreadable += 1
-        if self._counts(fields, error):
-            self._num_counted += 1
-            self._in_a_row += 1
-        self._unreadable = (
-            f"{self._num_unreadable} of the selected images cannot be opened ({self._in_a_row} in "
-            f"a row); the last one is {fields['image_uri']} of source {fields['source']}: "
-            f"{error.reason}, {error.detail}. Check the image root of the pool with: cit pool info "
-            f"{self._pools[fields['pool']].location}"
-        )
-        allowed = max(MAX_REJECT_RATIO * self._num_pairs, MAX_REJECTS_IN_A_ROW)
-        if self._in_a_row >= MAX_REJECTS_IN_A_ROW or self._num_counted > allowed:
+        try:
+            self._budget.rejected(fields, error)
+        except BadInputError as over:
             self._write_rejects()
-            raise BadInputError(
-                f"outer step {self.scan.outer_step}: {self._unreadable}; all are in "
-                f"{self._rejects_path}"
-            )
-
-    def _counts(self, fields: Mapping[str, Any], error: ImageRejected) -> bool:
-        """Whether a reject counts towards the budget: of an archive as a whole, only the first."""
-        if error.reason != "unreadable_archive" or not self._has_opened:
-            return True
-        uri = parse_image_uri(fields["image_uri"])
-        assert uri is not None  # only a place in an archive is rejected so
-        archive = (fields["pool"], fields["source"], uri.path)
-        is_new = archive not in self._archives
-        self._archives.add(archive)
-        return is_new
-
-
-def _each(rows: pa.Table) -> Iterator[dict[str, Any]]:
-    """Rows as dictionaries; some at a time, since one alone takes twenty times as long."""
-    for batch in rows.to_batches(max_chunksize=256):
-        yield from batch.to_pylist()
+            raise BadInputError(f"{over}; all are in {self._rejects_path}") from over

@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import TaskID
 
 from cit_curate.config import Cleaning, EngineConfig, Format, YfccFormat
 from cit_curate.damage import tell_findings
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.remote import remote_url
-from cit_curate.terminal import count_and_rate, printable, progress_bar
+from cit_curate.terminal import count_and_rate, print_line, progress_bar
 from cit_curate.upload import check_empty, upload_folder
 
 if TYPE_CHECKING:  # they import Arrow and DuckDB, which `--help` must not wait for
@@ -289,7 +287,7 @@ def repair(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:
     if json:
         _print_json({"path": str(pool), "catalog": str(path)})
     else:
-        Console().print(f"wrote {escape(str(path))}", highlight=False)
+        print_line(f"wrote {path}")
 
 
 def summary(pool: "Pool") -> dict[str, Any]:
@@ -348,9 +346,8 @@ def _show(pool: "Pool", *, as_json: bool) -> None:
         lines.append(f"tokens of cit pool tokenize: {', '.join(tokens)}")
     rejected = ", ".join(f"{reason} {n:,}" for reason, n in manifest.rejects.items())
     lines.append(f"rejected: {rejected or 'nothing'} (rows and reasons in rejects/)")
-    console = Console(soft_wrap=True)
     for line in lines:
-        console.print(escape(printable(line)), highlight=False)
+        print_line(line)
 
 
 class _Told(Protocol):
@@ -380,4 +377,4 @@ def _names(listed: str) -> tuple[str, ...]:
 
 
 def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(value) + "\n")

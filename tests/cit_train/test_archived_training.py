@@ -17,7 +17,7 @@ from cit_curate.errors import BadInputError
 from cit_curate.ledger import Run
 from cit_curate.pool import Pool
 from cit_curate.sources.columns import Columns
-from cit_train import stream
+from cit_train import image_budget
 from cit_train.outer_loop import train
 from cit_train.stream import read_rejects, rejects_path
 
@@ -77,7 +77,7 @@ def test_a_zip_that_is_gone_ends_training_with_3_and_is_named(world, tmp_path, n
 def test_a_zip_that_is_gone_counts_once_whatever_it_held(
     world, tmp_path, monkeypatch, images_per_zip, is_over
 ):
-    monkeypatch.setattr(stream, "MAX_REJECTS_IN_A_ROW", 6)
+    monkeypatch.setattr(image_budget, "MAX_IN_A_ROW", 6)
     shutil.copy(next((world / "pictures").rglob("*.png")), tmp_path / "a.png")
     rows = [{"image_id": str(n), "image": "a.png", "title": f"a {n}"} for n in range(120)]
     for number, row in enumerate(rows):
@@ -101,7 +101,7 @@ def test_a_zip_that_is_gone_counts_once_whatever_it_held(
 
 @pytest.mark.faults("I1", "I5")
 def test_too_many_images_that_cannot_be_opened_end_training_with_3(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(stream, "MAX_REJECTS_IN_A_ROW", 6)
+    monkeypatch.setattr(image_budget, "MAX_IN_A_ROW", 6)
     broken = tuple(range(0, 96, 3))
     pool = make_pool(tmp_path / "data", broken=broken)
     config = make_config(world, pool=str(pool), threshold=-1.0, curate_every=6)

@@ -122,8 +122,6 @@ FINE = {
     ("cit_train/launch/command.py", "_overview()"),
     ("cit_train/sweep_command.py", "_overview()"),
     ("cit_train/train_command.py", "_overview()"),
-    # A pool's own file, in a folder that the user has just named.
-    ("cit_curate/pool/commands.py", "f'wrote {escape(str(path))}'"),
 }
 
 
