@@ -64,6 +64,7 @@ def written(path: Path) -> Iterator[Callable[[], None]]:
 
 
 @pytest.mark.faults("L7")
+@pytest.mark.slow
 def test_a_reader_sees_whole_outer_steps_while_another_process_commits(tmp_path: Path) -> None:
     seen = []
     with written(tmp_path / "run") as write_one:

@@ -88,6 +88,7 @@ def test_the_fingerprint_follows_weights_pooling_and_length(encoder: TextEncoder
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.slow
 def test_other_poolings_are_a_registered_model_that_loads_again(
     pooling: str, captions: list[str], tmp_path: Path
 ) -> None:

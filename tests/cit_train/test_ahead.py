@@ -211,9 +211,12 @@ def test_what_is_no_longer_needed_is_not_scored() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"skip_until": 3},
         {"lanes": 2, "batch_size": 4, "pairs_per_shard": 5, "collection": "multiset"},
-        {"project_embeddings": True, "pooling": "mean", "max_passes": 9},
+        pytest.param({"skip_until": 3}, marks=pytest.mark.slow),
+        pytest.param(
+            {"project_embeddings": True, "pooling": "mean", "max_passes": 9},
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             {"on_shortfall": "train", "max_passes": 1, "threshold": 0.99, "curate_every": 50},
             marks=pytest.mark.slow,

@@ -76,7 +76,7 @@ def test_a_tower_with_no_vector_for_any_caption_ends_training_with_7(tmp_path: P
 
 
 @pytest.mark.faults("E2")
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_class_without_a_vector_is_named_and_nothing_is_selected(
     tmp_path: Path, workers: int
 ) -> None:

@@ -71,7 +71,10 @@ def test_a_picture_that_crashes_or_hangs_its_decoder_is_rejected_and_the_next_is
 ) -> None:
     monkeypatch.setattr(module, "decoders", cache(lambda: failing))
     path = tmp_path / "a.png"
-    for ending, told in ((b"abort", "crashed (SIGABRT)"), (b"hang", "not decoded in 1 s")):
+    endings = [(b"abort", "crashed (SIGABRT)")]
+    if module is predict:
+        endings += [(b"hang", "not decoded in 1 s")]
+    for ending, told in endings:
         path.write_bytes(image_bytes(3) + ending)
         with pytest.raises(ImageRejected) as rejected:
             read(path)

@@ -76,6 +76,7 @@ def test_used_pairs_are_the_selected_ones_and_no_rejected_one_is_among_them(
 
 
 @pytest.mark.faults("L8")
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_ledger_and_weights_under_another_hash_seed(
     world: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -93,6 +94,7 @@ def test_the_same_command_gives_the_same_ledger_and_weights_under_another_hash_s
         pytest.param("used/step=000002/lane=00000.parquet", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_it_is_the_run_that_was_never_stopped(
     world: Path, finished: Path, tmp_path: Path, moment: str
 ) -> None:

@@ -47,6 +47,7 @@ def test_a_full_disk_is_told_before_a_model_is_loaded(
     [(64, 64, 5), pytest.param(64, WANTED_FILES, 0, marks=pytest.mark.slow)],
 )
 @pytest.mark.faults("S8")
+@pytest.mark.slow
 def test_too_few_open_files_are_raised_or_refused(
     world: Path, tmp_path: Path, soft: int, hard: int, code: int
 ) -> None:

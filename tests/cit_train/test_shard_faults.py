@@ -53,7 +53,11 @@ def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.faults("S4")
 @pytest.mark.parametrize(
     ("on_shortfall", "num_workers"),
-    [("error", 0), ("train", 0), pytest.param("error", 1, marks=pytest.mark.slow)],
+    [
+        ("error", 0),
+        pytest.param("train", 0, marks=pytest.mark.slow),
+        pytest.param("error", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_training_waits_for_slow_shards_up_to_a_limit(
     world: Path,

@@ -104,6 +104,7 @@ def test_training_without_memory_leaves_a_status_that_can_be_resumed_and_says_ho
 
 @pytest.mark.faults("D4", "G4c")
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.slow
 def test_a_second_signal_says_what_happened_and_the_next_step(
     world: Path, tmp_path: Path, name: str, code: int
 ) -> None:

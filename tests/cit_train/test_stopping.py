@@ -123,12 +123,17 @@ def test_when_a_process_that_opens_pictures_is_killed_the_evaluation_is_made_lat
 @pytest.mark.parametrize(
     "fields",
     [
-        {"accumulate": 2, "batch_size": 4},
-        {"curation": "none"},
-        {"collection": "multiset", "max_passes": 9},
-        {"on_shortfall": "train", "max_passes": 1, "threshold": 0.99, "curate_every": 50},
-        {"vision_features": "cached", "cached_views": 2},
         {"lanes": 2, "batch_size": 4, "pairs_per_shard": 5},
+        {"vision_features": "cached", "cached_views": 2},
+        *(
+            pytest.param(fields, marks=pytest.mark.slow)
+            for fields in (
+                {"accumulate": 2, "batch_size": 4},
+                {"curation": "none"},
+                {"collection": "multiset", "max_passes": 9},
+                {"on_shortfall": "train", "max_passes": 1, "threshold": 0.99, "curate_every": 50},
+            )
+        ),
     ],
     ids=lambda fields: next(iter(fields)),
 )

@@ -305,6 +305,7 @@ def as_a_user(args: Sequence[object]) -> list[str]:
         pytest.param("train", "closed", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_a_folder_that_may_not_be_written_to_ends_with_5_and_nothing_is_written(
     tiny: Path, tmp_path: Path, verb: str, out: str
 ) -> None:

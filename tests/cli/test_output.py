@@ -90,6 +90,7 @@ def test_closed_streams_are_no_error() -> None:
 
 
 @pytest.mark.faults("G3")
+@pytest.mark.slow
 def test_a_terminal_of_20_columns_shows_progress_and_no_traceback(
     tiny: Path, tmp_path: Path
 ) -> None:
@@ -184,6 +185,7 @@ def test_ctrl_c_ends_cit_curate_with_130_and_no_traceback(tiny: Path, tmp_path: 
 
 
 @pytest.mark.faults("G4c")
+@pytest.mark.slow
 def test_ctrl_c_ends_cit_train_with_75_and_the_command_to_go_on(
     cit: Cit, tiny: Path, tmp_path: Path
 ) -> None:

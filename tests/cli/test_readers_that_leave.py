@@ -28,6 +28,7 @@ def leave(*args: object, stdout: bool = False, stderr: bool = False) -> int:
 
 
 @pytest.mark.faults("G3")
+@pytest.mark.slow
 def test_training_goes_on_when_the_reader_of_all_that_it_says_has_left(
     tiny: Path, tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ def test_a_class_folder_with_a_hostile_name_is_inert_in_an_evaluation(
 
 
 @pytest.mark.faults("C3")
+@pytest.mark.slow
 def test_classes_and_pictures_with_hostile_names_are_inert_in_a_prediction(
     model: Path, tmp_path: Path
 ) -> None:
@@ -211,6 +212,7 @@ def test_a_text_that_is_shown_as_it_is_is_found(source: str, found: list[str]) -
 
 
 @pytest.mark.faults("G3")
+@pytest.mark.slow
 def test_a_narrow_ascii_terminal_gets_tables_and_lines_in_ascii_and_no_escape_codes(
     tiny: Path, run_folder: Path, tmp_path: Path
 ) -> None:
@@ -236,6 +238,7 @@ def test_a_narrow_ascii_terminal_gets_tables_and_lines_in_ascii_and_no_escape_co
 
 @pytest.mark.faults("G3")
 @pytest.mark.parametrize("terminal", ["xterm", "dumb"])
+@pytest.mark.slow
 def test_training_on_a_narrow_ascii_terminal_shows_ascii_and_no_colours(
     tiny: Path, tmp_path: Path, terminal: str
 ) -> None:

@@ -63,7 +63,8 @@ def test_a_pool_is_mended_from_what_it_has(pool: Path, capsys: pytest.CaptureFix
     assert damage.what == "belongs to no manifest"
     commands.repair(pool, dry_run=True)
     told = capsys.readouterr().out
-    assert told.count("dry run: ") == 3
+    assert told.count("dry run: ") == 4
+    assert f"removed {lock}, left by a writer that was killed" in told
     assert len(check_pool(pool).notes) == 2
     commands.repair(pool)
     assert capsys.readouterr().out == told.replace("dry run: ", "")
