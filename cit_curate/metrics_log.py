@@ -1,11 +1,12 @@
 """RUN/metrics.jsonl: loss, accuracy and seconds, a JSON object a line.
 
 A line ends with the member `line_crc32`: the CRC-32 of the bytes before it, as eight hex digits.
+Only an older version wrote files of which no line has one.
 """
 
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,11 @@ def read_records(path: Path) -> list[Record]:
     Raises:
         DamagedError: A line is no JSON object, or has changed since it was written.
     """
-    records = []
-    for number, line in enumerate(_whole_lines(path), 1):
+    records, lines = [], _whole_lines(path)
+    read = _older_record if _is_older(lines) else _record
+    for number, line in enumerate(lines, 1):
         try:
-            records.append(_record(line))
+            records.append(read(line))
         except _NO_RECORD as error:
             raise DamagedError(f"{path} is damaged in line {number}: {error!r}") from error
     return records
@@ -43,17 +45,23 @@ def read_records(path: Path) -> list[Record]:
 
 def sound_lines(path: Path) -> list[bytes]:
     """The lines that can be read, as they are."""
-    return [line for line in _whole_lines(path) if _is_sound(line)]
+    lines = _whole_lines(path)
+    read = _older_record if _is_older(lines) else _record
+    return [line for line in lines if _is_sound(line, read)]
 
 
 def keep_records(path: Path, stays: Callable[[Record], bool]) -> None:
     """Leave out lines; the file is replaced at once, or not touched where all stay.
+
+    Lines of an older version get their checksums, as those have that come after them.
 
     Raises:
         DamagedError: As `read_records`.
     """
     records = read_records(path)
     lines = _whole_lines(path)
+    if _is_older(lines):
+        lines = [_sealed(line.removesuffix(b"}\n")) for line in lines]
     kept = b"".join(line for line, record in zip(lines, records, strict=True) if stays(record))
     if path.is_file() and kept != path.read_bytes():
         with atomic_file(path) as temporary:
@@ -64,18 +72,27 @@ def _sealed(head: bytes) -> bytes:
     return b"".join((head, _SEAL_START, f"{zlib.crc32(head):08x}".encode(), b'"}\n'))
 
 
-def _record(line: bytes) -> Record:
+def _is_older(lines: Sequence[bytes]) -> bool:
+    return not any(_SEAL_START in line for line in lines)
+
+
+def _older_record(line: bytes) -> Record:
     record: Record = dict(json.loads(line))
     int(record["update"])
+    return record
+
+
+def _record(line: bytes) -> Record:
+    record = _older_record(line)
     if line != _sealed(line.rpartition(_SEAL_START)[0]):
         raise ValueError("its CRC-32 differs")
     del record[_SEAL]
     return record
 
 
-def _is_sound(line: bytes) -> bool:
+def _is_sound(line: bytes, read: Callable[[bytes], Record]) -> bool:
     try:
-        _record(line)
+        read(line)
     except _NO_RECORD:
         return False
     return True

@@ -1,5 +1,6 @@
 """The run folder: what counts is what a manifest names."""
 
+import json
 import threading
 from pathlib import Path
 
@@ -142,6 +143,18 @@ def test_a_metrics_line_cut_by_a_kill_is_left_out(tmp_path: Path) -> None:
     with (run.path / "metrics.jsonl").open("a") as stream:
         stream.write('{"update": 2, "lo')
     assert run.metrics() == [{"update": 1}]
+
+
+def test_the_metrics_of_an_older_version_are_read_and_gone_on_with(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    lines = [{"update": 1, "loss": 0.5}, {"update": 2, "loss": 0.25}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (run.path / "metrics.jsonl").write_text(text)
+    assert run.metrics() == lines
+    run.roll_back(keep_update=2)
+    run.log({"update": 3})
+    assert run.metrics() == [*lines, {"update": 3}]
+    assert (run.path / "metrics.jsonl").read_text().count("line_crc32") == 3
 
 
 @pytest.mark.faults("L4")
