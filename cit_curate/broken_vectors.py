@@ -136,4 +136,5 @@ def _reject(scan_position: int, row: Mapping[str, Any]) -> dict[str, Any]:
         "reason": REASON,
         "detail": f"no usable vector for {shown!r}",
         "pool": row.get("pool"),
+        "source": row.get("source"),
     }

@@ -66,7 +66,7 @@ FROM found ORDER BY place
 """
 _REJECTS = """
 SELECT 0 AS outer_step, 0 AS lane, NULL::BIGINT AS scan_position, pair_key, '' AS image_uri,
-       reason, detail, NULL::VARCHAR AS pool
+       reason, detail, NULL::VARCHAR AS pool, NULL::VARCHAR AS source
 FROM rejects ORDER BY entry
 """
 

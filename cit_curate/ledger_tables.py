@@ -110,6 +110,7 @@ SCHEMAS: Mapping[LedgerTable, pa.Schema] = {
             ("reason", pa.string()),
             ("detail", pa.string()),
             ("pool", pa.string()),
+            ("source", pa.string()),
         ]
     ),
 }

@@ -386,6 +386,7 @@ class ShardStream(threading.Thread):
                 "reason": error.reason,
                 "detail": error.detail,
                 "pool": fields["pool"],
+                "source": fields["source"],
             }
         )
         if error.reason == "no_image":  # the pool says so itself: nothing is wrong with it

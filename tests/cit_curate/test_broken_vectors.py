@@ -104,6 +104,7 @@ def test_what_is_set_aside_has_its_key_reason_and_caption_and_is_told(
         "reason": "broken_vector",
         "detail": "no usable vector for 'zero'",
         "pool": None,
+        "source": "s",
     }
     assert second["pair_key"] == "00000003_title"
     assert "2 of 4 captions" in caplog.text
