@@ -17,8 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cit_curate.ledger import Run
 from cit_curate.pool.workers import available_cpus
 from cit_train.config import RunConfig, replace_fields
@@ -63,12 +61,7 @@ def _counted(number: int, what: str) -> str:
 
 def _trained(config: RunConfig, out: Path, threads: int) -> Run:
     shutil.rmtree(out, ignore_errors=True)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        return train(config, out)
-    finally:
-        torch.set_num_threads(before)
+    return train(replace_fields(config, threads=threads), out)
 
 
 def moments(run: Run, *, first: int) -> dict[str, float]:

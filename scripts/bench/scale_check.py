@@ -124,6 +124,7 @@ def check_train(captions: Sequence[str], machine: Machine, folder: Path) -> Comp
         max_passes=4,
         pairs_per_shard=BATCH,
         device="cpu",
+        threads=1,
     )
     projections = 512 * (MINILM.width + VIT_S16.width)
     workload = Workload(
