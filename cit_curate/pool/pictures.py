@@ -190,7 +190,9 @@ def _is_cut(data: bytes, suffix: ImageSuffix) -> bool:
     if suffix == "png":
         return data.rfind(b"IEND\xaeB`\x82") < 0
     if suffix == "jpg":
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+        # A scan that no end follows. Looking for the last scan would go over all of it.
+        end = data.rfind(b"\xff\xd9")
+        return data.find(b"\xff\xda", end + 1) >= 0
     if suffix == "webp":
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     return False
