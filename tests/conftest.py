@@ -3,15 +3,19 @@
 import csv
 import json
 import os
-import socket
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+# Every Python that a test starts imports the guard, too.
+GUARD = Path(__file__).with_name("guard")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(GUARD), os.environ.get("PYTHONPATH")]))
+sys.path.insert(0, str(GUARD))
+from sitecustomize import LOG, network_guard  # noqa: E402
 
 # Read once, when huggingface_hub is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -91,42 +95,17 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     item.user_properties.append(("faults", sorted(rows_of(item))))  # unlike marks, in a report
 
 
-class NetworkGuard:
-    """An audit hook of Python: nothing that this process sends or looks up leaves the machine.
-
-    Code may swallow what is raised, so each attempt is remembered too.
-    """
-
-    def __init__(self) -> None:
-        self.attempts: list[str] = []
-        self._own = {None, "", socket.gethostname(), "localhost", "127.0.0.1", "::1", "0.0.0.0"}
-
-    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
-            address = arguments[1]  # of a Unix socket it is a path; connected sockets have none
-            host = address[0] if isinstance(address, tuple) else None
-        elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
-            host = arguments[0]
-        else:
-            return
-        host = host.decode() if isinstance(host, bytes) else host
-        if host not in self._own:
-            self.attempts.append(f"{event} {host}")
-            raise AssertionError(f"a test tried to reach {host} ({event})")
-
-
-@cache
-def network_guard() -> NetworkGuard:
-    """The guard of this process, which cannot be taken off again."""
-    guard = NetworkGuard()
-    sys.addaudithook(guard)
-    return guard
-
-
 @pytest.fixture(autouse=True)
-def network_attempts() -> Iterator[list[str]]:
-    """What the test tried to reach beyond this machine; it fails unless it clears this list."""
+def network_attempts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """What the test tried to reach beyond this machine; it fails unless it clears this list.
+
+    What it started tells in a file of this worker, which the next test empties.
+    """
     attempts = network_guard().attempts
     attempts.clear()
+    log = tmp_path_factory.getbasetemp() / "network_attempts.txt"
+    log.write_text("")
+    os.environ[LOG] = str(log)
     yield attempts
     assert attempts == []
+    assert log.read_text() == ""

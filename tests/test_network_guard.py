@@ -1,8 +1,12 @@
 """The guard that all tests run under: it is on, and it sees every way out."""
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +56,16 @@ def test_an_attempt_that_a_thread_swallows_is_remembered(network_attempts: list[
 def test_this_machine_is_reached() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         socket.create_connection(server.getsockname(), timeout=5).close()
+
+
+@pytest.mark.faults("X4")
+def test_a_process_that_a_test_starts_reaches_nobody_and_is_remembered() -> None:
+    code = "import socket; socket.getaddrinfo('example.org', 443)"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    assert "a test tried to reach example.org" in ended.stderr
+    log = Path(os.environ["CIT_NETWORK_ATTEMPTS"])
+    assert log.read_text().startswith("socket.getaddrinfo example.org by ")
+    log.write_text("")
