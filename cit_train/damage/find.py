@@ -112,7 +112,7 @@ def shard_folders(run: Run, commits: Sequence[Commit], config: Mapping[str, Any]
     """The folders of shards, by outer step: those there are, and those `keep_shards` keeps."""
     folders = {*(run.path / "shards").glob("step=*")}
     keep = config.get("keep_shards", "none") if commits and commits[-1].checkpoint else "none"
-    if keep != "none":
+    if keep not in ("none", "0"):
         kept = commits if keep == "all" else commits[-int(keep) :]
         folders |= {run.path / "shards" / step_folder(commit.outer_step) for commit in kept}
     return sorted(folders)
