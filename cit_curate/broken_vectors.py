@@ -16,7 +16,7 @@ from cit_curate.errors import BrokenVectorsError, NotFiniteError
 from cit_curate.records import Bool, CaptionBatch, Embedder, Float32, Int64, PoolCursor, pair_key
 from cit_curate.text_encoder import TextEncoder
 from cit_curate.texts import Texts
-from indexes.protocol import MetadataIndex
+from indexes.protocol import MetadataIndex, Queries
 
 REASON = "broken_vector"
 # The budget of an outer step and lane, as for images that cannot be opened (`cit_train.stream`): so
@@ -32,16 +32,16 @@ Rejects = Mapping[PoolCursor, Sequence[Mapping[str, Any]]]
 logger = logging.getLogger(__name__)
 
 
-def embed_captions(encoder: Embedder, texts: Texts) -> tuple[Float32, Bool | None]:
+def embed_captions(encoder: Embedder, texts: Texts) -> tuple[Queries, Bool | None]:
     """Embed captions, those without a usable vector among them.
 
     Returns:
-        float32 [texts, dim], unit norm, with any vector where there is no usable one; and
-        bool [texts], where that is, None = nowhere.
+        float32 [texts, dim], unit norm, with any vector where there is no usable one; they stay on
+        the encoder's device. And bool [texts], where that is, None = nowhere.
     """
     try:
         if isinstance(encoder, TextEncoder):  # nobody else knows what to do with tokens
-            return encoder.embed(texts), None
+            return encoder.embed_on_device(texts), None
         return encoder.embed(texts.array.to_pylist()), None
     except BrokenVectorsError as error:
         vectors = error.vectors.copy()

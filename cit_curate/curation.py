@@ -116,7 +116,8 @@ class Curator:
             return embed_metadata(encoder.embed, self.entries, self.templates)
 
         version = hashlib.sha256(f"{encoder.fingerprint} {self.fingerprint}".encode())
-        return self.index.refresh(version.hexdigest(), embed)
+        device = encoder.device if isinstance(encoder, TextEncoder) else "cpu"
+        return self.index.refresh(version.hexdigest(), embed, device=device)
 
     def run(
         self,

@@ -55,7 +55,7 @@ class TokenMap:
         # Blocks of one shape, so that a guess does not depend on the captions beside it.
         mapped = [torch.from_numpy(block) @ self.weight for block in blocks(rows.numpy())]
         vectors = torch.nn.functional.normalize(torch.cat(mapped)[: len(tokens)], dim=1)
-        return self.index.search(vectors.numpy()).similarity[:, 0]
+        return self.index.search(vectors).similarity[:, 0]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Int8Tower:
 
     def similarity(self, tokens: Tokens) -> Float32:
         """float32 [captions]; see `Proxy`."""
-        return self.index.search(self.tower.embed(tokens).numpy()).similarity[:, 0]
+        return self.index.search(self.tower.embed(tokens)).similarity[:, 0]
 
 
 def int8_tower(encoder: TextEncoder, index: MetadataIndex) -> Int8Tower | None:

@@ -298,7 +298,7 @@ def _encoder(tower: Tower) -> TextEncoder:
 @lru_cache(maxsize=1)
 def _index(scan: Scan) -> MetadataIndex:
     _, vectors = load_vectors(scan.folder / "index")
-    return build_index(vectors, scan.index_kind)
+    return build_index(vectors, scan.index_kind, device=_encoder(scan.tower).device)
 
 
 @lru_cache(maxsize=1)

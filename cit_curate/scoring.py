@@ -16,6 +16,7 @@ from cit_curate.keyed_random import keyed_generators
 from cit_curate.known_scores import KnownScores
 from cit_curate.records import TOKENS, Bool, CaptionBatch, Embedder, Float32, Int64
 from cit_curate.texts import Texts
+from indexes.proposals import as_array
 from indexes.protocol import MetadataIndex
 
 # Lanes that look for replacements at the same time share one encoder and one index.
@@ -121,4 +122,4 @@ class ExactScores:
             similarity = mark_broken(found.similarity[:, 0], broken)
             is_new = asked.known < 0
             self._known.answer(asked, similarity[is_new], found.ids[is_new, 0])
-        return vectors, similarity
+        return as_array(vectors), similarity

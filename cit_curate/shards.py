@@ -97,7 +97,7 @@ class ShardWriter:
             prefix: Of their names.
             pairs_per_shard: Of each but the last.
             entries: Shards that are there.
-            make_room: Removes something when the disk is full, and says whether it did.
+            make_room: Asked whether to try again when the disk is full.
         """
         self.folder = folder
         self.prefix = prefix

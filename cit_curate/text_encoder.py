@@ -123,19 +123,24 @@ class TextEncoder:
         Raises:
             BrokenVectorsError: A vector is NaN, infinite or zero; the message names its text.
         """
+        return np.asarray(self.embed_on_device(texts).cpu().numpy())
+
+    def embed_on_device(self, texts: Sequence[str] | Texts) -> torch.Tensor:
+        """As `embed`, the vectors where the tower is: float32 [texts, dim]."""
         distinct, places = Texts.of(texts).distinct()
         vectors = self._embed_distinct(distinct)
-        squares = np.einsum("ij,ij->i", vectors, vectors)  # 1, but for rounding
+        squares = vectors.square().sum(dim=1)  # 1, but for rounding
         broken = ~((squares > 0.5) & (squares < 2.0))
         if broken.any():
-            text = distinct.array[int(broken.argmax())].as_py()
+            is_broken = broken.cpu().numpy()
+            text = distinct.array[int(is_broken.argmax())].as_py()
             raise BrokenVectorsError(
                 f"the text tower gives NaN, infinity or zero for {text!r} "
-                f"(and {int(broken.sum()) - 1} further texts); its weights are broken",
-                vectors=vectors[places],
-                broken=broken[places],
+                f"(and {int(is_broken.sum()) - 1} further texts); its weights are broken",
+                vectors=vectors.cpu().numpy()[places],
+                broken=is_broken[places],
             )
-        return np.asarray(vectors[places])
+        return vectors[torch.from_numpy(places).to(vectors.device)]
 
     @cached_property
     def tokenizer_key(self) -> str:
@@ -158,19 +163,17 @@ class TextEncoder:
         places[rows], places[~rows] = np.arange(len(known)), np.arange(len(known), len(texts))
         return found.take(places)
 
-    def _embed_distinct(self, texts: Texts) -> Float32:
+    def _embed_distinct(self, texts: Texts) -> torch.Tensor:
         if not len(texts):
-            return np.empty((0, self.dim), dtype=np.float32)
+            return torch.empty((0, self.dim), device=self.device)
         tokens = self.tokenize(texts)
         if self._packed is None:
-            embedded = self._embed_padded(tokens)
-        else:
-            embedded = self._packed.embed(tokens)
-        return np.asarray(embedded.cpu().numpy())
+            return self._embed_padded(tokens)
+        return self._packed.embed(tokens)
 
     def _embed_padded(self, tokens: Tokens) -> torch.Tensor:
         """By padded length: float32 [texts, dim], unit norm."""
-        vectors = torch.empty((len(tokens), self.dim))
+        vectors = torch.empty((len(tokens), self.dim), device=self.device)
         padded = -(-tokens.counts // LENGTH_STEP) * LENGTH_STEP
         for length in np.unique(padded):
             members = np.flatnonzero(padded == length)
@@ -198,7 +201,7 @@ class TextEncoder:
             if self.projection is not None:
                 pooled = self.projection(pooled)
         vectors = torch.nn.functional.normalize(pooled.float(), dim=-1)
-        return vectors[: len(tokens)].cpu()
+        return vectors[: len(tokens)]
 
 
 def embed_or_nan(embed: Callable[[Sequence[str]], Float32], texts: Sequence[str]) -> Float32:

@@ -1,25 +1,20 @@
 """The batches of one outer step: a shard stream for each lane, and the updates they make."""
 
 import contextlib
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any
 
 from cit_curate.curation import LaneSelection
 from cit_curate.errors import BadInputError, DamagedError, PeerLostError
-from cit_curate.ledger import step_folder
 from cit_train.batches import LaneBatch
+from cit_train.disk_room import DiskRoom
 from cit_train.session import Session
 from cit_train.stopping import StoppedError
 from cit_train.stream import ShardStream, image_threads
 from cit_train.trainer import TrainState
-from indexes.durable import remove_folder
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -110,6 +105,9 @@ def open_streams(
     num_updates = _num_updates(session, state, selections)
     num_batches = num_updates * train.accumulate
     threads = image_threads()
+    room = DiskRoom(
+        session.run.path / "shards", state.outer_step, removes=train.keep_shards != "all"
+    )
     lanes = [
         ShardStream(
             session.run,
@@ -122,7 +120,7 @@ def open_streams(
             threads=threads,
             image_side=train.shard_image_side,
             is_decoded=cache.knows if cache is not None else _never,
-            make_room=partial(_make_room, session, state.outer_step),
+            make_room=room,
         )
         for each in selections
     ]
@@ -135,21 +133,6 @@ def open_streams(
             stream.stop()
             stream.join()
         threads.shutdown()
-
-
-def _make_room(session: Session, outer_step: int) -> bool:
-    """Remove the shards of earlier outer steps, when the disk is full; False when none are left.
-
-    Not the last one's, into which whoever reads batches looks once more, for its end.
-    """
-    if session.config.train.keep_shards == "all":
-        return False
-    last = step_folder(outer_step - 1)
-    folders = [each for each in (session.run.path / "shards").glob("step=*") if each.name < last]
-    for folder in folders:
-        logger.warning("the disk is full: removing %s, which was trained on", folder)
-        remove_folder(folder)
-    return bool(folders)
 
 
 def _never(image: bytes) -> bool:

@@ -143,7 +143,7 @@ class ShardStream(threading.Thread):
             threads: Open and check images, for all streams of this process.
             image_side: See `shard_image`.
             is_decoded: Whether an image is known to decode.
-            make_room: Removes shards that were trained on; False when there are none.
+            make_room: Asked on a full disk whether to try again.
             known_rejects: All that is left out, by scan position, where it is known: shards are
                 written once more, and any other image that cannot be opened ends it.
         """
@@ -290,7 +290,7 @@ class ShardStream(threading.Thread):
             prefix,
             pairs_per_shard=self._pairs_per_shard,
             entries=entries,
-            make_room=self._make_room,
+            make_room=lambda: not self._stopping.is_set() and self._make_room(),
         )
 
     def _add(self, writer: ShardWriter, sample: Sample) -> None:

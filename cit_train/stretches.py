@@ -132,7 +132,8 @@ def _opened(frozen: Frozen) -> Opened:
     embedded = Embedded(encoder.fingerprint, embed_or_nan(encoder.embed, texts))
     known = KnownTexts(texts, embedded)
     vectors = embed_metadata(known.embed, curator.entries, curator.templates)
-    return Opened(encoder, embedded, build_index(vectors, curator.config.index))
+    index = build_index(vectors, curator.config.index, device=encoder.device)
+    return Opened(encoder, embedded, index)
 
 
 def _wait_for(frozen: Frozen) -> None:

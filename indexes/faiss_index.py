@@ -12,8 +12,8 @@ import faiss
 import numpy as np
 import torch
 
-from indexes.proposals import PRODUCTS_AT_ONCE, ProposedIndex, own_products
-from indexes.protocol import BLOCK_ROWS, Float32, Int64
+from indexes.proposals import ProposedIndex, as_array, own_products, products_on_device
+from indexes.protocol import BLOCK_ROWS, Float32, Int64, Queries
 
 # IVF: 4 sqrt(entries) lists of at least so many entries, and the share of them that is searched.
 LISTS_PER_ROOT = 4
@@ -34,13 +34,23 @@ class FaissIndex(ProposedIndex):
     IVF and HNSW may give an entry that is near but not the nearest.
     """
 
-    def __init__(self, vectors: Float32, kind: str = "flat") -> None:
+    def __init__(
+        self, vectors: Float32, kind: str = "flat", *, device: str | torch.device = "cpu"
+    ) -> None:
+        """Index the vectors.
+
+        Args:
+            vectors: float32 [entries, dim], unit norm.
+            kind: `flat`, `ivf` or `hnsw`.
+            device: Where queries are made: of several GPUs that one is taken.
+        """
         super().__init__(vectors, kind)
         self._index = _BUILDERS[kind](self._distinct)
         # A hierarchy of links has no GPU form in FAISS.
-        self._gpu = None if kind == "hnsw" else _on_gpu(self._index, self._distinct)
+        number = torch.device(device).index or 0
+        self._gpu = None if kind == "hnsw" else _on_gpu(self._index, self._distinct, number)
 
-    def _candidates(self, block: Float32, count: int) -> tuple[Float32, Int64]:
+    def _candidates(self, block: Queries, count: int) -> tuple[Float32, Int64]:
         """Similarities and places in `_distinct` of each query's candidates; never -1."""
         if self._gpu is not None:
             try:
@@ -48,9 +58,11 @@ class FaissIndex(ProposedIndex):
             except RuntimeError as error:  # torch's and FAISS's own, for want of memory
                 _warn_of_gpu(error)
                 self._gpu = None
-        places = self._index.search(block, count)[1]
-        similarity = own_products(self._distinct, block, places)
-        return _filled(similarity, places, block, self._distinct)
+        queries = as_array(block)
+        faiss.omp_set_num_threads(torch.get_num_threads())  # it has a pool of its own
+        places = self._index.search(queries, count)[1]
+        similarity = own_products(self._distinct, queries, places)
+        return _filled(similarity, places, queries, self._distinct)
 
 
 def _filled(
@@ -116,17 +128,14 @@ class TorchSearch:
         is_gpu = self._device.type == "cuda"
         self._staging = torch.empty((BLOCK_ROWS, vectors.shape[1]), pin_memory=is_gpu)
 
-    def candidates(self, block: Float32, count: int) -> tuple[Float32, Int64]:
+    def candidates(self, block: Queries, count: int) -> tuple[Float32, Int64]:
         """As `FaissIndex._candidates`; the queries are `BLOCK_ROWS` rows."""
-        self._staging.copy_(torch.from_numpy(block))
-        queries = self._staging.to(self._device, non_blocking=True)
+        if not isinstance(block, torch.Tensor):
+            block = self._staging.copy_(torch.from_numpy(block))
+        queries = block.to(self._device, non_blocking=True)
         _, places = self._index.search(queries, count)
-        similarity = torch.empty(places.shape, device=self._device)
-        rows = max(PRODUCTS_AT_ONCE // (count * block.shape[1]), 1)
-        for start in range(0, len(queries), rows):
-            part = slice(start, start + rows)
-            # [queries, candidates, dim] summed over dim
-            similarity[part] = (self._vectors[places[part]] * queries[part, None, :]).sum(dim=2)
+        # A place of -1 reads some row; it is replaced below.
+        similarity = products_on_device(self._vectors, queries, places)
         lacking = (places < 0).any(dim=1).nonzero()[:, 0]
         if len(lacking):
             products = queries[lacking] @ self._vectors.T
@@ -142,15 +151,15 @@ def sees_gpu() -> bool:
     return faiss.get_num_gpus() > 0 and torch.cuda.is_available()
 
 
-def _on_gpu(index: faiss.Index, vectors: Float32) -> TorchSearch | None:
-    """The index on the first GPU, where there is one with room for it."""
+def _on_gpu(index: faiss.Index, vectors: Float32, number: int) -> TorchSearch | None:
+    """The index on a GPU, where there is one with room for it."""
     if not sees_gpu():
         return None
     try:
         resources = faiss.StandardGpuResources()
-        on_gpu: Any = faiss.index_cpu_to_gpu(resources, 0, index)
+        on_gpu: Any = faiss.index_cpu_to_gpu(resources, number, index)
         on_gpu.resources = resources  # lives as long as the index does
-        return TorchSearch(on_gpu, vectors, device="cuda:0")
+        return TorchSearch(on_gpu, vectors, device=f"cuda:{number}")
     except RuntimeError as error:
         _warn_of_gpu(error)
         return None

@@ -10,14 +10,18 @@ from abc import ABC, abstractmethod
 from hashlib import blake2b
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from indexes.protocol import (
     Float32,
     Int64,
+    Queries,
     SearchResult,
     blocks,
     check_queries,
     check_vectors,
+    tensor_blocks,
 )
 
 # Candidates beyond the asked ones: near ties are decided by products of their own.
@@ -40,18 +44,19 @@ class ProposedIndex(ABC):
         if len(self._members) < len(self.vectors):
             self._distinct = self.vectors[self._members[:, 0]]
 
-    def search(self, queries: Float32, k: int = 1) -> SearchResult:
+    def search(self, queries: Queries, k: int = 1) -> SearchResult:
         """The `k` nearest entries of each query; see `MetadataIndex.search`."""
         num_entries, dim = self.vectors.shape
         queries = check_queries(queries, num_entries=num_entries, dim=dim, k=k)
-        parts = [self._best(block, k) for block in blocks(queries)]
+        cut = tensor_blocks(queries) if isinstance(queries, Tensor) else blocks(queries)
+        parts = [self._best(block, k) for block in cut]
         if not parts:
             return SearchResult(np.empty((0, k), np.float32), np.empty((0, k), np.int64))
         similarity = np.concatenate([part[0] for part in parts])[: len(queries)]
         ids = np.concatenate([part[1] for part in parts])[: len(queries)]
         return SearchResult(similarity, ids)
 
-    def _best(self, block: Float32, k: int) -> tuple[Float32, Int64]:
+    def _best(self, block: Queries, k: int) -> tuple[Float32, Int64]:
         """The `k` best of each query's candidates."""
         num_distinct = len(self._members)
         similarity, places = self._candidates(block, min(k + SPARE_CANDIDATES, num_distinct))
@@ -65,7 +70,7 @@ class ProposedIndex(ABC):
         return np.take_along_axis(similarity, order, axis=1), np.take_along_axis(ids, order, axis=1)
 
     @abstractmethod
-    def _candidates(self, block: Float32, count: int) -> tuple[Float32, Int64]:
+    def _candidates(self, block: Queries, count: int) -> tuple[Float32, Int64]:
         """Similarities and places in `_distinct` of each query's candidates; never -1."""
 
 
@@ -79,6 +84,22 @@ def own_products(vectors: Float32, block: Float32, places: Int64) -> Float32:
         similarity[part] = (vectors[places[part]] * block[part, None, :]).sum(axis=2)
     similarity[places < 0] = -np.inf
     return similarity
+
+
+def products_on_device(vectors: Tensor, block: Tensor, places: Tensor) -> Tensor:
+    """As `own_products`, on the device where the tensors are; every place is one."""
+    similarity = torch.empty(places.shape, device=block.device)
+    rows = max(PRODUCTS_AT_ONCE // (places.shape[1] * block.shape[1]), 1)
+    for start in range(0, len(block), rows):
+        part = slice(start, start + rows)
+        # [queries, candidates, dim] summed over dim
+        similarity[part] = (vectors[places[part]] * block[part, None, :]).sum(dim=2)
+    return similarity
+
+
+def as_array(block: Queries) -> Float32:
+    """The queries in the host's memory."""
+    return block.cpu().numpy() if isinstance(block, Tensor) else block
 
 
 def _equal_rows(vectors: Float32) -> Int64:

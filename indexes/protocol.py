@@ -5,9 +5,13 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
+Queries = Float32 | Tensor
+"""float32 [queries, dim]; a tensor is searched where it lies, if the index is there, too."""
 
 # Rows of every matrix product. With a fixed number of rows a query's similarities do not depend
 # on the queries beside it; the last block is filled up with zeros.
@@ -38,11 +42,11 @@ class MetadataIndex(Protocol):
     def vectors(self) -> Float32:
         """float32 [entries, dim], what was indexed."""
 
-    def search(self, queries: Float32, k: int = 1) -> SearchResult:
+    def search(self, queries: Queries, k: int = 1) -> SearchResult:
         """The `k` nearest entries of each query.
 
         Args:
-            queries: float32 [queries, dim], unit norm, finite.
+            queries: float32 [queries, dim], unit norm, finite; see `Queries`.
             k: At most the number of entries.
 
         Raises:
@@ -64,7 +68,7 @@ def check_vectors(vectors: Float32) -> Float32:
     return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
-def check_queries(queries: Float32, *, num_entries: int, dim: int, k: int) -> Float32:
+def check_queries(queries: Queries, *, num_entries: int, dim: int, k: int) -> Queries:
     """The queries as contiguous float32 [queries, dim], once they fit the index.
 
     Raises:
@@ -72,14 +76,17 @@ def check_queries(queries: Float32, *, num_entries: int, dim: int, k: int) -> Fl
     """
     if queries.ndim != 2 or queries.shape[1] != dim:
         raise ValueError(
-            f"queries have shape {queries.shape} and the metadata {dim} dimensions; "
+            f"queries have shape {tuple(queries.shape)} and the metadata {dim} dimensions; "
             "embed both with the same text tower"
         )
     if not 1 <= k <= num_entries:
         raise ValueError(f"k is {k}; the index has {num_entries} entries")
-    if not np.isfinite(queries).all():
-        row = int(np.flatnonzero(~np.isfinite(queries).all(axis=1))[0])
+    tensor = torch.as_tensor(queries, dtype=torch.float32)
+    if not tensor.isfinite().all():
+        row = int((~tensor.isfinite()).any(dim=1).nonzero()[0])
         raise ValueError(f"query {row} has a NaN or an infinity")
+    if isinstance(queries, Tensor):
+        return tensor.contiguous()
     return np.ascontiguousarray(queries, dtype=np.float32)
 
 
@@ -89,3 +96,9 @@ def blocks(queries: Float32) -> list[Float32]:
     padded = np.zeros((num_blocks * BLOCK_ROWS, queries.shape[1]), dtype=np.float32)
     padded[: len(queries)] = queries
     return np.split(padded, num_blocks) if num_blocks else []
+
+
+def tensor_blocks(queries: Tensor) -> list[Tensor]:
+    """As `blocks`, on the device of the queries."""
+    filled = torch.nn.functional.pad(queries, (0, 0, 0, -len(queries) % BLOCK_ROWS))
+    return list(torch.split(filled, BLOCK_ROWS)) if len(queries) else []

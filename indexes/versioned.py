@@ -4,6 +4,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from indexes.errors import DamagedError
 from indexes.exact import ExactIndex
 from indexes.protocol import Float32, MetadataIndex
@@ -15,16 +17,18 @@ logger = logging.getLogger(__name__)
 KINDS = ("auto", "exact", "flat", "ivf", "hnsw")
 
 
-def build_index(vectors: Float32, kind: str = "auto") -> MetadataIndex:
+def build_index(
+    vectors: Float32, kind: str = "auto", *, device: str | torch.device = "cpu"
+) -> MetadataIndex:
     """An index of the asked kind.
 
     Args:
         vectors: float32 [entries, dim], unit norm.
-        kind: `exact` (torch); `flat`, `ivf` or `hnsw` (FAISS); `auto` = `flat` on a GPU that FAISS
-            sees, else `exact`. The two find the same to the last bit. On a CPU, torch was 1.1 to
-            1.9 times as fast with 21,000 entries and 1.4 times with 500,000; with 1,000 now one
-            and now the other, both far above any encoder's rate (`scripts/bench/index.py`).
-            `ivf` and `hnsw` may miss the nearest entry, so they are never chosen unasked.
+        device: Where queries are made. `exact` is there, and FAISS, where it sees that GPU.
+        kind: `exact` (torch); `flat`, `ivf` or `hnsw` (FAISS); `auto` = `flat` where FAISS is
+            installed, else `exact`. The two find the same to the last bit, and which is faster
+            depends on the processor (docs/performance.md, "Index"). `ivf` and `hnsw` may miss the
+            nearest entry, so they are never chosen unasked.
 
     Raises:
         ValueError: An unknown kind, or one of FAISS without FAISS.
@@ -32,18 +36,16 @@ def build_index(vectors: Float32, kind: str = "auto") -> MetadataIndex:
     if kind not in KINDS:
         raise ValueError(f"index kind {kind!r} is unknown; there are {', '.join(KINDS)}")
     if kind == "exact":
-        return ExactIndex(vectors)
+        return ExactIndex(vectors, device=device)
     try:
-        from indexes.faiss_index import FaissIndex, sees_gpu
+        from indexes.faiss_index import FaissIndex
     except ImportError:
         if kind != "auto":
             raise ValueError(
                 f"index kind {kind!r} needs FAISS: pip install 'cit[cpu]' or 'cit[gpu]'"
             ) from None
-        return ExactIndex(vectors)
-    if kind == "auto":
-        return FaissIndex(vectors, "flat") if sees_gpu() else ExactIndex(vectors)
-    return FaissIndex(vectors, kind)
+        return ExactIndex(vectors, device=device)
+    return FaissIndex(vectors, "flat" if kind == "auto" else kind, device=device)
 
 
 class VersionedIndex:
@@ -60,12 +62,15 @@ class VersionedIndex:
         self._version: str | None = None
         self._index: MetadataIndex | None = None
 
-    def refresh(self, version: str, embed: Callable[[], Float32]) -> MetadataIndex:
+    def refresh(
+        self, version: str, embed: Callable[[], Float32], *, device: str | torch.device = "cpu"
+    ) -> MetadataIndex:
         """The index at `version`: the one at hand, the stored one, or a new one.
 
         Args:
             version: Fingerprint of encoder, entries and prompts.
             embed: Gives the vectors, float32 [entries, dim]; called only for a new index.
+            device: See `build_index`.
 
         A damaged stored index is refused with a warning, and built anew.
         """
@@ -73,7 +78,7 @@ class VersionedIndex:
             return self._index
         vectors = self._stored(version)
         is_new = vectors is None
-        index = build_index(embed() if vectors is None else vectors, self.kind)
+        index = build_index(embed() if vectors is None else vectors, self.kind, device=device)
         if is_new:
             self.num_builds += 1
             if self.folder is not None:

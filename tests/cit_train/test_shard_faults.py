@@ -22,7 +22,7 @@ from tiny_runs import (
 
 from cit_curate.errors import DamagedError, PeerLostError
 from cit_curate.shards import ShardWriter, read_shard, shard_entry
-from cit_train import waiting
+from cit_train import disk_room, waiting
 from cit_train.outer_loop import train
 from cit_train.trainer import Trainer
 
@@ -187,6 +187,59 @@ def test_on_a_full_disk_shards_that_were_trained_on_go_first(
     monkeypatch.undo()
     train(config, tmp_path / "whole")
     assert_same_run(tmp_path / "whole", out)
+
+
+@pytest.mark.faults("S7")
+def test_on_a_full_disk_training_goes_on_until_there_is_room_again(
+    world: Path,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    trained: list[int] = []
+    write, step = ShardWriter._write_shard, Trainer.step
+
+    def written(self: ShardWriter) -> None:
+        # Full until the first shard of this outer step, an update's, is trained on.
+        if self.folder.name == "step=000001" and self.entries and 3 not in trained:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self)
+
+    def stepped(self: Trainer, batches: Any, state: Any) -> Any:
+        found = step(self, batches, state)
+        trained.append(state.update)
+        return found
+
+    monkeypatch.setattr(disk_room, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(ShardWriter, "_write_shard", written)
+    monkeypatch.setattr(Trainer, "step", stepped)
+    train(make_config(world, **FIELDS), tmp_path / "run")
+    assert "the disk is full: waiting 60 s for room" in caplog.text
+    assert_same_run(whole, tmp_path / "run")
+
+
+@pytest.mark.faults("S7")
+def test_a_disk_that_stays_full_ends_the_run_with_5_after_a_wait(
+    world: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out = make_config(world, **FIELDS), tmp_path / "run"
+    tries: list[str] = []
+
+    def written(self: ShardWriter) -> None:
+        tries.append(self.folder.name)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk_room, "WAIT_SECONDS", 0.3)
+        patch.setattr(disk_room, "POLL_SECONDS", 0.05)
+        patch.setattr(ShardWriter, "_write_shard", written)
+        with pytest.raises(OSError, match="No space left"):
+            train(config, out)
+    assert len(tries) > 2
+    assert (status(out)["code"], status(out)["resumable"]) == (5, True)
+    train(config, out, resume=True)
+    assert_same_run(whole, out)
 
 
 def told_of_resources(world: Path, out: Path, fault: dict[str, object]) -> str:

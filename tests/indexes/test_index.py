@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -219,6 +220,23 @@ def test_tensors_find_what_arrays_find(k: int, monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_allclose(found.similarity, expected.similarity, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("on_device", [False, True], ids=["arrays inside", "tensors inside"])
+def test_queries_may_be_a_tensor(
+    kind: str, on_device: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if on_device:  # as on a GPU
+        monkeypatch.setattr(faiss_index, "_on_gpu", tensors_on_the_cpu)
+    index = build_index(unit_vectors(900, 24, 3), kind)
+    asked = unit_vectors(BLOCK_ROWS + 5, 24, 4)
+    expected, found = index.search(asked, 2), index.search(torch.from_numpy(asked), 2)
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    np.testing.assert_array_equal(found.similarity, expected.similarity)
+    assert index.search(torch.empty((0, 24))).ids.shape == (0, 1)
+    with pytest.raises(ValueError, match="query 3 has a NaN"):
+        index.search(torch.from_numpy(asked).index_fill(0, torch.tensor([3]), torch.nan))
+
+
 @pytest.mark.faults("E7")
 def test_a_gpu_without_room_leaves_the_search_to_the_cpu_with_one_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -271,7 +289,7 @@ def test_a_search_in_a_worker_ends_after_one_in_its_parent() -> None:
         assert found.result(timeout=20) == [here, here]
 
 
-def tensors_on_the_cpu(index: object, vectors: np.ndarray) -> faiss_index.TorchSearch:
+def tensors_on_the_cpu(index: object, vectors: np.ndarray, number: int) -> faiss_index.TorchSearch:
     return faiss_index.TorchSearch(index, vectors, device="cpu")
 
 
