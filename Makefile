@@ -39,7 +39,7 @@ bench: $(VENV)/.dev-ready
 	$(BIN)/python -m scripts.bench.cascade --device $(DEVICE) --repeats 1
 
 bench-tune: $(VENV)/.dev-ready
-	$(BIN)/python -m scripts.bench.text_encoder --tune --device $(DEVICE)
+	$(BIN)/python -m scripts.bench.text_encoder --tune --captions 4096 --device $(DEVICE)
 
 format: $(VENV)/.dev-ready
 	$(BIN)/ruff format .

@@ -4,7 +4,7 @@ Cheap proxies guess each caption's similarity (`proxies.py`); what is far below 
 skipped, and a random part of that is scored all the same, to tell what was missed (`audit.py`).
 
 The first `calibration_captions` captions of an outer step are all scored: on them the map of token
-embeddings is fitted to the encoder as it is now, and the errors of the guesses are learned. Whether
+vectors is fitted to the encoder as it is now, and the errors of the guesses are learned. Whether
 a caption is scored depends on them, on its place in the scan, and on the audit's last review.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from cit_curate.config import CurateConfig
 from cit_curate.keyed_random import keyed_uniform
-from cit_curate.proxies import TREND_CAPTIONS, Cut, Proxy, fit_token_map, int8_tower
+from cit_curate.proxies import TREND_CAPTIONS, Cut, Int8Tower, Proxy, fit_token_map
 from cit_curate.records import CaptionBatch, CaptionOrder, Float32, PoolCursor
 from cit_curate.scoring import ENCODING, ExactScores, Scores, scanned_texts
 from cit_curate.text_encoder import TextEncoder
@@ -100,8 +100,8 @@ class CascadeScores:
             if config.proxy != "int8":
                 token_map, guesses = fit_token_map(self._encoder, self._index, tokens, vectors)
                 stages.append((token_map, Cut.fit(guesses, similarity, config.threshold)))
-            int8 = None if config.proxy == "tokens" else int8_tower(self._encoder, self._index)
-            if int8 is not None:
+            if config.proxy != "tokens" and self._encoder.int8 is not None:
+                int8 = Int8Tower(self._encoder.int8, self._index)
                 guesses = int8.similarity(tokens)
                 stages.append((int8, Cut.fit(guesses, similarity, config.threshold)))
         self._stages = stages

@@ -87,7 +87,7 @@ class CurateConfig:
     a random part of the others, which tells what was missed (cascade); or take all pairs in the
     order of the scan (none)."""
     proxy: ProxyKind = "both"
-    """What guesses in a cascade: a map of the token embeddings (tokens), then the text tower in
+    """What guesses in a cascade: a map of single tokens' vectors (tokens), then the text tower in
     int8 (int8, on a CPU only), or one of them alone."""
     target_recall: float = 0.99
     """Share of what exact curation keeps that a cascade is to keep; the audit says what it was."""

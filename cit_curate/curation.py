@@ -25,6 +25,7 @@ from cit_curate.ledger import Commit, Run
 from cit_curate.ledger_tables import SCHEMAS
 from cit_curate.lock import owner_lock
 from cit_curate.metadata.entries import MetadataEntry, load_metadata
+from cit_curate.metadata.vectors import embed_metadata
 from cit_curate.pool.engines import open_engine
 from cit_curate.pool.mixed_order import MixedOrder
 from cit_curate.pool.mixture import PoolMixture
@@ -36,7 +37,7 @@ from cit_curate.scan_ledger import ledger_rows, metrics_record, round_row
 from cit_curate.scan_rows import ScanTotals
 from cit_curate.scores import CAPTIONS_PER_WORKER, ScoredLane, Tower, embedder, open_scan
 from cit_curate.scoring import WindowScores
-from cit_curate.text_encoder import TextEncoder, choose_device, embed_metadata
+from cit_curate.text_encoder import TextEncoder, choose_device
 from cit_curate.threshold import SimilaritySample, sample_similarity
 from indexes.durable import FileEntry, check_room, write_json
 from indexes.protocol import MetadataIndex

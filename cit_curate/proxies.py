@@ -1,31 +1,34 @@
 """Cheap guesses of a caption's best similarity, and how far they may be trusted.
 
 A proxy looks at a caption's tokens and says about how close to the metadata the text encoder would
-find it. Two of them: a linear map of the mean token embedding, fitted to the encoder's vectors, at
-a hundredth of the encoder's cost; and the encoder itself in int8, at two fifths of it.
+find it. Two of them: a linear map of what the encoder makes of the tokens one by one, fitted to its
+vectors of captions, at a hundredth of its cost; and the encoder itself in int8, at two fifths.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from cit_curate.int8 import int8_copy
-from cit_curate.packed import PackedTower, is_packable
+from cit_curate.packed import PackedTower
 from cit_curate.records import Float32
 from cit_curate.text_encoder import TextEncoder
+from cit_curate.token_vectors import TokenVectors
 from cit_curate.tokens import Tokens
-from indexes.protocol import MetadataIndex, blocks
+from indexes.protocol import MetadataIndex, tensor_blocks
 
 # Of the mean of the diagonal of what is inverted.
-RIDGE = 1e-3
+RIDGE = 1e-2
+# Share of all tokens that makes one weigh half as much (Arora et al. 2017).
+COMMON = 1e-3
 # Parts of the calibration captions; each is guessed by a map that was fitted to the others.
 FOLDS = 4
 # The most similar calibration captions: so many show how guesses go up with similarity, and of so
 # many the errors are looked at, or of all that pass.
 TREND_CAPTIONS = 1024
-CLOSEST_CAPTIONS = 256
+CLOSEST_CAPTIONS = 384
 
 
 class Proxy(Protocol):
@@ -37,24 +40,26 @@ class Proxy(Protocol):
 
 @dataclass(frozen=True)
 class TokenMap:
-    """A linear map of the mean token embedding.
+    """A linear map of two sums of token vectors: each token as it is, and by how rare it is.
 
     Attributes:
-        embeddings: float32 [vocabulary, width], the encoder's own.
-        weight: float32 [width + 1, dim], the bias last.
+        vectors: Those of single tokens.
+        rarity: float32 [vocabulary], what each token weighs in the second sum.
+        weight: float32 [2 * dim + 1, dim], the bias last.
         index: The metadata.
     """
 
-    embeddings: torch.Tensor
+    vectors: TokenVectors
+    rarity: Float32
     weight: torch.Tensor
     index: MetadataIndex
 
     def similarity(self, tokens: Tokens) -> Float32:
         """float32 [captions]; see `Proxy`."""
-        rows = _mean_embedding(self.embeddings, tokens)
+        rows = _sums_of_tokens(self.vectors, self.rarity, tokens)
         # Blocks of one shape, so that a guess does not depend on the captions beside it.
-        mapped = [torch.from_numpy(block) @ self.weight for block in blocks(rows.numpy())]
-        vectors = torch.nn.functional.normalize(torch.cat(mapped)[: len(tokens)], dim=1)
+        mapped = torch.cat([block @ self.weight for block in tensor_blocks(rows)])[: len(tokens)]
+        vectors = torch.nn.functional.normalize(mapped, dim=1)
         return self.index.search(vectors).similarity[:, 0]
 
 
@@ -66,25 +71,20 @@ class Int8Tower:
     index: MetadataIndex
 
     def similarity(self, tokens: Tokens) -> Float32:
-        """float32 [captions]; see `Proxy`."""
-        return self.index.search(self.tower.embed(tokens)).similarity[:, 0]
-
-
-def int8_tower(encoder: TextEncoder, index: MetadataIndex) -> Int8Tower | None:
-    """The encoder's tower in int8; None on a GPU, and for a family that cannot be packed."""
-    if encoder.device.type != "cpu" or not is_packable(encoder.tower):
-        return None
-    tower = PackedTower(int8_copy(encoder.tower), encoder.projection, encoder.device)
-    return Int8Tower(tower, index)
+        """float32 [captions], infinite where there is no usable vector; see `Proxy`."""
+        vectors = self.tower.embed(tokens)
+        broken = ~vectors.isfinite().all(dim=1)
+        found = self.index.search(vectors.nan_to_num(0.0, 0.0, 0.0)).similarity[:, 0]
+        return np.where(broken.numpy(), np.float32(np.inf), found)
 
 
 def fit_token_map(
     encoder: TextEncoder, index: MetadataIndex, tokens: Tokens, vectors: Float32
 ) -> tuple[TokenMap, Float32]:
-    """The map from mean token embeddings to the encoder's vectors, by ridge regression.
+    """The map from token vectors to the encoder's vectors of captions, by ridge regression.
 
     Args:
-        encoder: Whose token embeddings are taken.
+        encoder: Whose token vectors are taken.
         index: The metadata.
         tokens: Calibration captions.
         vectors: float32 [captions, dim], their vectors.
@@ -92,18 +92,24 @@ def fit_token_map(
     Returns:
         The map, and float32 [captions], the guess for each of them by a map that has not seen it.
     """
-    embeddings = encoder.tower.get_input_embeddings().weight.detach().float().cpu()
-    inputs = _mean_embedding(embeddings, tokens).double()
-    outputs = torch.from_numpy(vectors).double()
+    vocabulary = encoder.tower.get_input_embeddings().num_embeddings
+    share = np.bincount(tokens.ids, minlength=vocabulary) / len(tokens.ids)
+    rarity = (COMMON / (COMMON + share)).astype(np.float32)
+    inputs = _sums_of_tokens(encoder.token_vectors, rarity, tokens).double()
+    outputs = torch.from_numpy(vectors).to(inputs)
     fold = torch.arange(len(tokens)) % FOLDS
     sums = [_sums(inputs[fold == each], outputs[fold == each]) for each in range(FOLDS)]
     total = [sum(parts, torch.zeros_like(parts[0])) for parts in zip(*sums, strict=True)]
     guesses = np.empty(len(tokens), dtype=np.float32)
+
+    def fitted(sums: Sequence[torch.Tensor]) -> TokenMap:
+        return TokenMap(encoder.token_vectors, rarity, _solve(*sums), index)
+
     for each in range(FOLDS):
         others = [whole - part for whole, part in zip(total, sums[each], strict=True)]
         rows = np.flatnonzero(fold.numpy() == each)
-        guesses[rows] = TokenMap(embeddings, _solve(*others), index).similarity(tokens.take(rows))
-    return TokenMap(embeddings, _solve(*total), index), guesses
+        guesses[rows] = fitted(others).similarity(tokens.take(rows))
+    return fitted(total), guesses
 
 
 @dataclass(frozen=True)
@@ -148,11 +154,16 @@ class Cut:
         return max(0.0, float(np.quantile(self.shortfalls, 1 - lost, method="higher")))
 
 
-def _mean_embedding(embeddings: torch.Tensor, tokens: Tokens) -> torch.Tensor:
-    """Of each caption, with unit norm, and a 1 for the bias: float32 [captions, width + 1]."""
-    ids, starts = torch.from_numpy(tokens.ids), torch.from_numpy(tokens.starts)
-    means = torch.nn.functional.embedding_bag(ids, embeddings, starts, mode="mean")
-    unit = torch.nn.functional.normalize(means, dim=1)
+def _sums_of_tokens(vectors: TokenVectors, rarity: Float32, tokens: Tokens) -> torch.Tensor:
+    """Both sums with unit norm, and a 1 for the bias: float32 [captions, 2 * dim + 1]."""
+    rows, places = vectors.of(tokens.ids)
+    starts = torch.from_numpy(tokens.starts).to(rows.device)
+    weights = torch.from_numpy(rarity[tokens.ids]).to(rows.device)
+    sums = [
+        torch.nn.functional.embedding_bag(places, rows, starts, mode="sum", per_sample_weights=each)
+        for each in (None, weights)
+    ]
+    unit = torch.cat([torch.nn.functional.normalize(each, dim=1) for each in sums], dim=1)
     return torch.nn.functional.pad(unit, (0, 1), value=1.0)
 
 

@@ -9,7 +9,7 @@ a caption's padded length follows from the caption alone (its tokens, rounded up
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,16 @@ from cit_curate.dual_encoder_text import (
     load_text_projection,
     load_text_side,
 )
-from cit_curate.errors import BrokenVectorsError, ConfigError, NotFiniteError
+from cit_curate.errors import BrokenVectorsError, ConfigError
 from cit_curate.hub import hub_folder
-from cit_curate.metadata.entries import MetadataEntry
+from cit_curate.int8 import int8_copy
 from cit_curate.packaged import packaged_folder
 from cit_curate.packed import PASS_TOKENS, PackedTower, is_packable
 from cit_curate.pooled_text import PooledTextConfig, PooledTextModel
 from cit_curate.reading_weights import reading_weights
 from cit_curate.records import Float32
 from cit_curate.texts import Texts
+from cit_curate.token_vectors import TokenVectors
 from cit_curate.tokens import Tokens
 
 # Rows of every padded forward pass.
@@ -143,6 +144,23 @@ class TextEncoder:
         return vectors[torch.from_numpy(places).to(vectors.device)]
 
     @cached_property
+    def int8(self) -> PackedTower | None:
+        """The tower in int8; None on a GPU, and for a family that cannot be packed."""
+        if self.device.type != "cpu" or not is_packable(self.tower):
+            return None
+        return PackedTower(int8_copy(self.tower), self.projection, self.device)
+
+    @cached_property
+    def token_vectors(self) -> TokenVectors:
+        """What the tower, where there is one in int8 that one, makes of single tokens."""
+        tower = self.int8
+        return TokenVectors(
+            self._embed_tokens if tower is None else tower.embed,
+            *special_tokens(self.tokenizer),
+            vocabulary=self.tower.get_input_embeddings().num_embeddings,
+        )
+
+    @cached_property
     def tokenizer_key(self) -> str:
         """SHA-256 of all that the tokens of a text depend on: tokenizer and maximum length."""
         return tokenizer_key(self.tokenizer, self.max_text_length)
@@ -166,7 +184,9 @@ class TextEncoder:
     def _embed_distinct(self, texts: Texts) -> torch.Tensor:
         if not len(texts):
             return torch.empty((0, self.dim), device=self.device)
-        tokens = self.tokenize(texts)
+        return self._embed_tokens(self.tokenize(texts))
+
+    def _embed_tokens(self, tokens: Tokens) -> torch.Tensor:
         if self._packed is None:
             return self._embed_padded(tokens)
         return self._packed.embed(tokens)
@@ -202,51 +222,6 @@ class TextEncoder:
                 pooled = self.projection(pooled)
         vectors = torch.nn.functional.normalize(pooled.float(), dim=-1)
         return vectors[: len(tokens)]
-
-
-def embed_or_nan(embed: Callable[[Sequence[str]], Float32], texts: Sequence[str]) -> Float32:
-    """Vectors of texts, NaN in every place of one that is NaN, infinite or zero.
-
-    Args:
-        embed: Texts to float32 [texts, dim], unit norm.
-        texts: What is embedded.
-    """
-    try:
-        return embed(texts)
-    except BrokenVectorsError as error:
-        return np.where(error.broken[:, None], np.float32(np.nan), error.vectors)
-
-
-def embed_metadata(
-    embed: Callable[[Sequence[str]], Float32],
-    entries: Sequence[MetadataEntry],
-    templates: Sequence[str],
-) -> Float32:
-    """One vector an entry: the mean over its names and templates (docs/method.md, outer step, 2).
-
-    Args:
-        embed: Texts to float32 [texts, dim], unit norm.
-        entries: The metadata.
-        templates: Prompts with `{}` for the name.
-
-    Returns:
-        float32 [entries, dim], unit norm.
-
-    Raises:
-        NotFiniteError: An entry's vector is NaN, infinite or zero; the message names the entry.
-    """
-    texts = [entry.texts(templates) for entry in entries]
-    vectors = embed_or_nan(embed, [text for group in texts for text in group])
-    ends = np.cumsum([len(group) for group in texts])
-    means = np.stack([group.mean(axis=0) for group in np.split(vectors, ends[:-1])])
-    norms = np.linalg.norm(means, axis=1, keepdims=True)
-    for entry, norm in zip(entries, norms[:, 0], strict=True):
-        if not np.isfinite(norm) or norm == 0:
-            raise NotFiniteError(
-                f"the vector of metadata entry {entry.name!r} is NaN, infinite or zero (norm "
-                f"{norm}); the text tower is broken or has diverged: check --text-encoder"
-            )
-    return np.asarray(means / norms, dtype=np.float32)
 
 
 def choose_device(name: str) -> torch.device:
@@ -369,6 +344,14 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, cut_to: int)
     if (backend.truncation or {}).get("max_length") != cut_to:
         backend.enable_truncation(cut_to)
     return Tokens.of([encoded.ids for encoded in backend.encode_batch_fast(texts)])
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """What a tokenizer puts before and behind a text."""
+    whole = encode(tokenizer, ["a"], cut_to=tokenizer.model_max_length).ids.tolist()
+    bare = tokenizer.backend_tokenizer.encode("a", add_special_tokens=False).ids
+    first = next(at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
+    return whole[:first], whole[first + len(bare) :]
 
 
 def tokenizer_key(tokenizer: PreTrainedTokenizerBase, max_text_length: int) -> str:

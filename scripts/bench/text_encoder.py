@@ -41,7 +41,7 @@ def main() -> None:
     device = choose_device(asked.device)
     comparisons = [against_limit(text, captions, asked.repeats, device)]
     if asked.tune:
-        comparisons.append(passes_and_threads(text, captions[:4_096], asked.repeats, device))
+        comparisons.append(passes_and_threads(text, captions[:2_048], asked.repeats, device))
     show(comparisons, asked.json)
 
 

@@ -18,9 +18,10 @@ from cit_curate.config import CurateConfig, TextTowerConfig
 from cit_curate.curator import LaneScan
 from cit_curate.errors import ShortfallError
 from cit_curate.metadata.entries import MetadataEntry, parse_entries
+from cit_curate.metadata.vectors import embed_metadata
 from cit_curate.records import PAIR_COLUMNS, CaptionBatch, PoolCursor
 from cit_curate.scan_ledger import ledger_rows, round_row
-from cit_curate.text_encoder import TextEncoder, embed_metadata
+from cit_curate.text_encoder import TextEncoder
 from indexes.protocol import MetadataIndex
 from indexes.versioned import build_index
 

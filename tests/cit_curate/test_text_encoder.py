@@ -15,7 +15,8 @@ from cit_curate.captions import MAX_CAPTION_BYTES, cut_at_bytes
 from cit_curate.config import TextTowerConfig
 from cit_curate.errors import BrokenVectorsError, ConfigError, DamagedError, NotFiniteError
 from cit_curate.metadata.entries import MetadataEntry
-from cit_curate.text_encoder import TextEncoder, embed_metadata, load_text_tower
+from cit_curate.metadata.vectors import embed_metadata
+from cit_curate.text_encoder import TextEncoder, load_text_tower
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MINILM = TextTowerConfig(text_encoder="package:minilm")

@@ -8,7 +8,7 @@ import pytest
 from cit_curate.config import MetadataConfig
 from cit_curate.errors import ConfigError
 from cit_curate.metadata.entries import MetadataEntry, load_metadata
-from cit_curate.text_encoder import embed_metadata
+from cit_curate.metadata.vectors import embed_metadata
 
 
 def test_a_column_of_a_csv_is_read_and_a_wrong_one_named(tmp_path: Path) -> None:

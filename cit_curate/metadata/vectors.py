@@ -1,0 +1,54 @@
+"""One vector for each metadata entry."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from cit_curate.errors import BrokenVectorsError, NotFiniteError
+from cit_curate.metadata.entries import MetadataEntry
+from cit_curate.records import Float32
+
+
+def embed_or_nan(embed: Callable[[Sequence[str]], Float32], texts: Sequence[str]) -> Float32:
+    """Vectors of texts, NaN in every place of one that is NaN, infinite or zero.
+
+    Args:
+        embed: Texts to float32 [texts, dim], unit norm.
+        texts: What is embedded.
+    """
+    try:
+        return embed(texts)
+    except BrokenVectorsError as error:
+        return np.where(error.broken[:, None], np.float32(np.nan), error.vectors)
+
+
+def embed_metadata(
+    embed: Callable[[Sequence[str]], Float32],
+    entries: Sequence[MetadataEntry],
+    templates: Sequence[str],
+) -> Float32:
+    """One vector an entry: the mean over its names and templates (docs/method.md, outer step, 2).
+
+    Args:
+        embed: Texts to float32 [texts, dim], unit norm.
+        entries: The metadata.
+        templates: Prompts with `{}` for the name.
+
+    Returns:
+        float32 [entries, dim], unit norm.
+
+    Raises:
+        NotFiniteError: An entry's vector is NaN, infinite or zero; the message names the entry.
+    """
+    texts = [entry.texts(templates) for entry in entries]
+    vectors = embed_or_nan(embed, [text for group in texts for text in group])
+    ends = np.cumsum([len(group) for group in texts])
+    means = np.stack([group.mean(axis=0) for group in np.split(vectors, ends[:-1])])
+    norms = np.linalg.norm(means, axis=1, keepdims=True)
+    for entry, norm in zip(entries, norms[:, 0], strict=True):
+        if not np.isfinite(norm) or norm == 0:
+            raise NotFiniteError(
+                f"the vector of metadata entry {entry.name!r} is NaN, infinite or zero (norm "
+                f"{norm}); the text tower is broken or has diverged: check --text-encoder"
+            )
+    return np.asarray(means / norms, dtype=np.float32)
