@@ -66,6 +66,9 @@ class TextTowerConfig:
     """Captions and prompts are cut to this many tokens."""
     project_embeddings: bool = False
     """Compare captions and metadata after the text projection; left out, before it."""
+    compile: bool = False
+    """Compile the text tower with torch.compile, for curation and for training; on a CPU that needs
+    a C++ compiler. Vectors and gradients are rounded differently in their last bits."""
 
     def __post_init__(self) -> None:
         if not self.text_encoder:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._dynamo.exc import TorchDynamoException
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
@@ -21,6 +22,7 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from cit_curate.errors import ConfigError
 from cit_curate.pooled_text import PooledTextModel
 from cit_curate.records import Int64
 from cit_curate.tokens import Tokens
@@ -51,6 +53,12 @@ class Pass:
     runs: Runs
     tokens: Int64
     positions: Int64
+
+    @property
+    def lengths(self) -> Int64:
+        """int64 [pass_tokens], tokens of each token's caption: the runs, in one shape for all."""
+        counts, lengths = np.array(self.runs).T
+        return np.repeat(lengths, counts * lengths)
 
 
 def plan_passes(num_tokens: Int64, pass_tokens: int) -> Iterator[Pass]:
@@ -91,9 +99,24 @@ class PackedTower:
     """
 
     def __init__(
-        self, tower: PreTrainedModel, projection: torch.nn.Linear | None, device: torch.device
+        self,
+        tower: PreTrainedModel,
+        projection: torch.nn.Linear | None,
+        device: torch.device,
+        *,
+        compiled: bool = False,
     ) -> None:
-        """Take a tower for which `is_packable` holds; its attention is changed."""
+        """Take a tower; its attention is changed.
+
+        Args:
+            tower: One for which `is_packable` holds.
+            projection: Of the pooled texts.
+            device: Where both are.
+            compiled: Put the passes, which are all of one shape, through torch.compile.
+
+        Raises:
+            ConfigError: They cannot be compiled here.
+        """
         self._inner = tower.tower if isinstance(tower, PooledTextModel) else tower
         self._pooling = tower.config.pooling if isinstance(tower, PooledTextModel) else "pooler"
         self._projection = projection
@@ -104,7 +127,14 @@ class PackedTower:
         for module in self._inner.modules():
             if isinstance(getattr(module, "config", None), PreTrainedConfig):
                 module.config._attn_implementation = ATTENTION
-        self._check()
+        self._forward: Any = torch.compile(self._inner) if compiled else self._inner
+        try:
+            self._check()
+        except TorchDynamoException as error:
+            raise ConfigError(
+                f"--compile: torch.compile failed ({str(error).strip().splitlines()[0]}); on a CPU "
+                "it needs a C++ compiler, g++ or clang++. Leave --compile out"
+            ) from error
 
     @torch.inference_mode()
     def embed(self, tokens: Tokens) -> torch.Tensor:
@@ -118,10 +148,10 @@ class PackedTower:
         padded = np.append(tokens.ids, self._inner.config.pad_token_id or 0)  # what -1 stands for
         with torch.autocast("cuda", torch.float16, enabled=self._device.type == "cuda"):
             for planned in plan_passes(tokens.counts, self.pass_tokens):
-                hidden = self._inner(
+                hidden = self._forward(
                     input_ids=self._to_device(padded[planned.tokens]).unsqueeze(0),
                     position_ids=self._to_device(planned.positions + self._first_position)[None],
-                    runs=planned.runs,
+                    lengths=torch.from_numpy(planned.lengths),
                 ).last_hidden_state[0]
                 pooled[self._to_device(planned.captions)] = self._pool(hidden, planned).float()
             if self._pooling == "pooler":
@@ -133,7 +163,7 @@ class PackedTower:
 
     @torch.inference_mode()
     def _check(self) -> None:
-        """Make sure that no caption sees another one: without `runs` all attend to all."""
+        """Make sure that no caption sees another one: without `lengths` all attend to all."""
         captions = [[5, 6, 7, 8], [8, 6]]
         alone = [self.embed(Tokens.of([ids])) for ids in captions]
         together = self.embed(Tokens.of(captions))
@@ -171,11 +201,11 @@ def packed_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    runs: Runs | None = None,
+    lengths: torch.Tensor | None = None,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention within each caption of a packed pass; the usual one where no runs are given.
+    """Attention within each caption of a packed pass; the usual one where no lengths are given.
 
     Args:
         module: The attention layer.
@@ -183,32 +213,58 @@ def packed_attention(
         key: See `query`.
         value: See `query`.
         attention_mask: None for a packed pass.
-        runs: The captions.
+        lengths: int64 [tokens] on the CPU, see `Pass.lengths`.
         scaling: Of the products.
         **kwargs: What `transformers` passes on besides.
 
     Returns:
         float [1, tokens, heads, width of a head], and no weights.
     """
-    if runs is None:
+    if lengths is None:
         output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
         return output, None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return _by_captions(query, key, value, lengths, scale), None
+
+
+# One operation for torch.compile, which would otherwise make code for each combination of lengths.
+@torch.library.custom_op("cit::attention_by_captions", mutates_args=())
+def _by_captions(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
     _, heads, tokens, width = query.shape
     attended = query.new_empty((1, tokens, heads, width))
     start = 0
-    for count, length in runs:
-        stop = start + count * length
+    distinct, num_tokens = torch.unique_consecutive(lengths, return_counts=True)
+    for length, own in zip(distinct.tolist(), num_tokens.tolist(), strict=True):
+        count, stop = own // length, start + own
         # by caption: [captions, heads, length, width]
         q, k, v = (
             each[0, :, start:stop].view(heads, count, length, width).transpose(0, 1)
             for each in (query, key, value)
         )
-        run = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scaling)
-        attended[0, start:stop] = run.transpose(1, 2).reshape(count * length, heads, width)
+        run = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
+        attended[0, start:stop] = run.transpose(1, 2).reshape(own, heads, width)
         start = stop
-    return attended, None
+    return attended
+
+
+@_by_captions.register_fake
+def _(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    _, heads, tokens, width = query.shape
+    return query.new_empty((1, tokens, heads, width))
 
 
 AttentionInterface.register(ATTENTION, packed_attention)

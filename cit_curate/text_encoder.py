@@ -55,6 +55,7 @@ class TextEncoder:
         projection: torch.nn.Linear | None = None,
         device: str | torch.device = "cpu",
         packed: bool = True,
+        compiled: bool = False,
     ) -> None:
         """Take over a text tower, which is moved, frozen and put into eval mode.
 
@@ -65,6 +66,10 @@ class TextEncoder:
             projection: The dual encoder's text projection, when texts are compared after it.
             device: Where the tower runs.
             packed: Take captions without padding, where the tower's family allows.
+            compiled: Put packed passes through torch.compile.
+
+        Raises:
+            ConfigError: They cannot be compiled here.
         """
         self.tower = tower.to(device).eval().requires_grad_(False)
         self.projection = projection and projection.to(device).eval().requires_grad_(False)
@@ -73,9 +78,10 @@ class TextEncoder:
         self.device = torch.device(device)
         width = tower.config.hidden_size if projection is None else projection.out_features
         self.dim = int(width)
+        self._compiled = compiled
         self._packed: PackedTower | None = None
         if packed and self.device.type in PASS_TOKENS and is_packable(self.tower):
-            self._packed = PackedTower(self.tower, self.projection, self.device)
+            self._packed = self._pack(self.tower)
 
     @classmethod
     def load(cls, config: TextTowerConfig, *, device: str = "cpu") -> "TextEncoder":
@@ -90,6 +96,7 @@ class TextEncoder:
             if config.project_embeddings
             else None,
             device=chosen,
+            compiled=config.compile,
         )
 
     @property
@@ -103,7 +110,9 @@ class TextEncoder:
         config = self.tower.config.to_dict()
         for volatile in ("_name_or_path", "transformers_version", "dtype", "architectures"):
             config.pop(volatile, None)
-        shape = [ROWS, LENGTH_STEP] if self._packed is None else [self._packed.pass_tokens]
+        shape: list[Any] = [ROWS, LENGTH_STEP]
+        if self._packed is not None:
+            shape = [self._packed.pass_tokens, *(["compiled"] if self._compiled else [])]
         settings = [config, self.max_text_length, *shape, self.precision]
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
         digest.update(self.tokenizer_key.encode())
@@ -148,7 +157,7 @@ class TextEncoder:
         """The tower in int8; None on a GPU, and for a family that cannot be packed."""
         if self.device.type != "cpu" or not is_packable(self.tower):
             return None
-        return PackedTower(int8_copy(self.tower), self.projection, self.device)
+        return self._pack(int8_copy(self.tower))
 
     @cached_property
     def token_vectors(self) -> TokenVectors:
@@ -185,6 +194,9 @@ class TextEncoder:
         if not len(texts):
             return torch.empty((0, self.dim), device=self.device)
         return self._embed_tokens(self.tokenize(texts))
+
+    def _pack(self, tower: PreTrainedModel) -> PackedTower:
+        return PackedTower(tower, self.projection, self.device, compiled=self._compiled)
 
     def _embed_tokens(self, tokens: Tokens) -> torch.Tensor:
         if self._packed is None:

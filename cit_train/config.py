@@ -78,8 +78,6 @@ class TrainConfig:
     precision: Precision = "auto"
     """float16 = mixed precision with a gradient scaler, bfloat16 = mixed precision without one,
     float32, or auto = float16 on a GPU."""
-    compile: bool = False
-    """Compile the text tower with torch.compile before it trains; needs a C++ compiler."""
     text_buckets: int = 1
     """Passes of the text tower over captions of similar length, instead of one that is padded to
     the longest of the batch: less to compute, other random numbers for dropout."""

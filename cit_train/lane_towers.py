@@ -55,7 +55,7 @@ class LaneTowers(nn.Module):
         self._autocast = autocast
         # In a list, so that it is no sub-module: its weights are those of `model`.
         text = model.text_model
-        self._text = [torch.compile(text, dynamic=True) if config.train.compile else text]
+        self._text = [torch.compile(text, dynamic=True) if config.text.compile else text]
 
     def forward(
         self, batches: Sequence[LaneBatch], update: int, part: int

@@ -110,6 +110,7 @@ class Trainer:
             max_text_length=self.config.text.max_text_length,
             projection=copy.deepcopy(self.model.text_projection) if projected else None,
             device=self.device,
+            compiled=self.config.text.compile,
         )
 
     def step(

@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--proxy", default=RULES.proxy, choices=("both", "tokens", "int8"))
     parser.add_argument("--target-recall", type=float, default=RULES.target_recall)
     parser.add_argument("--text-encoder", default=TEXT.text_encoder)
+    parser.add_argument("--compile", action="store_true", help="what is not the plain loop")
     add_device(parser)
     add_output(parser)
     asked = parser.parse_args()
@@ -75,7 +76,8 @@ def compare(
 ) -> Comparison:
     """The plain loop, exact curation, and a cascade for each share that passes."""
     device = choose_device(asked.device)
-    encoder = TextEncoder(*load_text_tower(text), device=device)
+    tower, tokenizer = load_text_tower(text)
+    encoder = TextEncoder(tower, tokenizer, device=device, compiled=asked.compile)
     curator = Curator(pool, MetadataConfig(metadata=str(LABELS)), rules)
     names = [entry.name for entry in curator.entries]
     plain = [plain_seconds(captions, names, text, folder, device)]

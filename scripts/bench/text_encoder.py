@@ -32,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--captions", type=int, default=16_384)
     parser.add_argument("--text-encoder", default="package:minilm")
+    parser.add_argument("--compile", action="store_true", help="also with torch.compile")
     parser.add_argument("--tune", action="store_true", help="passes and threads side by side")
     add_device(parser)
     add_output(parser)
@@ -39,14 +40,17 @@ def main() -> None:
     text = TextTowerConfig(text_encoder=asked.text_encoder, pooling="mean")
     captions = distinct_captions()[: asked.captions]
     device = choose_device(asked.device)
-    comparisons = [against_limit(text, captions, asked.repeats, device)]
+    comparisons = [against_limit(text, captions, asked, device)]
     if asked.tune:
         comparisons.append(passes_and_threads(text, captions[:2_048], asked.repeats, device))
     show(comparisons, asked.json)
 
 
 def against_limit(
-    text: TextTowerConfig, captions: Sequence[str], repeats: int, device: torch.device
+    text: TextTowerConfig,
+    captions: Sequence[str],
+    asked: argparse.Namespace,
+    device: torch.device,
 ) -> Comparison:
     """The encoder, its matrix products alone, and a loop that pads to 32 tokens."""
     tower, tokenizer = load_text_tower(text)
@@ -59,7 +63,10 @@ def against_limit(
         "cit": lambda: encoder.embed(captions),
         "matrix products": lambda: matrix_products(shape, tokens, device),
     }
-    seconds = take_turns(ways, repeats=repeats, warm_up=False)
+    if asked.compile:
+        compiled = TextEncoder(*load_text_tower(text), device=device, compiled=True)
+        ways["cit, --compile"] = lambda: compiled.embed(captions)
+    seconds = take_turns(ways, repeats=asked.repeats, warm_up=False)
     timings = [Timing(name, times, len(captions)) for name, times in seconds.items()]
     share = timings[2].median / timings[1].median
     return Comparison(

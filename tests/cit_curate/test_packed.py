@@ -1,14 +1,17 @@
 """Packed passes hold every token once, and give what padded ones give."""
 
 import copy
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._dynamo.exc import TorchDynamoException
 from transformers import CONFIG_MAPPING, AutoModel, AutoTokenizer
 
+from cit_curate.errors import ConfigError
 from cit_curate.packed import is_packable, plan_passes
 from cit_curate.pooled_text import PooledTextConfig, PooledTextModel
 from cit_curate.text_encoder import TextEncoder, resolve_model_name
@@ -108,3 +111,40 @@ def test_a_vector_is_bit_identical_alone_and_among_others(pooling: str) -> None:
     together = encoder.embed(captions)
     alone = np.concatenate([encoder.embed([caption]) for caption in captions])
     np.testing.assert_array_equal(alone, together)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # those of the compiler's own imports
+def test_compiled_passes_give_nearly_the_same_and_no_caption_sees_another() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model_name("package:minilm"))
+    torch.manual_seed(0)
+    tower = AutoModel.from_config(CONFIG_MAPPING["bert"](**SIZES, max_position_embeddings=64))
+    plain = TextEncoder(copy.deepcopy(tower), tokenizer)
+    compiled = TextEncoder(tower, tokenizer, compiled=True)
+    together = compiled.embed(CAPTIONS)
+    np.testing.assert_allclose(together, plain.embed(CAPTIONS), atol=2e-6)
+    alone = np.concatenate([compiled.embed([caption]) for caption in CAPTIONS])
+    np.testing.assert_array_equal(alone, together)
+    assert compiled.fingerprint != plain.fingerprint
+    tokens = plain.tokenize(CAPTIONS)
+    assert compiled.int8 is not None
+    assert plain.int8 is not None
+    cosine = (compiled.int8.embed(tokens) * plain.int8.embed(tokens)).sum(dim=1)
+    assert cosine.min() > 0.99
+
+
+def test_without_a_compiler_compile_is_refused_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_compiler(module: torch.nn.Module) -> object:
+        def fails(**_: object) -> None:
+            raise TorchDynamoException("InvalidCxxCompiler: No working C++ compiler found\n\nmore")
+
+        return fails
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model_name("package:minilm"))
+    tower = AutoModel.from_config(CONFIG_MAPPING["bert"](**SIZES, max_position_embeddings=64))
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    with pytest.raises(ConfigError, match=r"--compile: .*No working C\+\+ compiler found\).*g\+\+"):
+        TextEncoder(tower, tokenizer, compiled=True)
