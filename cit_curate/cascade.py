@@ -116,7 +116,7 @@ class CascadeScores:
         may_pass = np.ones(len(texts), dtype=np.bool_)
         lost = (1 - config.target_recall) / (2 * max(len(self._stages), 1))
         for proxy, cut in self._stages:
-            margin = CAUTION[self.caution] * cut.margin(lost)
+            margin = CAUTION[self.caution] * proxy.widening * cut.margin(lost)
             asked = np.unique(place[may_pass])
             with ENCODING:
                 guesses = np.full(len(tokens), -np.inf, dtype=np.float32)

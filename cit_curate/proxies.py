@@ -7,7 +7,7 @@ vectors of captions, at a hundredth of its cost; and the encoder itself in int8,
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -32,7 +32,13 @@ CLOSEST_CAPTIONS = 384
 
 
 class Proxy(Protocol):
-    """What guesses the best similarity of captions."""
+    """What guesses the best similarity of captions.
+
+    Attributes:
+        widening: What its margins are multiplied by.
+    """
+
+    widening: ClassVar[float]
 
     def similarity(self, tokens: Tokens) -> Float32:
         """float32 [captions]; of each caption alone, whatever is beside it."""
@@ -53,6 +59,7 @@ class TokenMap:
     rarity: Float32
     weight: torch.Tensor
     index: MetadataIndex
+    widening: ClassVar[float] = 1.0
 
     def similarity(self, tokens: Tokens) -> Float32:
         """float32 [captions]; see `Proxy`."""
@@ -65,10 +72,15 @@ class TokenMap:
 
 @dataclass(frozen=True)
 class Int8Tower:
-    """The text tower in int8."""
+    """The text tower in int8.
+
+    Its errors are small, but a few are several times as large as any of a few hundred: a wide
+    margin costs it next to nothing.
+    """
 
     tower: PackedTower
     index: MetadataIndex
+    widening: ClassVar[float] = 3.0
 
     def similarity(self, tokens: Tokens) -> Float32:
         """float32 [captions], infinite where there is no usable vector; see `Proxy`."""
