@@ -184,7 +184,7 @@ def _sums(inputs: torch.Tensor, outputs: torch.Tensor) -> tuple[torch.Tensor, to
 
 
 def _solve(products: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    penalty = RIDGE * products.diagonal().mean() * torch.eye(len(products), dtype=products.dtype)
+    penalty = RIDGE * products.diagonal().mean() * torch.eye(len(products)).to(products)
     solved: torch.Tensor = torch.linalg.solve(products + penalty, targets)
     # Coarse, so that the order in which threads add shows in no guess.
     return solved.bfloat16().float()

@@ -360,9 +360,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, cut_to: int)
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     """What a tokenizer puts before and behind a text."""
-    whole = encode(tokenizer, ["a"], cut_to=tokenizer.model_max_length).ids.tolist()
+    whole = encode(tokenizer, ["a"], cut_to=LENGTH_STEP * 4).ids.tolist()
     bare = tokenizer.backend_tokenizer.encode("a", add_special_tokens=False).ids
-    first = next(at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
+    starts = [at for at in range(len(whole)) if whole[at : at + len(bare)] == bare]
+    first = starts[0] if starts else len(whole)
     return whole[:first], whole[first + len(bare) :]
 
 

@@ -1,6 +1,7 @@
 """Room for shards on a full disk: those that were trained on go, then it is waited for."""
 
 import logging
+import math
 import time
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class DiskRoom:
         # Not the last one's, into which whoever reads batches looks once more, for its end.
         self._keeps_from = step_folder(outer_step - 1)
         self._removes = removes
-        self._until: float | None = None
+        self._began = self._asked = -math.inf
 
     def __call__(self) -> bool:
         """Whether to try again: something was removed, or may have been meanwhile."""
@@ -40,14 +41,15 @@ class DiskRoom:
                 remove_folder(folder)
             return True
         now = time.monotonic()
-        if self._until is None:
-            self._until = now + WAIT_SECONDS
+        if now - self._asked > WAIT_SECONDS:  # it was not full meanwhile
+            self._began = now
             logger.warning(
                 "the disk is full: waiting %.0f s for room below %s; free some space",
                 WAIT_SECONDS,
                 self._shards,
             )
-        if now >= self._until:
+        self._asked = now
+        if now - self._began >= WAIT_SECONDS:
             return False
         time.sleep(POLL_SECONDS)
         return True

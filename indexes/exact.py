@@ -8,7 +8,7 @@ from indexes.protocol import Float32, Int64, Queries
 
 # Entries of one product: on a processor they stay in its cache, and with many entries memory
 # stays bounded.
-PRODUCT_ENTRIES = {"cpu": 2_048, "cuda": 65_536}
+PRODUCT_ENTRIES, PRODUCT_ENTRIES_ON_GPU = 2_048, 65_536
 
 
 class ExactIndex(ProposedIndex):
@@ -30,7 +30,8 @@ class ExactIndex(ProposedIndex):
 def _nearest(queries: Tensor, rows: Tensor, count: int) -> Tensor:
     """Places of the `count` largest products of each query: int64 [queries, count], unordered."""
     products, places = [], []
-    parts = torch.split(rows, PRODUCT_ENTRIES[rows.device.type])
+    is_cpu = rows.device.type == "cpu"
+    parts = torch.split(rows, PRODUCT_ENTRIES if is_cpu else PRODUCT_ENTRIES_ON_GPU)
     room = torch.empty((len(queries), len(parts[0])), device=rows.device)
     first = 0
     for part in parts:

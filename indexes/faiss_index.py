@@ -47,7 +47,7 @@ class FaissIndex(ProposedIndex):
         super().__init__(vectors, kind)
         self._index = _BUILDERS[kind](self._distinct)
         # A hierarchy of links has no GPU form in FAISS.
-        number = torch.device(device).index or 0
+        number = torch.device(device).index
         self._gpu = None if kind == "hnsw" else _on_gpu(self._index, self._distinct, number)
 
     def _candidates(self, block: Queries, count: int) -> tuple[Float32, Int64]:
@@ -151,12 +151,13 @@ def sees_gpu() -> bool:
     return faiss.get_num_gpus() > 0 and torch.cuda.is_available()
 
 
-def _on_gpu(index: faiss.Index, vectors: Float32, number: int) -> TorchSearch | None:
-    """The index on a GPU, where there is one with room for it."""
+def _on_gpu(index: faiss.Index, vectors: Float32, number: int | None) -> TorchSearch | None:
+    """The index on a GPU, the current one without a number, where there is one with room for it."""
     if not sees_gpu():
         return None
     try:
         resources = faiss.StandardGpuResources()
+        number = torch.cuda.current_device() if number is None else number
         on_gpu: Any = faiss.index_cpu_to_gpu(resources, number, index)
         on_gpu.resources = resources  # lives as long as the index does
         return TorchSearch(on_gpu, vectors, device=f"cuda:{number}")

@@ -289,7 +289,9 @@ def test_a_search_in_a_worker_ends_after_one_in_its_parent() -> None:
         assert found.result(timeout=20) == [here, here]
 
 
-def tensors_on_the_cpu(index: object, vectors: np.ndarray, number: int) -> faiss_index.TorchSearch:
+def tensors_on_the_cpu(
+    index: object, vectors: np.ndarray, number: int | None
+) -> faiss_index.TorchSearch:
     return faiss_index.TorchSearch(index, vectors, device="cpu")
 
 
