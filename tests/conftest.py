@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -16,6 +17,10 @@ GUARD = Path(__file__).with_name("guard")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(GUARD), os.environ.get("PYTHONPATH")]))
 sys.path.insert(0, str(GUARD))
 from sitecustomize import LOG, network_guard  # noqa: E402
+
+# A shell without job control has its background jobs ignore Ctrl-C, and with them what they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Read once, when huggingface_hub is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
