@@ -141,12 +141,13 @@ class FeatureCache:
         values = np.stack(list(self._fresh.values()))
         name = _part_name(keys, values)
         # The keys are written last: a part counts once they are there.
-        for path, array in ((values_path(self._folder / name), values), (name, keys)):
-            with atomic_file(self._folder / path) as temporary, temporary.open("wb") as stream:
+        path = self._folder / name
+        for place, array in ((values_path(path), values), (path, keys)):
+            with atomic_file(place) as temporary, temporary.open("wb") as stream:
                 np.save(stream, array, allow_pickle=False)
         self._fresh = {}
         self._fresh_bytes = 0
-        self._open_part(self._folder / name)
+        self._open_part(path)
         self._remove_oldest()
 
     def _row(self, key: bytes) -> Float16:

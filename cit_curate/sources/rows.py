@@ -243,7 +243,10 @@ def _path_inside(value: str, image_root: Path) -> str:
     elif "//" in value or "./" in value or value.endswith((".", "/")):
         value = posixpath.normpath(value)
     if value == ".." or value.startswith("../"):
-        raise RejectRowError("path_escapes", f"image {_shown(value)} lies outside {image_root}")
+        raise RejectRowError(
+            "path_escapes",
+            f"image {_shown(value)} lies outside {image_root}; see --image-root",
+        )
     return value
 
 
