@@ -86,7 +86,7 @@ def check_curate(captions: Sequence[str], machine: Machine, folder: Path) -> Com
     workload = Workload(
         name="curate",
         captions=len(captions),
-        mean_tokens=_padded_tokens(captions),
+        mean_tokens=_mean_tokens(captions),
         pass_ratio=0.1,
         min_ratio=0.0,
         metadata_entries=len(CLASSES),
@@ -130,7 +130,7 @@ def check_train(captions: Sequence[str], machine: Machine, folder: Path) -> Comp
     workload = Workload(
         name="train",
         captions=len(texts),
-        mean_tokens=_padded_tokens(texts),
+        mean_tokens=_mean_tokens(texts),
         pass_ratio=0.0,
         min_ratio=0.5,
         metadata_entries=len(CLASSES),
@@ -160,10 +160,8 @@ def _processor_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def _padded_tokens(captions: Sequence[str]) -> float:
-    encoder = TextEncoder.load(TEXT, device="cpu")
-    tokens = encoder.tokenizer(list(captions), truncation=True, max_length=32)["input_ids"]
-    return sum(-(-len(ids) // 4) * 4 for ids in tokens) / len(captions)
+def _mean_tokens(captions: Sequence[str]) -> float:
+    return float(TextEncoder.load(TEXT, device="cpu").tokenize(captions).counts.mean())
 
 
 def _pool(captions: Sequence[str], folder: Path, *, with_images: bool = False) -> Pool:

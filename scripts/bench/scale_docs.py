@@ -277,25 +277,16 @@ def _engine_table(measured: dict[str, float], gpus: Mapping[str, Machine]) -> st
     for machine in (scenarios.this_cpu(measured), *gpus.values()):
         serial = cost(scenarios.offline(measured, "15 M", pipelined=False), machine, 1)
         actors = cost(scenarios.offline(measured, "15 M"), machine, 1)
-        # What forward passes of more rows would give, on accelerators that are not full yet.
-        rows = replace(scenarios.offline(measured, "15 M"), embed_rows=1_024)
-        ideal = cost(rows, machine, 1)
         found.append(
             (
                 machine.name,
                 *(
                     f"{amount(each.captions_per_second)} · {each.bottleneck}"
-                    for each in (serial, actors, ideal)
+                    for each in (serial, actors)
                 ),
             )
         )
-    head = (
-        "machine",
-        "one process, captions/s",
-        "an actor and the rules",
-        "the same with 1,024 rows a pass",
-    )
-    return _table(head, found)
+    return _table(("machine", "one process, captions/s", "an actor and the rules"), found)
 
 
 def _bytes_table(measured: dict[str, float], machine: Machine) -> str:

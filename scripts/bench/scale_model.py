@@ -1,15 +1,17 @@
 """The cost model of `cit train` and `cit curate`: from shapes and rates to seconds, purely.
 
 `cost(workload, machine, num_gpus)` follows what the code does: each outer step scans captions
-(read, tokenise, embed, search and select, one after the other), then trains while a thread of each
-lane writes shards, then commits. In an offline pass actors score captions ahead of one process that
-applies the rules. docs/scale.md shows what it gives.
+(read, tokenise, embed, search and select, one after the other), then trains while images are
+checked in processes of their own and a thread of each lane writes shards, then commits. In an
+offline pass actors score captions ahead of one process that applies the rules. docs/scale.md shows
+what it gives.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cit_train.stream import MAX_THREADS
 from scripts.bench.scale_shapes import Machine, Workload
 
 FLOAT_BYTES = 4
@@ -142,15 +144,15 @@ def scan_of_step(workload: Workload) -> Scan:
 def scan_seconds(workload: Workload, machine: Machine, captions: float) -> dict[str, float]:
     """Seconds in which one process reads, scores and rules so many captions, stage by stage."""
     flops = captions * workload.text.forward_flops(workload.mean_tokens)
-    passes = captions / workload.embed_rows * workload.text.layers / 12
+    passes = captions * workload.mean_tokens / machine.pass_tokens * workload.text.layers / 12
     products = 2.0 * captions * workload.metadata_entries * workload.text.width
     return {
         "read": captions / machine.read_captions,
         "tokenise": captions / (machine.tokenize_captions * machine.cores),
         "embed": flops / (machine.gemm_flops * machine.embed_utilisation)
         + passes * machine.forward_overhead_seconds,
-        # On the cores, as faiss-cpu does; a GPU build of FAISS moves the products to the GPU.
-        "search": products / (machine.core_gemm_flops * machine.search_utilisation * machine.cores),
+        # Where the vectors are: they do not leave a GPU for it.
+        "search": products / (machine.float32_flops * machine.search_utilisation),
         "select": captions / machine.select_captions,
     }
 
@@ -253,7 +255,7 @@ def _file_seconds(
     rows = steps * lanes_per_rank * (scan.kept + NEAR_MISSES_PER_ENTRY * workload.metadata_entries)
     tables = steps * lanes_per_rank * LEDGER_TABLES * FSYNCS_PER_FILE * machine.fsync_seconds
     return {
-        "check": checked / threads,
+        "check": checked / min(MAX_THREADS, machine.cores),
         "write shards": max((shard_seconds + syncs) / threads, 2 * moved / storage),
         "decode": 0.0 if workload.cached_features else pairs / (machine.view_images * processes),
         # One rank writes it, and has its node's rate for itself.
@@ -269,11 +271,11 @@ def _training_paths(
     workload: Workload, files: Mapping[str, float], device: Mapping[str, float]
 ) -> dict[str, dict[str, float]]:
     """The chains of stages that run beside each other while a step trains; the longest counts."""
-    stream = {stage: files[stage] for stage in ("check", "write shards")}
+    beside = {stage: {stage: files[stage]} for stage in ("check", "write shards")}
     decode = {"decode": files["decode"]}
     if workload.num_workers:
-        return {"stream": stream, "decode": decode, "device": dict(device)}
-    return {"stream": stream, "device": {**decode, **device}}
+        return {**beside, "decode": decode, "device": dict(device)}
+    return {**beside, "device": {**decode, **device}}
 
 
 def _evaluation_seconds(workload: Workload, machine: Machine) -> float:

@@ -19,17 +19,17 @@ from cit_curate.config import CurateConfig
 from cit_curate.curator import LaneScan
 from cit_curate.ledger import Run
 from cit_curate.metadata.entries import MetadataEntry
+from cit_curate.packed import PASS_TOKENS
 from cit_curate.pool.images import read_image
 from cit_curate.pool.order import ScanOrder
 from cit_curate.records import Float32, PoolCursor
 from cit_curate.shards import Sample, ShardWriter
-from cit_curate.text_encoder import ROWS, TextEncoder
-from cit_curate.tokens import Tokens
+from cit_curate.text_encoder import TextEncoder
 from cit_train.transforms import train_view
 from indexes.durable import atomic_file, describe_file
 from indexes.versioned import build_index
 from scripts.bench.scale_network import all_reduce_rate
-from scripts.bench.scale_rig import Rig, per_second, random_bert, seconds_of
+from scripts.bench.scale_rig import TINY_PASS_TOKENS, Rig, per_second, random_bert, seconds_of
 from scripts.bench.scale_shapes import BERT_BASE, MINILM, VIT_B16_MOCO, VIT_B16_TOKENS, TowerShape
 
 TOKENS = 16
@@ -48,10 +48,9 @@ class Probe:
 
 
 def gemm_rate(rig: Rig, *, dtype: torch.dtype | None = None) -> float:
-    """FLOP/s of a BERT-base layer's matrix products, on 64 captions of 16 tokens."""
+    """FLOP/s of a BERT-base layer's matrix products, on the tokens of one pass."""
     dtype = dtype or (torch.float16 if rig.device == "cuda" else torch.float32)
-    # A GPU needs more rows to be full: a whole lane's.
-    rows = 1_024 * TOKENS if rig.device == "cuda" else ROWS * TOKENS
+    rows = PASS_TOKENS[rig.device]
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, device=rig.device, dtype=dtype)
@@ -69,21 +68,24 @@ def gemm_rate(rig: Rig, *, dtype: torch.dtype | None = None) -> float:
 
 
 def embed_utilisation(rig: Rig, encoder: TextEncoder, shape: TowerShape) -> float:
-    """Share of the matrix products' rate that `embed` reaches on padded tokens, overhead apart."""
+    """Share of the matrix products' rate that `embed` reaches, overhead apart."""
     texts = [f"{row} {text}" for row, text in enumerate(rig.captions[:512])]
-    padded = sum(-(-len(ids) // 4) * 4 for ids in _token_ids(encoder, texts)) / len(texts)
-    tokenised = seconds_of(lambda: _token_ids(encoder, texts), rig)
+    num_tokens = encoder.tokenize(texts).counts
+    tokenised = seconds_of(lambda: encoder.tokenize(texts), rig)
     embedded = seconds_of(lambda: encoder.embed(texts), rig)
-    overhead = forward_overhead(rig) * len(texts) / ROWS * shape.layers / 12
-    flops = len(texts) * shape.forward_flops(padded)
+    passes = num_tokens.sum() / PASS_TOKENS[rig.device] * shape.layers / 12
+    flops = len(texts) * shape.forward_flops(num_tokens.mean())
     # Tokenising and the cost of a pass by itself are parameters of their own.
-    return flops / max(embedded - tokenised - overhead, 1e-9) / gemm_rate(rig)
+    seconds = embedded - tokenised - forward_overhead(rig) * passes
+    return float(flops / max(seconds, 1e-9) / gemm_rate(rig))
 
 
 def forward_overhead(rig: Rig) -> float:
-    """Seconds of one forward pass of 12 layers that have nothing to compute."""
-    tokens = Tokens.of([[101, 2_000, 2_001, 102]] * ROWS)
-    return 1 / per_second(lambda: rig.tiny._forward(tokens, 4), rig, seconds=0.5)
+    """Seconds of one forward pass of 12 layers that have next to nothing to compute."""
+    texts = [f"{row} {text}" for row, text in enumerate(rig.captions[:512])]
+    passes = rig.tiny.tokenize(texts).counts.sum() / TINY_PASS_TOKENS
+    tokenised = seconds_of(lambda: rig.tiny.tokenize(texts), rig)
+    return float((seconds_of(lambda: rig.tiny.embed(texts), rig) - tokenised) / passes)
 
 
 def vision_utilisation(rig: Rig) -> float:
@@ -129,7 +131,7 @@ def search_utilisation(rig: Rig, entries: int) -> float:
 def tokenize_rate(rig: Rig) -> float:
     """Captions/s of the tokenizer on one core."""
     with _one_thread():
-        seconds = seconds_of(lambda: _token_ids(rig.minilm, rig.captions[:20_000]), rig)
+        seconds = seconds_of(lambda: rig.minilm.tokenize(rig.captions[:20_000]), rig)
     return 20_000 / seconds
 
 
@@ -260,6 +262,7 @@ def _write_selections(rig: Rig) -> tuple[Any, float]:
             "metadata_text": pa.array([f"class {each}" for each in names]),
             "reason": pa.repeat("threshold", count),
             "encoder": pa.repeat("0" * 64, count),
+            "pool": pa.repeat("pools/yfcc15m", count),
         }
     ).select(SCHEMAS["selections"].names)
     run = Run(rig.folder)
@@ -284,10 +287,6 @@ class _FreeIndex:
         rng = np.random.default_rng(4)
         shape = (len(queries), k)
         return SearchResult(rng.random(shape, dtype=np.float32), rng.integers(1_000, size=shape))
-
-
-def _token_ids(encoder: TextEncoder, texts: Sequence[str]) -> Any:
-    return encoder.tokenizer(list(texts), truncation=True, max_length=32)["input_ids"]
 
 
 def _unit(rng: np.random.Generator, rows: int) -> Float32:

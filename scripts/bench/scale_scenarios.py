@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from cit_curate.packed import PASS_TOKENS
 from scripts.bench.scale_shapes import Machine, Workload
 
 PARAMETERS = Path(__file__).with_name("scale_parameters.json")
@@ -31,11 +32,11 @@ def this_cpu(measured: dict[str, float]) -> Machine:
         provenance="measured",
         gemm_flops=measured["gemm_flops"],
         float32_flops=measured["float32_flops"],
-        core_gemm_flops=measured["float32_flops"],
         embed_utilisation=measured["embed_utilisation"],
         vision_utilisation=measured["vision_utilisation"],
         train_utilisation=measured["train_utilisation"],
         search_utilisation=measured["search_utilisation"],
+        pass_tokens=PASS_TOKENS["cpu"],
         forward_overhead_seconds=measured["forward_overhead_seconds"],
         device_bytes=12e9,
         cores=1,
@@ -62,6 +63,7 @@ def gpus(measured: dict[str, float]) -> dict[str, Machine]:
     base = replace(
         this_cpu(measured),
         provenance="assumed",
+        pass_tokens=PASS_TOKENS["cuda"],
         cores=16,
         devices_per_node=8,
         network_latency_seconds=10e-6,

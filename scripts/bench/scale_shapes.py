@@ -60,11 +60,11 @@ class Machine:
             data sheets. Rates per core are always the measured ones.
         gemm_flops: FLOP/s of large matrix products at the precision that the stage runs in.
         float32_flops: The same in float32, in which evaluation runs.
-        core_gemm_flops: FLOP/s of matrix products on one core, where the metadata are searched.
         embed_utilisation: Share of `gemm_flops` that the text tower reaches when it embeds.
         vision_utilisation: The same of the vision tower's forward pass.
         train_utilisation: The same of the text tower forward and backward.
-        search_utilisation: Share of `core_gemm_flops` that the search over the metadata reaches.
+        search_utilisation: Share of `float32_flops` that the search over the metadata reaches.
+        pass_tokens: Tokens of one forward pass when embedding.
         forward_overhead_seconds: What one forward pass of 12 layers costs however small it is:
             Python and kernel launches.
         device_bytes: Memory of the device.
@@ -90,11 +90,11 @@ class Machine:
     provenance: Provenance
     gemm_flops: float
     float32_flops: float
-    core_gemm_flops: float
     embed_utilisation: float
     vision_utilisation: float
     train_utilisation: float
     search_utilisation: float
+    pass_tokens: int
     forward_overhead_seconds: float
     device_bytes: float
     cores: int
@@ -122,7 +122,7 @@ class Workload:
     Attributes:
         name: For tables.
         captions: Captions of one pass over the pool (one text an image).
-        mean_tokens: Tokens of a caption, padding of its length bucket included.
+        mean_tokens: Tokens of a caption.
         pass_ratio: Share of the scanned captions above the threshold.
         min_ratio: Share that a batch keeps at least.
         metadata_entries: Vectors that each caption is compared with.
@@ -148,7 +148,6 @@ class Workload:
         local_loss: Each rank makes its own rows of the loss matrix alone.
         pipelined: In an offline pass an engine's actors, one per accelerator, score captions ahead
             of the rules; else one process does everything in turn.
-        embed_rows: Captions of one forward pass when embedding.
         evaluated_images: Images of all evaluations while training, on one rank.
     """
 
@@ -179,5 +178,4 @@ class Workload:
     micro_batch: int = 0
     local_loss: bool = False
     pipelined: bool = False
-    embed_rows: int = 64
     evaluated_images: float = 0

@@ -15,7 +15,8 @@ A100 = gpus(MEASURED)["A100"]
 UNIT = replace(
     this_cpu(MEASURED),
     gemm_flops=1.0,
-    core_gemm_flops=1.0,
+    float32_flops=1.0,
+    pass_tokens=2,
     embed_utilisation=1.0,
     search_utilisation=1.0,
     forward_overhead_seconds=3.0,
@@ -74,11 +75,9 @@ def test_a_unique_step_ends_short_after_one_pass_and_a_multiset_one_goes_round()
 
 def test_scan_seconds_are_those_counted_by_hand() -> None:
     text = replace(BERT_BASE, layers=12, width=1, inner=1)
-    seconds = scan_seconds(
-        recipe(text=text, mean_tokens=1, metadata_entries=5, embed_rows=2), UNIT, 4.0
-    )
+    seconds = scan_seconds(recipe(text=text, mean_tokens=1, metadata_entries=5), UNIT, 4.0)
     assert seconds["read"] == seconds["tokenise"] == seconds["select"] == 4.0
-    # 12 layers x (2 x (4 + 2) + 4) operations a caption, and 2 passes of 2 rows
+    # 12 layers x (2 x (4 + 2) + 4) operations a caption, and 2 passes of 2 tokens
     assert seconds["embed"] == 4 * 12 * 16 + 2 * 3.0
     assert seconds["search"] == 2 * 4 * 5
 
