@@ -154,6 +154,7 @@ def test_over_the_budget_the_run_ends_with_7(sound: int, broken: int, ends: bool
 
 @pytest.mark.faults("E1")
 @pytest.mark.parametrize("window", [64, 4096])
+@pytest.mark.slow
 def test_a_hundred_in_a_row_end_the_run_with_7_however_many_were_sound(
     window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

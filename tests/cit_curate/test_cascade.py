@@ -82,7 +82,7 @@ def scan_of(
 
 # A tower of random weights is no linear map of its tokens: that proxy alone rules out little.
 @pytest.mark.parametrize(("proxy", "most"), [("both", 0.5), ("tokens", 1.0), ("int8", 0.5)])
-@pytest.mark.parametrize("ratio", [0.01, 0.15])
+@pytest.mark.parametrize("ratio", [0.01, pytest.param(0.15, marks=pytest.mark.slow)])
 def test_nearly_all_that_passes_is_kept_and_less_is_scored(
     proxy, most, ratio, captions, encoder, index, similarity
 ) -> None:

@@ -85,6 +85,7 @@ def test_a_reader_sees_whole_outer_steps_while_another_process_commits(tmp_path:
 
 
 @pytest.mark.faults("Q3")
+@pytest.mark.slow
 def test_a_query_sees_whole_outer_steps_while_another_process_commits(tmp_path: Path) -> None:
     sql = (
         "SELECT (SELECT count(*) FROM selections) AS selected, (SELECT max(outer_step) + 1 FROM "

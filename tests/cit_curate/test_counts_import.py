@@ -68,6 +68,7 @@ def ledger_bytes(run: Path) -> dict[str, bytes]:
     ),
     kind=st.sampled_from(["json", "csv", "parquet"]),
 )
+@pytest.mark.slow
 def test_an_export_of_an_import_is_the_file_without_what_the_pool_lacks(
     tmp_path_factory: pytest.TempPathFactory,
     pool: Pool,
@@ -224,6 +225,7 @@ import_counts(Path(sys.argv[1]), Pool.open(sys.argv[2]), Path(sys.argv[3]), over
 
 
 @pytest.mark.faults("Q4", "L4")
+@pytest.mark.slow
 def test_a_killed_import_leaves_the_old_run_or_the_new_one(tmp_path: Path) -> None:
     rows = [(f"{number:08d}", "tag") for number in range(40_000)]
     pool = build_pool(tmp_path / "big", rows)

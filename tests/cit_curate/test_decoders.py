@@ -64,6 +64,7 @@ def test_a_process_gives_the_picture_that_the_function_gives(image: bytes, max_p
 
 @pytest.mark.faults("I9")
 @pytest.mark.parametrize("way", ["hang", "loop"])
+@pytest.mark.slow
 def test_an_image_that_is_decoded_for_ever_is_rejected_and_the_next_is_opened(
     failing: Decoders, way: str
 ) -> None:
@@ -93,7 +94,10 @@ def test_a_process_that_was_killed_is_not_the_images_fault(failing: Decoders) ->
 
 
 @pytest.mark.faults("I9", "S6")
-@pytest.mark.parametrize("last", ["input()", "own.shard_image(image + b'hang')"])
+@pytest.mark.parametrize(
+    "last",
+    ["input()", pytest.param("own.shard_image(image + b'hang')", marks=pytest.mark.slow)],
+)
 def test_no_decoder_outlives_its_parent(tmp_path: Path, last: str) -> None:
     code = (
         "import sys; from cit_curate.decoders import Decoders\n"

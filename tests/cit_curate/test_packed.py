@@ -50,7 +50,7 @@ def test_passes_hold_every_token_once_and_are_full(lengths: list[int], pass_toke
 @pytest.mark.parametrize(
     ("model_type", "pooling"),
     [
-        (model_type, pooling)
+        pytest.param(model_type, pooling, marks=pytest.mark.slow if pooling == "cls" else ())
         for model_type in ("bert", "roberta", "xlm-roberta", "camembert", "electra")
         for pooling in ("pooler", "mean", "cls")
         if (model_type, pooling) != ("electra", "pooler")  # it has none

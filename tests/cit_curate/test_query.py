@@ -274,6 +274,7 @@ def test_a_query_with_too_many_rows_is_stopped(run: Run) -> None:
 
 
 @pytest.mark.faults("Q2")
+@pytest.mark.slow
 def test_a_query_with_too_much_memory_is_stopped(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cit_curate.query.SPILL_LIMIT", "1MB")
     sql = "SELECT md5(range::VARCHAR) AS h FROM range(3000000) ORDER BY h"

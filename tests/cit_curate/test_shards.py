@@ -213,6 +213,7 @@ def test_a_tar_has_the_bytes_that_webdataset_writes(files: list[tuple[str, bytes
 
 
 @pytest.mark.faults("X3")
+@pytest.mark.slow
 def test_webdataset_refuses_pipes_and_pickles_once_a_shard_was_read(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, "a", pairs_per_shard=2)
     writer.add(Sample(b"\xff\xd8\xff", "jpg", "text", {"pair_key": "1_t"}))

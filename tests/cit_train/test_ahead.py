@@ -212,19 +212,14 @@ def test_what_is_no_longer_needed_is_not_scored() -> None:
     "fields",
     [
         {"lanes": 2, "batch_size": 4, "pairs_per_shard": 5, "collection": "multiset"},
-        pytest.param({"skip_until": 3}, marks=pytest.mark.slow),
-        pytest.param(
-            {"project_embeddings": True, "pooling": "mean", "max_passes": 9},
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            {"on_shortfall": "train", "max_passes": 1, "threshold": 0.99, "curate_every": 50},
-            marks=pytest.mark.slow,
-        ),
-        pytest.param({"texts": "every", "order": "sequential"}, marks=pytest.mark.slow),
+        {"skip_until": 3},
+        {"project_embeddings": True, "pooling": "mean", "max_passes": 9},
+        {"on_shortfall": "train", "max_passes": 1, "threshold": 0.99, "curate_every": 50},
+        {"texts": "every", "order": "sequential"},
     ],
     ids=lambda fields: next(iter(fields)),
 )
+@pytest.mark.slow
 def test_stopped_in_the_middle_and_between_nothing_changes_whatever_the_settings(
     world: Path, tmp_path: Path, fields: dict[str, Any]
 ) -> None:
@@ -239,6 +234,7 @@ def test_stopped_in_the_middle_and_between_nothing_changes_whatever_the_settings
 
 
 @pytest.mark.faults("K1", "K3")
+@pytest.mark.slow
 def test_a_broken_run_goes_on_with_the_checkpoints_that_it_needs(
     world: Path, whole: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -263,6 +259,7 @@ def test_a_missing_checkpoint_to_select_with_is_told_before_anything_is_done(
         train(config, out, resume=True)
 
 
+@pytest.mark.slow
 def test_without_it_no_process_is_started_and_no_checkpoint_of_the_start_is_written(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -224,6 +224,7 @@ def test_the_first_failure_counts_and_ends_the_waiting_of_the_others() -> None:
 
 
 @pytest.mark.faults("D2")
+@pytest.mark.slow
 def test_a_rank_that_is_silent_is_named() -> None:
     with two_worlds(second_beats=False, peer_seconds=1) as (one, _):
         started = time.monotonic()
@@ -232,6 +233,7 @@ def test_a_rank_that_is_silent_is_named() -> None:
         assert time.monotonic() - started < 5
 
 
+@pytest.mark.slow
 def test_a_rank_that_lives_but_is_too_slow_is_named_with_what_it_does() -> None:
     with two_worlds(barrier_seconds=1.2) as (one, other):
         other.beat("curating lane 1: 3 of 99 captions kept", outer_step=4, update=12)
@@ -271,6 +273,7 @@ def test_a_store_that_is_gone_is_a_lost_peer() -> None:
 
 
 @pytest.mark.faults("D2")
+@pytest.mark.slow
 def test_a_process_that_hangs_is_ended_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cit_train.heartbeat._LAST_RESORT_SECONDS", 0.1)
     ended, told = threading.Event(), []

@@ -256,6 +256,7 @@ def test_a_killed_download_goes_on(tmp_path: Path) -> None:
     assert stored.sha256 == hashlib.sha256(content).hexdigest()
 
 
+@pytest.mark.slow
 def test_two_at_once_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     with file_server(Served(content=CONTENT, chunk_seconds=0.3)) as served:

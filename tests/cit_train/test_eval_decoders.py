@@ -62,6 +62,7 @@ READERS: list[tuple[Any, Callable[[Path], Any]]] = [
 
 @pytest.mark.faults("I9")
 @pytest.mark.parametrize(("module", "read"), READERS)
+@pytest.mark.slow
 def test_a_picture_that_crashes_or_hangs_its_decoder_is_rejected_and_the_next_is_read(
     failing: Decoders,
     tmp_path: Path,

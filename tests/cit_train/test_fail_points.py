@@ -22,6 +22,8 @@ from indexes import durable
 from indexes import fail_points as faults_at
 from indexes.fail_points import KINDS, VARIABLE, fail_points, kind_of
 
+pytestmark = pytest.mark.slow
+
 OfJobs = Callable[[str], tuple[dict[str, object], Counter[str]]]
 
 # Written by every job for its result, whose name is the user's.
@@ -140,25 +142,6 @@ def strike(
         assert len(Run.open(out / "run").commits()) == (2 if job == "training" else 1)
 
 
-@pytest.mark.parametrize(
-    ("job", "name"),
-    [
-        ("training", "manifest.synced"),
-        ("pooling", "other.synced"),
-    ],
-)
-@pytest.mark.faults("L4", "K1", "K7", "P7", "Q4")
-def test_killed_and_begun_again_a_job_makes_the_same(
-    of_jobs: OfJobs,
-    world: Path,
-    tmp_path: Path,
-    job: str,
-    name: str,
-) -> None:
-    strike(of_jobs, world, tmp_path / "out", job, name)
-
-
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("job", OF_JOB)
 @pytest.mark.faults("L4", "K1", "K3", "K7", "P7", "Q4")
@@ -257,7 +240,6 @@ def test_after_a_full_disk_the_same_job_makes_the_same(
     fill(of_jobs, world, tmp_path / "out", job, name)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("job", "name"),
     [(job, name) for job in OF_JOB for name in POINTS[job] if name.endswith(".written")],

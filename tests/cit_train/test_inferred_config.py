@@ -13,6 +13,7 @@ from cit_train.models.timm_tower import MocoModel
 
 @pytest.mark.parametrize("name", ARCHITECTURES.values())
 @pytest.mark.parametrize("cells", [14, 7])
+@pytest.mark.slow
 def test_every_known_vit_is_told_by_its_shapes(name: str, cells: int) -> None:
     patch = int(name.split("patch")[1][:2])
     with torch.device("meta"):

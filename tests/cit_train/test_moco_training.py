@@ -52,6 +52,7 @@ def test_only_the_head_moves_and_its_running_statistics_are_those_of_one_lane(
     assert int(after[f"{HEAD}1.num_batches_tracked"]) == 6
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_that_of_the_saved_model(world: Path, tower: Path, tmp_path: Path) -> None:
     from cit_train.evaluation.evaluator import Evaluator
     from cit_train.models.load import load_dual_encoder
@@ -67,6 +68,7 @@ def test_an_evaluation_is_that_of_the_saved_model(world: Path, tower: Path, tmp_
     assert again.mean_per_class == pytest.approx(logged["mean_per_class"])
 
 
+@pytest.mark.slow
 def test_the_saved_model_loads_with_automodel(world: Path, tower: Path, tmp_path: Path) -> None:
     run = train(make_config(world, vision_encoder=str(tower), max_updates=2), tmp_path / "run")
     model = AutoModel.from_pretrained(run.path / "checkpoints" / "last")
@@ -75,6 +77,7 @@ def test_the_saved_model_loads_with_automodel(world: Path, tower: Path, tmp_path
         assert torch.equal(value, stored[name]), name
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_saved_dual_encoder(
     world: Path, tower: Path, tmp_path: Path
 ) -> None:
@@ -100,19 +103,15 @@ class StopAfter(Watcher):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.faults("K3")
 @pytest.mark.parametrize(
     "fields",
     [
-        pytest.param({"lanes": 2, "max_passes": 6}, marks=pytest.mark.slow),
+        {"lanes": 2, "max_passes": 6},
         {"accumulate": 2, "max_passes": 6, "clip_grad": 0.1},
-        pytest.param(
-            {"curation": "none", "max_sample": 40, "vision_features": "cached"},
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            {"train_vision": "all", "train_text": "pool", "eval_every": 2}, marks=pytest.mark.slow
-        ),
+        {"curation": "none", "max_sample": 40, "vision_features": "cached"},
+        {"train_vision": "all", "train_text": "pool", "eval_every": 2},
     ],
     ids=["lanes", "accumulate", "subset", "all"],
 )
@@ -132,6 +131,7 @@ def test_a_run_that_was_stopped_and_resumed_is_the_run_that_was_not(
         assert whole.read(table).equals(stopped.read(table)), table
 
 
+@pytest.mark.slow
 def test_a_run_out_of_patience_ends_early_and_stays_ended(
     world: Path, tower: Path, tmp_path: Path
 ) -> None:

@@ -137,6 +137,7 @@ def test_a_folder_with_something_in_it_is_refused(world: Path, finished: Path) -
         train(make_config(world), finished)
 
 
+@pytest.mark.slow
 def test_the_checkpoint_loads_without_us_and_gives_the_similarities_of_our_evaluation(
     world: Path, finished: Path
 ) -> None:

@@ -21,6 +21,8 @@ from cit_train.damage import commands
 from cit_train.damage.find import find_damage
 from cit_train.outer_loop import train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -239,6 +239,7 @@ class StoppingWatcher(Watcher):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_run_on_two_pools_resumes_to_the_same_ledger_and_only_with_the_same_weights(
     world: Path, pools: Path, tmp_path: Path
 ) -> None:

@@ -26,6 +26,8 @@ from cit_train import disk_room, waiting
 from cit_train.outer_loop import train
 from cit_train.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 # 2 outer steps of 3 updates; evaluated in the middle of the first and of the second one.
 FIELDS: dict[str, Any] = {"curate_every": 3, "eval_every": 2}
 
@@ -52,12 +54,7 @@ def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.faults("S4")
 @pytest.mark.parametrize(
-    ("on_shortfall", "num_workers"),
-    [
-        ("error", 0),
-        pytest.param("train", 0, marks=pytest.mark.slow),
-        pytest.param("error", 1, marks=pytest.mark.slow),
-    ],
+    ("on_shortfall", "num_workers"), [("error", 0), ("train", 0), ("error", 1)]
 )
 def test_training_waits_for_slow_shards_up_to_a_limit(
     world: Path,
@@ -113,7 +110,7 @@ def flip_tar(shards: Path) -> None:
         (remove_shard, 0),
         (flip_tar, 0),
         (shutil.rmtree, 0),
-        pytest.param(remove_shard, 1, marks=pytest.mark.slow),
+        (remove_shard, 1),
     ],
 )
 def test_a_shard_that_is_lost_while_it_is_read_ends_the_run_with_4_and_is_written_again(
@@ -253,7 +250,6 @@ def told_of_resources(world: Path, out: Path, fault: dict[str, object]) -> str:
 
 
 @pytest.mark.faults("S7")
-@pytest.mark.slow
 def test_a_shard_that_may_not_grow_ends_the_run_which_goes_on_once_there_is_room(
     world: Path, whole: Path, tmp_path: Path
 ) -> None:
@@ -268,7 +264,6 @@ def test_a_shard_that_may_not_grow_ends_the_run_which_goes_on_once_there_is_room
 
 
 @pytest.mark.faults("S5")
-@pytest.mark.slow
 def test_when_a_process_of_the_shards_is_killed_training_makes_its_updates_saves_and_ends(
     world: Path, tmp_path: Path
 ) -> None:
@@ -291,7 +286,6 @@ def test_when_a_process_of_the_shards_is_killed_training_makes_its_updates_saves
 
 
 @pytest.mark.faults("S9")
-@pytest.mark.slow
 @pytest.mark.parametrize("update", [0, 4])
 def test_a_killed_loader_worker_is_named_with_its_last_pair_and_the_run_goes_on(
     world: Path, whole: Path, tmp_path: Path, update: int

@@ -58,7 +58,14 @@ def pools(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.mark.faults("K3", "D4", "G4c")
 @pytest.mark.parametrize(
     ("moment", "update"),
-    [("curate", 0), ("curate", 3), ("stream", 0), ("train", 1), ("train", 2), ("save", 3)],
+    [
+        ("curate", 3),
+        ("train", 2),
+        *(
+            pytest.param(moment, update, marks=pytest.mark.slow)
+            for moment, update in (("curate", 0), ("stream", 0), ("train", 1), ("save", 3))
+        ),
+    ],
 )
 def test_stopped_at_any_moment_and_resumed_it_is_the_run_that_was_never_stopped(
     world: Path,
@@ -107,6 +114,7 @@ def test_a_stop_during_an_evaluation_makes_it_later_and_may_come_twice(
 
 
 @pytest.mark.faults("S5")
+@pytest.mark.slow
 def test_when_a_process_that_opens_pictures_is_killed_the_evaluation_is_made_later(
     world: Path, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,18 +133,14 @@ def test_when_a_process_that_opens_pictures_is_killed_the_evaluation_is_made_lat
     [
         {"lanes": 2, "batch_size": 4, "pairs_per_shard": 5},
         {"vision_features": "cached", "cached_views": 2},
-        *(
-            pytest.param(fields, marks=pytest.mark.slow)
-            for fields in (
-                {"accumulate": 2, "batch_size": 4},
-                {"curation": "none"},
-                {"collection": "multiset", "max_passes": 9},
-                {"on_shortfall": "train", "max_passes": 1, "threshold": 0.99, "curate_every": 50},
-            )
-        ),
+        {"accumulate": 2, "batch_size": 4},
+        {"curation": "none"},
+        {"collection": "multiset", "max_passes": 9},
+        {"on_shortfall": "train", "max_passes": 1, "threshold": 0.99, "curate_every": 50},
     ],
     ids=lambda fields: next(iter(fields)),
 )
+@pytest.mark.slow
 def test_stopped_twice_in_an_outer_step_nothing_changes_whatever_the_settings(
     world: Path,
     tmp_path: Path,
@@ -156,6 +160,7 @@ def test_stopped_twice_in_an_outer_step_nothing_changes_whatever_the_settings(
     assert len(rejects), "images must be rejected and replaced for this to mean something"
 
 
+@pytest.mark.slow
 def test_stopped_with_two_pools_each_pair_is_found_again_where_it_lies(
     world: Path, pools: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +175,7 @@ def test_stopped_with_two_pools_each_pair_is_found_again_where_it_lies(
 
 
 @pytest.mark.faults("K1", "K3")
+@pytest.mark.slow
 def test_with_save_every_a_run_that_broke_goes_on_from_within_its_outer_step(
     world: Path, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +209,7 @@ def test_with_save_every_a_run_that_broke_goes_on_from_within_its_outer_step(
 
 
 @pytest.mark.faults("G4c")
+@pytest.mark.slow
 def test_a_second_interrupt_ends_at_once_and_the_run_still_goes_on(
     world: Path, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +236,7 @@ def test_a_second_interrupt_ends_at_once_and_the_run_still_goes_on(
         ("mid_step.json", b'{"outer_step": 0, "files": [7]}'),
     ],
 )
+@pytest.mark.slow
 def test_a_damaged_middle_is_told_of_and_the_run_goes_on_from_its_last_commit(
     world: Path,
     whole: Callable[[str], Path],
@@ -264,6 +272,7 @@ def test_a_finished_run_stays_finished_when_a_later_try_is_refused(
 
 
 @pytest.mark.faults("K1", "S7")
+@pytest.mark.slow
 def test_a_full_disk_while_saving_is_told_and_the_run_goes_on_once_there_is_room(
     world: Path, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,6 +314,7 @@ def test_every_signal_that_asks_is_heard_once_and_given_back(number: signal.Sign
     assert signal.getsignal(number) == before
 
 
+@pytest.mark.slow
 def test_a_relayed_request_keeps_the_name_of_the_signal_that_asked() -> None:
     with StopSignals() as stop:
         stop.relayed = "SIGUSR2"  # what another rank heard

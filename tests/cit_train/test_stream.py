@@ -30,6 +30,7 @@ def shard_images(folder: Path) -> dict[str, bytes]:
     return {sample.pair_key: sample.image for shard in shards for sample in shard}
 
 
+@pytest.mark.slow
 def test_threads_that_overtake_each_other_change_no_byte(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,6 +57,7 @@ def test_threads_that_overtake_each_other_change_no_byte(
 
 
 @pytest.mark.faults("I9")
+@pytest.mark.slow
 def test_a_run_goes_on_without_the_images_that_hang_or_crash_their_decoder(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

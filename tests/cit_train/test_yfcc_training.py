@@ -87,6 +87,7 @@ def recipe(world: Path, yfcc: Pool, folder: Path) -> RunConfig:
     )
 
 
+@pytest.mark.slow
 def test_the_recipe_trains_on_yfcc_and_its_counts_come_back(
     world: Path, yfcc: Pool, tmp_path: Path
 ) -> None:
@@ -108,6 +109,7 @@ def test_the_recipe_trains_on_yfcc_and_its_counts_come_back(
     assert Run.open(tmp_path / "imported").counts() == counts
 
 
+@pytest.mark.slow
 def test_an_imported_selection_is_trained_on(world: Path, yfcc: Pool, tmp_path: Path) -> None:
     chosen = {f"{image:08d}_title": 2 for image in IDS[:60] if image % 3}
     (tmp_path / "published.json").write_text(json.dumps(chosen))

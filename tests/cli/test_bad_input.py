@@ -196,6 +196,7 @@ def test_a_parquet_source_damaged_inside_ends_with_4_and_no_other_file_changes(
 
 
 @pytest.mark.faults("P9")
+@pytest.mark.slow
 def test_the_second_of_two_builds_of_a_pool_ends_with_5_until_the_first_is_killed(
     tmp_path: Path,
 ) -> None:
@@ -369,6 +370,7 @@ def test_a_resume_of_a_finished_run_says_so_and_changes_nothing(
 
 
 @pytest.mark.faults("K5")
+@pytest.mark.slow
 def test_a_changed_setting_ends_with_2_and_the_flag_that_goes_on(
     cit: Cit, tiny: Path, tmp_path: Path
 ) -> None:

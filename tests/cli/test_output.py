@@ -169,6 +169,7 @@ def test_a_training_is_the_same_whatever_the_hash_seed_locale_time_zone_and_numb
 
 
 @pytest.mark.faults("G4c")
+@pytest.mark.slow
 def test_ctrl_c_ends_cit_curate_with_130_and_no_traceback(tiny: Path, tmp_path: Path) -> None:
     endless = ("--max-passes", "1000000", "--threshold", "1", "--min-ratio", "0")
     out = ("--out", tmp_path / "out")

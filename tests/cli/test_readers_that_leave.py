@@ -46,6 +46,7 @@ def test_training_goes_on_when_the_reader_of_all_that_it_says_has_left(
 
 
 @pytest.mark.faults("G3")
+@pytest.mark.slow
 def test_an_error_keeps_its_code_when_the_reader_of_stderr_has_left(
     tiny: Path, tmp_path: Path
 ) -> None:

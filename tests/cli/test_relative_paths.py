@@ -20,6 +20,7 @@ def folder(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_every_command_takes_relative_paths(cit: Cit, folder: Path) -> None:
     columns = ("--image-id", "image_id", "--image", "image", "--text", "title,tag")
     updates = ("--batch-size", "4", "--curate-every", "1", "--threshold", "-1")

@@ -35,6 +35,7 @@ def text_of(shown: str) -> str:
 
 
 @pytest.mark.faults("C3")
+@pytest.mark.slow
 def test_a_class_folder_with_a_hostile_name_is_inert_in_an_evaluation(
     model: Path, tmp_path: Path
 ) -> None:
@@ -95,6 +96,7 @@ def test_hostile_flags_are_inert_in_a_batch_script_on_a_terminal(tmp_path: Path)
 
 
 @pytest.mark.faults("C3")
+@pytest.mark.slow
 def test_a_query_and_a_metadata_file_are_inert(run_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text(f"{HOSTILE}\nblue\n", encoding="utf-8")
     sql = "SELECT chr(27) || '[31mred' || chr(8238) || 'gnp' AS \"a\x1b[31m\""

@@ -277,6 +277,7 @@ def found_by_faiss(seed: int) -> list[int]:
 
 
 @pytest.mark.faults("E6")
+@pytest.mark.slow
 def test_a_search_in_a_worker_ends_after_one_in_its_parent() -> None:
     threads = faiss_index.faiss.omp_get_max_threads()
     faiss_index.faiss.omp_set_num_threads(2)  # these are what a forked child would wait for

@@ -66,7 +66,7 @@ def decoded(raw):
 
 
 @pytest.mark.faults("P1", "P2", "P5")
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.lists(
         st.tuples(ids, st.sampled_from(["t", "tag", "D_x"]), captions), min_size=1, max_size=30

@@ -26,6 +26,7 @@ from indexes.fail_points import VARIABLE
 
 @pytest.mark.faults("P7")
 @pytest.mark.parametrize("moment", ["other.renamed", "pool_catalog.start", "pool_catalog.synced"])
+@pytest.mark.slow
 def test_a_build_that_is_killed_before_its_catalog_is_finished_by_the_same_command(
     tmp_path, moment
 ):
@@ -207,6 +208,7 @@ BUILD = (
 
 
 @pytest.mark.faults("P7")
+@pytest.mark.slow
 def test_a_killed_build_leaves_nothing_and_the_next_one_is_equal(tmp_path):
     rows = [(str(number % 20_000), f"k{number % 7}", f"text {number}") for number in range(60_000)]
     source = write_long(tmp_path / "a.csv", rows)

@@ -111,6 +111,7 @@ def image_pool(bucket: str, folder: Path) -> str:
     return f"{bucket}/pool"
 
 
+@pytest.mark.slow
 def test_a_pool_is_built_into_a_bucket_and_reads_as_from_a_disk(bucket, tmp_path, capsys):
     url = image_pool(bucket, tmp_path)
     summary = json.loads(capsys.readouterr().out)
@@ -301,6 +302,7 @@ def test_a_pool_whose_images_stay_local_says_so(bucket, tmp_path, caplog):
     assert "--image-root URL" in caplog.text
 
 
+@pytest.mark.slow
 def test_query_export_and_report_read_a_remote_pool_that_is_named(bucket, tmp_path, capsys, caplog):
     url = image_pool(bucket, tmp_path)
     capsys.readouterr()

@@ -166,6 +166,7 @@ def test_tokens_of_another_length_or_pool_are_not_used(
     assert sum("another state of the pool" in note for note in found.notes) == 2
 
 
+@pytest.mark.slow
 def test_they_are_written_again_only_when_asked(
     tmp_path: Path, tower: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

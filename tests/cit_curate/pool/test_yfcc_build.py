@@ -349,6 +349,7 @@ def test_a_byte_order_mark_and_a_cut_last_line(tmp_path):
 
 @pytest.mark.faults("P10")
 @pytest.mark.parametrize("change", ["metadata", "ids", "option", "half a marker"])
+@pytest.mark.slow
 def test_what_was_read_under_other_conditions_is_not_used(tmp_path, change, caplog):
     rng = random.Random(0)
     lines = [made_up(image, rng) for image in range(50)]
@@ -496,6 +497,7 @@ def test_killed_builds_go_on_and_end_in_the_same_bytes(ten_thousand, tmp_path):
 
 @pytest.mark.faults("P7")
 @pytest.mark.parametrize("moment", ["other.renamed", "pool_catalog.start"])
+@pytest.mark.slow
 def test_a_build_that_is_killed_before_its_catalog_is_finished_by_the_same_command(
     tmp_path, moment
 ):

@@ -17,6 +17,8 @@ from submitit.core.utils import FailedJobError
 from cit_train.launch.job import CitJob
 from cit_train.launch.job_report import JobReport
 
+pytestmark = pytest.mark.slow
+
 STUB = Path(__file__).with_name("stub.py")
 
 
