@@ -1,6 +1,7 @@
 """A cascade beside exact curation and the plain loop, where few and where many captions pass.
 
     python -m scripts.bench.cascade [--ratios 0.003 0.01 0.05 0.15] [--captions 32768] [--json FILE]
+    python -m scripts.bench.cascade --captions 262144 --pools "clip art" --ratios 0.01 0.05
 
 Two pools of captions that are all distinct: clip art's, and ImageNet's definitions of synsets.
 Every caption is embedded once, which gives the thresholds and the truth. The plain loop's rate is
@@ -13,8 +14,9 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ from cit_curate.pool.tokenize_command import tokenize
 from cit_curate.records import Float32, PoolCursor
 from cit_curate.scan_ledger import round_row
 from cit_curate.scoring import ExactScores
+from cit_curate.selection import THRESHOLD
 from cit_curate.text_encoder import TextEncoder, choose_device, load_text_tower
 from cit_curate.texts import Texts
 from scripts.bench.baseline import curate_plainly
@@ -42,6 +45,8 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--captions", type=int, default=32_768, help="of a pool, at most")
+    names = ["clip art", "definitions"]
+    parser.add_argument("--pools", nargs="+", default=names, choices=names)
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.003, 0.01, 0.05, 0.15])
     parser.add_argument("--proxy", default=RULES.proxy, choices=("both", "tokens", "int8"))
     parser.add_argument("--target-recall", type=float, default=RULES.target_recall)
@@ -55,11 +60,12 @@ def main() -> None:
     comparisons = []
     with tempfile.TemporaryDirectory(prefix="cit-bench-") as name:
         folder = Path(name)
-        pools = {
-            "clip art": distinct_clip_art_captions(folder / "visits", asked.captions),
-            "definitions": distinct_captions()[: asked.captions],
+        pools: dict[str, Callable[[], list[str]]] = {
+            "clip art": partial(distinct_clip_art_captions, folder / "visits", asked.captions),
+            "definitions": lambda: distinct_captions()[: asked.captions],
         }
-        for title, captions in pools.items():
+        for title in asked.pools:
+            captions = pools[title]()
             pool = caption_pool(folder / title, captions)
             comparisons.append(compare(title, pool, captions, rules, text, folder, asked))
     show(comparisons, asked.json)
@@ -128,7 +134,7 @@ def cascade(
     kept = rows["image_id"].cast("int64").to_numpy()
     passing = np.flatnonzero(similarity > np.float32(rules.threshold))
     (row,) = round_row(scan, selected=len(rows)).to_pylist()
-    audited = min(row["recalls"], key=lambda each: each["estimate"])
+    audited = next(each for each in row["recalls"] if each["reason"] == THRESHOLD)
     count = len(similarity)
     return Timing(
         f"cascade, {len(passing) / count:.1%} pass",

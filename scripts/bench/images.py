@@ -17,6 +17,7 @@ from functools import partial
 from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -119,23 +120,24 @@ def loading(images: Sequence[bytes], workers: int, num_batches: int, repeats: in
         "fast views, no loader": _fast_views,
     }
     counted = num_batches * BATCH_SIZE
-    shares = [
-        list(itertools.islice(itertools.cycle(images[worker::workers]), counted // workers))
-        for worker in range(workers)
-    ]
-    timed: dict[str, list[float]] = {}
+    shares = [_Share(worker, workers, counted // workers) for worker in range(workers)]
     with (
         tempfile.TemporaryDirectory() as folder,
-        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
+        ProcessPoolExecutor(
+            workers, mp_context=get_context("spawn"), initializer=_keep, initargs=(images,)
+        ) as pool,
     ):
         write_steps(Path(folder), images, (num_batches + WARM_BATCHES) * BATCH_SIZE)
-        for name, way in ways.items():
-            # A warm-up and the repeats; processes are there from the first on.
-            timed[name] = _seconds(partial(_together, pool, way, shares), repeats + 1)[1:]
+        timers: dict[str, Callable[[], float]] = {
+            name: partial(_seconds, partial(_together, pool, way, shares))
+            for name, way in ways.items()
+        }
         for name, fast in (("loader", False), ("loader, --fast-views", True)):
             stream = stream_of(Path(folder), fast=fast)
-            timed[name] = [loader_seconds(stream, workers, num_batches) for _ in range(repeats)]
-    timings = [Timing(name, tuple(seconds), counted) for name, seconds in timed.items()]
+            timers[name] = partial(loader_seconds, stream, workers, num_batches)
+        # In turns, for the machine's own rate drifts; the first turn warms up.
+        turns = [{name: timer() for name, timer in timers.items()} for _ in range(repeats + 1)][1:]
+    timings = [Timing(name, tuple(turn[name] for turn in turns), counted) for name in timers]
     title = f"Loader, {workers} workers, batches of {BATCH_SIZE}, views of {SIDE}"
     return Comparison(title, "images", "PIL, decode alone", tuple(timings), _facts(images))
 
@@ -234,19 +236,40 @@ def loader_seconds(
         return time.perf_counter() - started
 
 
+class _Share(NamedTuple):
+    """What one process decodes: its part of the images, over and over."""
+
+    worker: int
+    workers: int
+    number: int
+
+
+# Of a process of the pool: timed ways find the bytes in its memory.
+_kept: list[bytes] = []
+
+
+def _keep(images: Sequence[bytes]) -> None:
+    _kept[:] = images
+    # Once a block of this size was freed, malloc returns no memory of pictures to the kernel: as in
+    # the loader's workers, whose batches of views are larger.
+    bytes(16 << 20)
+
+
 def _together(
-    pool: ProcessPoolExecutor, way: Callable[[list[bytes]], int], shares: list[list[bytes]]
+    pool: ProcessPoolExecutor, way: Callable[[list[bytes]], int], shares: list[_Share]
 ) -> int:
-    return sum(pool.map(way, shares))
+    return sum(pool.map(partial(_of_share, way), shares))
 
 
-def _seconds(way: Callable[[], object], repeats: int) -> list[float]:
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        way()
-        times.append(time.perf_counter() - started)
-    return times
+def _of_share(way: Callable[[list[bytes]], int], share: _Share) -> int:
+    own = itertools.cycle(_kept[share.worker :: share.workers])
+    return way(list(itertools.islice(own, share.number)))
+
+
+def _seconds(way: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    way()
+    return time.perf_counter() - started
 
 
 def _decode(images: Sequence[bytes]) -> int:

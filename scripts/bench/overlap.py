@@ -24,6 +24,8 @@ from cit_train.outer_loop import train
 from scripts.bench.side_by_side import Comparison, Timing, add_output, show, take_turns
 
 MOMENTS = ("select", "first_shard", "first_batch", "last_shard")
+# The outer step from which on moments count: the processes have started by then.
+FIRST = 2
 
 
 def demo_config(work: Path, *, updates: int) -> RunConfig:
@@ -72,7 +74,7 @@ def moments(run: Run, *, first: int) -> dict[str, float]:
 
 
 def compare(
-    ways: Mapping[str, Callable[[], Run]], *, updates: int, repeats: int, first: int = 2
+    ways: Mapping[str, Callable[[], Run]], *, updates: int, repeats: int, first: int = FIRST
 ) -> Comparison:
     """Time whole runs; the notes are the medians of the later outer steps of the last one.
 
@@ -80,7 +82,7 @@ def compare(
         ways: What to time, by name; the first is the baseline.
         updates: Of each run.
         repeats: How often each is timed.
-        first: The outer step from which on moments count: the processes have started by then.
+        first: The outer step from which on moments count.
     """
     last: dict[str, Run] = {}
 
@@ -119,6 +121,9 @@ def main(args: Sequence[str] | None = None) -> None:
     given = parser.parse_args(args)
     with tempfile.TemporaryDirectory() as temporary:
         config = demo_config(given.work or Path(temporary) / "demo", updates=given.updates)
+        least = FIRST * config.curate.curate_every + 1
+        if given.updates < least:
+            parser.error(f"--updates is {given.updates}; moments are told from {least} on")
         ways = ways_of(config, Path(temporary), cores=cores, threads=given.threads)
         result = compare(ways, updates=given.updates, repeats=given.repeats)
     show([result], given.json)
