@@ -22,7 +22,7 @@ from scripts.bench.yfcc_pool import WORDS
 
 
 def clip_art_pool(folder: Path) -> Pool:
-    """All texts of the clip art that `cit demo` fetches: 14,905 captions of 6,900 pictures."""
+    """All texts of the clip art that `cit demo` fetches: 14,904 captions of 6,897 pictures."""
     roots = [
         fetch_deb(name, cache_folder(), lambda line: None)
         for name in ("openclipart-png", "openclipart-svg")
