@@ -138,7 +138,7 @@ def _show_run(run: "Run", *, as_json: bool) -> None:
         sys.stdout.write(json_format.dumps(summary) + "\n")
         return
     if recalls:
-        worst = min(recalls, key=lambda each: float(each["estimate"]))
+        worst = min(recalls, key=lambda each: (each["estimate"], -each["kept"]))
         print_line(
             f"{skipped:,} captions were ruled out unscored; an audit estimates that "
             f"{worst['estimate']:.1%} of what passes was kept "

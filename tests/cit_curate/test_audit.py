@@ -2,11 +2,15 @@
 
 import json
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from cit_curate.audit import REVIEW_CAPTIONS, Audit, _chi_squared
+from cit_curate.curate_command import _show_run
+from cit_curate.ledger_tables import SCHEMAS
 from cit_curate.selection import MIN_RATIO, THRESHOLD
 
 
@@ -86,3 +90,24 @@ def test_chi_squared_is_that_of_the_tables(
     probability: float, freedom: float, quantile: float
 ) -> None:
     assert _chi_squared(probability, freedom) == pytest.approx(quantile, rel=0.02, abs=0.05)
+
+
+def test_of_rules_with_equal_recalls_the_one_that_kept_most_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recalls = [
+        {"reason": reason, "kept": kept, "missed": 0.0, "estimate": 1.0, "low": low, "high": 1.0}
+        for reason, kept, low in (("min_ratio", 3, 0.0), ("threshold", 900, 0.98))
+    ]
+    row = {
+        "scanned": 90_000,
+        "kept": 903,
+        "selected": 903,
+        "skipped": 80_000,
+        "recalls": recalls,
+        "best_similarity": 0.9,
+    }
+    rounds = pa.Table.from_pylist([row], schema=SCHEMAS["rounds"])
+    _show_run(SimpleNamespace(path="run", read=lambda name: rounds), as_json=False)  # type: ignore[arg-type]
+    assert "80,000 captions were ruled out unscored" in (told := capsys.readouterr().err)
+    assert "(95 % interval 98.0% to 100.0%)" in told

@@ -30,7 +30,7 @@ def last(run: Run) -> dict[str, torch.Tensor]:
     return load_file(run.path / "checkpoints" / "last" / "model.safetensors")
 
 
-@pytest.mark.parametrize("features", ["live", "cached"])
+@pytest.mark.parametrize("features", [pytest.param("live", marks=pytest.mark.slow), "cached"])
 def test_only_the_head_moves_and_its_running_statistics_are_those_of_one_lane(
     world: Path, tower: Path, tmp_path: Path, features: str
 ) -> None:

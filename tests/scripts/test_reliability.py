@@ -77,9 +77,6 @@ def test_marks_of_modules_classes_and_functions_add_up(tmp_path: Path) -> None:
     assert marked_tests(tmp_path) == {"P1": [one, two], "P2": [one], "P3": [two], "P4": [two]}
 
 
-FLAGS = [(), pytest.param(("-n", "2"), marks=pytest.mark.slow)]
-
-
 def run_pytest(folder: Path, module: str, *flags: str) -> "subprocess.CompletedProcess[str]":
     """Runs one module of tests with the conftest of these tests."""
     for name in ("conftest.py", "faults.csv"):
@@ -90,7 +87,8 @@ def run_pytest(folder: Path, module: str, *flags: str) -> "subprocess.CompletedP
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("flags", FLAGS)
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [(), ("-n", "2")])
 def test_results_are_counted_by_row(tmp_path: Path, flags: tuple[str, ...]) -> None:
     assert run_pytest(tmp_path, MODULE, "--fault-results", "r.json", *flags).returncode == 1
     skipped = {"passed": 0, "failed": 0, "skipped": 1}
@@ -102,8 +100,8 @@ def test_results_are_counted_by_row(tmp_path: Path, flags: tuple[str, ...]) -> N
     }
 
 
-@pytest.mark.parametrize("flags", FLAGS)
 @pytest.mark.slow
+@pytest.mark.parametrize("flags", [(), ("-n", "2")])
 def test_a_mark_with_an_unknown_row_fails_the_collection(
     tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
