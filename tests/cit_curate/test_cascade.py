@@ -149,6 +149,7 @@ def whole(captions, encoder, index, rules) -> tuple[pa.Table, pa.Table]:
     return scan.take(None), round_row(scan, selected=0)
 
 
+@pytest.mark.slow
 def test_it_goes_on_from_any_place_with_the_same_pairs(
     captions, encoder, index, rules, whole
 ) -> None:
@@ -163,6 +164,7 @@ def test_it_goes_on_from_any_place_with_the_same_pairs(
     assert pa.concat_tables(rows).equals(expected)
 
 
+@pytest.mark.slow
 def test_threads_do_not_show(captions, encoder, index, rules, whole) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(3 - min(threads, 2))
@@ -174,6 +176,7 @@ def test_threads_do_not_show(captions, encoder, index, rules, whole) -> None:
         torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_what_repeats_is_decided_by_its_place_and_not_by_what_is_known(
     captions, encoder, index, rules
 ) -> None:

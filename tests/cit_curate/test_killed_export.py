@@ -69,10 +69,8 @@ def ended() -> Callable[..., int | None]:
 
 
 @pytest.mark.faults("Q4")
-@pytest.mark.parametrize(
-    "name",
-    ["counts.json", "counts.parquet", "counts.csv", pytest.param("folder", marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("name", ["counts.json", "counts.parquet", "counts.csv", "folder"])
+@pytest.mark.slow
 def test_a_killed_export_is_whole_or_absent_and_the_next_one_is_the_same_bytes(
     tmp_path: Path, ended: Callable[..., int | None], name: str
 ) -> None:

@@ -96,6 +96,7 @@ def encoders(run: Run) -> dict[int, str]:
     return found
 
 
+@pytest.mark.slow
 def test_each_outer_step_selects_with_the_encoder_of_the_one_before(
     world: Path, whole: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -299,6 +300,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_done(
         train(make_config(world, **FIELDS, curate_device="nonsense"), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_run_of_before_these_settings_is_taken_up_as_if_it_had_their_defaults(
     world: Path, tmp_path: Path
 ) -> None:
@@ -314,6 +316,7 @@ def test_a_run_of_before_these_settings_is_taken_up_as_if_it_had_their_defaults(
     train(config, out, resume=True)
 
 
+@pytest.mark.slow
 def test_the_first_batch_waits_for_the_first_shard_and_not_for_the_last(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,7 +37,8 @@ def config_with_broken(folder: Path, *words: str, **fields: object) -> RunConfig
 
 
 @pytest.mark.faults("E1")
-@pytest.mark.parametrize("ahead", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.slow
 def test_captions_without_a_vector_are_rejects_and_a_resumed_run_has_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int
 ) -> None:

@@ -40,6 +40,7 @@ def change(key: str, then: Any, now: Any, *, outer_step: int = 1, update: int = 
     return {"outer_step": outer_step, "update": update, "key": key, "then": then, "now": now}
 
 
+@pytest.mark.slow
 def test_another_setting_goes_on_once_it_is_allowed_and_is_written_down(
     world: Path, out: Path
 ) -> None:
@@ -67,6 +68,7 @@ def test_another_setting_goes_on_once_it_is_allowed_and_is_written_down(
 
 
 @pytest.mark.parametrize("num_images", [24, 120])
+@pytest.mark.slow
 def test_a_pool_that_was_built_again_is_noticed_and_may_be_gone_on_with(
     world: Path, tmp_path: Path, num_images: int
 ) -> None:
@@ -124,6 +126,7 @@ def test_a_run_of_before_the_version_was_a_setting_has_it_in_its_environment(
         train(make_config(world, **FIELDS), out, resume=True)
 
 
+@pytest.mark.slow
 def test_the_middle_of_an_outer_step_is_made_again_with_the_new_setting(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

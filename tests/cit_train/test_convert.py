@@ -143,6 +143,7 @@ def test_swag(tmp_path: Path, names: str) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_a_checkpoint_becomes_a_directory_that_automodel_and_its_processor_load(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -198,6 +198,7 @@ def test_a_registered_type_loads_after_its_import_and_only_then(
     assert first_similarity(folder, world / "pictures") <= 1
 
 
+@pytest.mark.slow
 def test_cached_features_do_not_depend_on_what_the_cache_held(world: Path, tmp_path: Path) -> None:
     cache = {"vision_features": "cached", "cached_views": 2, "max_updates": 4}
     config = make_config(world, **cache, feature_cache=str(tmp_path / "cache"))
@@ -241,6 +242,7 @@ def test_a_threshold_that_nothing_passes_ends_the_run_with_a_suggestion(
 
 
 @pytest.mark.faults("L3")
+@pytest.mark.slow
 def test_the_policy_train_makes_shorter_outer_steps(world: Path, tmp_path: Path) -> None:
     config = make_config(
         world, curate_every=50, max_passes=1, on_shortfall="train", max_updates=5, threshold=0.99
@@ -328,6 +330,7 @@ def test_resume_starts_a_run_where_none_is_or_where_starting_was_cut_short(
     assert run.commits()[-1].update == 2
 
 
+@pytest.mark.slow
 def test_pairs_without_an_image_are_passed_over_and_do_not_count_as_bad(
     world: Path, tmp_path: Path
 ) -> None:

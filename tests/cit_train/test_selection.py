@@ -45,6 +45,7 @@ def test_a_selection_is_trained_on_pair_by_pair_and_nothing_else(
     assert (run.path / "pool" / "pool.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_on_a_selection_reuses_its_pool(
     world: Path, selection: Run, tmp_path: Path
 ) -> None:
@@ -75,6 +76,7 @@ def test_a_run_is_not_overwritten_for_a_selection_that_cannot_be_used(
     assert len(Run.open(run.path).commits()) == 1
 
 
+@pytest.mark.slow
 def test_max_sample_trains_on_the_first_images_of_the_pool(world: Path, tmp_path: Path) -> None:
     config = make_config(world, max_sample=30, curation="none")
     run = train(config, tmp_path / "run")
@@ -96,6 +98,7 @@ def test_without_curation_the_whole_pool_is_trained_on_and_needs_no_metadata(
     assert not (run.path / "index").exists()
 
 
+@pytest.mark.slow
 def test_the_report_of_a_run_without_metadata_can_be_made(world: Path, tmp_path: Path) -> None:
     run = train(make_config(world, curation="none", metadata=""), tmp_path / "run")
     page = build_report(run, Pool.open(world / "data" / "pool"), tmp_path / "report.html")

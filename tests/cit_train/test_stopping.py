@@ -101,6 +101,7 @@ def test_stopped_at_any_moment_and_resumed_it_is_the_run_that_was_never_stopped(
 
 
 @pytest.mark.faults("D4", "K3")
+@pytest.mark.slow
 def test_a_stop_during_an_evaluation_makes_it_later_and_may_come_twice(
     world: Path, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,12 +66,13 @@ def decoded(raw):
 
 
 @pytest.mark.faults("P1", "P2", "P5")
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(
         st.tuples(ids, st.sampled_from(["t", "tag", "D_x"]), captions), min_size=1, max_size=30
     )
 )
+@pytest.mark.slow
 def test_every_row_is_a_pair_or_a_reject(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("rows")
     rows = [*rows, ("last", "t", b"so that the pool is not empty")]
@@ -451,6 +452,7 @@ NOTHING = [" ", "\t", "<b>", "</b>", "<a href=x>", "</a>", " http://x.org/a?b ",
         )
     )
 )
+@pytest.mark.slow
 def test_a_caption_of_blanks_markup_and_addresses_alone_is_no_pair(tmp_path_factory, drawn):
     clean, caption, padding = drawn
     folder = tmp_path_factory.mktemp("empty")

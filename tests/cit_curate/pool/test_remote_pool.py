@@ -134,6 +134,7 @@ def test_a_pool_is_built_into_a_bucket_and_reads_as_from_a_disk(bucket, tmp_path
         assert read == [picture(n) for n in range(12)]
 
 
+@pytest.mark.slow
 def test_opening_fetches_no_part_and_reading_only_those_that_are_needed(
     bucket, tmp_path, monkeypatch
 ):
@@ -251,6 +252,7 @@ def test_a_manifest_in_a_bucket_chooses_no_file_of_this_machine_and_no_other_buc
 
 
 @pytest.mark.faults("S3")
+@pytest.mark.slow
 def test_a_pool_that_is_cut_changed_or_absent_is_named(bucket, tmp_path):
     with pytest.raises(ConfigError, match="no pool"):
         Pool.open(f"{bucket}/none")

@@ -135,6 +135,7 @@ def test_they_change_no_selection_and_spare_the_tokenizer(
     assert len(expected) > 20
 
 
+@pytest.mark.slow
 def test_of_several_pools_all_must_have_them(
     tmp_path: Path, classes: Path, tower: Path, encoder: TextEncoder, tokenized: list[str]
 ) -> None:

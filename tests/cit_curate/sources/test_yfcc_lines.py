@@ -146,6 +146,7 @@ def test_every_line_is_an_image_a_reject_or_blank(rows):
     ),
     st.integers(0, 3),
 )
+@pytest.mark.slow
 def test_the_images_of_a_block_have_the_texts_of_their_own_cells(cells, skipped):
     names = ("title", "description", "user_tags", "machine_tags")
     lines = [line(n, **dict(zip(names, four, strict=True))) for n, four in enumerate(cells)]
