@@ -30,7 +30,6 @@ from cit_curate.pool.tokenize_command import tokenize
 from cit_curate.records import Float32, PoolCursor
 from cit_curate.scan_ledger import round_row
 from cit_curate.scoring import ExactScores
-from cit_curate.selection import THRESHOLD
 from cit_curate.text_encoder import TextEncoder, choose_device, load_text_tower
 from cit_curate.texts import Texts
 from scripts.bench.baseline import curate_plainly
@@ -134,7 +133,7 @@ def cascade(
     kept = rows["image_id"].cast("int64").to_numpy()
     passing = np.flatnonzero(similarity > np.float32(rules.threshold))
     (row,) = round_row(scan, selected=len(rows)).to_pylist()
-    audited = next(each for each in row["recalls"] if each["reason"] == THRESHOLD)
+    audited = max(row["recalls"], key=lambda each: each["kept"])
     count = len(similarity)
     return Timing(
         f"cascade, {len(passing) / count:.1%} pass",
