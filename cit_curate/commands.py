@@ -26,8 +26,8 @@ from indexes.durable import atomic_file, sweep_temporary
 
 if TYPE_CHECKING:  # they import Arrow and DuckDB, which `--help` must not wait for
     from cit_curate.ledger import Run
-    from cit_curate.pool import Pool
     from cit_curate.pool.mixture import PoolMixture
+    from cit_curate.pool.pool import Pool
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +208,7 @@ def report(
         json: Print one JSON document instead of a summary.
     """
     from cit_curate.ledger import Run
-    from cit_curate.report import build_report
+    from cit_curate.report.page import build_report
 
     opened = Run.open(run)
     page = out or run / "report.html"
@@ -228,8 +228,8 @@ def run_pool(run: "Run", paths: Sequence[str | Path] = ()) -> "Pool | PoolMixtur
     Raises:
         ConfigError: The paths are not those of the run's pools.
     """
-    from cit_curate.pool import Pool
     from cit_curate.pool.mixture import run_pools
+    from cit_curate.pool.pool import Pool
 
     of_run = run_pools(run.config)
     if of_run:
@@ -258,8 +258,8 @@ def _mixture(
     run: "Run", of_run: Sequence[Mapping[str, Any]], paths: Sequence[str]
 ) -> "PoolMixture | None":
     """All pools of a run of several, each under the name that its ledger has."""
-    from cit_curate.pool import Pool
     from cit_curate.pool.mixture import PoolMixture, parse_pool
+    from cit_curate.pool.pool import Pool
 
     if not paths:
         if any(_is_unnamed_store(run, pool["path"]) for pool in of_run):

@@ -47,7 +47,7 @@ def import_counts(
         json: Print one JSON document instead of a summary.
     """
     from cit_curate.counts_import import import_counts as import_file
-    from cit_curate.pool import Pool
+    from cit_curate.pool.pool import Pool
 
     opened = Pool.open(pool)
     with _shown_progress() as tell:

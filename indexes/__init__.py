@@ -1,1 +1,27 @@
-"""Nearest metadata: vectors in, ids and similarities out, one index per encoder version."""
+"""Nearest metadata: vectors in, ids and similarities out."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from indexes.exact import ExactIndex
+    from indexes.faiss_index import FaissIndex
+    from indexes.protocol import MetadataIndex, SearchResult
+    from indexes.versioned import build_index
+
+__all__ = ["ExactIndex", "FaissIndex", "MetadataIndex", "SearchResult", "build_index"]
+
+# Loaded when they are asked for: torch and FAISS take seconds.
+_MODULES = {
+    "ExactIndex": "indexes.exact",
+    "FaissIndex": "indexes.faiss_index",
+    "MetadataIndex": "indexes.protocol",
+    "SearchResult": "indexes.protocol",
+    "build_index": "indexes.versioned",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -115,7 +115,7 @@ def prepare(out: Path, folders: Mapping[str, Path], say: Callable[[str], None]) 
     Returns:
         The recipe, with its pool, classes and pictures.
     """
-    from cit_curate.pool import Pool
+    from cit_curate.pool.pool import Pool
     from cit_curate.sources.columns import Columns
 
     out.mkdir(parents=True, exist_ok=True)
@@ -250,8 +250,8 @@ def _export(run_folder: Path, out: Path, say: Callable[[str], None]) -> dict[str
     """
     from cit_curate.export import export_counts, export_webdataset
     from cit_curate.ledger import Run
-    from cit_curate.pool import Pool
-    from cit_curate.report import build_report
+    from cit_curate.pool.pool import Pool
+    from cit_curate.report.page import build_report
 
     run, pool = Run.open(run_folder), Pool.open(out / "pool")
     counts, shards = out / "counts.json", out / "curated-pairs"

@@ -11,8 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from cit_curate.config import CurateConfig
-from cit_curate.pool import Pool
 from cit_curate.pool.order import ScanOrder
+from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor
 from cit_curate.scoring import scanned_texts
 from cit_curate.sources.columns import Columns

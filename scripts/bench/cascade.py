@@ -25,7 +25,7 @@ import torch
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
 from cit_curate.curation import Curator
 from cit_curate.known_scores import KnownScores
-from cit_curate.pool import Pool
+from cit_curate.pool.pool import Pool
 from cit_curate.pool.tokenize_command import tokenize
 from cit_curate.records import Float32, PoolCursor
 from cit_curate.scan_ledger import round_row

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
 from cit_curate.curation import Curator
-from cit_curate.pool import Pool
+from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor
 from cit_curate.scoring import scanned_texts
 from cit_curate.text_encoder import TextEncoder, choose_device, load_text_tower

@@ -110,7 +110,7 @@ def _config(asked: argparse.Namespace, folder: Path) -> Any:
     from PIL import Image
     from transformers import ViTConfig, ViTModel
 
-    from cit_curate.pool import Pool
+    from cit_curate.pool.pool import Pool
     from cit_curate.sources.columns import Columns
     from cit_train.config import replace_fields
     from cit_train.recipes import default

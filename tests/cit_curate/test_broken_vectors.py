@@ -17,7 +17,7 @@ from cit_curate.curation import curate
 from cit_curate.curator import LaneScan
 from cit_curate.errors import BrokenVectorsError, NotFiniteError
 from cit_curate.metadata.entries import MetadataEntry
-from cit_curate.pool import Pool
+from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor
 from cit_curate.scan_ledger import round_row
 from cit_curate.selection import keep_similar

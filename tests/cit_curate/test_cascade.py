@@ -24,10 +24,10 @@ from cit_curate.errors import ConfigError
 from cit_curate.ledger_tables import SCHEMAS
 from cit_curate.metadata.entries import parse_entries
 from cit_curate.metadata.vectors import embed_metadata
-from cit_curate.pool import Pool
+from cit_curate.pool.pool import Pool
 from cit_curate.proxies import Cut, Int8Tower, fit_token_map
 from cit_curate.records import PoolCursor
-from cit_curate.report import build_report
+from cit_curate.report.page import build_report
 from cit_curate.scan_ledger import round_row
 from cit_curate.sources.columns import Columns
 from cit_curate.text_encoder import TextEncoder

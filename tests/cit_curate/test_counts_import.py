@@ -20,9 +20,9 @@ from cit_curate.errors import BadInputError, ConfigError, ResourceError
 from cit_curate.export import export_counts
 from cit_curate.ledger import Run
 from cit_curate.lock import owner_lock
-from cit_curate.pool import Pool
+from cit_curate.pool.pool import Pool
 from cit_curate.query import query_run
-from cit_curate.report import build_report
+from cit_curate.report.page import build_report
 from cit_curate.sources.columns import Columns
 
 TEXT_KEYS = ("title", "desc", "tag", "alt-text-2")
@@ -219,7 +219,7 @@ IMPORT = """
 import sys
 from pathlib import Path
 from cit_curate.counts_import import import_counts
-from cit_curate.pool import Pool
+from cit_curate.pool.pool import Pool
 import_counts(Path(sys.argv[1]), Pool.open(sys.argv[2]), Path(sys.argv[3]), overwrite=True)
 """
 

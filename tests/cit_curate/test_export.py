@@ -27,7 +27,7 @@ from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.export import csv_text, export_counts, export_webdataset, json_members
 from cit_curate.ledger import Commit, Run
 from cit_curate.ledger_tables import SCHEMAS
-from cit_curate.pool import Pool
+from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor
 from cit_curate.shards import read_shard, shard_entry
 from cit_curate.sources.columns import Columns

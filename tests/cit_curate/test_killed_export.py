@@ -11,7 +11,7 @@ from run_fixtures import image_bytes, small_run
 
 from cit_curate.export import export_counts, export_webdataset
 from cit_curate.ledger import Run
-from cit_curate.pool import Pool
+from cit_curate.pool.pool import Pool
 from cit_curate.sources.columns import Columns
 
 

@@ -13,7 +13,7 @@ from run_fixtures import image_bytes, small_run
 
 from cit_curate import commands
 from cit_curate.errors import ConfigError, QueryError
-from cit_curate.pool import Pool
+from cit_curate.pool.pool import Pool
 from cit_curate.sources.columns import Columns
 
 NASTY = ["[/red] [link=file:///etc/passwd]x[/link]", "\x1b]0;owned\x07\x1b[31m", "\u202egnp.exe"]

@@ -15,7 +15,7 @@ from cit_curate.config import EngineConfig
 from cit_curate.curation import curate
 from cit_curate.errors import BrokenVectorsError, CitError, NotFiniteError, ShortfallError
 from cit_curate.ledger import Run
-from cit_curate.pool import Pool
+from cit_curate.pool.pool import Pool
 from cit_train.config import RunConfig
 from cit_train.outer_loop import train
 from cit_train.stopping import StoppedError

@@ -13,7 +13,7 @@ from cit_curate.counts_command import import_counts
 from cit_curate.curation import curate
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.ledger import Run
-from cit_curate.pool import Pool
+from cit_curate.pool.pool import Pool
 from cit_curate.pool.subset import subset_pool
 from cit_train import cli
 

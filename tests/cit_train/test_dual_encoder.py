@@ -76,7 +76,7 @@ def test_a_model_without_a_pooled_output_is_refused() -> None:
 
 
 def test_training_needs_a_pool_with_images(world: Path, tmp_path: Path) -> None:
-    from cit_curate.pool import Pool
+    from cit_curate.pool.pool import Pool
     from cit_curate.sources.columns import Columns
 
     table = tmp_path / "captions.csv"

@@ -16,8 +16,8 @@ from cit_curate.errors import ResourceError
 from cit_curate.ledger import Run
 from cit_curate.pool.pool import Pool
 from cit_curate.query import RunDatabase
-from cit_curate.report import build_report
 from cit_curate.report.facts import collect_facts
+from cit_curate.report.page import build_report
 from indexes import durable
 from indexes import fail_points as faults_at
 from indexes.fail_points import KINDS, VARIABLE, fail_points, kind_of

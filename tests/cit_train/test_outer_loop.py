@@ -25,7 +25,7 @@ from cit_curate.errors import (
 )
 from cit_curate.ledger import Run
 from cit_curate.lock import owner_lock
-from cit_curate.pool import Pool
+from cit_curate.pool.pool import Pool
 from cit_curate.shards import ShardWriter
 from cit_curate.sources.columns import Columns
 from cit_train.config import replace_fields

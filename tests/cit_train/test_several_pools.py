@@ -17,11 +17,11 @@ from cit_curate.curation import curate
 from cit_curate.errors import ConfigError, ShortfallError
 from cit_curate.export import export_counts, export_webdataset
 from cit_curate.ledger import Run
-from cit_curate.pool import Pool
 from cit_curate.pool.mixture import PoolMixture
+from cit_curate.pool.pool import Pool
 from cit_curate.pool.subset import subset_pool
 from cit_curate.query import query_run
-from cit_curate.report import build_report
+from cit_curate.report.page import build_report
 from cit_curate.shards import read_shard, shard_entry
 from cit_curate.sources.columns import Columns
 from cit_train.config import RunConfig

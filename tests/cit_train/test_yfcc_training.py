@@ -14,7 +14,7 @@ from cit_curate.config import EngineConfig
 from cit_curate.counts_import import import_counts
 from cit_curate.export import export_counts
 from cit_curate.ledger import Run
-from cit_curate.pool import Pool
+from cit_curate.pool.pool import Pool
 from cit_curate.pool.yfcc_build import build_yfcc_pool
 from cit_curate.pool.yfcc_source import YfccSource
 from cit_curate.sources.yfcc import COLUMNS

@@ -19,7 +19,7 @@ from transformers import (
     ViTModel,
 )
 
-from cit_curate.pool import Pool
+from cit_curate.pool.pool import Pool
 from cit_curate.sources.columns import Columns
 from cit_train.config import RunConfig, replace_fields
 from cit_train.models.timm_tower import MocoConfig, MocoModel

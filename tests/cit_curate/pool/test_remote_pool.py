@@ -15,10 +15,11 @@ from run_fixtures import image_bytes, small_run
 
 from cit_curate.commands import export, query, report
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
-from cit_curate.pool import Pool, ScanOrder
 from cit_curate.pool.check import verify_pool
 from cit_curate.pool.commands import build, info, verify
 from cit_curate.pool.images import ImageRejected
+from cit_curate.pool.order import ScanOrder
+from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor
 from cit_curate.remote import list_files, read_range, stat_file
 from cit_curate.remote_cache import cache_folder

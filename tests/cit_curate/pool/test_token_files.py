@@ -12,10 +12,10 @@ from cit_curate import text_encoder
 from cit_curate.config import CurateConfig, MetadataConfig
 from cit_curate.curation import Curator
 from cit_curate.errors import ConfigError, DamagedError
-from cit_curate.pool import Pool
 from cit_curate.pool.check import check_pool
 from cit_curate.pool.commands import info
 from cit_curate.pool.mixture import PoolMixture
+from cit_curate.pool.pool import Pool
 from cit_curate.pool.token_files import token_folders
 from cit_curate.pool.tokenize_command import tokenize
 from cit_curate.records import PoolCursor

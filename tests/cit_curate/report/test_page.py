@@ -28,8 +28,8 @@ from cit_curate.ledger import Commit, Run
 from cit_curate.ledger_tables import HISTOGRAM_BINS, SCHEMAS
 from cit_curate.query import RunDatabase
 from cit_curate.records import PoolCursor
-from cit_curate.report import build_report
 from cit_curate.report.facts import MAX_CLASSES, collect_facts, flattened
+from cit_curate.report.page import build_report
 
 PAYLOADS = (
     "<script>document.title='owned'</script>",
