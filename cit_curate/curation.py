@@ -41,7 +41,7 @@ from cit_curate.text_encoder import TextEncoder, choose_device
 from cit_curate.threshold import SimilaritySample, sample_similarity
 from indexes.durable import FileEntry, check_room, write_json
 from indexes.protocol import MetadataIndex
-from indexes.versioned import VersionedIndex
+from indexes.storage import VersionedIndex
 
 logger = logging.getLogger(__name__)
 

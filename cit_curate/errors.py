@@ -1,26 +1,49 @@
-"""The tree of errors raised on purpose; the exit codes are the command line's contract."""
+"""The tree of errors raised on purpose; the exit codes are the command line's contract.
+
+```
+CitError                       1  what a person can act on
+├── ConfigError                2  a flag, a config field or a path is wrong; nothing was done
+│   └── QueryError             2  the SQL is not one SELECT over the run's views, or it failed
+├── BadInputError              3  more bad input than the limit allows, or none that is usable
+│   └── ShortfallError         3  the pool passes did not fill the budget
+├── DamagedError               4  stored data does not match its manifest
+├── ResourceError              5  disk, memory, a lock or a time limit ended the work
+├── PeerLostError              6  the other side is gone or too slow
+└── NotFiniteError             7  a vector, a loss or a gradient is NaN or infinite
+    └── BrokenVectorsError     7  the vectors of some texts are
+```
+"""
 
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from indexes.errors import CitError, DamagedError
-
 if TYPE_CHECKING:  # NumPy, which a message about a wrong flag must not wait for
     from cit_curate.records import Bool, Float32
 
-__all__ = [
-    "BadInputError",
-    "BrokenVectorsError",
-    "CitError",
-    "ConfigError",
-    "DamagedError",
-    "NotFiniteError",
-    "PeerLostError",
-    "QueryError",
-    "ResourceError",
-    "ShortfallError",
-]
+
+class CitError(Exception):
+    """Something a person can act on: the message says what, where, why and what to do.
+
+    `exit_code` is what the command line ends with; `is_told` says that another process has said
+    what is wrong, so this one need not.
+    """
+
+    exit_code = 1
+    is_told = False
+
+
+class DamagedError(CitError):
+    """Stored data does not match its manifest: cut, changed or missing.
+
+    `file` is the damaged file, where the message begins with it.
+    """
+
+    exit_code = 4
+
+    def __init__(self, message: str, *, file: str | None = None) -> None:
+        super().__init__(message)
+        self.file = file
 
 
 class ConfigError(CitError):

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cit_curate.errors import DamagedError
 from indexes.durable import atomic_file
-from indexes.errors import DamagedError
 
 Record = dict[str, Any]
 

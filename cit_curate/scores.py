@@ -32,10 +32,10 @@ from cit_curate.pool.workers import Mapper
 from cit_curate.records import CaptionBatch, Float32, Int64, PoolCursor
 from cit_curate.scoring import Scores, scanned_texts
 from cit_curate.text_encoder import TextEncoder
+from indexes.build import build_index
 from indexes.durable import append_sha256, atomic_file, read_with_sha256, sweep_temporary
 from indexes.protocol import MetadataIndex
 from indexes.storage import load_vectors, save_index
-from indexes.versioned import build_index
 
 _log = logging.getLogger(__name__)
 

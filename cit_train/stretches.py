@@ -28,8 +28,8 @@ from cit_curate.scores import Embedded, KnownTexts, PoolPlaces, open_places
 from cit_curate.scoring import Scores, scanned_texts
 from cit_curate.text_encoder import TextEncoder
 from cit_train.checkpoint import check_checkpoint
+from indexes.build import build_index
 from indexes.protocol import MetadataIndex
-from indexes.versioned import build_index
 
 # Captions of a unit of work: enough to fill the forward passes of most lengths, and few enough
 # that a score that is needed at once does not wait long for the unit before it.

@@ -4,10 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from indexes.build import build_index
     from indexes.exact import ExactIndex
     from indexes.faiss_index import FaissIndex
     from indexes.protocol import MetadataIndex, SearchResult
-    from indexes.versioned import build_index
 
 __all__ = ["ExactIndex", "FaissIndex", "MetadataIndex", "SearchResult", "build_index"]
 
@@ -17,7 +17,7 @@ _MODULES = {
     "FaissIndex": "indexes.faiss_index",
     "MetadataIndex": "indexes.protocol",
     "SearchResult": "indexes.protocol",
-    "build_index": "indexes.versioned",
+    "build_index": "indexes.build",
 }
 
 

@@ -16,7 +16,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from indexes.errors import DamagedError
+from cit_curate.errors import DamagedError
 from indexes.fail_points import reach
 
 TEMPORARY_PREFIX = ".tmp-"

@@ -1,4 +1,6 @@
-"""An index on disk: its vectors in one `.npy`, and a manifest that is written last.
+"""One index, rebuilt when what it depends on has changed and reused when it has not.
+
+On disk it is its vectors in one `.npy`, and a manifest that is written last.
 
 ```
 INDEX/
@@ -9,11 +11,16 @@ The vectors are what is stored, whatever the backend: a Flat index is its vector
 HNSW index is made of the same vectors in the same way every time.
 """
 
+import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from cit_curate.errors import DamagedError
+from indexes.build import build_index
 from indexes.durable import (
     atomic_file,
     check_file,
@@ -22,8 +29,9 @@ from indexes.durable import (
     read_json,
     write_sealed,
 )
-from indexes.errors import DamagedError
 from indexes.protocol import Float32, MetadataIndex
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 _MEMBERS = {"format_version", "kind", "version", "dim", "file"}
@@ -74,3 +82,52 @@ def load_vectors(folder: Path) -> tuple[str, Float32]:
             f"({entry.rows}, {dim})"
         )
     return version, vectors
+
+
+class VersionedIndex:
+    """The index of one run; its version is the fingerprint of all that its vectors depend on.
+
+    Attributes:
+        num_builds: How often the vectors were embedded and indexed anew.
+    """
+
+    def __init__(self, kind: str = "auto", folder: Path | None = None) -> None:
+        self.kind = kind
+        self.folder = folder
+        self.num_builds = 0
+        self._version: str | None = None
+        self._index: MetadataIndex | None = None
+
+    def refresh(
+        self, version: str, embed: Callable[[], Float32], *, device: str | torch.device = "cpu"
+    ) -> MetadataIndex:
+        """The index at `version`: the one at hand, the stored one, or a new one.
+
+        Args:
+            version: Fingerprint of encoder, entries and prompts.
+            embed: Gives the vectors, float32 [entries, dim]; called only for a new index.
+            device: See `build_index`.
+
+        A damaged stored index is refused with a warning, and built anew.
+        """
+        if self._index is not None and self._version == version:
+            return self._index
+        vectors = self._stored(version)
+        is_new = vectors is None
+        index = build_index(embed() if vectors is None else vectors, self.kind, device=device)
+        if is_new:
+            self.num_builds += 1
+            if self.folder is not None:
+                save_index(index, self.folder, version=version)
+        self._version, self._index = version, index
+        return index
+
+    def _stored(self, version: str) -> Float32 | None:
+        if self.folder is None or not (self.folder / "manifest.json").is_file():
+            return None
+        try:
+            stored_version, vectors = load_vectors(self.folder)
+        except DamagedError as error:
+            logger.warning("the stored index is refused and built anew: %s", error)
+            return None
+        return vectors if stored_version == version else None

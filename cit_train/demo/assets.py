@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from cit_curate.errors import ConfigError, ResourceError
+from cit_curate.errors import ConfigError, DamagedError, ResourceError
 from indexes.durable import TEMPORARY_PREFIX, file_sha256, read_json, sweep_temporary, write_json
-from indexes.errors import DamagedError
 
 __all__ = ["DEBIAN_ASSETS", "DebianAsset", "cache_folder", "fetch_deb"]
 

@@ -19,11 +19,10 @@ from types import FrameType
 import submitit
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
-from cit_curate.errors import CitError
+from cit_curate.errors import CitError, DamagedError
 from cit_train.launch.child import Child, die_with_parent
 from cit_train.launch.job_report import JobReport
 from indexes.durable import read_json
-from indexes.errors import DamagedError
 
 STOPPED = 75
 # How a command ends that was asked to stop: by itself, or by a signal that it does not handle.

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cit_curate.errors import DamagedError
 from indexes.durable import read_json, write_json
-from indexes.errors import DamagedError
 
 LAUNCH_FILE = "launch.json"
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cit_curate.errors import DamagedError
 from cit_train.launch.job_report import JobReport
 from indexes.durable import read_json
-from indexes.errors import DamagedError
 
 if TYPE_CHECKING:  # it imports Arrow, which `--help` must not wait for
     pass

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from indexes.build import build_index
 from indexes.protocol import Float32, SearchResult
 from indexes.recall import recall, similarity_error
-from indexes.versioned import build_index
 from scripts.bench.side_by_side import Comparison, Timing, add_output, show, take_turns
 
 KINDS = ("exact", "flat", "ivf", "hnsw")

@@ -23,7 +23,7 @@ from cit_curate.scan_ledger import round_row
 from cit_curate.selection import keep_similar
 from cit_curate.sources.columns import Columns
 from cit_curate.threshold import sample_similarity
-from indexes.versioned import build_index
+from indexes.build import build_index
 
 BROKEN = {"nan": np.nan, "inf": np.inf, "zero": 0.0}
 

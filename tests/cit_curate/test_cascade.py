@@ -31,8 +31,8 @@ from cit_curate.report.page import build_report
 from cit_curate.scan_ledger import round_row
 from cit_curate.sources.columns import Columns
 from cit_curate.text_encoder import TextEncoder
+from indexes.build import build_index
 from indexes.protocol import MetadataIndex
-from indexes.versioned import build_index
 
 NUM_CAPTIONS = 12_000
 ENTRIES = parse_entries(["a large cat", "a river in Europe", "musical instrument", "red fruit"])

@@ -22,8 +22,8 @@ from cit_curate.metadata.vectors import embed_metadata
 from cit_curate.records import PAIR_COLUMNS, CaptionBatch, PoolCursor
 from cit_curate.scan_ledger import ledger_rows, round_row
 from cit_curate.text_encoder import TextEncoder
+from indexes.build import build_index
 from indexes.protocol import MetadataIndex
-from indexes.versioned import build_index
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cit_curate.errors import ConfigError, ResourceError
+from cit_curate.errors import ConfigError, DamagedError, ResourceError
 from cit_train.demo import assets
 from cit_train.demo.assets import DEBIAN_ASSETS, DebianAsset, cache_folder, fetch_deb
-from indexes.errors import DamagedError
 
 NAME = "openclipart-svg"
 DEB = f"{NAME}_1%3a2_all.deb"

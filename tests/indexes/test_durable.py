@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cit_curate.errors import DamagedError
 from indexes.durable import (
     FileEntry,
     atomic_file,
@@ -18,7 +19,6 @@ from indexes.durable import (
     sweep_temporary,
     write_json,
 )
-from indexes.errors import DamagedError
 
 
 def _fail_half_way(writing: AbstractContextManager[Path]) -> None:
