@@ -19,10 +19,10 @@ from cit_curate.printing import (
     show,
     unique_names,
 )
-from cit_curate.remote import remote_url
+from cit_curate.storage.durable import atomic_file, sweep_temporary
+from cit_curate.storage.remote import remote_url
+from cit_curate.storage.upload import check_empty, made_here
 from cit_curate.terminal import count_and_rate, progress_bar
-from cit_curate.upload import check_empty, made_here
-from indexes.durable import atomic_file, sweep_temporary
 
 if TYPE_CHECKING:  # they import Arrow and DuckDB, which `--help` must not wait for
     from cit_curate.ledger import Run

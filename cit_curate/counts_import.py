@@ -25,7 +25,7 @@ from cit_curate.ledger_tables import HISTOGRAM_BINS, SCHEMAS
 from cit_curate.pool.lookup import create_places, open_staging
 from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor
-from indexes.durable import FileEntry, check_sums, file_sha256
+from cit_curate.storage.durable import FileEntry, check_sums, file_sha256
 
 # Dead links make a download miss some of a published list, seldom half of it. When more is
 # missing, it is mostly another pool, or ids that are written in another way.

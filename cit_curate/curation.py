@@ -23,8 +23,8 @@ from cit_curate.errors import ConfigError
 from cit_curate.known_scores import KnownScores
 from cit_curate.ledger import Commit, Run
 from cit_curate.ledger_tables import SCHEMAS
-from cit_curate.lock import owner_lock
 from cit_curate.metadata.entries import MetadataEntry, load_metadata
+from cit_curate.metadata.stored_index import VersionedIndex
 from cit_curate.metadata.vectors import embed_metadata
 from cit_curate.pool.engines import open_engine
 from cit_curate.pool.mixed_order import MixedOrder
@@ -37,11 +37,11 @@ from cit_curate.scan_ledger import ledger_rows, metrics_record, round_row
 from cit_curate.scan_rows import ScanTotals
 from cit_curate.scores import CAPTIONS_PER_WORKER, ScoredLane, Tower, embedder, open_scan
 from cit_curate.scoring import WindowScores
+from cit_curate.storage.durable import FileEntry, check_room, write_json
+from cit_curate.storage.lock import owner_lock
 from cit_curate.text_encoder import TextEncoder, choose_device
 from cit_curate.threshold import SimilaritySample, sample_similarity
-from indexes.durable import FileEntry, check_room, write_json
 from indexes.protocol import MetadataIndex
-from indexes.storage import VersionedIndex
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from cit_curate.errors import ConfigError, DamagedError
-from indexes.durable import read_json
+from cit_curate.storage.durable import read_json
 
 _MODEL_TYPE = "vision-text-dual-encoder"
 _TOWER = "text_model."

@@ -26,7 +26,7 @@ from cit_curate.pool.images import ImageRejected, image_suffix
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.query import EXPORT_BATCH_ROWS, ImageSource, PairSource, RunDatabase
 from cit_curate.shards import Sample, ShardWriter
-from indexes.durable import (
+from cit_curate.storage.durable import (
     atomic_file,
     atomic_folder,
     sums_path,

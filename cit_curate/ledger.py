@@ -20,12 +20,9 @@ import pyarrow.parquet as pq
 from cit_curate.counts import COUNTS_BY_KEY, refuse_same_keys
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.ledger_tables import LEDGER_TABLES, SCHEMAS, LedgerTable, as_now, write_rows
-from cit_curate.lock import owner_lock
 from cit_curate.metrics_log import append_record, keep_records, read_records
 from cit_curate.records import PoolCursor
-from cit_curate.remote import refuse_remote_run
-from cit_curate.replacing import replacing
-from indexes.durable import (
+from cit_curate.storage.durable import (
     TEMPORARY_PREFIX,
     FileEntry,
     atomic_folder,
@@ -39,6 +36,9 @@ from indexes.durable import (
     write_listing,
     write_sealed,
 )
+from cit_curate.storage.lock import owner_lock
+from cit_curate.storage.remote import refuse_remote_run
+from cit_curate.storage.replace_folder import replacing
 
 FORMAT_VERSION = 1
 

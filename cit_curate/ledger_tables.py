@@ -7,7 +7,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexes.durable import atomic_file
+from cit_curate.storage.durable import atomic_file
 
 LedgerTable = Literal["selections", "near_misses", "rounds", "used", "rejects"]
 LEDGER_TABLES: tuple[LedgerTable, ...] = (

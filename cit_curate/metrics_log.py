@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cit_curate.errors import DamagedError
-from indexes.durable import atomic_file
+from cit_curate.storage.durable import atomic_file
 
 Record = dict[str, Any]
 

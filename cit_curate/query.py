@@ -24,7 +24,7 @@ from cit_curate.ledger import Commit, Run
 from cit_curate.ledger_tables import LEDGER_TABLES, POOL_COUNTS, RECALL, SCHEMAS, LedgerTable
 from cit_curate.one_select import check_select, short_message
 from cit_curate.pool.mixture import PoolMixture
-from indexes.durable import FileEntry, check_file
+from cit_curate.storage.durable import FileEntry, check_file
 
 MEMORY_LIMIT = "2GB"
 SPILL_LIMIT = "20GB"

@@ -24,6 +24,7 @@ from cit_curate.broken_vectors import best_entries
 from cit_curate.config import CurateConfig, TextTowerConfig
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.known_scores import KnownScores
+from cit_curate.metadata.stored_index import load_vectors, save_index
 from cit_curate.metadata.vectors import embed_or_nan
 from cit_curate.pool.mixed_order import MixedOrder
 from cit_curate.pool.mixture import PoolMixture
@@ -31,11 +32,10 @@ from cit_curate.pool.pool import Pool
 from cit_curate.pool.workers import Mapper
 from cit_curate.records import CaptionBatch, Float32, Int64, PoolCursor
 from cit_curate.scoring import Scores, scanned_texts
+from cit_curate.storage.durable import append_sha256, atomic_file, read_with_sha256, sweep_temporary
 from cit_curate.text_encoder import TextEncoder
 from indexes.build import build_index
-from indexes.durable import append_sha256, atomic_file, read_with_sha256, sweep_temporary
 from indexes.protocol import MetadataIndex
-from indexes.storage import load_vectors, save_index
 
 _log = logging.getLogger(__name__)
 

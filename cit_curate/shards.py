@@ -23,9 +23,7 @@ from typing import Any, overload
 from urllib.parse import quote
 
 from cit_curate.errors import DamagedError
-from cit_curate.tar_index import TarMember, tar_members
-from cit_curate.tar_members import end_of_tar, member
-from indexes.durable import (
+from cit_curate.storage.durable import (
     FileEntry,
     atomic_file,
     check_file,
@@ -33,6 +31,8 @@ from indexes.durable import (
     read_json,
     write_json,
 )
+from cit_curate.tar_index import TarMember, tar_members
+from cit_curate.tar_members import end_of_tar, member
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cit_curate.errors import CitError, NotFiniteError
+from cit_curate.storage.durable import write_json
 from cit_train.config import TrainConfig
 from cit_train.distributed import World, open_world
 from cit_train.status import (
@@ -15,7 +16,6 @@ from cit_train.status import (
     write_status,
 )
 from cit_train.stopping import StoppedError, StopSignals
-from indexes.durable import write_json
 
 
 @contextlib.contextmanager

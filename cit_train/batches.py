@@ -28,10 +28,10 @@ from cit_curate.ledger import step_folder
 from cit_curate.ledger_tables import SCHEMAS
 from cit_curate.records import UInt8, split_pair_key
 from cit_curate.shards import ClosedShard, Sample, shard_entry
+from cit_curate.storage.durable import read_listing
 from cit_train.stream import lane_prefix
 from cit_train.views import ViewMaker, empty_views
 from cit_train.waiting import Waiting
-from indexes.durable import read_listing
 
 # First words of the random keys of training.
 CROP_KEY = 31

@@ -8,9 +8,9 @@ from typing import Any
 from cit_curate.environment import cit_version
 from cit_curate.errors import ConfigError
 from cit_curate.ledger import Run
+from cit_curate.storage.durable import write_json
 from cit_train.config import RunConfig, flat
 from cit_train.mid_step import remove_mid_step
-from indexes.durable import write_json
 
 # It changes where and how fast, never what.
 _FREE_TO_CHANGE = frozenset(

@@ -23,8 +23,7 @@ from torch import Tensor
 from transformers import ProcessorMixin, VisionTextDualEncoderModel
 
 from cit_curate.errors import DamagedError
-from cit_train.trainer import Trainer
-from indexes.durable import (
+from cit_curate.storage.durable import (
     atomic_folder,
     check_listing,
     read_json,
@@ -32,6 +31,7 @@ from indexes.durable import (
     write_json,
     write_listing,
 )
+from cit_train.trainer import Trainer
 
 
 def checkpoint_name(update: int) -> str:

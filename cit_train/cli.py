@@ -11,10 +11,10 @@ import traceback
 from collections.abc import Sequence
 
 from cit_curate.errors import CitError, ConfigError
+from cit_curate.storage.fail_points import fail_at
 from cit_train.standard_streams import open_streams
 from cit_train.status import STOPPED, exit_code_of, message_of
 from cit_train.stopping import EndedBySignal
-from indexes.fail_points import fail_at
 
 # Verb -> what it does in a line, and the function; imported only when it is asked for.
 VERBS = {

@@ -11,6 +11,7 @@ from cit_curate.errors import CitError
 from cit_curate.ledger import Commit, step_folder
 from cit_curate.records import PoolCursor
 from cit_curate.scan_ledger import metrics_record
+from cit_curate.storage.durable import FileEntry, remove_folder
 from cit_train.batches import count_uses
 from cit_train.checkpoint import (
     Snapshot,
@@ -27,7 +28,6 @@ from cit_train.stopping import StoppedError
 from cit_train.stream import ShardStream
 from cit_train.trainer import TrainState
 from cit_train.watcher import StepNumbers, Watcher
-from indexes.durable import FileEntry, remove_folder
 
 
 def commit_step(

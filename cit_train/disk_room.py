@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from cit_curate.ledger import step_folder
-from indexes.durable import remove_folder
+from cit_curate.storage.durable import remove_folder
 
 # Training goes on meanwhile with the shards that are there.
 WAIT_SECONDS = 60.0

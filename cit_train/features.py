@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from cit_curate.errors import DamagedError
+from cit_curate.storage.durable import atomic_file
 from cit_train.pooled_vision import PooledVision
 from cit_train.views import ViewMaker, empty_views
-from indexes.durable import atomic_file
 
 IMAGE_BYTES = 16
 KEY_BYTES = IMAGE_BYTES + 2

@@ -29,8 +29,7 @@ from cit_curate.errors import DamagedError
 from cit_curate.ledger import Run, step_folder
 from cit_curate.records import PoolCursor
 from cit_curate.scan_rows import ScanTotals
-from cit_train.checkpoint import check_checkpoint
-from indexes.durable import (
+from cit_curate.storage.durable import (
     FileEntry,
     atomic_file,
     check_file,
@@ -41,6 +40,7 @@ from indexes.durable import (
     write_json,
     write_sealed,
 )
+from cit_train.checkpoint import check_checkpoint
 
 _TABLES = ("selected", "surplus", "near_misses")
 

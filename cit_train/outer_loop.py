@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cit_curate.ledger import Run
-from cit_curate.lock import owner_lock
-from cit_curate.remote import refuse_remote_run
+from cit_curate.storage.durable import check_room
+from cit_curate.storage.lock import owner_lock
+from cit_curate.storage.remote import refuse_remote_run
 from cit_train.attempt import attempt
 from cit_train.batches import open_batches
 from cit_train.commit import commit_step, end_run, save_within_step, stop_here
@@ -21,7 +22,6 @@ from cit_train.step_batches import open_streams, updates
 from cit_train.tensorboard import TensorBoardWatcher
 from cit_train.threads import compute_threads
 from cit_train.watcher import Watcher, Watchers
-from indexes.durable import check_room
 
 
 def train(

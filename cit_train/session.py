@@ -25,6 +25,7 @@ from cit_curate.ledger import Commit, Run
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.subset import subset_pool
 from cit_curate.records import PoolCursor
+from cit_curate.storage.durable import remove_folder
 from cit_curate.text_encoder import choose_device, load_text_tower, weights_sha256
 from cit_train.ahead import Ahead
 from cit_train.batches import BatchStream, StreamConfig
@@ -56,7 +57,6 @@ from cit_train.stopping import StopSignals
 from cit_train.trainer import Trainer, TrainState
 from cit_train.transforms import Normalizer, image_statistics
 from cit_train.views import ViewMaker
-from indexes.durable import remove_folder
 
 logger = logging.getLogger(__name__)
 

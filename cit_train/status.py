@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cit_curate.errors import CitError, DamagedError, ResourceError
-from indexes.durable import read_json, write_sealed
+from cit_curate.storage.durable import read_json, write_sealed
 
 STOPPED = 75
 # By exit code (docs/formats.md).

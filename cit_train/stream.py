@@ -28,9 +28,9 @@ from cit_curate.pool.images import ImageRejected, image_suffix
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.records import each_row
 from cit_curate.shards import Sample, ShardWriter, closed_shards, remove_shards
+from cit_curate.storage.durable import read_json, write_sealed
 from cit_train.image_budget import ImageBudget
 from cit_train.waiting import Waiting
-from indexes.durable import read_json, write_sealed
 
 # First word of the random key of the training order.
 ORDER_KEY = 21

@@ -25,9 +25,9 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from cit_curate.errors import CitError, ConfigError, DamagedError
+from cit_curate.storage.durable import atomic_folder
 from cit_train.demo.assets import cache_folder, fetch_deb
 from cit_train.demo.tuxpaint import link_evaluation_pictures
-from indexes.durable import atomic_folder
 
 PROMPTS = ("a photo of a {}", "a drawing of a {}", "a clip art of a {}")
 # Folder in the package -> what it shows, as it fits into a prompt.

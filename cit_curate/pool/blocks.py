@@ -24,7 +24,7 @@ from cit_curate.pool.place import keep_in_staging
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.rows import RawPairs, Reject, pairs_of
 from cit_curate.sources.source import Source, open_source
-from indexes.durable import (
+from cit_curate.storage.durable import (
     append_sha256,
     atomic_file,
     read_json,

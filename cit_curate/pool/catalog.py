@@ -5,7 +5,7 @@ from pathlib import Path
 import duckdb
 
 from cit_curate.pool.format import CATALOG_NAME, PoolManifest
-from indexes.durable import atomic_file, sweep_temporary
+from cit_curate.storage.durable import atomic_file, sweep_temporary
 
 
 def rebuild_catalog(folder: Path, manifest: PoolManifest) -> Path:

@@ -5,7 +5,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cit_curate.damage import Findings
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.pool.catalog import catalog_problem, rebuild_catalog
 from cit_curate.pool.format import CATALOG_NAME, Part, PoolManifest, read_manifest
@@ -15,8 +14,9 @@ from cit_curate.pool.source_entries import changed_sources
 from cit_curate.pool.token_files import CURE as TOKENS_CURE
 from cit_curate.pool.token_files import MANIFEST_NAME as TOKENS_MANIFEST
 from cit_curate.pool.token_files import TokenFiles, token_folders
-from cit_curate.remote import remote_url
-from indexes.durable import FileEntry, check_file, leftovers, sweep_temporary
+from cit_curate.storage.durable import FileEntry, check_file, leftovers, sweep_temporary
+from cit_curate.storage.findings import Findings
+from cit_curate.storage.remote import remote_url
 
 _BUILD_AGAIN = "build it again from its sources (cit pool build … --overwrite)"
 

@@ -15,11 +15,11 @@ import tyro
 from rich.progress import TaskID
 
 from cit_curate.config import Cleaning, EngineConfig, Format, YfccFormat
-from cit_curate.damage import tell_findings
 from cit_curate.errors import BadInputError, ConfigError
-from cit_curate.remote import remote_url
+from cit_curate.storage.findings import tell_findings
+from cit_curate.storage.remote import remote_url
+from cit_curate.storage.upload import check_empty, upload_folder
 from cit_curate.terminal import count_and_rate, print_line, progress_bar
-from cit_curate.upload import check_empty, upload_folder
 
 if TYPE_CHECKING:  # they import Arrow and DuckDB, which `--help` must not wait for
     from cit_curate.pool.pool import Pool

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from cit_curate.errors import ConfigError, DamagedError
-from indexes.durable import FileEntry, file_entry, read_json, write_sealed
+from cit_curate.storage.durable import FileEntry, file_entry, read_json, write_sealed
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "pool.json"

@@ -12,8 +12,8 @@ import pyarrow as pa
 from cit_curate.errors import ConfigError
 from cit_curate.pool.inside import BoundedCache, Identity, OpenFile, opened_inside
 from cit_curate.pool.rejected import ImageRejected
-from cit_curate.remote import RemoteFile, below, read_range, remote_url, stat_file
-from cit_curate.remote_cache import local_copy
+from cit_curate.storage.remote import RemoteFile, below, read_range, remote_url, stat_file
+from cit_curate.storage.remote_cache import local_copy
 
 # A request to a store takes as long as some hundred kB: what is asked for in small pieces (a zip's
 # member: its header, then its bytes) comes in one request when it is no longer than this.

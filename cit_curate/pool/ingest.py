@@ -45,11 +45,11 @@ from cit_curate.pool.place import (
 )
 from cit_curate.pool.source_entries import Asked, check_unchanged, settings_of, source_entry
 from cit_curate.pool.staging import Staging
-from cit_curate.replacing import replacing
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.parquet import column_kind
 from cit_curate.sources.rows import RawPairs, SourceReader
 from cit_curate.sources.source import Source, open_source
+from cit_curate.storage.replace_folder import replacing
 
 Progress = Callable[[str, int], None]
 """Called with what is being done and how many rows are done, now and then."""

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from cit_curate.errors import BadInputError
 from cit_curate.pool.format import REJECT_SCHEMA
 from cit_curate.sources.rows import MALFORMED, Reject
-from indexes.durable import atomic_file, sweep_temporary
+from cit_curate.storage.durable import atomic_file, sweep_temporary
 
 MAX_IN_A_ROW = 100
 

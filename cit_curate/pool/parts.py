@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from cit_curate.arrow_numpy import numpy_of
 from cit_curate.pool.format import PART_ROWS, REJECT_SCHEMA, Part
 from cit_curate.records import Int64
-from indexes.durable import FileEntry, atomic_file, describe_file
+from cit_curate.storage.durable import FileEntry, atomic_file, describe_file
 
 REJECT_PART_ROWS = 1_000_000
 # Columns whose values hardly repeat: a dictionary of them is made in vain, and makes files larger

@@ -10,7 +10,6 @@ from pathlib import Path
 import duckdb
 
 from cit_curate.errors import ConfigError, DamagedError, ResourceError
-from cit_curate.lock import owner_lock
 from cit_curate.pool.catalog import rebuild_catalog
 from cit_curate.pool.format import (
     CATALOG_NAME,
@@ -21,8 +20,9 @@ from cit_curate.pool.format import (
 )
 from cit_curate.pool.source_entries import Asked, differences
 from cit_curate.pool.staging import STAGING_MEMORY
-from cit_curate.replacing import settle
-from indexes.durable import check_file, read_json, sweep_temporary, write_json
+from cit_curate.storage.durable import check_file, read_json, sweep_temporary, write_json
+from cit_curate.storage.lock import owner_lock
+from cit_curate.storage.replace_folder import settle
 
 _log = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ from cit_curate.pool.ingest import Progress, build_pool
 from cit_curate.pool.remote_pool import FETCHES, RemotePool
 from cit_curate.pool.token_files import TokenFiles
 from cit_curate.records import PAIR_COLUMNS
-from cit_curate.remote import remote_url
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.source import find_sources
-from indexes.durable import check_file, sweep_temporary
+from cit_curate.storage.durable import check_file, sweep_temporary
+from cit_curate.storage.remote import remote_url
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.pool.format import MANIFEST_NAME, PoolManifest, manifest_of
-from cit_curate.remote import RemoteFile, below, list_files, read_range
-from cit_curate.remote_cache import cache_folder, hold, local_copy, private_folder
-from indexes.durable import FileEntry, parse_json
+from cit_curate.storage.durable import FileEntry, parse_json
+from cit_curate.storage.remote import RemoteFile, below, list_files, read_range
+from cit_curate.storage.remote_cache import cache_folder, hold, local_copy, private_folder
 
 # Parts that are fetched at the same time: one connection does not fill a network.
 FETCHES = 8

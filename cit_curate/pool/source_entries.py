@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cit_curate.errors import DamagedError
 from cit_curate.pool.format import PoolManifest, SourceEntry
-from cit_curate.remote import remote_url
 from cit_curate.sources.source import Source
+from cit_curate.storage.remote import remote_url
 
 HEAD_BYTES = 1 << 20
 

@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.ledger import Run
-from cit_curate.lock import owner_lock
 from cit_curate.pool.catalog import file_list, rebuild_catalog
 from cit_curate.pool.format import (
     CATALOG_NAME,
@@ -37,7 +36,8 @@ from cit_curate.pool.lookup import create_places, open_staging
 from cit_curate.pool.parts import cut_groups, image_starts, write_parts, write_rejects
 from cit_curate.pool.pool import Pool
 from cit_curate.records import Int64
-from cit_curate.replacing import replacing
+from cit_curate.storage.lock import owner_lock
+from cit_curate.storage.replace_folder import replacing
 
 BATCH_ROWS = 65_536
 

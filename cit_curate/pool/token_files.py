@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 from cit_curate.errors import DamagedError
 from cit_curate.pool.format import Part, PoolManifest
 from cit_curate.records import TOKENS
-from cit_curate.tokens import Tokens
-from indexes.durable import (
+from cit_curate.storage.durable import (
     TEMPORARY_PREFIX,
     FileEntry,
     atomic_folder,
@@ -30,6 +29,7 @@ from indexes.durable import (
     sweep_temporary,
     write_sealed,
 )
+from cit_curate.tokens import Tokens
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "tokens.json"

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cit_curate.config import TextTowerConfig
 from cit_curate.errors import ConfigError
-from cit_curate.lock import owner_lock
+from cit_curate.storage.lock import owner_lock
 from cit_curate.terminal import count_and_rate, printable, progress_bar
 
 

@@ -53,7 +53,6 @@ from cit_curate.pool.yfcc_segments import (
     write_part,
 )
 from cit_curate.pool.yfcc_source import YfccSource
-from cit_curate.replacing import replacing
 from cit_curate.sources.rows import Reject
 from cit_curate.sources.yfcc import (
     IdList,
@@ -62,7 +61,8 @@ from cit_curate.sources.yfcc import (
     read_image_ids,
     read_subset,
 )
-from indexes.durable import atomic_file, sync
+from cit_curate.storage.durable import atomic_file, sync
+from cit_curate.storage.replace_folder import replacing
 
 RANGE_BYTES = 64 << 20
 # Of what segments hold; a newer one does not go on from an older one's.

@@ -32,7 +32,7 @@ from cit_curate.sources.yfcc_lines import (
     parse_block,
     read_blocks,
 )
-from indexes.durable import (
+from cit_curate.storage.durable import (
     atomic_folder,
     check_file,
     describe_file,

@@ -21,7 +21,7 @@ from cit_curate.report.values import (
     RunFacts,
     Step,
 )
-from indexes.durable import read_json
+from cit_curate.storage.durable import read_json
 
 MAX_CLASSES = 30
 EXAMPLES = 6

@@ -17,7 +17,7 @@ from cit_curate.report import charts
 from cit_curate.report.facts import MAX_CLASSES, collect_facts
 from cit_curate.report.thumbnails import Thumbnail, pool_thumbnail
 from cit_curate.report.values import Example, RunFacts
-from indexes.durable import atomic_file, sweep_temporary
+from cit_curate.storage.durable import atomic_file, sweep_temporary
 
 # Characters that HTML has no place for; a browser would show a box or nothing.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")

@@ -6,8 +6,8 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from cit_curate.errors import ConfigError
-from cit_curate.remote import RemoteFile, list_files, remote_url, stat_file
-from cit_curate.remote_cache import hold, local_copy
+from cit_curate.storage.remote import RemoteFile, list_files, remote_url, stat_file
+from cit_curate.storage.remote_cache import hold, local_copy
 
 _IN_FOLDERS = (".tar", ".parquet")
 

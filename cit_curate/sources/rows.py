@@ -19,8 +19,8 @@ from cit_curate.captions import (
 )
 from cit_curate.image_uri import parse_image_uri
 from cit_curate.records import text_key_of
-from cit_curate.remote import remote_url
 from cit_curate.sources.columns import Columns
+from cit_curate.storage.remote import remote_url
 
 ROWS_PER_BATCH = 8192
 MAX_IMAGE_ID_BYTES = 255

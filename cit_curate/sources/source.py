@@ -13,8 +13,6 @@ from braceexpand import braceexpand
 
 from cit_curate.config import Format, SourceFormat, YfccFormat
 from cit_curate.errors import ConfigError
-from cit_curate.remote import remote_url
-from cit_curate.remote_cache import private_folder
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.embedded import embedded_columns
 from cit_curate.sources.folder import open_folder
@@ -25,6 +23,8 @@ from cit_curate.sources.remote_sources import held_copies
 from cit_curate.sources.rows import SourceReader
 from cit_curate.sources.table import open_table
 from cit_curate.sources.webdataset import COMPRESSED_SUFFIXES, open_webdataset
+from cit_curate.storage.remote import remote_url
+from cit_curate.storage.remote_cache import private_folder
 
 _BY_SUFFIX: dict[str, SourceFormat] = {
     ".csv": "csv",

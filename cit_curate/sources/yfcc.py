@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
 from cit_curate.records import Bool
-from indexes.durable import file_sha256
+from cit_curate.storage.durable import file_sha256
 
 UInt8 = npt.NDArray[np.uint8]
 UInt32 = npt.NDArray[np.uint32]

@@ -11,13 +11,13 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from cit_curate.damage import Findings, tell_findings
 from cit_curate.errors import ConfigError, DamagedError, ResourceError
-from cit_curate.lock import holder, owner_lock
-from cit_curate.remote import remote_url
-from cit_curate.replacing import settle
+from cit_curate.storage.durable import TEMPORARY_PREFIX
+from cit_curate.storage.findings import Findings, tell_findings
+from cit_curate.storage.lock import holder, owner_lock
+from cit_curate.storage.remote import remote_url
+from cit_curate.storage.replace_folder import settle
 from cit_curate.terminal import printable
-from indexes.durable import TEMPORARY_PREFIX
 
 
 def verify(path: tyro.conf.Positional[Path], *, json: bool = False) -> None:

@@ -5,20 +5,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cit_curate.damage import Findings
 from cit_curate.errors import DamagedError
 from cit_curate.ledger import HEAD_FILES, Commit, Run, step_folder
+from cit_curate.metadata.stored_index import load_vectors
 from cit_curate.metrics_log import Record
 from cit_curate.pool.check import check_pool
 from cit_curate.shards import ClosedShard, shard_entry
+from cit_curate.storage.durable import check_file, json_text, leftovers, read_listing
+from cit_curate.storage.findings import Findings
 from cit_train.checkpoint import check_checkpoint, checkpoint_name
 from cit_train.damage.ledger import check_ledger, uncommitted
 from cit_train.features import load_part
 from cit_train.mid_step import checked_mid_step
 from cit_train.status import read_status
 from cit_train.stream import read_rejects, rejects_path
-from indexes.durable import check_file, json_text, leftovers, read_listing
-from indexes.storage import load_vectors
 
 _SHARD = re.compile(r"(lane\d{5})-(\d{6})\.(tar|json)")
 

@@ -20,7 +20,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 from cit_curate.errors import ConfigError, DamagedError, ResourceError
-from indexes.durable import TEMPORARY_PREFIX, file_sha256, read_json, sweep_temporary, write_json
+from cit_curate.storage.durable import (
+    TEMPORARY_PREFIX,
+    file_sha256,
+    read_json,
+    sweep_temporary,
+    write_json,
+)
 
 __all__ = ["DEBIAN_ASSETS", "DebianAsset", "cache_folder", "fetch_deb"]
 

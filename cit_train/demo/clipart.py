@@ -11,7 +11,7 @@ from pathlib import Path
 from xml.parsers import expat
 
 from cit_curate.errors import ConfigError
-from indexes.durable import atomic_file
+from cit_curate.storage.durable import atomic_file
 
 __all__ = ["ClipartTexts", "read_svg_texts", "write_clipart_table"]
 

@@ -11,13 +11,13 @@ from statistics import mean, stdev
 from rich.table import Table
 
 from cit_curate.errors import ConfigError
+from cit_curate.storage.durable import atomic_file, read_json, write_json
 from cit_curate.terminal import add_row, draw, print_line
 from cit_train.config import RunConfig, replace_fields
 from cit_train.demo.assets import DEBIAN_ASSETS, cache_folder, fetch_deb
 from cit_train.demo.clipart import write_clipart_table
 from cit_train.demo.tuxpaint import CLASSES, link_evaluation_pictures
 from cit_train.recipes import clipart_demo
-from indexes.durable import atomic_file, read_json, write_json
 
 # How many times as many updates the last arm has.
 LONGER = 4

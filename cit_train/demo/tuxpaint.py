@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from cit_curate.errors import ConfigError
-from indexes.durable import TEMPORARY_PREFIX, atomic_folder
+from cit_curate.storage.durable import TEMPORARY_PREFIX, atomic_folder
 
 __all__ = ["CLASSES", "evaluation_pictures", "link_evaluation_pictures"]
 

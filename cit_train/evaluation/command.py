@@ -138,12 +138,12 @@ def _evaluate_tasks(
     out: Path | None,
     json: bool,
 ) -> None:
+    from cit_curate.storage.durable import write_json
     from cit_curate.terminal import draw
     from cit_curate.text_encoder import choose_device
     from cit_train.evaluation.display import SuiteProgress, suite_table
     from cit_train.evaluation.suite import run_suite, suite_report
     from cit_train.models.load import load_dual_encoder
-    from indexes.durable import write_json
 
     if out is not None and not out.parent.is_dir():
         raise ConfigError(f"--out: there is no folder {out.parent}")

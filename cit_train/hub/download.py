@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from cit_curate.errors import ConfigError, DamagedError, ResourceError
-from cit_curate.lock import owner_lock
-from indexes.durable import atomic_file, file_sha256, read_json, write_json
+from cit_curate.storage.durable import atomic_file, file_sha256, read_json, write_json
+from cit_curate.storage.lock import owner_lock
 
 __all__ = ["Downloaded", "download", "stored_file"]
 

@@ -21,7 +21,7 @@ from cit_curate.packaged import PACKAGED
 from cit_curate.pool.mixture import run_pools
 from cit_curate.query import RunDatabase
 from cit_curate.report.facts import shortened
-from indexes.durable import read_json
+from cit_curate.storage.durable import read_json
 
 # Importing it registers our model types.
 import cit_train.models  # noqa: F401  isort: skip

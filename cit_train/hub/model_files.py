@@ -9,7 +9,7 @@ from typing import Any
 
 from cit_curate.errors import ConfigError
 from cit_curate.ledger import Run
-from indexes.durable import (
+from cit_curate.storage.durable import (
     FileEntry,
     atomic_folder,
     check_listing,

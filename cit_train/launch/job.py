@@ -20,9 +20,9 @@ import submitit
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
 from cit_curate.errors import CitError, DamagedError
+from cit_curate.storage.durable import read_json
 from cit_train.launch.child import Child, die_with_parent
 from cit_train.launch.job_report import JobReport
-from indexes.durable import read_json
 
 STOPPED = 75
 # How a command ends that was asked to stop: by itself, or by a signal that it does not handle.

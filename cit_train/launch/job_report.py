@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cit_curate.errors import DamagedError
-from indexes.durable import read_json, write_json
+from cit_curate.storage.durable import read_json, write_json
 
 LAUNCH_FILE = "launch.json"
 

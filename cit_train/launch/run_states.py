@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cit_curate.errors import DamagedError
+from cit_curate.storage.durable import read_json
 from cit_train.launch.job_report import JobReport
-from indexes.durable import read_json
 
 if TYPE_CHECKING:  # it imports Arrow, which `--help` must not wait for
     pass

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from cit_curate.errors import ConfigError, DamagedError, NotFiniteError
 from cit_curate.hub import hub_folder
+from cit_curate.storage.durable import atomic_folder
 from cit_train.models.dual_encoder import make_processor
 from cit_train.models.image_processor import make_image_processor
 from cit_train.models.inferred_config import infer_tower_config
@@ -32,7 +33,6 @@ from cit_train.models.timm_tower import (
 )
 from cit_train.models.weight_files import read_tensors
 from cit_train.transforms import image_statistics
-from indexes.durable import atomic_folder
 
 __all__ = ["Conversion", "convert_checkpoint", "convert_tower"]
 

@@ -22,7 +22,7 @@ import duckdb
 from cit_curate.export import export_counts
 from cit_curate.ledger import Commit, Run, step_folder
 from cit_curate.query import MAX_THREADS, MEMORY_LIMIT, RunDatabase
-from indexes.durable import FileEntry
+from cit_curate.storage.durable import FileEntry
 from scripts.bench.side_by_side import Comparison, Timing, add_output, show
 
 GROUPED = "SELECT pair_key, CAST(sum(times_used) AS BIGINT) AS count FROM {files} GROUP BY pair_key"

@@ -24,10 +24,10 @@ from cit_curate.pool.images import read_image
 from cit_curate.pool.order import ScanOrder
 from cit_curate.records import Float32, PoolCursor
 from cit_curate.shards import Sample, ShardWriter
+from cit_curate.storage.durable import atomic_file, describe_file
 from cit_curate.text_encoder import TextEncoder
 from cit_train.transforms import train_view
 from indexes.build import build_index
-from indexes.durable import atomic_file, describe_file
 from scripts.bench.scale_network import all_reduce_rate
 from scripts.bench.scale_rig import TINY_PASS_TOKENS, Rig, per_second, random_bert, seconds_of
 from scripts.bench.scale_shapes import BERT_BASE, MINILM, VIT_B16_MOCO, VIT_B16_TOKENS, TowerShape

@@ -13,7 +13,7 @@ from cit_curate.ledger import Commit, Run
 from cit_curate.ledger_tables import HISTOGRAM_BINS, SCHEMAS
 from cit_curate.pool.images import ImageRejected
 from cit_curate.records import PoolCursor, pair_key
-from indexes.durable import FileEntry, describe_file
+from cit_curate.storage.durable import FileEntry, describe_file
 
 CLASSES = ("cat", "dog", "owl")
 THRESHOLD = 0.55

@@ -19,11 +19,11 @@ from cit_curate.counts_import import import_counts
 from cit_curate.errors import BadInputError, ConfigError, ResourceError
 from cit_curate.export import export_counts
 from cit_curate.ledger import Run
-from cit_curate.lock import owner_lock
 from cit_curate.pool.pool import Pool
 from cit_curate.query import query_run
 from cit_curate.report.page import build_report
 from cit_curate.sources.columns import Columns
+from cit_curate.storage.lock import owner_lock
 
 TEXT_KEYS = ("title", "desc", "tag", "alt-text-2")
 IMAGE_IDS = ("00000007", "00001234", "a_b", "_", "x_title_", "größe", "=cmd", "00000001")

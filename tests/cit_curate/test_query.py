@@ -16,7 +16,7 @@ from cit_curate.ledger import Run
 from cit_curate.ledger_tables import LEDGER_TABLES, SCHEMAS
 from cit_curate.query import RunDatabase, query_run
 from cit_curate.report.page import build_report
-from indexes.durable import describe_file, read_json, write_json
+from cit_curate.storage.durable import describe_file, read_json, write_json
 
 HOSTILE = [
     "SELECT * FROM read_csv('/etc/passwd')",

@@ -23,8 +23,8 @@ from cit_curate.shards import (
     read_shard,
     shard_entry,
 )
+from cit_curate.storage.durable import FileEntry, describe_file
 from cit_curate.tar_members import end_of_tar, member
-from indexes.durable import FileEntry, describe_file
 
 
 def sample(key: str, caption: str = "a cat") -> Sample:

@@ -304,7 +304,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_done(
 def test_a_run_of_before_these_settings_is_taken_up_as_if_it_had_their_defaults(
     world: Path, tmp_path: Path
 ) -> None:
-    from indexes.durable import read_json, write_json
+    from cit_curate.storage.durable import read_json, write_json
 
     config, out = make_config(world), tmp_path / "run"
     with pytest.raises(StoppedError):

@@ -18,9 +18,9 @@ from cit_curate.pool.pool import Pool
 from cit_curate.query import RunDatabase
 from cit_curate.report.facts import collect_facts
 from cit_curate.report.page import build_report
-from indexes import durable
-from indexes import fail_points as faults_at
-from indexes.fail_points import KINDS, VARIABLE, fail_points, kind_of
+from cit_curate.storage import durable
+from cit_curate.storage import fail_points as faults_at
+from cit_curate.storage.fail_points import KINDS, VARIABLE, fail_points, kind_of
 
 pytestmark = pytest.mark.slow
 

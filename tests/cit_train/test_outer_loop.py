@@ -24,10 +24,10 @@ from cit_curate.errors import (
     ShortfallError,
 )
 from cit_curate.ledger import Run
-from cit_curate.lock import owner_lock
 from cit_curate.pool.pool import Pool
 from cit_curate.shards import ShardWriter
 from cit_curate.sources.columns import Columns
+from cit_curate.storage.lock import owner_lock
 from cit_train.config import replace_fields
 from cit_train.outer_loop import train, train_session
 from cit_train.session import open_session

@@ -12,12 +12,12 @@ from tiny_runs import TRAIN_TINY, assert_same_run
 
 from cit_curate import curation
 from cit_curate.pool.pool import Pool
+from cit_curate.storage import fail_points
+from cit_curate.storage.fail_points import VARIABLE
 from cit_train import outer_loop, session
 from cit_train.batches import LaneBatch
 from cit_train.outer_loop import train
 from cit_train.preflight import WANTED_FILES, has_shared_memory
-from indexes import fail_points
-from indexes.fail_points import VARIABLE
 
 
 def never(*_: object, **__: object) -> None:

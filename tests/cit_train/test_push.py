@@ -258,7 +258,7 @@ def test_a_damaged_checkpoint_is_not_published(world: Path, tmp_path: Path) -> N
     from dataclasses import asdict
 
     from cit_curate.errors import DamagedError
-    from indexes.durable import describe_file, write_json
+    from cit_curate.storage.durable import describe_file, write_json
 
     folder = save_dual_encoder(world, tmp_path / "model")
     entry = describe_file(folder / "model.safetensors", folder, rows=0)

@@ -9,9 +9,9 @@ from tiny import make_config
 
 from cit_curate.errors import ConfigError
 from cit_curate.pool.pool import Pool
-from cit_curate.remote import put_file
 from cit_curate.sources.columns import Columns
-from cit_curate.upload import upload_folder
+from cit_curate.storage.remote import put_file
+from cit_curate.storage.upload import upload_folder
 from cit_train.outer_loop import train
 
 URL = "memory://bucket/pool"

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from train_tiny import run_rank
 
 from cit_curate.ledger import Run
-from indexes.durable import read_json
+from cit_curate.storage.durable import read_json
 
 TRAIN_TINY = Path(__file__).parent / "train_tiny.py"
 LEDGER = ("selections", "near_misses", "rounds", "used", "rejects", "manifests")

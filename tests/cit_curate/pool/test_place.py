@@ -15,13 +15,13 @@ import pytest
 from long_tables import LONG, bytes_of, pairs_in, write_long
 
 from cit_curate.errors import BadInputError, ConfigError, DamagedError, ResourceError
-from cit_curate.lock import owner_lock
 from cit_curate.pool import format as pool_format
 from cit_curate.pool import ingest, malformed
 from cit_curate.pool.check import verify_pool
 from cit_curate.pool.pool import Pool
 from cit_curate.sources.columns import Columns
-from indexes.fail_points import VARIABLE
+from cit_curate.storage.fail_points import VARIABLE
+from cit_curate.storage.lock import owner_lock
 
 
 @pytest.mark.faults("P7")
@@ -181,7 +181,7 @@ def test_a_second_builder_is_refused_and_a_dead_one_leaves_no_lock(tmp_path):
     source = write_long(tmp_path / "a.csv", [("1", "t", "x")])
     lock = tmp_path / ".lock-pool"
     code = (
-        "import sys, time, pathlib; from cit_curate.lock import owner_lock\n"
+        "import sys, time, pathlib; from cit_curate.storage.lock import owner_lock\n"
         "with owner_lock(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen(

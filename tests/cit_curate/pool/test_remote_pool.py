@@ -21,9 +21,9 @@ from cit_curate.pool.images import ImageRejected
 from cit_curate.pool.order import ScanOrder
 from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor
-from cit_curate.remote import list_files, read_range, stat_file
-from cit_curate.remote_cache import cache_folder
 from cit_curate.sources.columns import Columns
+from cit_curate.storage.remote import list_files, read_range, stat_file
+from cit_curate.storage.remote_cache import cache_folder
 
 KEYS = ("image_id", "text_key", "caption", "image_uri", "source")
 
@@ -55,7 +55,7 @@ def bucket(endpoint, tmp_path, monkeypatch):
     }.items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
-    monkeypatch.setattr("cit_curate.remote.FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("cit_curate.storage.remote.FIRST_WAIT_SECONDS", 0.0)
     name = f"b{abs(hash(tmp_path))}"
     boto3.client("s3").create_bucket(Bucket=name)
     yield f"s3://{name}"

@@ -16,7 +16,6 @@ from cit_curate.counts_import import import_counts
 from cit_curate.errors import ConfigError, DamagedError, ResourceError
 from cit_curate.ledger import Commit, Run
 from cit_curate.ledger_tables import SCHEMAS
-from cit_curate.lock import owner_lock
 from cit_curate.pool import format as pool_format
 from cit_curate.pool import parts as pool_parts
 from cit_curate.pool.check import verify_pool
@@ -26,6 +25,7 @@ from cit_curate.pool.pool import Pool
 from cit_curate.pool.subset import subset_pool
 from cit_curate.records import PoolCursor, pair_key, split_pair_key
 from cit_curate.sources.columns import Columns
+from cit_curate.storage.lock import owner_lock
 
 NUM_IMAGES = 150
 

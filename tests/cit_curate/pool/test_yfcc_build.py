@@ -24,7 +24,6 @@ from hypothesis import strategies as st
 from cit_curate.captions import clean_tags, clean_text, is_blank
 from cit_curate.config import EngineConfig
 from cit_curate.errors import BadInputError, ConfigError, DamagedError, ResourceError
-from cit_curate.lock import owner_lock
 from cit_curate.pool import commands, yfcc_build, yfcc_plan
 from cit_curate.pool.check import verify_pool
 from cit_curate.pool.format import REJECT_SCHEMA, read_manifest
@@ -35,7 +34,8 @@ from cit_curate.pool.yfcc_source import YfccSource
 from cit_curate.sources import yfcc_lines
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.yfcc import COLUMNS
-from indexes.fail_points import VARIABLE
+from cit_curate.storage.fail_points import VARIABLE
+from cit_curate.storage.lock import owner_lock
 
 TITLES = ("IMG_0520", "My+cat", "caf%C3%A9", "", "+", "a+b%2Bc", "%3Cb%3Ebold%3C%2Fb%3E")
 DESCRIPTIONS = ("", "see+http%3A%2F%2Fx.org+end", "two%0Alines", "www.only", "%E6%9D%B1%E4%BA%AC")

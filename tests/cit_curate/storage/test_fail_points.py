@@ -8,8 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from indexes.durable import atomic_file, atomic_folder, replace_link, write_json
-from indexes.fail_points import MOMENTS, VARIABLE, PlannedError, fail_at, fail_points, kind_of
+from cit_curate.storage.durable import atomic_file, atomic_folder, replace_link, write_json
+from cit_curate.storage.fail_points import (
+    MOMENTS,
+    VARIABLE,
+    PlannedError,
+    fail_at,
+    fail_points,
+    kind_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +119,7 @@ def test_folders_and_links_have_the_same_moments(
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_kill_is_a_kill(moment: str, tmp_path: Path) -> None:
-    code = "import sys; from indexes.durable import *; write_json(Path(sys.argv[1]), 1)"
+    code = "import sys; from cit_curate.storage.durable import *; write_json(Path(sys.argv[1]), 1)"
     ended = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "pool.json")],
         env={VARIABLE: f"pool_manifest.{moment}:1:kill", "PYTHONPATH": ":".join(sys.path)},

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cit_curate.errors import ConfigError
-from cit_curate.remote import list_files, put_file, remote_url, shown_url, stat_file
-from indexes.durable import sums_path
+from cit_curate.storage.durable import sums_path
+from cit_curate.storage.remote import list_files, put_file, remote_url, shown_url, stat_file
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are in the store and all bytes."""

@@ -20,8 +20,7 @@ import numpy as np
 import torch
 
 from cit_curate.errors import DamagedError
-from indexes.build import build_index
-from indexes.durable import (
+from cit_curate.storage.durable import (
     atomic_file,
     check_file,
     describe_file,
@@ -29,6 +28,7 @@ from indexes.durable import (
     read_json,
     write_sealed,
 )
+from indexes.build import build_index
 from indexes.protocol import Float32, MetadataIndex
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 
-from indexes.durable import TEMPORARY_PREFIX, atomic_folder
+from cit_curate.storage.durable import TEMPORARY_PREFIX, atomic_folder
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cit_curate.errors import DamagedError
-from indexes.fail_points import reach
+from cit_curate.storage.fail_points import reach
 
 TEMPORARY_PREFIX = ".tmp-"
 _SEAL = "json_sha256"

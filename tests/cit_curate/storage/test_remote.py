@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cit_curate import remote, remote_cache
 from cit_curate.errors import ConfigError, DamagedError, ResourceError
 from cit_curate.ledger import Run
-from cit_curate.remote import (
+from cit_curate.storage import remote, remote_cache
+from cit_curate.storage.remote import (
     RemoteFile,
     below,
     list_files,
@@ -23,8 +23,8 @@ from cit_curate.remote import (
     shown_url,
     stat_file,
 )
-from cit_curate.remote_cache import cache_bytes, cache_name, hold, local_copy, make_room
-from cit_curate.upload import made_here, upload_folder
+from cit_curate.storage.remote_cache import cache_bytes, cache_name, hold, local_copy, make_room
+from cit_curate.storage.upload import made_here, upload_folder
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cit_curate.errors import ConfigError, DamagedError
-from cit_curate.remote import CutDownloadError, RemoteFile, fetch_file
-from indexes.durable import TEMPORARY_PREFIX, atomic_file, file_sha256
+from cit_curate.storage.durable import TEMPORARY_PREFIX, atomic_file, file_sha256
+from cit_curate.storage.remote import CutDownloadError, RemoteFile, fetch_file
 
 DEFAULT_CACHE_BYTES = 20 << 30
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cit_curate.replacing import replacing
-from indexes import durable
+from cit_curate.storage import durable
+from cit_curate.storage.replace_folder import replacing
 
 
 @pytest.mark.faults("L4", "Q4")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cit_curate.errors import DamagedError
-from indexes.durable import (
+from cit_curate.storage.durable import (
     FileEntry,
     atomic_file,
     atomic_folder,

@@ -1,0 +1,1 @@
+"""Files that are whole or absent, here and in stores, and who may write them."""
