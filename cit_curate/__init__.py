@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cit_curate.config import CurateConfig, EngineConfig, MetadataConfig, TextTowerConfig
-    from cit_curate.counts_import import import_counts
-    from cit_curate.curation import Curator, curate
+    from cit_curate.curation.curator import Curator, curate
+    from cit_curate.curation.selection import keep_similar
     from cit_curate.errors import (
         BadInputError,
         CitError,
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
         ResourceError,
         ShortfallError,
     )
-    from cit_curate.export import export_counts, export_webdataset
-    from cit_curate.ledger import Run
     from cit_curate.metadata.entries import load_metadata
     from cit_curate.metadata.lines import MetadataEntry
     from cit_curate.pool.mixture import PoolMixture
     from cit_curate.pool.pool import Pool
-    from cit_curate.pool.subset import subset_pool
-    from cit_curate.report.page import build_report
-    from cit_curate.selection import keep_similar
+    from cit_curate.run.exports.counts_import import import_counts
+    from cit_curate.run.exports.export import export_counts, export_webdataset
+    from cit_curate.run.ledger import Run
+    from cit_curate.run.report.page import build_report
+    from cit_curate.run.subset import subset_pool
     from cit_curate.sources.columns import Columns
-    from cit_curate.text_encoder import TextEncoder
+    from cit_curate.text_encoder.encoder import TextEncoder
 
 __all__ = [
     "BadInputError",
@@ -68,7 +68,7 @@ _MODULES = {
     "Columns": "cit_curate.sources.columns",
     "ConfigError": "cit_curate.errors",
     "CurateConfig": "cit_curate.config",
-    "Curator": "cit_curate.curation",
+    "Curator": "cit_curate.curation.curator",
     "DamagedError": "cit_curate.errors",
     "EngineConfig": "cit_curate.config",
     "MetadataConfig": "cit_curate.config",
@@ -79,18 +79,18 @@ _MODULES = {
     "PoolMixture": "cit_curate.pool.mixture",
     "QueryError": "cit_curate.errors",
     "ResourceError": "cit_curate.errors",
-    "Run": "cit_curate.ledger",
+    "Run": "cit_curate.run.ledger",
     "ShortfallError": "cit_curate.errors",
-    "TextEncoder": "cit_curate.text_encoder",
+    "TextEncoder": "cit_curate.text_encoder.encoder",
     "TextTowerConfig": "cit_curate.config",
-    "build_report": "cit_curate.report.page",
-    "curate": "cit_curate.curation",
-    "export_counts": "cit_curate.export",
-    "export_webdataset": "cit_curate.export",
-    "import_counts": "cit_curate.counts_import",
-    "keep_similar": "cit_curate.selection",
+    "build_report": "cit_curate.run.report.page",
+    "curate": "cit_curate.curation.curator",
+    "export_counts": "cit_curate.run.exports.export",
+    "export_webdataset": "cit_curate.run.exports.export",
+    "import_counts": "cit_curate.run.exports.counts_import",
+    "keep_similar": "cit_curate.curation.selection",
     "load_metadata": "cit_curate.metadata.entries",
-    "subset_pool": "cit_curate.pool.subset",
+    "subset_pool": "cit_curate.run.subset",
 }
 
 

@@ -46,7 +46,7 @@ def _cell(value: object) -> str:
 
 def print_csv(table: "pa.Table") -> None:
     """All rows as CSV."""
-    from cit_curate.export import csv_text
+    from cit_curate.run.exports.export import csv_text
 
     # What a terminal would obey stays out of it; a file or a pipe gets the text as it is.
     clean = printable if sys.stdout.isatty() else str

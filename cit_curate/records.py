@@ -97,7 +97,7 @@ class CaptionOrder(Protocol):
 
 
 class Embedder(Protocol):
-    """What turns captions into vectors; `cit_curate.text_encoder.TextEncoder` is one."""
+    """What turns captions into vectors; `cit_curate.text_encoder.encoder.TextEncoder` is one."""
 
     @property
     def fingerprint(self) -> str:

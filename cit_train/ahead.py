@@ -16,13 +16,13 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from cit_curate.curation import Curator, LaneScores, LaneSelection
+from cit_curate.curation.curator import Curator, LaneScores, LaneSelection
+from cit_curate.curation.scores.exact import WindowScores
+from cit_curate.curation.scores.staged import Embedded, KnownTexts, pool_places
+from cit_curate.engines.workers import workers_beside
 from cit_curate.errors import DamagedError
-from cit_curate.ledger import Run
-from cit_curate.pool.workers import workers_beside
-from cit_curate.scores import Embedded, KnownTexts, pool_places
-from cit_curate.scoring import WindowScores
-from cit_curate.text_encoder import choose_device
+from cit_curate.run.ledger import Run
+from cit_curate.text_encoder.encoder import choose_device
 from cit_train.checkpoint import checkpoint_name
 from cit_train.config import RunConfig
 from cit_train.stretches import (

@@ -24,10 +24,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from cit_curate.captions import augment_tags
 from cit_curate.errors import CitError, DamagedError, PeerLostError, ResourceError
-from cit_curate.ledger import step_folder
-from cit_curate.ledger_tables import SCHEMAS
 from cit_curate.records import UInt8, split_pair_key
-from cit_curate.shards import ClosedShard, Sample, shard_entry
+from cit_curate.run.ledger import step_folder
+from cit_curate.run.ledger_tables import SCHEMAS
+from cit_curate.run.shards import ClosedShard, Sample, shard_entry
 from cit_curate.storage.durable import read_listing
 from cit_train.stream import lane_prefix
 from cit_train.views import ViewMaker, empty_views

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cit_curate.environment import cit_version
 from cit_curate.errors import ConfigError
-from cit_curate.ledger import Run
+from cit_curate.run.environment import cit_version
+from cit_curate.run.ledger import Run
 from cit_curate.storage.durable import write_json
 from cit_train.config import RunConfig, flat
 from cit_train.mid_step import remove_mid_step

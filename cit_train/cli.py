@@ -44,7 +44,7 @@ VERBS = {
     ),
     "curate": (
         "select pairs for class names, without training",
-        "cit_curate.curate_command:curate",
+        "cit_curate.curation.command:curate",
     ),
     "train": ("train on pairs that are curated while training", "cit_train.train_command:main"),
     "sweep": ("the runs of a sweep, one after another", "cit_train.sweep_command:main"),
@@ -83,13 +83,13 @@ VERBS = {
     "pull": ("fetch a model's weights, once and checked", "cit_train.hub.pull_command:pull"),
     "pull list": ("the models that pull knows", "cit_train.hub.pull_command:pull_list"),
     "push": ("a model with its card to the hub, or a folder", "cit_train.hub.push_command:push"),
-    "query": ("SQL over a run", "cit_curate.commands:query"),
-    "export": ("counts, or pairs with images, from a run", "cit_curate.commands:export"),
+    "query": ("SQL over a run", "cit_curate.run.commands:query"),
+    "export": ("counts, or pairs with images, from a run", "cit_curate.run.commands:export"),
     "import-counts": (
         "a published curated dataset becomes a run",
-        "cit_curate.counts_command:import_counts",
+        "cit_curate.run.exports.counts_command:import_counts",
     ),
-    "report": ("one HTML page that shows what was picked", "cit_curate.commands:report"),
+    "report": ("one HTML page that shows what was picked", "cit_curate.run.commands:report"),
     "verify": ("check every byte of a run or a pool", "cit_train.damage.commands:verify"),
     "repair": (
         "mend a run or a pool: what can be made again is",

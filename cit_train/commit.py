@@ -5,12 +5,12 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, NoReturn
 
-from cit_curate.curation import write_scan
-from cit_curate.curator import LaneScan
+from cit_curate.curation.curator import write_scan
+from cit_curate.curation.lane_scan import LaneScan
+from cit_curate.curation.scan_ledger import metrics_record
 from cit_curate.errors import CitError
-from cit_curate.ledger import Commit, step_folder
 from cit_curate.records import PoolCursor
-from cit_curate.scan_ledger import metrics_record
+from cit_curate.run.ledger import Commit, step_folder
 from cit_curate.storage.durable import FileEntry, remove_folder
 from cit_train.batches import count_uses
 from cit_train.checkpoint import (

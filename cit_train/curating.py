@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from cit_curate.curation import LaneSelection
+from cit_curate.curation.curator import LaneSelection
+from cit_curate.curation.scan_rows import ScanTotals
 from cit_curate.errors import NotFiniteError
 from cit_curate.records import Embedder
-from cit_curate.scan_rows import ScanTotals
 from cit_train.session import Session
 from cit_train.stopping import StoppedError
 from cit_train.trainer import TrainState

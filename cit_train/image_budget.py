@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from cit_curate.errors import BadInputError
-from cit_curate.image_uri import parse_image_uri
-from cit_curate.pool.images import ImageRejected
+from cit_curate.images.read import ImageRejected
+from cit_curate.images.uri import parse_image_uri
 from cit_curate.pool.mixture import PoolMixture
 
 # An outer step fails when this many images in a row cannot be opened, or a larger share than

@@ -6,9 +6,9 @@ Nothing here imports torch, so a name that is misspelt is reported at once.
 from pathlib import Path
 
 from cit_curate.errors import ConfigError
-from cit_curate.ledger import Run
 from cit_curate.metadata.entries import load_metadata
 from cit_curate.pool.mixture import PoolMixture, parse_pool
+from cit_curate.run.ledger import Run
 from cit_curate.storage.remote import remote_url
 from cit_train.config import RunConfig
 

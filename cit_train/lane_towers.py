@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, VisionTextDualEncoderModel
 
-from cit_curate.text_encoder import tokenize
+from cit_curate.text_encoder.encoder import tokenize
 from cit_train.batches import LaneBatch
 from cit_train.config import RunConfig
 from cit_train.features import FeatureCache

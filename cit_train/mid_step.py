@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from cit_curate.audit import Audit
-from cit_curate.curation import LaneSelection
-from cit_curate.curator import LaneScan, ScanState
+from cit_curate.curation.curator import LaneSelection
+from cit_curate.curation.lane_scan import LaneScan, ScanState
+from cit_curate.curation.scan_rows import ScanTotals
+from cit_curate.curation.scores.audit import Audit
 from cit_curate.errors import DamagedError
-from cit_curate.ledger import Run, step_folder
 from cit_curate.records import PoolCursor
-from cit_curate.scan_rows import ScanTotals
+from cit_curate.run.ledger import Run, step_folder
 from cit_curate.storage.durable import (
     FileEntry,
     atomic_file,

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cit_curate.ledger import Run
+from cit_curate.run.ledger import Run
 from cit_curate.storage.durable import check_room
 from cit_curate.storage.lock import owner_lock
 from cit_curate.storage.remote import refuse_remote_run

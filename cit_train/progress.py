@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import TracebackType
 
-from cit_curate.scan_rows import ScanTotals
+from cit_curate.curation.scan_rows import ScanTotals
+from cit_curate.curation.threshold import SimilaritySample
 from cit_curate.terminal import inert, progress_bar
-from cit_curate.threshold import SimilaritySample
 from cit_train.config import RunConfig
 from cit_train.evaluation.zero_shot import Evaluation
 from cit_train.trainer import TrainState, UpdateReport

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from cit_curate.curation import LaneSelection
+from cit_curate.curation.curator import LaneSelection
 from cit_curate.records import Embedder
 from cit_train.checkpoint import load_checkpoint
 from cit_train.mid_step import MidStep, read_selection

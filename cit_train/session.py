@@ -18,15 +18,15 @@ from transformers import (
     VisionTextDualEncoderModel,
 )
 
-from cit_curate.curation import Curator
-from cit_curate.environment import cit_version, describe_environment
+from cit_curate.curation.curator import Curator
 from cit_curate.errors import ConfigError
-from cit_curate.ledger import Commit, Run
 from cit_curate.pool.mixture import PoolMixture
-from cit_curate.pool.subset import subset_pool
 from cit_curate.records import PoolCursor
+from cit_curate.run.environment import cit_version, describe_environment
+from cit_curate.run.ledger import Commit, Run
+from cit_curate.run.subset import subset_pool
 from cit_curate.storage.durable import remove_folder
-from cit_curate.text_encoder import choose_device, load_text_tower, weights_sha256
+from cit_curate.text_encoder.encoder import choose_device, load_text_tower, weights_sha256
 from cit_train.ahead import Ahead
 from cit_train.batches import BatchStream, StreamConfig
 from cit_train.changes import take_over_settings

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from cit_curate.curation import LaneSelection
+from cit_curate.curation.curator import LaneSelection
 from cit_curate.errors import BadInputError, DamagedError, PeerLostError
 from cit_train.batches import LaneBatch
 from cit_train.disk_room import DiskRoom

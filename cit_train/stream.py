@@ -20,14 +20,14 @@ import numpy as np
 import pyarrow as pa
 
 from cit_curate.config import CurateConfig
-from cit_curate.decoders import decoders
 from cit_curate.errors import BadInputError, DamagedError, ShortfallError
-from cit_curate.ledger import Run, step_folder
-from cit_curate.ledger_tables import SCHEMAS
-from cit_curate.pool.images import ImageRejected, image_suffix
+from cit_curate.images.decoders import decoders
+from cit_curate.images.read import ImageRejected, image_suffix
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.records import each_row
-from cit_curate.shards import Sample, ShardWriter, closed_shards, remove_shards
+from cit_curate.run.ledger import Run, step_folder
+from cit_curate.run.ledger_tables import SCHEMAS
+from cit_curate.run.shards import Sample, ShardWriter, closed_shards, remove_shards
 from cit_curate.storage.durable import read_json, write_sealed
 from cit_train.image_budget import ImageBudget
 from cit_train.waiting import Waiting

@@ -18,15 +18,15 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from cit_curate.broken_vectors import best_entries
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
-from cit_curate.curation import Curator
+from cit_curate.curation.curator import Curator
+from cit_curate.curation.scores.broken_vectors import best_entries
+from cit_curate.curation.scores.exact import Scores, scanned_texts
+from cit_curate.curation.scores.staged import Embedded, KnownTexts, PoolPlaces, open_places
 from cit_curate.errors import ConfigError, PeerLostError
 from cit_curate.metadata.vectors import embed_metadata, embed_or_nan
 from cit_curate.records import CaptionBatch, PoolCursor
-from cit_curate.scores import Embedded, KnownTexts, PoolPlaces, open_places
-from cit_curate.scoring import Scores, scanned_texts
-from cit_curate.text_encoder import TextEncoder
+from cit_curate.text_encoder.encoder import TextEncoder
 from cit_train.checkpoint import check_checkpoint
 from indexes.build import build_index
 from indexes.protocol import MetadataIndex

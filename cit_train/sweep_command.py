@@ -149,7 +149,7 @@ def _sweep(runs: dict[str, RunConfig], out: Path, *, as_json: bool) -> None:
 
 
 def _row(folder: Path, message: str, seconds: float) -> SweepRow:
-    from cit_curate.ledger import Run
+    from cit_curate.run.ledger import Run
 
     commits = Run.open(folder).commits() if (folder / "config.json").is_file() else []
     best = commits[-1].best if commits else None

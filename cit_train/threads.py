@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from cit_curate.pool.workers import available_cpus
+from cit_curate.engines.workers import available_cpus
 
 
 @contextmanager

@@ -141,7 +141,7 @@ def _train(
     *,
     as_json: bool,
 ) -> None:
-    from cit_curate.ledger import Run
+    from cit_curate.run.ledger import Run
     from cit_train.inputs import check_inputs
 
     if resume and overwrite:

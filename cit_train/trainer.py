@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, VisionTextDualEncoderModel
 
 from cit_curate.errors import NotFiniteError
 from cit_curate.records import PoolCursor
-from cit_curate.text_encoder import TextEncoder
+from cit_curate.text_encoder.encoder import TextEncoder
 from cit_train.batches import LaneBatch
 from cit_train.config import RunConfig
 from cit_train.distributed import World

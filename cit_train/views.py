@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from cit_curate.errors import DamagedError
-from cit_curate.pool.images import ImageRejected, OpenedImage
+from cit_curate.images.read import ImageRejected, OpenedImage
 from cit_train.transforms import CropBox, random_resized_crop, resized_crop
 
 # What a JPEG's cosine transform can be cut down to: 1/8, 1/4, 1/2.

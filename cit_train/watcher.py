@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from cit_curate.scan_rows import ScanTotals
-from cit_curate.threshold import SimilaritySample
+from cit_curate.curation.scan_rows import ScanTotals
+from cit_curate.curation.threshold import SimilaritySample
 from cit_train.config import RunConfig
 from cit_train.evaluation.zero_shot import Evaluation
 from cit_train.trainer import TrainState, UpdateReport

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from cit_curate.errors import ConfigError
-from cit_curate.packaged import PACKAGED, packaged_file, packaged_folder
+from cit_curate.text_encoder.packaged import PACKAGED, packaged_file, packaged_folder
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ ONLY = {
 # What may be named: an exception runs nothing.
 HARMLESS = {"pickle.UnpicklingError"}
 # Ray sends our own tasks between its actors like this: nothing from a file or from others.
-FINE = {("cit_curate/pool/ray_engine.py", "cloudpickle")}
+FINE = {("cit_curate/engines/ray_engine.py", "cloudpickle")}
 
 
 def unsafe_calls(source: str) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""Class names as metadata entries."""
+"""Class names, their prompts, their vectors and the stored index of them."""

@@ -6,11 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.pool.build.source_entries import changed_sources
 from cit_curate.pool.catalog import catalog_problem, rebuild_catalog
 from cit_curate.pool.format import CATALOG_NAME, Part, PoolManifest, read_manifest
 from cit_curate.pool.parts import image_starts
 from cit_curate.pool.remote_pool import RemotePool
-from cit_curate.pool.source_entries import changed_sources
 from cit_curate.pool.token_files import CURE as TOKENS_CURE
 from cit_curate.pool.token_files import MANIFEST_NAME as TOKENS_MANIFEST
 from cit_curate.pool.token_files import TokenFiles, token_folders

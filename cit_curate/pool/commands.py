@@ -22,8 +22,8 @@ from cit_curate.storage.upload import check_empty, upload_folder
 from cit_curate.terminal import count_and_rate, print_line, progress_bar
 
 if TYPE_CHECKING:  # they import Arrow and DuckDB, which `--help` must not wait for
+    from cit_curate.pool.build.yfcc_source import YfccSource
     from cit_curate.pool.pool import Pool
-    from cit_curate.pool.yfcc_source import YfccSource
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +92,9 @@ def build(
         overwrite: Replace a pool that is there.
         json: Print one JSON document instead of a summary.
     """
+    from cit_curate.pool.build.yfcc_source import YfccSource
     from cit_curate.pool.format import CATALOG_NAME, MANIFEST_NAME
     from cit_curate.pool.pool import Pool
-    from cit_curate.pool.yfcc_source import YfccSource
     from cit_curate.sources.columns import Columns
 
     url = remote_url(out)
@@ -183,7 +183,7 @@ def _for_store(out: Path, url: str | None) -> Iterator[Path]:
     if url is None:
         yield out
         return
-    from cit_curate.pool.place import rejects_path
+    from cit_curate.pool.build.place import rejects_path
 
     with tempfile.TemporaryDirectory(prefix="cit-pool-") as folder:
         listed = rejects_path(Path(folder) / out.name)
@@ -228,8 +228,8 @@ def _build_yfcc(
     overwrite: bool,
     json: bool,
 ) -> None:
+    from cit_curate.pool.build.yfcc_build import build_yfcc_pool
     from cit_curate.pool.pool import Pool
-    from cit_curate.pool.yfcc_build import build_yfcc_pool
 
     with _shown_progress() as progress:
         manifest = build_yfcc_pool(

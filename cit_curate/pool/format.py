@@ -85,7 +85,7 @@ class SourceEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class SubsetOrigin:
-    """What a pool was cut out of (`cit_curate.pool.subset`).
+    """What a pool was cut out of (`cit_curate.run.subset`).
 
     Attributes:
         pool_name: Name of the larger pool.

@@ -10,9 +10,9 @@ import duckdb
 import pyarrow as pa
 
 from cit_curate.errors import DamagedError, ResourceError
+from cit_curate.pool.build.staging import STAGING_MEMORY
 from cit_curate.pool.catalog import file_list
 from cit_curate.pool.pool import Pool
-from cit_curate.pool.staging import STAGING_MEMORY
 
 _DISK_FULL_WORDS = ("no space left", "file too large", "quota exceeded", "max_temp_directory_size")
 

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 
 from cit_curate.config import IN_PROCESS, Cleaning, EngineConfig, Format
 from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.images.read import MAX_IMAGE_BYTES, read_image_bytes
+from cit_curate.images.root import ImageRoot, image_root
+from cit_curate.pool.build.ingest import Progress, build_pool
 from cit_curate.pool.catalog import rebuild_catalog
 from cit_curate.pool.format import Part, PoolManifest, SourceEntry, read_manifest
-from cit_curate.pool.image_root import ImageRoot, image_root
-from cit_curate.pool.images import MAX_IMAGE_BYTES, read_image_bytes
-from cit_curate.pool.ingest import Progress, build_pool
 from cit_curate.pool.remote_pool import FETCHES, RemotePool
 from cit_curate.pool.token_files import TokenFiles
 from cit_curate.records import PAIR_COLUMNS

@@ -29,7 +29,7 @@ from cit_curate.storage.durable import (
     sweep_temporary,
     write_sealed,
 )
-from cit_curate.tokens import Tokens
+from cit_curate.text_encoder.tokens import Tokens
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "tokens.json"

@@ -1,1 +1,1 @@
-"""Readers: each source becomes rows of one schema, once; later code never asks whence."""
+"""One reader per source of pairs: rows of one schema."""

@@ -4,7 +4,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from cit_curate.image_uri import cell_uri
+from cit_curate.images.uri import cell_uri
 
 
 def is_embedded(kind: pa.DataType) -> bool:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cit_curate.errors import ConfigError, DamagedError
-from cit_curate.image_uri import cell_uri
+from cit_curate.images.uri import cell_uri
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.embedded import embedded_uris, is_embedded
 from cit_curate.sources.rows import ROWS_PER_BATCH, SourceReader, SourceRows

@@ -17,7 +17,7 @@ from cit_curate.captions import (
     replace_bad_text,
     without_tags_and_links,
 )
-from cit_curate.image_uri import parse_image_uri
+from cit_curate.images.uri import parse_image_uri
 from cit_curate.records import text_key_of
 from cit_curate.sources.columns import Columns
 from cit_curate.storage.remote import remote_url
@@ -212,7 +212,7 @@ def checked_image_id(value: str | None) -> str:
 def checked_image_uri(value: str | None, image_root: Path) -> str:
     """The image's place relative to `image_root`; a web address as it is; "" for none.
 
-    A place in a zip, tar, Arrow or Parquet file (`cit_curate.image_uri`) keeps its spelling; the
+    A place in a zip, tar, Arrow or Parquet file (`cit_curate.images.uri`) keeps its spelling; the
     path in it is treated like any other.
     """
     if not value:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from cit_curate.captions import MAX_RAW_CHARS
 from cit_curate.errors import ConfigError, DamagedError
-from cit_curate.image_uri import tar_uri
+from cit_curate.images.uri import tar_uri
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.fields import FieldError, extra_texts, field_text, parse_object
 from cit_curate.sources.rows import ROWS_PER_BATCH, Reject, SourceReader, SourceRows

@@ -91,7 +91,7 @@ def _checked(path: Path, *, alone: bool = True) -> Findings:
 
         found = check_pool(path)
     else:
-        from cit_curate.ledger import Run
+        from cit_curate.run.ledger import Run
         from cit_train.damage.find import find_damage
 
         _check_run(path)
@@ -163,7 +163,7 @@ def _repair_pool(path: Path, dry_run: bool) -> tuple[list[str], list[str]]:
 
 
 def _repair_run(path: Path, pools: Sequence[str], dry_run: bool) -> tuple[list[str], list[str]]:
-    from cit_curate.ledger import Run
+    from cit_curate.run.ledger import Run
     from cit_train.damage.repair import repair_run
     from cit_train.damage.shards import pools_of
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from cit_curate.errors import DamagedError
-from cit_curate.ledger import HEAD_FILES, Commit, Run, step_folder
 from cit_curate.metadata.stored_index import load_vectors
-from cit_curate.metrics_log import Record
 from cit_curate.pool.check import check_pool
-from cit_curate.shards import ClosedShard, shard_entry
+from cit_curate.run.ledger import HEAD_FILES, Commit, Run, step_folder
+from cit_curate.run.metrics_log import Record
+from cit_curate.run.shards import ClosedShard, shard_entry
 from cit_curate.storage.durable import check_file, json_text, leftovers, read_listing
 from cit_curate.storage.findings import Findings
 from cit_train.checkpoint import check_checkpoint, checkpoint_name

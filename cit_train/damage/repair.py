@@ -9,14 +9,14 @@ from typing import Any
 
 from cit_curate.config import MetadataConfig
 from cit_curate.errors import CitError, DamagedError
-from cit_curate.ledger import Commit, Run, step_folder
 from cit_curate.metadata.entries import load_metadata
 from cit_curate.metadata.stored_index import load_vectors
-from cit_curate.metrics_log import sound_lines
 from cit_curate.pool.check import check_pool
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool
-from cit_curate.shards import closed_shards
+from cit_curate.run.ledger import Commit, Run, step_folder
+from cit_curate.run.metrics_log import sound_lines
+from cit_curate.run.shards import closed_shards
 from cit_curate.storage.durable import atomic_file, json_text, leftovers
 from cit_curate.storage.findings import Findings
 from cit_train.checkpoint import check_checkpoint, point_to

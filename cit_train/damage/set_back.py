@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cit_curate.errors import DamagedError
-from cit_curate.ledger import Commit, Run, step_folder
-from cit_curate.ledger_tables import LEDGER_TABLES
+from cit_curate.run.ledger import Commit, Run, step_folder
+from cit_curate.run.ledger_tables import LEDGER_TABLES
 from cit_curate.storage.durable import remove_folder
 from cit_train.checkpoint import check_checkpoint
 from cit_train.damage.find import needed_checkpoints

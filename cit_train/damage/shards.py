@@ -12,15 +12,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from cit_curate.commands import run_pool
 from cit_curate.config import CurateConfig
 from cit_curate.errors import DamagedError
-from cit_curate.ledger import Commit, Run
-from cit_curate.pool.images import ImageRejected
+from cit_curate.images.read import ImageRejected
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool
-from cit_curate.query import RunDatabase
-from cit_curate.shards import shard_entry
+from cit_curate.run.commands import run_pool
+from cit_curate.run.ledger import Commit, Run
+from cit_curate.run.query import RunDatabase
+from cit_curate.run.shards import shard_entry
 from cit_train.config import RunConfig, flat
 from cit_train.stream import ShardStream, image_threads, lane_prefix, shard_folder
 

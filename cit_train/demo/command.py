@@ -248,10 +248,10 @@ def _export(run_folder: Path, out: Path, say: Callable[[str], None]) -> dict[str
     Returns:
         What there is to look at, by name.
     """
-    from cit_curate.export import export_counts, export_webdataset
-    from cit_curate.ledger import Run
     from cit_curate.pool.pool import Pool
-    from cit_curate.report.page import build_report
+    from cit_curate.run.exports.export import export_counts, export_webdataset
+    from cit_curate.run.ledger import Run
+    from cit_curate.run.report.page import build_report
 
     run, pool = Run.open(run_folder), Pool.open(out / "pool")
     counts, shards = out / "counts.json", out / "curated-pairs"

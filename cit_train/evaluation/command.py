@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from cit_curate.errors import BadInputError, CitError, ConfigError, DamagedError, ResourceError
-from cit_curate.hub import HUB_PREFIX, hub_folder
+from cit_curate.text_encoder.hub import HUB_PREFIX, hub_folder
 from cit_train.recipes import EVAL_RECIPES
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def evaluate(
         out: JSON file for the results of --tasks; rewritten after each task.
         json: Print one JSON document instead of a table.
     """
-    from cit_curate.ledger import Run
+    from cit_curate.run.ledger import Run
     from cit_train.evaluation.open_task import task_names
     from cit_train.evaluation.prompts import prompts_of_run
 
@@ -140,7 +140,7 @@ def _evaluate_tasks(
 ) -> None:
     from cit_curate.storage.durable import write_json
     from cit_curate.terminal import draw
-    from cit_curate.text_encoder import choose_device
+    from cit_curate.text_encoder.encoder import choose_device
     from cit_train.evaluation.display import SuiteProgress, suite_table
     from cit_train.evaluation.suite import run_suite, suite_report
     from cit_train.models.load import load_dual_encoder
@@ -190,7 +190,7 @@ def _evaluate_folder(
     device: str,
     json: bool,
 ) -> None:
-    from cit_curate.text_encoder import choose_device
+    from cit_curate.text_encoder.encoder import choose_device
     from cit_train.evaluation.image_folder import ImageFolder
     from cit_train.evaluation.prompts import choose_prompts
     from cit_train.evaluation.zero_shot import evaluate as evaluate_folder

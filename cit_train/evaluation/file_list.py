@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cit_curate.decoders import decoders
 from cit_curate.errors import BadInputError, ConfigError
+from cit_curate.images.decoders import decoders
+from cit_curate.images.read import read_image_bytes
 from cit_curate.metadata.entries import MetadataEntry, parse_entries, read_utf8
-from cit_curate.pool.images import read_image_bytes
 from cit_curate.sources.folder import IMAGE_SUFFIXES
 from cit_train.evaluation.labelled_images import FoundImages
 

@@ -12,9 +12,9 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from cit_curate.decoders import decoders
+from cit_curate.images.decoders import decoders
+from cit_curate.images.read import read_image_bytes
 from cit_curate.metadata.entries import MetadataEntry
-from cit_curate.pool.images import read_image_bytes
 from cit_curate.records import Int64
 
 __all__ = ["FoundImages", "ImageFiles", "Images", "LabelledImages", "spread_rows"]

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from cit_curate.decoders import decoders
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
+from cit_curate.images.decoders import decoders
+from cit_curate.images.read import ImageRejected, read_image_bytes
 from cit_curate.metadata.entries import MetadataEntry
-from cit_curate.pool.images import ImageRejected, read_image_bytes
 from cit_curate.records import Int64
 from cit_train.evaluation.file_list import read_class_names
 from cit_train.evaluation.labelled_images import FoundImages

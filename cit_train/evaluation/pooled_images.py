@@ -20,7 +20,7 @@ from torch.nn import functional
 from transformers import VisionTextDualEncoderModel
 
 from cit_curate.errors import BadInputError, NotFiniteError
-from cit_curate.pool.images import ImageRejected
+from cit_curate.images.read import ImageRejected
 from cit_curate.records import Int64
 from cit_train.evaluation.labelled_images import ImageFiles, Images
 from cit_train.models.freeze import with_head

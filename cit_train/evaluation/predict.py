@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import VisionTextDualEncoderModel
 
-from cit_curate.decoders import decoders
 from cit_curate.errors import NotFiniteError
-from cit_curate.pool.images import ImageRejected, read_image_bytes
+from cit_curate.images.decoders import decoders
+from cit_curate.images.read import ImageRejected, read_image_bytes
 from cit_curate.sources.folder import IMAGE_SUFFIXES
 from cit_train.evaluation.class_mapping import ClassLabels
 from cit_train.evaluation.image_folder import images_below

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from cit_curate.config import MetadataConfig
 from cit_curate.errors import BadInputError, ConfigError
-from cit_curate.hub import HUB_PREFIX, hub_folder
 from cit_curate.terminal import add_row, count_and_rate, draw, print_line, progress_bar
+from cit_curate.text_encoder.hub import HUB_PREFIX, hub_folder
 
 if TYPE_CHECKING:  # they import torch, which `--help` must not wait for
     from cit_train.evaluation.class_mapping import ClassLabels
@@ -64,7 +64,7 @@ def predict(
     prompts, tokens = _settings(model, prompts, max_text_length, top)
     classes = load_metadata(MetadataConfig(metadata=labels, metadata_column=labels_column))
     # These import torch, which takes seconds.
-    from cit_curate.text_encoder import choose_device
+    from cit_curate.text_encoder.encoder import choose_device
     from cit_train.evaluation.class_mapping import map_classes, plain_labels
     from cit_train.evaluation.predict import Prediction, find_images, predict_images
     from cit_train.evaluation.zero_shot import class_features
@@ -105,7 +105,7 @@ def _settings(
     model: str, prompts: tuple[str, ...], max_text_length: int | None, top: int
 ) -> tuple[tuple[str, ...], int]:
     """Prompts and maximum length: those given, else the run's, else the usual."""
-    from cit_curate.ledger import Run
+    from cit_curate.run.ledger import Run
     from cit_train.evaluation.prompts import DEFAULT_PROMPTS, prompts_of_run
 
     if top < 1:

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cit_curate.decoders import decoders
 from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.images.decoders import decoders
+from cit_curate.images.read import ImageRejected, read_image_bytes
 from cit_curate.metadata.entries import MetadataEntry
-from cit_curate.pool.images import ImageRejected, read_image_bytes
 from cit_curate.records import Int64
 from cit_train.evaluation.labelled_images import FoundImages
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cit_curate.decoders import decoders
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
+from cit_curate.images.decoders import decoders
+from cit_curate.images.read import MAX_IMAGE_BYTES, ImageRejected
 from cit_curate.metadata.entries import read_utf8
-from cit_curate.pool.images import MAX_IMAGE_BYTES, ImageRejected
 from cit_train.evaluation.file_list import read_class_names
 from cit_train.evaluation.labelled_images import FoundImages
 

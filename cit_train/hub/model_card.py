@@ -15,13 +15,13 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 from transformers import AutoConfig
 
-from cit_curate.hub import HUB_PREFIX
-from cit_curate.ledger import Run
-from cit_curate.packaged import PACKAGED
 from cit_curate.pool.mixture import run_pools
-from cit_curate.query import RunDatabase
-from cit_curate.report.facts import shortened
+from cit_curate.run.ledger import Run
+from cit_curate.run.query import RunDatabase
+from cit_curate.run.report.facts import shortened
 from cit_curate.storage.durable import read_json
+from cit_curate.text_encoder.hub import HUB_PREFIX
+from cit_curate.text_encoder.packaged import PACKAGED
 
 # Importing it registers our model types.
 import cit_train.models  # noqa: F401  isort: skip

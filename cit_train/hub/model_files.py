@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cit_curate.errors import ConfigError
-from cit_curate.ledger import Run
+from cit_curate.run.ledger import Run
 from cit_curate.storage.durable import (
     FileEntry,
     atomic_folder,

@@ -21,10 +21,10 @@ from rich.progress import (
 from rich.table import Table
 
 from cit_curate.errors import ConfigError
-from cit_curate.hub import HUB_PREFIX, hub_folder, refuse_offline
-from cit_curate.packaged import PACKAGED
 from cit_curate.storage.durable import atomic_folder, file_sha256
 from cit_curate.terminal import InertColumn, add_row, console, draw, print_line
+from cit_curate.text_encoder.hub import HUB_PREFIX, hub_folder, refuse_offline
+from cit_curate.text_encoder.packaged import PACKAGED
 from cit_train.demo.assets import cache_folder
 from cit_train.hub import download as downloads
 from cit_train.hub.known import KNOWN_MODELS, KnownModel, known_model

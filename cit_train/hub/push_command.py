@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from cit_curate.errors import ConfigError, ResourceError
-from cit_curate.hub import HUB_PREFIX, HubName, network_errors, refuse_offline
 from cit_curate.terminal import print_line
+from cit_curate.text_encoder.hub import HUB_PREFIX, HubName, network_errors, refuse_offline
 
 if TYPE_CHECKING:  # it imports Arrow, which `--help` must not wait for
     from cit_train.hub.model_files import ExportedModel

@@ -79,7 +79,7 @@ def read_run_state(path: Path, report: JobReport | None = None) -> RunState:
 
 
 def _started(path: Path, report: JobReport | None) -> RunState:
-    from cit_curate.ledger import Run
+    from cit_curate.run.ledger import Run
 
     run = Run.open(path)
     max_updates = int(run.config.get("max_updates", 0))

@@ -1,6 +1,6 @@
 """The dual encoder; importing this registers our Hugging Face model types."""
 
-from cit_curate.pooled_text import PooledTextConfig, PooledTextModel
+from cit_curate.text_encoder.pooled_text import PooledTextConfig, PooledTextModel
 from cit_train.models.timm_tower import (
     AugregConfig,
     AugregModel,

@@ -15,8 +15,8 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from cit_curate.errors import ConfigError, DamagedError, NotFiniteError
-from cit_curate.hub import hub_folder
 from cit_curate.storage.durable import atomic_folder
+from cit_curate.text_encoder.hub import hub_folder
 from cit_train.models.dual_encoder import make_processor
 from cit_train.models.image_processor import make_image_processor
 from cit_train.models.inferred_config import infer_tower_config

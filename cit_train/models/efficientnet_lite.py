@@ -17,7 +17,7 @@ import torch
 from transformers import TimmWrapperConfig, TimmWrapperModel
 
 from cit_curate.errors import ConfigError
-from cit_curate.packaged import packaged_file
+from cit_curate.text_encoder.packaged import packaged_file
 
 __all__ = ["efficientnet_lite0_config", "load_efficientnet_lite0", "timm_state_dict"]
 

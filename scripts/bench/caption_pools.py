@@ -11,10 +11,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from cit_curate.config import CurateConfig
+from cit_curate.curation.scores.exact import scanned_texts
 from cit_curate.pool.order import ScanOrder
 from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor
-from cit_curate.scoring import scanned_texts
 from cit_curate.sources.columns import Columns
 from cit_train.demo.assets import cache_folder, fetch_deb
 from cit_train.demo.clipart import write_clipart_table

@@ -23,15 +23,15 @@ import numpy as np
 import torch
 
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
-from cit_curate.curation import Curator
-from cit_curate.known_scores import KnownScores
+from cit_curate.curation.curator import Curator
+from cit_curate.curation.scan_ledger import round_row
+from cit_curate.curation.scores.exact import ExactScores
+from cit_curate.curation.scores.score_cache import KnownScores
 from cit_curate.pool.pool import Pool
 from cit_curate.pool.tokenize_command import tokenize
 from cit_curate.records import Float32, PoolCursor
-from cit_curate.scan_ledger import round_row
-from cit_curate.scoring import ExactScores
-from cit_curate.text_encoder import TextEncoder, choose_device, load_text_tower
-from cit_curate.texts import Texts
+from cit_curate.text_encoder.encoder import TextEncoder, choose_device, load_text_tower
+from cit_curate.text_encoder.texts import Texts
 from scripts.bench.baseline import curate_plainly
 from scripts.bench.caption_pools import caption_pool, distinct_captions, distinct_clip_art_captions
 from scripts.bench.curation import LABELS, RULES, TEXT

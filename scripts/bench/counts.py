@@ -19,9 +19,9 @@ from pathlib import Path
 
 import duckdb
 
-from cit_curate.export import export_counts
-from cit_curate.ledger import Commit, Run, step_folder
-from cit_curate.query import MAX_THREADS, MEMORY_LIMIT, RunDatabase
+from cit_curate.run.exports.export import export_counts
+from cit_curate.run.ledger import Commit, Run, step_folder
+from cit_curate.run.query import MAX_THREADS, MEMORY_LIMIT, RunDatabase
 from cit_curate.storage.durable import FileEntry
 from scripts.bench.side_by_side import Comparison, Timing, add_output, show
 

@@ -14,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
-from cit_curate.curation import Curator
+from cit_curate.curation.curator import Curator
+from cit_curate.curation.scores.exact import scanned_texts
 from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor
-from cit_curate.scoring import scanned_texts
-from cit_curate.text_encoder import TextEncoder, choose_device, load_text_tower
+from cit_curate.text_encoder.encoder import TextEncoder, choose_device, load_text_tower
 from scripts.bench.baseline import curate_plainly
 from scripts.bench.caption_pools import (
     caption_pool,

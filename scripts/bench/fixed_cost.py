@@ -35,8 +35,8 @@ import pyarrow.compute as pc
 from scripts.bench.side_by_side import Comparison, Timing, add_output, show, take_turns
 
 if TYPE_CHECKING:  # the processes that curate import them, and `--help` is not slowed down
-    from cit_curate.curation import Curator
-    from cit_curate.ledger import Run
+    from cit_curate.curation.curator import Curator
+    from cit_curate.run.ledger import Run
 
 ROWS = (10_000, 1_000_000, 10_000_000)
 # An outer step: one in `1 / MIN_RATIO` of the captions that it scans.
@@ -241,9 +241,9 @@ def _memory(pipe: Connection) -> tuple[float, float]:
 def _curate(pipe: Connection, pool: Path, run_folder: Path) -> None:
     """Open the pool, then an outer step per question; memory is told beyond what imports take."""
     from cit_curate.config import CurateConfig, MetadataConfig
-    from cit_curate.curation import Curator
-    from cit_curate.ledger import Run
+    from cit_curate.curation.curator import Curator
     from cit_curate.pool.mixture import PoolMixture
+    from cit_curate.run.ledger import Run
 
     metadata = run_folder.with_suffix(".txt")
     metadata.write_text("".join(f"entry {n}\n" for n in range(NUM_ENTRIES)))
@@ -269,9 +269,9 @@ def _curate(pipe: Connection, pool: Path, run_folder: Path) -> None:
 
 def outer_steps(curator: "Curator", run: "Run") -> Iterator[Step]:
     """One outer step after the other, each committed to the run."""
-    from cit_curate.curation import write_scan
-    from cit_curate.ledger import Commit
+    from cit_curate.curation.curator import write_scan
     from cit_curate.records import PoolCursor
+    from cit_curate.run.ledger import Commit
 
     encoder = RandomEncoder()
     index = curator.refresh(encoder)

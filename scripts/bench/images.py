@@ -23,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cit_curate.ledger import step_folder
-from cit_curate.pool.images import ImageRejected, check_image, read_image
-from cit_curate.shard_images import shard_image
-from cit_curate.shards import Sample, ShardWriter
+from cit_curate.images.read import ImageRejected, check_image, read_image
+from cit_curate.images.shard_image import shard_image
+from cit_curate.run.ledger import step_folder
+from cit_curate.run.shards import Sample, ShardWriter
 from cit_train.batches import BatchStream, StreamConfig, open_batches
 from cit_train.stream import lane_prefix
 from cit_train.transforms import train_view

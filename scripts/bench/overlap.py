@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cit_curate.ledger import Run
-from cit_curate.pool.workers import available_cpus
+from cit_curate.engines.workers import available_cpus
+from cit_curate.run.ledger import Run
 from cit_train.config import RunConfig, replace_fields
 from cit_train.outer_loop import train
 from scripts.bench.side_by_side import Comparison, Timing, add_output, show, take_turns

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from cit_curate.captions import augment_tags
-from cit_curate.pool.images import ImageRejected, read_image
+from cit_curate.images.read import ImageRejected, read_image
 from cit_curate.pool.pool import Pool
-from cit_curate.text_encoder import load_text_tower
+from cit_curate.text_encoder.encoder import load_text_tower
 from cit_train.config import RunConfig
 from cit_train.losses import contrastive_loss
 from cit_train.models.dual_encoder import build_dual_encoder

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
-from cit_curate.curation import curate
+from cit_curate.curation.curator import curate
 from cit_curate.pool.pool import Pool
 from cit_curate.sources.columns import Columns
-from cit_curate.text_encoder import TextEncoder
+from cit_curate.text_encoder.encoder import TextEncoder
 from cit_train.config import replace_fields
 from cit_train.outer_loop import train
 from cit_train.recipes import default

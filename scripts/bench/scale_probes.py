@@ -16,16 +16,16 @@ import numpy as np
 import torch
 
 from cit_curate.config import CurateConfig
-from cit_curate.curator import LaneScan
-from cit_curate.ledger import Run
+from cit_curate.curation.lane_scan import LaneScan
+from cit_curate.images.read import read_image
 from cit_curate.metadata.entries import MetadataEntry
-from cit_curate.packed import PASS_TOKENS
-from cit_curate.pool.images import read_image
 from cit_curate.pool.order import ScanOrder
 from cit_curate.records import Float32, PoolCursor
-from cit_curate.shards import Sample, ShardWriter
+from cit_curate.run.ledger import Run
+from cit_curate.run.shards import Sample, ShardWriter
 from cit_curate.storage.durable import atomic_file, describe_file
-from cit_curate.text_encoder import TextEncoder
+from cit_curate.text_encoder.encoder import TextEncoder
+from cit_curate.text_encoder.packed import PASS_TOKENS
 from cit_train.transforms import train_view
 from indexes.build import build_index
 from scripts.bench.scale_network import all_reduce_rate
@@ -243,7 +243,7 @@ def fsync_seconds(rig: Rig) -> float:
 def _write_selections(rig: Rig) -> tuple[Any, float]:
     import pyarrow as pa
 
-    from cit_curate.ledger_tables import SCHEMAS
+    from cit_curate.run.ledger_tables import SCHEMAS
 
     rng = np.random.default_rng(3)
     count = 102_400

@@ -15,7 +15,7 @@ from PIL import Image
 from cit_curate.config import TextTowerConfig
 from cit_curate.pool.pool import Pool
 from cit_curate.sources.columns import Columns
-from cit_curate.text_encoder import TextEncoder
+from cit_curate.text_encoder.encoder import TextEncoder
 from scripts.bench.scale_shapes import BERT_BASE, TowerShape
 
 # Of a pass that takes little beside Python and launches.

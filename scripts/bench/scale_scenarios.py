@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from cit_curate.packed import PASS_TOKENS
+from cit_curate.text_encoder.packed import PASS_TOKENS
 from scripts.bench.scale_shapes import Machine, Workload
 
 PARAMETERS = Path(__file__).with_name("scale_parameters.json")

@@ -19,7 +19,7 @@ import numpy as np
 import webdataset as wds
 from PIL import Image
 
-from cit_curate.shards import Sample, ShardWriter, read_shard, shard_entry
+from cit_curate.run.shards import Sample, ShardWriter, read_shard, shard_entry
 from scripts.bench.side_by_side import Comparison, Timing, add_output, show, take_turns
 
 PAIRS_PER_SHARD = 1_000

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from cit_curate.pool.images import ImageRejected, check_image
+from cit_curate.images.read import ImageRejected, check_image
 from cit_train.batches import LaneBatch
 from cit_train.config import RunConfig, replace_fields
 from cit_train.session import open_session

@@ -30,9 +30,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from cit_curate.config import EngineConfig, YfccFormat
+from cit_curate.engines.workers import available_cpus
+from cit_curate.pool.build.yfcc_source import YfccSource
 from cit_curate.pool.format import PoolManifest, read_manifest
-from cit_curate.pool.workers import available_cpus
-from cit_curate.pool.yfcc_source import YfccSource
 from scripts.bench.side_by_side import Comparison, Timing, add_output, show, take_turns
 
 LINES_PER_CHUNK = 20_000
@@ -178,7 +178,7 @@ def _build(folder: Path, format: YfccFormat, out: Path, num_workers: int) -> Poo
 
 def _builder() -> Callable[..., PoolManifest]:
     # Workers import this file as their main module: like a command's, without what only builds.
-    from cit_curate.pool.yfcc_build import build_yfcc_pool
+    from cit_curate.pool.build.yfcc_build import build_yfcc_pool
 
     return build_yfcc_pool
 

@@ -1,4 +1,4 @@
-"""Decoders that fail as an image's last bytes say, for `cit_curate.decoders`: python FILE LIMIT."""
+"""Decoders that fail as an image's last bytes say: python FILE LIMIT."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import time
 
 from PIL import Image
 
-from cit_curate import decoders
+from cit_curate.images import decoders
 
 whole = decoders.shard_image
 whole_picture = decoders.read_image

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from cit_curate.ledger import Commit, Run
-from cit_curate.ledger_tables import HISTOGRAM_BINS, SCHEMAS
-from cit_curate.pool.images import ImageRejected
+from cit_curate.images.read import ImageRejected
 from cit_curate.records import PoolCursor, pair_key
+from cit_curate.run.ledger import Commit, Run
+from cit_curate.run.ledger_tables import HISTOGRAM_BINS, SCHEMAS
 from cit_curate.storage.durable import FileEntry, describe_file
 
 CLASSES = ("cat", "dog", "owl")

@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 import torch
 
-from cit_curate.curation import Curator
-from cit_curate.decoders import decoders
+from cit_curate.curation.curator import Curator
 from cit_curate.errors import NotFiniteError
+from cit_curate.images.decoders import decoders
 from cit_train import commit, evaluating, stream
 from cit_train.checkpoint import save_checkpoint
 from cit_train.config import RunConfig

@@ -24,18 +24,18 @@ from tiny import make_config
 from tiny_runs import ledger_hashes, logged_updates, weights
 
 from cit_curate.config import EngineConfig
-from cit_curate.counts_import import import_counts
-from cit_curate.curation import curate
-from cit_curate.export import export_counts, export_webdataset
-from cit_curate.ledger import Run
+from cit_curate.curation.curator import curate
+from cit_curate.pool.build.yfcc_build import build_yfcc_pool
+from cit_curate.pool.build.yfcc_source import YfccSource
 from cit_curate.pool.pool import Pool
-from cit_curate.pool.subset import subset_pool
 from cit_curate.pool.token_files import write_token_files
-from cit_curate.pool.yfcc_build import build_yfcc_pool
-from cit_curate.pool.yfcc_source import YfccSource
+from cit_curate.run.exports.counts_import import import_counts
+from cit_curate.run.exports.export import export_counts, export_webdataset
+from cit_curate.run.ledger import Run
+from cit_curate.run.subset import subset_pool
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.yfcc import COLUMNS
-from cit_curate.text_encoder import encode, load_tokenizer, tokenizer_key
+from cit_curate.text_encoder.encoder import encode, load_tokenizer, tokenizer_key
 from cit_train.outer_loop import train
 from cit_train.trainer import TrainState
 from cit_train.watcher import StepNumbers, Watcher

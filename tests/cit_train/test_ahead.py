@@ -26,10 +26,10 @@ from tiny_runs import (
     wait_for,
 )
 
-from cit_curate.curation import Curator
+from cit_curate.curation.curator import Curator
+from cit_curate.curation.scores.exact import Scores
 from cit_curate.errors import ConfigError, DamagedError, PeerLostError
-from cit_curate.ledger import Run
-from cit_curate.scoring import Scores
+from cit_curate.run.ledger import Run
 from cit_train import ahead, stretches
 from cit_train.config import RunConfig
 from cit_train.outer_loop import train
@@ -119,7 +119,7 @@ def test_a_stale_selection_is_the_exact_one_with_that_encoder(
     cursors = stale.commits()[0].cursors
     config = make_config(world, text_encoder=str(world / "text"))
     curator = Curator(_pool(config), config.metadata, config.curate)
-    from cit_curate.text_encoder import TextEncoder
+    from cit_curate.text_encoder.encoder import TextEncoder
 
     encoder = TextEncoder.load(config.text)
     assert encoder.fingerprint == encoders(stale)[1]

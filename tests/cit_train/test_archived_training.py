@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from tiny import make_config, make_pool
 
 from cit_curate.errors import BadInputError
-from cit_curate.ledger import Run
 from cit_curate.pool.pool import Pool
+from cit_curate.run.ledger import Run
 from cit_curate.sources.columns import Columns
 from cit_train import image_budget
 from cit_train.outer_loop import train

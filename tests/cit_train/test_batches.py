@@ -4,7 +4,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cit_curate.ledger_tables import SCHEMAS
+from cit_curate.run.ledger_tables import SCHEMAS
 from cit_train.batches import count_uses
 
 PAIRS = st.tuples(st.sampled_from(["one", "two"]), st.sampled_from(["1_tag", "2_tag", "3_title"]))

@@ -12,10 +12,10 @@ from tiny_runs import ledger_hashes
 from transformers import AutoModel, AutoTokenizer
 
 from cit_curate.config import EngineConfig
-from cit_curate.curation import curate
+from cit_curate.curation.curator import curate
 from cit_curate.errors import BrokenVectorsError, CitError, NotFiniteError, ShortfallError
-from cit_curate.ledger import Run
 from cit_curate.pool.pool import Pool
+from cit_curate.run.ledger import Run
 from cit_train.config import RunConfig
 from cit_train.outer_loop import train
 from cit_train.stopping import StoppedError

@@ -11,14 +11,14 @@ from faults import plant
 from jobs import FIELDS, JOBS, make_world
 from tiny import make_config
 
-from cit_curate import scores
-from cit_curate.counts_import import import_counts
+from cit_curate.curation.scores import staged as staged_scores
 from cit_curate.errors import BadInputError, DamagedError
-from cit_curate.export import export_counts
-from cit_curate.ledger import Run
-from cit_curate.pool import blocks, yfcc_segments
+from cit_curate.pool.build import blocks, yfcc_segments
 from cit_curate.pool.check import check_pool
 from cit_curate.pool.pool import Pool
+from cit_curate.run.exports.counts_import import import_counts
+from cit_curate.run.exports.export import export_counts
+from cit_curate.run.ledger import Run
 from cit_train.damage.find import find_damage
 from cit_train.outer_loop import train
 
@@ -175,8 +175,8 @@ def sweep_staged(staged: Path, name: str, count: int) -> None:
     def tells() -> None:
         if path.suffix == ".arrow" and path.parent.name.startswith("lane="):
             start, stop = path.stem.split("-")
-            scan = scores.Scan(path.parents[1], (), None, None, "", "")  # type: ignore[arg-type]
-            scores.read_scores(scores.ScoreTask(scan, 0, int(start), int(stop)))
+            scan = staged_scores.Scan(path.parents[1], (), None, None, "", "")  # type: ignore[arg-type]
+            staged_scores.read_scores(staged_scores.ScoreTask(scan, 0, int(start), int(stop)))
         elif path.name.startswith(("block-", "end")):
             list(blocks.read_blocks(path.parent))
         else:

@@ -12,7 +12,7 @@ from tiny import make_config, make_pool
 from tiny_runs import weights
 
 from cit_curate.errors import ConfigError
-from cit_curate.ledger import Run
+from cit_curate.run.ledger import Run
 from cit_train.outer_loop import train
 from cit_train.stopping import StoppedError
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from tiny import make_pool, make_text_tower
 
-from cit_curate import commands
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
-from cit_curate.counts_command import import_counts
-from cit_curate.curation import curate
+from cit_curate.curation.curator import curate
 from cit_curate.errors import BadInputError, ConfigError
-from cit_curate.ledger import Run
 from cit_curate.pool.pool import Pool
-from cit_curate.pool.subset import subset_pool
+from cit_curate.run import commands
+from cit_curate.run.exports.counts_command import import_counts
+from cit_curate.run.ledger import Run
+from cit_curate.run.subset import subset_pool
 from cit_train import cli
 
 

@@ -25,7 +25,7 @@ from tiny_runs import (
 from torch.distributed import TCPStore
 
 from cit_curate.errors import BadInputError, ConfigError, PeerLostError
-from cit_curate.ledger import Run
+from cit_curate.run.ledger import Run
 from cit_train import step_batches
 from cit_train.config import RunConfig, replace_fields
 from cit_train.distributed import World

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from eval_layouts import image_bytes
 
-from cit_curate.decoders import Decoders
-from cit_curate.pool.images import ImageRejected
+from cit_curate.images.decoders import Decoders
+from cit_curate.images.read import ImageRejected
 from cit_train.evaluation import (
     file_list,
     labelled_images,

@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cit_curate.errors import BadInputError, CitError, ConfigError, DamagedError
-from cit_curate.pool.images import ImageRejected
+from cit_curate.images.read import ImageRejected
 from cit_train.evaluation import parquet_export as parquet_module
 from cit_train.evaluation.file_list import open_file_list
 from cit_train.evaluation.labelled_images import FoundImages

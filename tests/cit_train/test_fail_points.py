@@ -13,11 +13,11 @@ from faults import plant
 from jobs import JOBS, make_world, result_of, run_job
 
 from cit_curate.errors import ResourceError
-from cit_curate.ledger import Run
 from cit_curate.pool.pool import Pool
-from cit_curate.query import RunDatabase
-from cit_curate.report.facts import collect_facts
-from cit_curate.report.page import build_report
+from cit_curate.run.ledger import Run
+from cit_curate.run.query import RunDatabase
+from cit_curate.run.report.facts import collect_facts
+from cit_curate.run.report.page import build_report
 from cit_curate.storage import durable
 from cit_curate.storage import fail_points as faults_at
 from cit_curate.storage.fail_points import KINDS, VARIABLE, fail_points, kind_of

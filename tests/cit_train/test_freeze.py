@@ -8,7 +8,7 @@ from torch import nn
 from transformers import BertModel, PreTrainedModel, ViTConfig, ViTModel
 
 from cit_curate.errors import ConfigError
-from cit_curate.pooled_text import PooledTextConfig, PooledTextModel
+from cit_curate.text_encoder.pooled_text import PooledTextConfig, PooledTextModel
 from cit_train.config import ModelConfig, replace_fields
 from cit_train.models.dual_encoder import build_dual_encoder
 from cit_train.models.freeze import (

@@ -7,9 +7,9 @@ from tiny import make_config
 from tiny_runs import assert_same_run
 
 from cit_curate.errors import ConfigError
-from cit_curate.export import export_webdataset
-from cit_curate.ledger import Run
 from cit_curate.pool.pool import Pool
+from cit_curate.run.exports.export import export_webdataset
+from cit_curate.run.ledger import Run
 from cit_train.damage.find import find_damage
 from cit_train.outer_loop import train
 from cit_train.trainer import TrainState, UpdateReport

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from jobs import JOBS, result_of, start_job
 
-from cit_curate.ledger import Run
+from cit_curate.run.ledger import Run
 
 NUM_KILLS = 200
 

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from tiny import make_config, make_moco_tower
 from transformers import AutoModel
 
-from cit_curate.ledger import Run
-from cit_curate.ledger_tables import LEDGER_TABLES
+from cit_curate.run.ledger import Run
+from cit_curate.run.ledger_tables import LEDGER_TABLES
 from cit_train.models import MocoModel
 from cit_train.outer_loop import train
 from cit_train.session import open_session

@@ -23,9 +23,9 @@ from cit_curate.errors import (
     ResourceError,
     ShortfallError,
 )
-from cit_curate.ledger import Run
 from cit_curate.pool.pool import Pool
-from cit_curate.shards import ShardWriter
+from cit_curate.run.ledger import Run
+from cit_curate.run.shards import ShardWriter
 from cit_curate.sources.columns import Columns
 from cit_curate.storage.lock import owner_lock
 from cit_train.config import replace_fields
@@ -378,7 +378,7 @@ def test_only_recent_shards_and_checkpoints_stay(finished: Path) -> None:
 
 
 def test_training_order_is_a_permutation_of_the_selection(finished: Path) -> None:
-    from cit_curate.shards import read_shard, shard_entry
+    from cit_curate.run.shards import read_shard, shard_entry
 
     folder = finished / "shards" / "step=000002"
     keys = [

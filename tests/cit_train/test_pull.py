@@ -12,7 +12,7 @@ import pytest
 from file_server import Served, file_server
 
 from cit_curate.errors import ConfigError
-from cit_curate.packaged import PACKAGED
+from cit_curate.text_encoder.packaged import PACKAGED
 from cit_train import cli
 from cit_train.hub import pull_command
 from cit_train.hub.known import KNOWN_MODELS, known_model

@@ -26,7 +26,7 @@ from tiny_runs import (
     wait_for,
 )
 
-from cit_curate.ledger import Run
+from cit_curate.run.ledger import Run
 from cit_train.config import flat
 from cit_train.recipes import default
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from cit_curate.ledger import Run
-from cit_curate.ledger_tables import LEDGER_TABLES
+from cit_curate.run.ledger import Run
+from cit_curate.run.ledger_tables import LEDGER_TABLES
 
 HERE = Path(__file__).parent
 # 4 lanes on a pool of 96 pictures, some of which are broken.

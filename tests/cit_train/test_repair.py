@@ -14,7 +14,7 @@ from tiny import make_config, make_pool
 from tiny_runs import assert_same_run, ledger_hashes
 
 from cit_curate.errors import ConfigError, DamagedError, ResourceError
-from cit_curate.ledger import Run
+from cit_curate.run.ledger import Run
 from cit_curate.storage.findings import Findings
 from cit_curate.storage.lock import owner_lock
 from cit_train.damage import commands

@@ -6,11 +6,11 @@ import pytest
 from tiny import make_config, make_pool
 
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
-from cit_curate.curation import curate
+from cit_curate.curation.curator import curate
 from cit_curate.errors import ConfigError
-from cit_curate.ledger import Run
 from cit_curate.pool.pool import Pool
-from cit_curate.report.page import build_report
+from cit_curate.run.ledger import Run
+from cit_curate.run.report.page import build_report
 from cit_train.outer_loop import train
 
 

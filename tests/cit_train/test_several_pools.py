@@ -10,19 +10,19 @@ import pyarrow.compute as pc
 import pytest
 from tiny import COLOURS, make_config, make_pool, picture
 
-from cit_curate import commands
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
-from cit_curate.curate_command import curate as curate_command
-from cit_curate.curation import curate
+from cit_curate.curation.command import curate as curate_command
+from cit_curate.curation.curator import curate
 from cit_curate.errors import ConfigError, ShortfallError
-from cit_curate.export import export_counts, export_webdataset
-from cit_curate.ledger import Run
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool
-from cit_curate.pool.subset import subset_pool
-from cit_curate.query import query_run
-from cit_curate.report.page import build_report
-from cit_curate.shards import read_shard, shard_entry
+from cit_curate.run import commands
+from cit_curate.run.exports.export import export_counts, export_webdataset
+from cit_curate.run.ledger import Run
+from cit_curate.run.query import query_run
+from cit_curate.run.report.page import build_report
+from cit_curate.run.shards import read_shard, shard_entry
+from cit_curate.run.subset import subset_pool
 from cit_curate.sources.columns import Columns
 from cit_train.config import RunConfig
 from cit_train.outer_loop import train

@@ -21,7 +21,7 @@ from tiny_runs import (
 )
 
 from cit_curate.errors import DamagedError, PeerLostError
-from cit_curate.shards import ShardWriter, read_shard, shard_entry
+from cit_curate.run.shards import ShardWriter, read_shard, shard_entry
 from cit_train import disk_room, waiting
 from cit_train.outer_loop import train
 from cit_train.trainer import Trainer

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import finish, start_training, told_by, wait_for
 
-from cit_curate.ledger import Run
+from cit_curate.run.ledger import Run
 from cit_train.damage.find import find_damage
 
 KEPT_STEPS = 4

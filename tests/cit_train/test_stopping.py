@@ -23,9 +23,9 @@ from tiny_runs import (
     wait_for,
 )
 
-from cit_curate.curation import Curator
+from cit_curate.curation.curator import Curator
 from cit_curate.errors import ConfigError, PeerLostError
-from cit_curate.ledger import Run
+from cit_curate.run.ledger import Run
 from cit_train.outer_loop import train
 from cit_train.stopping import SAME_REQUEST_SECONDS, SIGNALS, StoppedError, StopSignals
 

@@ -10,11 +10,11 @@ import pytest
 from tiny import make_config, make_pool
 from tiny_runs import assert_same_run, ledger_hashes
 
-from cit_curate.decoders import Decoders
-from cit_curate.export import export_webdataset
-from cit_curate.pool.images import image_suffix, read_image
+from cit_curate.images.decoders import Decoders
+from cit_curate.images.read import image_suffix, read_image
 from cit_curate.pool.pool import Pool
-from cit_curate.shards import read_shard, shard_entry
+from cit_curate.run.exports.export import export_webdataset
+from cit_curate.run.shards import read_shard, shard_entry
 from cit_train import step_batches, stream
 from cit_train.config import replace_fields
 from cit_train.outer_loop import train

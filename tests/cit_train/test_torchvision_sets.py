@@ -6,8 +6,8 @@ import pytest
 from eval_layouts import LABELS, TORCHVISION_LAYOUTS, cifar_binary, grey, write_image
 
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
+from cit_curate.images.read import ImageRejected
 from cit_curate.metadata.tasks import load_task
-from cit_curate.pool.images import ImageRejected
 from cit_train.evaluation.labelled_images import LabelledImages
 from cit_train.evaluation.open_task import open_task
 from cit_train.evaluation.torchvision_sets import TORCHVISION_SETS

@@ -9,7 +9,7 @@ import torch
 from tiny import COLOURS, SHAPES, make_config, picture
 
 from cit_curate.errors import ConfigError, NotFiniteError
-from cit_curate.pool.images import read_image
+from cit_curate.images.read import read_image
 from cit_train import trainer as trainer_module
 from cit_train.batches import LaneBatch
 from cit_train.losses import contrastive_loss

@@ -11,12 +11,12 @@ import torch
 from tiny import COLOURS, SHAPES, make_config, picture
 
 from cit_curate.config import EngineConfig
-from cit_curate.counts_import import import_counts
-from cit_curate.export import export_counts
-from cit_curate.ledger import Run
+from cit_curate.pool.build.yfcc_build import build_yfcc_pool
+from cit_curate.pool.build.yfcc_source import YfccSource
 from cit_curate.pool.pool import Pool
-from cit_curate.pool.yfcc_build import build_yfcc_pool
-from cit_curate.pool.yfcc_source import YfccSource
+from cit_curate.run.exports.counts_import import import_counts
+from cit_curate.run.exports.export import export_counts
+from cit_curate.run.ledger import Run
 from cit_curate.sources.yfcc import COLUMNS
 from cit_train.config import RunConfig, flat, replace_fields
 from cit_train.models import MocoConfig, MocoModel

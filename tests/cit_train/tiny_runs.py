@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from train_tiny import run_rank
 
-from cit_curate.ledger import Run
+from cit_curate.run.ledger import Run
 from cit_curate.storage.durable import read_json
 
 TRAIN_TINY = Path(__file__).parent / "train_tiny.py"

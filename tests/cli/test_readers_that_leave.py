@@ -76,7 +76,7 @@ def test_a_pipe_to_another_process_that_breaks_is_no_reader_that_leaves(
     def broken() -> None:
         raise BrokenPipeError(32, "Broken pipe")
 
-    monkeypatch.setattr("cit_curate.commands.report", broken)
+    monkeypatch.setattr("cit_curate.run.commands.report", broken)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     ended = cit("report")
     assert ended.code == 1

@@ -71,7 +71,7 @@ def test_classes_and_pictures_with_hostile_names_are_inert_in_a_prediction(
 
 @pytest.mark.faults("C3")
 def test_runs_with_hostile_names_and_reasons_are_inert_in_a_status(tmp_path: Path) -> None:
-    from cit_curate.ledger import Run
+    from cit_curate.run.ledger import Run
 
     name = HOSTILE.replace("/", "")
     for folder in (tmp_path, tmp_path / name):
@@ -218,7 +218,7 @@ def test_a_text_that_is_shown_as_it_is_is_found(source: str, found: list[str]) -
 def test_a_narrow_ascii_terminal_gets_tables_and_lines_in_ascii_and_no_escape_codes(
     tiny: Path, run_folder: Path, tmp_path: Path
 ) -> None:
-    from cit_curate.ledger import Run
+    from cit_curate.run.ledger import Run
 
     Run.create(tmp_path / "runs" / "caf\u00e9", config={"max_updates": 6}, environment={})
     for args in (

@@ -116,7 +116,7 @@ def test_a_bug_ends_with_1_and_names_the_file_of_its_traceback(
     def broken() -> None:
         raise KeyError("lost")
 
-    monkeypatch.setattr("cit_curate.commands.report", broken)
+    monkeypatch.setattr("cit_curate.run.commands.report", broken)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     ended = cit("report")
     assert ended.code == 1
@@ -139,7 +139,7 @@ def test_a_lack_of_memory_ends_with_5_and_a_next_step(
     def full() -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 8 TB\nframe #0")
 
-    monkeypatch.setattr("cit_curate.commands.report", full)
+    monkeypatch.setattr("cit_curate.run.commands.report", full)
     ended = cit("report")
     assert ended.code == 5
     assert ended.err.startswith("error: out of memory (DefaultCPUAllocator: can't allocate")
@@ -161,7 +161,7 @@ def test_an_error_that_quotes_hostile_text_is_inert(
     def broken() -> None:
         raise KeyError(NASTY)
 
-    monkeypatch.setattr("cit_curate.commands.report", broken)
+    monkeypatch.setattr("cit_curate.run.commands.report", broken)
     for err in (ended.err, cit("report").err, cit("report", "--debug").err):
         assert not {"\x1b", "\x07", "\u202e"} & {*err}
         assert "gnp[/red]" in err

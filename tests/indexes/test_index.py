@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cit_curate.engines.workers import open_workers
 from cit_curate.errors import DamagedError
 from cit_curate.metadata.stored_index import VersionedIndex, build_index, load_vectors, save_index
-from cit_curate.pool.workers import open_workers
 from cit_curate.storage.durable import describe_file, read_json, write_sealed
 from indexes import faiss_index
 from indexes.protocol import BLOCK_ROWS, SearchResult

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from cit_curate.config import CurateConfig, MetadataConfig
-from cit_curate.curation import Curator
-from cit_curate.ledger import Run
+from cit_curate.curation.curator import Curator
 from cit_curate.pool.check import verify_pool
 from cit_curate.pool.pool import Pool
+from cit_curate.run.ledger import Run
 from scripts.bench import fixed_cost
 from scripts.bench.fixed_cost import RandomEncoder, compare_help, made_pool, outer_steps
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cit_curate.pool.images import read_image
+from cit_curate.images.read import read_image
 from scripts.bench import images as bench
 from scripts.bench.end_to_end import Course
 from scripts.bench.train_step import watched

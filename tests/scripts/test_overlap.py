@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cit_curate.ledger import Commit, Run
 from cit_curate.records import PoolCursor
+from cit_curate.run.ledger import Commit, Run
 from cit_train.recipes import default
 from scripts.bench.overlap import MOMENTS, compare, moments, ways_of
 

@@ -14,10 +14,10 @@ from run_fixtures import image_bytes, small_run
 from spawned import total_bytes
 
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
-from cit_curate.export import export_webdataset
-from cit_curate.pool.images import ImageRejected
+from cit_curate.images.read import ImageRejected
 from cit_curate.pool.pool import Pool
-from cit_curate.report.thumbnails import pool_thumbnail
+from cit_curate.run.exports.export import export_webdataset
+from cit_curate.run.report.thumbnails import pool_thumbnail
 from cit_curate.sources.columns import Columns
 
 WIDE = Columns(image="image", text=("t",))

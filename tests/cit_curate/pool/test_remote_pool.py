@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from run_fixtures import image_bytes, small_run
 
-from cit_curate.commands import export, query, report
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
+from cit_curate.images.read import ImageRejected
 from cit_curate.pool.check import verify_pool
 from cit_curate.pool.commands import build, info, verify
-from cit_curate.pool.images import ImageRejected
 from cit_curate.pool.order import ScanOrder
 from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor
+from cit_curate.run.commands import export, query, report
 from cit_curate.sources.columns import Columns
 from cit_curate.storage.remote import list_files, read_range, stat_file
 from cit_curate.storage.remote_cache import cache_folder
@@ -202,7 +202,7 @@ def test_only_ranges_of_an_archive_are_read(bucket, tmp_path, monkeypatch):
         asked.append(end - start)
         return read_range(url, start, end)
 
-    monkeypatch.setattr("cit_curate.pool.image_root.read_range", counted)
+    monkeypatch.setattr("cit_curate.images.root.read_range", counted)
     pool = Pool.open(url)
     assert pool.image_bytes("zip://large.zip#first.png", "table.csv") == picture(0)
     assert sum(asked) < 1 << 20

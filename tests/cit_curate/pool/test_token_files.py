@@ -8,9 +8,8 @@ import pyarrow as pa
 import pytest
 from small_tower import small_tower
 
-from cit_curate import text_encoder
 from cit_curate.config import CurateConfig, MetadataConfig
-from cit_curate.curation import Curator
+from cit_curate.curation.curator import Curator
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.pool.check import check_pool
 from cit_curate.pool.commands import info
@@ -20,8 +19,9 @@ from cit_curate.pool.token_files import token_folders
 from cit_curate.pool.tokenize_command import tokenize
 from cit_curate.records import PoolCursor
 from cit_curate.sources.columns import Columns
-from cit_curate.text_encoder import TextEncoder
-from cit_curate.tokens import Tokens
+from cit_curate.text_encoder import encoder as encoder_module
+from cit_curate.text_encoder.encoder import TextEncoder
+from cit_curate.text_encoder.tokens import Tokens
 
 WORDS = ("a photo", "red", "green", "blue", "cats", "dogs", "rivers", "naïve", "猫", "tokenisation")
 RULES = CurateConfig(
@@ -78,13 +78,13 @@ def select(
 @pytest.fixture
 def tokenized(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is tokenised from now on."""
-    encode, seen = text_encoder.encode, []
+    encode, seen = encoder_module.encode, []
 
     def told(tokenizer: object, texts: list[str], *, cut_to: int) -> Tokens:
         seen.extend(texts)
         return encode(tokenizer, texts, cut_to=cut_to)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(text_encoder, "encode", told)
+    monkeypatch.setattr(encoder_module, "encode", told)
     return seen
 
 
@@ -125,7 +125,7 @@ def test_they_change_no_selection_and_spare_the_tokenizer(
 ) -> None:
     pool = build(tmp_path, rows=1_500 if curation == "cascade" else 600)
     rules = replace(RULES, curation=curation, order=order, aug_tag=aug_tag)  # type: ignore[arg-type]
-    monkeypatch.setattr("cit_curate.cascade.TREND_CAPTIONS", 100)
+    monkeypatch.setattr("cit_curate.curation.scores.cascade.TREND_CAPTIONS", 100)
     expected = select(pool, classes, encoder, rules)
     tokenize(pool.path, text_encoder=str(tower))
     tokenized.clear()

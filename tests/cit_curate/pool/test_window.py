@@ -5,10 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cit_curate import curator as curator_module
 from cit_curate.config import CurateConfig, MetadataConfig
-from cit_curate.curation import Curator, write_scan
-from cit_curate.ledger import Run
+from cit_curate.curation import lane_scan as curator_module
+from cit_curate.curation.curator import Curator, write_scan
 from cit_curate.pool import format as pool_format
 from cit_curate.pool import order as pool_order
 from cit_curate.pool import parts as pool_parts
@@ -16,6 +15,7 @@ from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool
 from cit_curate.pool.window import Window
 from cit_curate.records import PoolCursor
+from cit_curate.run.ledger import Run
 from scripts.bench.fixed_cost import RandomEncoder, made_pool
 
 NUM_ROWS = 4_000

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cit_curate.errors import ConfigError, DamagedError
-from cit_curate.pool.images import ImageRejected, read_image_bytes
+from cit_curate.images.read import ImageRejected, read_image_bytes
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.huggingface import open_huggingface
 from cit_curate.sources.rows import pairs_of

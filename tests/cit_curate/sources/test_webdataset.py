@@ -11,7 +11,7 @@ import pytest
 import webdataset as wds
 
 from cit_curate.errors import ConfigError, DamagedError
-from cit_curate.pool.images import read_image_bytes
+from cit_curate.images.read import read_image_bytes
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.rows import pairs_of
 from cit_curate.sources.source import find_sources

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cit_curate.errors import ConfigError, DamagedError, ResourceError
-from cit_curate.ledger import Run
+from cit_curate.run.ledger import Run
 from cit_curate.storage import remote, remote_cache
 from cit_curate.storage.remote import (
     RemoteFile,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cit_curate.ledger import Run
-from cit_curate.ledger_tables import LEDGER_TABLES
+from cit_curate.run.ledger import Run
+from cit_curate.run.ledger_tables import LEDGER_TABLES
 
 
 def flags(world: Path, **changes: object) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from cit_curate.errors import ConfigError
-from cit_curate.ledger import Commit, Run
 from cit_curate.records import PoolCursor
+from cit_curate.run.ledger import Commit, Run
 from cit_train.launch.job_report import (
     JobReport,
     LaunchedJob,

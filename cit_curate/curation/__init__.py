@@ -1,0 +1,1 @@
+"""From scanned captions to kept pairs."""

@@ -1,0 +1,193 @@
+"""What `cit curate` does: a selection, or what a threshold would select, without training."""
+
+import json as json_format
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+from rich.table import Table
+
+from cit_curate.config import CurateConfig, EngineConfig, MetadataConfig, TextTowerConfig
+from cit_curate.errors import ConfigError
+from cit_curate.terminal import add_row, draw, inert, print_line, progress_bar
+
+if TYPE_CHECKING:  # they import Arrow, which `--help` must not wait for
+    from cit_curate.curation.scan_rows import ScanTotals
+    from cit_curate.curation.threshold import SimilaritySample
+    from cit_curate.run.ledger import Run
+
+
+def curate(
+    pool: tyro.conf.Positional[tuple[str, ...]],
+    metadata: tyro.conf.OmitArgPrefixes[MetadataConfig] = MetadataConfig(),  # noqa: B008 - frozen
+    text: tyro.conf.OmitArgPrefixes[TextTowerConfig] = TextTowerConfig(),  # noqa: B008
+    config: tyro.conf.OmitArgPrefixes[CurateConfig] = CurateConfig(),  # noqa: B008
+    engine: tyro.conf.OmitArgPrefixes[EngineConfig] = EngineConfig(),  # noqa: B008
+    *,
+    out: Path | None = None,
+    max_pairs: int | Literal["all"] | None = None,
+    device: str = "auto",
+    dry_run: bool = False,
+    overwrite: bool = False,
+    json: bool = False,
+) -> None:
+    r"""Keep the pairs of a pool whose caption is close to class names, without training.
+
+    Choose a threshold first, on a sample of the pool. Then curate one whole pass, and look at it.
+
+        cit curate POOL --metadata classes.txt --text-encoder package:minilm --pooling mean \
+          --dry-run
+        cit curate POOL --metadata classes.txt --text-encoder package:minilm --pooling mean \
+          --threshold 0.5 --max-pairs all --out RUN
+        cit report RUN
+        cit curate A=0.7 B=0.3 --metadata classes.txt --out RUN
+
+    After a kill, the same command scores only what is missing.
+
+    Args:
+        pool: Folder made by `cit pool build`; or several, each with its share of the captions that
+            are looked at, as A=0.7 B=0.3, or NAME:A=0.7 to give one another name.
+        metadata: The class names.
+        text: The text tower.
+        config: The rules.
+        engine: Where captions are scored.
+        out: Folder of the new run: its ledger, for cit query, export and report.
+        max_pairs: Pairs to keep in each lane; all = whole passes without a limit.
+            Left out, it is curate_every x batch_size, as in training.
+        device: auto = the first GPU, else the CPU; cpu, cuda or cuda:N.
+        dry_run: Embed a sample of 5,000 captions and show what each threshold would keep.
+        overwrite: Replace the run that is at --out.
+        json: Print one JSON document instead of a summary.
+    """
+    from cit_curate.metadata.entries import load_metadata
+    from cit_curate.pool.mixture import PoolMixture
+    from cit_curate.run.ledger import Run
+
+    if max_pairs is not None and max_pairs != "all" and max_pairs < 1:
+        raise ConfigError(f"--max-pairs is {max_pairs}; it is at least 1, or all")
+    if not pool:
+        raise ConfigError("POOL is missing: give a folder made by `cit pool build`")
+    opened = PoolMixture.open(pool)
+    if out is None and not dry_run:
+        raise ConfigError("--out is missing: give a folder for the run, or --dry-run")
+    if out is not None and not dry_run:
+        Run.check_free(out, overwrite=overwrite)
+    if config.curation != "none" or metadata.metadata:
+        load_metadata(metadata)
+    # Names are right. These import torch, which takes seconds.
+    from cit_curate.curation.curator import Curator
+    from cit_curate.curation.curator import curate as curate_pool
+    from cit_curate.text_encoder.encoder import TextEncoder
+
+    if dry_run:
+        encoder = TextEncoder.load(text, device=device)
+        curator = Curator(opened, metadata, config)
+        _show_sample(curator.sample(encoder), config, as_json=json)
+        return
+    assert out is not None
+    wanted = config.budget if max_pairs is None else max_pairs
+    num_pairs = None if wanted == "all" else wanted
+    total = opened.pass_images * config.max_passes if num_pairs is None else None
+    with progress_bar() as progress:
+        bar = progress.add_task("curating", total=total or num_pairs, numbers="")
+
+        def tell(lane: int, totals: "ScanTotals") -> None:
+            done = totals.scanned if num_pairs is None else totals.kept
+            seconds = totals.embed_seconds + totals.search_seconds + totals.read_seconds
+            rate = totals.scanned / max(seconds, 1e-9)
+            numbers = f"{totals.kept:,} kept of {totals.scanned:,} captions, {rate:,.0f} captions/s"
+            progress.update(bar, completed=done, numbers=numbers)
+
+        run = curate_pool(
+            opened,
+            metadata,
+            text,
+            config,
+            out,
+            num_pairs=num_pairs,
+            device=device,
+            engine=engine,
+            overwrite=overwrite,
+            on_progress=tell,
+        )
+    _show_run(run, as_json=json)
+
+
+def _show_run(run: "Run", *, as_json: bool) -> None:
+    rounds = run.read("rounds").to_pylist()
+    scanned = sum(row["scanned"] for row in rounds)
+    kept = sum(row["kept"] for row in rounds)
+    summary: dict[str, Any] = {
+        "path": str(run.path),
+        "scanned": scanned,
+        "kept": kept,
+        "selected": sum(row["selected"] for row in rounds),
+        "kept_ratio": kept / scanned if scanned else 0.0,
+        "best_similarity": max(
+            (row["best_similarity"] for row in rounds if row["best_similarity"] is not None),
+            default=None,
+        ),
+    }
+    skipped = sum(row["skipped"] or 0 for row in rounds)
+    recalls = [each for row in rounds for each in row["recalls"] or ()]
+    if recalls:
+        summary |= {"skipped": skipped, "recalls": recalls}
+    if as_json:
+        sys.stdout.write(json_format.dumps(summary) + "\n")
+        return
+    if recalls:
+        worst = min(recalls, key=lambda each: (each["estimate"], -each["kept"]))
+        print_line(
+            f"{skipped:,} captions were ruled out unscored; an audit estimates that "
+            f"{worst['estimate']:.1%} of what passes was kept "
+            f"(95 % interval {worst['low']:.1%} to {worst['high']:.1%})",
+            stderr=True,
+        )
+    print_line(
+        f"{summary['selected']:,} pairs selected; {kept:,} of {scanned:,} captions were kept "
+        f"({summary['kept_ratio']:.1%})",
+        stderr=True,
+    )
+    where = f"the run is in {run.path}; look at it with: cit report {run.path}"
+    print_line(where, stderr=True)
+
+
+def _show_sample(sample: "SimilaritySample", config: CurateConfig, *, as_json: bool) -> None:
+    from cit_curate.curation.threshold import THRESHOLDS
+
+    if as_json:
+        # Nothing passes: the budget is never full, and JSON has no infinity.
+        fills = math.isfinite(sample.captions_needed(config))
+        value = {
+            "captions": len(sample.similarity),
+            "quantiles": {f"{at:g}": value for at, value in sample.quantiles().items()},
+            "pass_ratio": {f"{at:.2f}": sample.pass_ratio(at) for at in THRESHOLDS},
+            "never_nearest": list(sample.never_nearest),
+            "threshold": config.threshold,
+            "captions_needed": sample.captions_needed(config) if fills else None,
+            "minutes_needed": sample.minutes_needed(config) if fills else None,
+        }
+        sys.stdout.write(json_format.dumps(value) + "\n")
+        return
+    quantiles = Table(title="best similarity of a caption to the metadata", title_justify="left")
+    for at in sample.quantiles():
+        quantiles.add_column(inert(f"{at:.0%}"), justify="right")
+    add_row(quantiles, *(f"{value:.3f}" for value in sample.quantiles().values()))
+    draw(quantiles)
+    shares = Table(title="captions that pass", title_justify="left")
+    shares.add_column("threshold", justify="right")
+    shares.add_column("share", justify="right")
+    shares.add_column("captions", justify="right")
+    for threshold in THRESHOLDS:
+        ratio = sample.pass_ratio(threshold)
+        count = round(ratio * len(sample.similarity))
+        add_row(shares, f"{threshold:.2f}", f"{ratio:.2%}", f"{count:,}")
+    draw(shares)
+    if sample.never_nearest:
+        names = ", ".join(sample.never_nearest[:20])
+        more = len(sample.never_nearest) - 20
+        rest = f" and {more} more" if more > 0 else ""
+        print_line(f"never the nearest entry of a sampled caption: {names}{rest}")
+    print_line(sample.line(config))

@@ -1,0 +1,94 @@
+"""What a scan writes down: its rows in the tables of the ledger, and its line of metrics."""
+
+from collections import Counter
+from dataclasses import asdict
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from cit_curate.curation.lane_scan import LaneScan
+from cit_curate.curation.scan_rows import count_pools
+from cit_curate.pool.mixed_order import MixedOrder
+from cit_curate.run.ledger_tables import SCHEMAS
+
+
+def ledger_rows(
+    scan: LaneScan, rows: pa.Table, table: Literal["selections", "near_misses"]
+) -> pa.Table:
+    """Rows of a scan with the columns of `selections` or `near_misses`."""
+    schema = SCHEMAS[table]
+    constants = {
+        "outer_step": scan.outer_step,
+        "lane": scan.lane,
+        "encoder": scan.encoder.fingerprint,
+    }
+    columns = [
+        pa.repeat(constants[name], len(rows)) if name in constants else rows[name]
+        for name in schema.names
+    ]
+    return pa.table(columns, names=schema.names).cast(schema)
+
+
+def round_row(scan: LaneScan, *, selected: int, pools: pa.ChunkedArray | None = None) -> pa.Table:
+    """The `rounds` row of a scan; `pools` are those of the selected pairs."""
+    totals, config = scan.totals, scan.config
+    row = {
+        "outer_step": scan.outer_step,
+        "lane": scan.lane,
+        "update": scan.update,
+        "scanned": totals.scanned,
+        "kept": totals.kept,
+        "selected": selected,
+        "threshold": config.threshold,
+        "min_ratio": config.min_ratio,
+        "best_similarity": None if scan.everything_passes else totals.best_similarity,
+        "pool_passes": totals.scanned / scan.order.length,
+        "histogram": totals.histogram.tolist(),
+        **_audited(scan),
+        "pools": _pool_counts(scan, count_pools(pools) if pools is not None else Counter()),
+    }
+    return pa.Table.from_pylist([row], schema=SCHEMAS["rounds"])
+
+
+def metrics_record(scan: LaneScan) -> dict[str, Any]:
+    """The line of a scan in metrics.jsonl: its counts, and seconds by stage."""
+    totals = scan.totals
+    return {
+        "kind": "outer_step",
+        "update": scan.update,
+        "outer_step": scan.outer_step,
+        "lane": scan.lane,
+        "scanned": totals.scanned,
+        "kept": totals.kept,
+        "kept_ratio": totals.kept / max(totals.scanned, 1),
+        "threshold": scan.config.threshold,
+        "read_seconds": totals.read_seconds,
+        "embed_seconds": totals.embed_seconds,
+        "search_seconds": totals.search_seconds,
+        **_audited(scan),
+    }
+
+
+def _audited(scan: LaneScan) -> dict[str, Any]:
+    """What a cascade skipped, and each rule's recall."""
+    audit = scan.totals.audit
+    if audit is None:
+        return {}
+    recalls = [
+        {"reason": reason, "kept": rule.kept, "missed": rule.missed} | asdict(audit.recall(reason))
+        for reason, rule in sorted(audit.missed.items())
+    ]
+    return {"skipped": audit.skipped, "audited": audit.audited, "recalls": recalls}
+
+
+def _pool_counts(scan: LaneScan, selected: Counter[str]) -> list[dict[str, Any]]:
+    names = scan.order.names if isinstance(scan.order, MixedOrder) else ()
+    return [
+        {
+            "pool": name,
+            "scanned": scan.totals.scanned_of_pool[name],
+            "kept": scan.totals.kept_of_pool[name],
+            "selected": selected[name],
+        }
+        for name in names
+    ]

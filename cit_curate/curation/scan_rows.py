@@ -1,0 +1,117 @@
+"""Captions of a scan as table rows, once they are scored, and what a scan counts of them."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cit_curate.curation.scores.audit import Audit
+from cit_curate.records import CaptionBatch, Float32, Int64, PoolCursor
+from cit_curate.run.ledger_tables import HISTOGRAM_BINS
+
+_TEXTS = ("pair_key", "image_id", "text_key", "caption", "image_uri", "source")
+SCORED_SCHEMA = pa.schema(
+    [
+        ("scan_position", pa.int64()),
+        *((name, pa.string()) for name in _TEXTS),
+        ("similarity", pa.float32()),
+        ("metadata_id", pa.int32()),
+        ("metadata_text", pa.string()),
+        ("reason", pa.string()),
+        ("pool", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ScoredBatch:
+    """One scan batch after the rules: what is kept, what misses, and where the scan stands.
+
+    `pools` has the pool of each of its captions.
+    """
+
+    pools: pa.ChunkedArray
+    similarity: Float32 | None
+    kept: pa.Table
+    missed: pa.Table
+    cursor: PoolCursor
+
+
+@dataclass
+class ScanTotals:
+    """What one lane's scan of one outer step has seen so far; owned and changed by its scan."""
+
+    scanned: int = 0
+    kept: int = 0
+    best_similarity: float = -1.0
+    histogram: Int64 = field(default_factory=lambda: np.zeros(HISTOGRAM_BINS, dtype=np.int64))
+    scanned_of_pool: Counter[str] = field(default_factory=Counter)
+    kept_of_pool: Counter[str] = field(default_factory=Counter)
+    read_seconds: float = 0.0
+    embed_seconds: float = 0.0
+    search_seconds: float = 0.0
+    audit: Audit | None = None
+
+    def add(self, batch: ScoredBatch) -> None:
+        """Count a batch that has been scanned."""
+        self.scanned += len(batch.pools)
+        self.kept += len(batch.kept)
+        self.scanned_of_pool += count_pools(batch.pools)
+        self.kept_of_pool += count_pools(batch.kept["pool"])
+        if batch.similarity is not None:
+            best = float(batch.similarity.max(initial=-1.0))
+            self.best_similarity = max(self.best_similarity, best)
+            clipped = np.clip(batch.similarity, -1, 1)
+            self.histogram += np.histogram(clipped, bins=HISTOGRAM_BINS, range=(-1, 1))[0]
+
+
+def scored_rows(
+    batch: CaptionBatch,
+    similarity: Float32 | None,
+    nearest: Int64 | None,
+    reason: str,
+    entry_names: pa.Array,
+) -> pa.Table:
+    """The rows of a batch with `SCORED_SCHEMA`.
+
+    Args:
+        batch: The captions.
+        similarity: float32 [batch]; None: not scored.
+        nearest: int64 [batch], the nearest entry; None: not scored.
+        reason: The rule that decides.
+        entry_names: string [entries].
+    """
+    rows = batch.rows
+    keys = pc.binary_join_element_wise(rows["image_id"], rows["text_key"], "_")
+    ids = pa.nulls(len(rows), pa.int32()) if nearest is None else pa.array(nearest, pa.int32())
+    columns = {
+        "scan_position": pa.array(batch.scan_position),
+        "pair_key": keys,
+        "image_id": rows["image_id"],
+        "text_key": rows["text_key"],
+        "caption": rows["caption"],
+        "image_uri": rows["image_uri"],
+        "source": rows["source"],
+        "similarity": pa.nulls(len(rows), pa.float32()) if similarity is None else similarity,
+        "metadata_id": ids,
+        "metadata_text": entry_names.take(ids),
+        "reason": pa.repeat(reason, len(rows)),
+        "pool": pool_names(batch),
+    }
+    return pa.table(columns).cast(SCORED_SCHEMA)
+
+
+def pool_names(batch: CaptionBatch) -> pa.ChunkedArray:
+    """The pool of each caption; null where pools have no names."""
+    if "pool" in batch.rows.column_names:
+        return batch.rows["pool"]
+    return pa.chunked_array([pa.nulls(len(batch), pa.string())])
+
+
+def count_pools(pools: pa.ChunkedArray) -> Counter[str]:
+    """Rows of each pool; none where nobody named it."""
+    counts = pools.drop_null().value_counts()
+    values = counts.field("values").to_pylist()
+    return Counter(dict(zip(values, counts.field("counts").to_pylist(), strict=True)))

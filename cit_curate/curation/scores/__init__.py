@@ -1,0 +1,1 @@
+"""How similar each scanned caption is to its nearest metadata entry."""

@@ -1,0 +1,147 @@
+"""Curation that embeds only the captions which may pass.
+
+Cheap proxies guess each caption's similarity (`proxies.py`); what is far below the threshold is
+skipped, and a random part of that is scored all the same, to tell what was missed (`audit.py`).
+
+The first `calibration_captions` captions of an outer step are all scored: on them the map of token
+vectors is fitted to the encoder as it is now, and the errors of the guesses are learned. Whether
+a caption is scored depends on them, on its place in the scan, and on the audit's last review.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import numpy as np
+
+from cit_curate.config import CurateConfig
+from cit_curate.curation.scores.exact import ENCODING, ExactScores, Scores, scanned_texts
+from cit_curate.curation.scores.keyed_random import keyed_uniform
+from cit_curate.curation.scores.proxies import TREND_CAPTIONS, Cut, Int8Tower, Proxy, fit_token_map
+from cit_curate.records import CaptionBatch, CaptionOrder, Float32, PoolCursor
+from cit_curate.text_encoder.encoder import TextEncoder
+from cit_curate.text_encoder.texts import Texts
+from indexes.protocol import MetadataIndex
+
+# What margins are multiplied by, by the caution that the audit's last review asked for.
+CAUTION = (1.0, 1.25, 1.5)
+# Of skipped captions less than half a margin below the cut, so many times more are audited.
+NEAR_AUDIT = 10
+AUDIT_KEY = 12
+
+
+class CascadeScores:
+    """Scores of what may pass; a `WindowScores`.
+
+    Attributes:
+        caution: A place in `CAUTION`, from here on.
+    """
+
+    def __init__(
+        self,
+        config: CurateConfig,
+        *,
+        lane: int,
+        order: CaptionOrder,
+        first: PoolCursor,
+        encoder: TextEncoder,
+        index: MetadataIndex,
+        exact: ExactScores,
+    ) -> None:
+        """Embed nothing yet.
+
+        Args:
+            config: The rules.
+            lane: The lane.
+            order: Its captions.
+            first: Where its scan began in this outer step.
+            encoder: The text encoder as it is now.
+            index: The metadata under that encoder.
+            exact: What scores the captions that may pass.
+        """
+        self.caution = 0
+        self._config, self._lane, self._order, self._first = config, lane, order, first
+        self._encoder, self._index, self._exact = encoder, index, exact
+        self._stages: list[tuple[Proxy, Cut]] | None = None
+
+    def __call__(self, window: Sequence[CaptionBatch]) -> Scores:
+        """The scores of those captions of a window that may pass, and of some others."""
+        self.calibrate()
+        texts = scanned_texts(self._config, self._lane, window)
+        position = np.concatenate([batch.scan_position for batch in window])
+        probability = self._probability(texts, [len(batch) for batch in window])
+        first = self._first.pass_index * self._order.length + self._first.position
+        probability[position < first + self._config.calibration_captions] = 1
+        drawn = keyed_uniform((self._config.seed, AUDIT_KEY, self._lane), position)
+        chosen = np.flatnonzero(drawn < probability)
+        scores = self._exact.of(texts.take(chosen))
+        similarity = np.full(len(texts), np.nan, dtype=np.float32)
+        nearest = np.zeros(len(texts), dtype=np.int64)
+        weight = np.zeros(len(texts), dtype=np.float32)
+        similarity[chosen], nearest[chosen] = scores.similarity, scores.nearest
+        weight[chosen] = 1 / probability[chosen]
+        return Scores(similarity, nearest, weight, scores.search_seconds)
+
+    def calibrate(self) -> None:
+        """Fit the proxies, and learn the errors of their guesses, unless that is done."""
+        if self._stages is not None:
+            return
+        config, count = self._config, self._config.calibration_captions
+        batches = list(self._order.batches(self._first, 2 * config.batch_size, count))
+        distinct, _ = scanned_texts(config, self._lane, batches).distinct()
+        if len(distinct) < TREND_CAPTIONS:  # too few to learn from: everything is scored
+            self._stages = []
+            return
+        vectors, similarity = self._exact.vectors(distinct)
+        sound = np.flatnonzero(np.isfinite(similarity))
+        tokens = self._encoder.tokenize(distinct).take(sound)
+        vectors, similarity = vectors[sound], similarity[sound]
+        stages: list[tuple[Proxy, Cut]] = []
+        with ENCODING:
+            if config.proxy != "int8":
+                token_map, guesses = fit_token_map(self._encoder, self._index, tokens, vectors)
+                stages.append((token_map, Cut.fit(guesses, similarity, config.threshold)))
+            if config.proxy != "tokens" and self._encoder.int8 is not None:
+                int8 = Int8Tower(self._encoder.int8, self._index)
+                guesses = int8.similarity(tokens)
+                stages.append((int8, Cut.fit(guesses, similarity, config.threshold)))
+        self._stages = stages
+
+    def _probability(self, texts: Texts, lengths: Sequence[int]) -> Float32:
+        """How probably each caption is to be scored: float32 [window]; 1: it may pass."""
+        assert self._stages is not None
+        config = self._config
+        distinct, place = texts.distinct()
+        tokens = self._encoder.tokenize(distinct)
+        probability = np.ones(len(texts), dtype=np.float32)
+        may_pass = np.ones(len(texts), dtype=np.bool_)
+        lost = (1 - config.target_recall) / (2 * max(len(self._stages), 1))
+        for proxy, cut in self._stages:
+            margin = CAUTION[self.caution] * proxy.widening * cut.margin(lost)
+            asked = np.unique(place[may_pass])
+            with ENCODING:
+                guesses = np.full(len(tokens), -np.inf, dtype=np.float32)
+                guesses[asked] = proxy.similarity(tokens.take(asked))
+            guess = np.where(may_pass, guesses[place], -np.inf)
+            expected = self._expected(guess, cut.expected, lengths)
+            is_low = may_pass & (guess < expected - margin)
+            is_near = guess >= expected - 1.5 * margin
+            audited = np.where(is_near, NEAR_AUDIT * config.audit_ratio, config.audit_ratio)
+            probability[is_low] = np.minimum(audited, 1)[is_low]
+            may_pass &= ~is_low
+        return probability
+
+    def _expected(self, guess: Float32, expected: float, lengths: Sequence[int]) -> Float32:
+        """The guess for a caption that just passes, in each batch: float32 [window].
+
+        Where fewer than `min_ratio` of a batch seem to pass, its best few do: the last of them is
+        then what others are compared with.
+        """
+        stops = list(accumulate(lengths))
+        lowest = np.full(len(guess), expected, dtype=np.float32)
+        for stop, length in zip(stops, lengths, strict=True):
+            count = int(self._config.min_ratio * length)
+            if count:
+                batch = slice(stop - length, stop)
+                best = np.partition(guess[batch], -count)[-count]
+                lowest[batch] = min(expected, best)
+        return lowest

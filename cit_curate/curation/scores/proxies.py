@@ -1,0 +1,190 @@
+"""Cheap guesses of a caption's best similarity, and how far they may be trusted.
+
+A proxy looks at a caption's tokens and says about how close to the metadata the text encoder would
+find it. Two of them: a linear map of what the encoder makes of the tokens one by one, fitted to its
+vectors of captions, at a hundredth of its cost; and the encoder itself in int8, at two fifths.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+
+from cit_curate.records import Float32
+from cit_curate.text_encoder.encoder import TextEncoder
+from cit_curate.text_encoder.packed import PackedTower
+from cit_curate.text_encoder.token_vectors import TokenVectors
+from cit_curate.text_encoder.tokens import Tokens
+from indexes.protocol import MetadataIndex, tensor_blocks
+
+# Of the mean of the diagonal of what is inverted.
+RIDGE = 1e-2
+# Share of all tokens that makes one weigh half as much (Arora et al. 2017).
+COMMON = 1e-3
+# Parts of the calibration captions; each is guessed by a map that was fitted to the others.
+FOLDS = 4
+# The most similar calibration captions: so many show how guesses go up with similarity, and of so
+# many the errors are looked at, or of all that pass.
+TREND_CAPTIONS = 1024
+CLOSEST_CAPTIONS = 384
+
+
+class Proxy(Protocol):
+    """What guesses the best similarity of captions.
+
+    Attributes:
+        widening: What its margins are multiplied by.
+    """
+
+    widening: ClassVar[float]
+
+    def similarity(self, tokens: Tokens) -> Float32:
+        """float32 [captions]; of each caption alone, whatever is beside it."""
+
+
+@dataclass(frozen=True)
+class TokenMap:
+    """A linear map of two sums of token vectors: each token as it is, and by how rare it is.
+
+    Attributes:
+        vectors: Those of single tokens.
+        rarity: float32 [vocabulary], what each token weighs in the second sum.
+        weight: float32 [2 * dim + 1, dim], the bias last.
+        index: The metadata.
+    """
+
+    vectors: TokenVectors
+    rarity: Float32
+    weight: torch.Tensor
+    index: MetadataIndex
+    widening: ClassVar[float] = 1.0
+
+    def similarity(self, tokens: Tokens) -> Float32:
+        """float32 [captions]; see `Proxy`."""
+        rows = _sums_of_tokens(self.vectors, self.rarity, tokens)
+        # Blocks of one shape, so that a guess does not depend on the captions beside it.
+        mapped = torch.cat([block @ self.weight for block in tensor_blocks(rows)])[: len(tokens)]
+        vectors = torch.nn.functional.normalize(mapped, dim=1)
+        return self.index.search(vectors).similarity[:, 0]
+
+
+@dataclass(frozen=True)
+class Int8Tower:
+    """The text tower in int8.
+
+    Its errors are small, but a few are several times as large as any of a few hundred: a wide
+    margin costs it next to nothing.
+    """
+
+    tower: PackedTower
+    index: MetadataIndex
+    widening: ClassVar[float] = 3.0
+
+    def similarity(self, tokens: Tokens) -> Float32:
+        """float32 [captions], infinite where there is no usable vector; see `Proxy`."""
+        vectors = self.tower.embed(tokens)
+        broken = ~vectors.isfinite().all(dim=1)
+        found = self.index.search(vectors.nan_to_num(0.0, 0.0, 0.0)).similarity[:, 0]
+        return np.where(broken.numpy(), np.float32(np.inf), found)
+
+
+def fit_token_map(
+    encoder: TextEncoder, index: MetadataIndex, tokens: Tokens, vectors: Float32
+) -> tuple[TokenMap, Float32]:
+    """The map from token vectors to the encoder's vectors of captions, by ridge regression.
+
+    Args:
+        encoder: Whose token vectors are taken.
+        index: The metadata.
+        tokens: Calibration captions.
+        vectors: float32 [captions, dim], their vectors.
+
+    Returns:
+        The map, and float32 [captions], the guess for each of them by a map that has not seen it.
+    """
+    vocabulary = encoder.tower.get_input_embeddings().num_embeddings
+    share = np.bincount(tokens.ids, minlength=vocabulary) / len(tokens.ids)
+    rarity = (COMMON / (COMMON + share)).astype(np.float32)
+    inputs = _sums_of_tokens(encoder.token_vectors, rarity, tokens).double()
+    outputs = torch.from_numpy(vectors).to(inputs)
+    fold = torch.arange(len(tokens)) % FOLDS
+    sums = [_sums(inputs[fold == each], outputs[fold == each]) for each in range(FOLDS)]
+    total = [sum(parts, torch.zeros_like(parts[0])) for parts in zip(*sums, strict=True)]
+    guesses = np.empty(len(tokens), dtype=np.float32)
+
+    def fitted(sums: Sequence[torch.Tensor]) -> TokenMap:
+        return TokenMap(encoder.token_vectors, rarity, _solve(*sums), index)
+
+    for each in range(FOLDS):
+        others = [whole - part for whole, part in zip(total, sums[each], strict=True)]
+        rows = np.flatnonzero(fold.numpy() == each)
+        guesses[rows] = fitted(others).similarity(tokens.take(rows))
+    return fitted(total), guesses
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which guesses are too low for a caption to pass.
+
+    Attributes:
+        expected: The guess to be expected for a caption just at the threshold.
+        shortfalls: float32 [captions], ascending: how far below what was expected the guesses of
+            the most similar captions were.
+    """
+
+    expected: float
+    shortfalls: Float32
+
+    @classmethod
+    def fit(cls, guesses: Float32, similarity: Float32, threshold: float) -> "Cut":
+        """Learn from captions whose similarity is known.
+
+        Guesses are drawn to the middle: a line through the most similar captions says how far. If
+        fewer than `CLOSEST_CAPTIONS` pass, the errors of so many stand for those of the few.
+
+        Args:
+            guesses: float32 [captions], by a proxy that has not seen them.
+            similarity: float32 [captions].
+            threshold: What a similarity must exceed.
+        """
+        closest = np.argsort(-similarity, kind="stable")
+        passing = int((similarity > threshold).sum())
+        trend = closest[: max(passing, TREND_CAPTIONS)]
+        slope, offset = np.polyfit(
+            similarity[trend].astype(np.float64), guesses[trend].astype(np.float64), 1
+        )
+        slope = max(slope, 0.0)
+        near = closest[: max(passing, CLOSEST_CAPTIONS)]
+        edge = min(threshold, float(similarity[near].min()))
+        shortfalls = np.sort(offset + slope * edge - guesses[near])
+        return cls(float(offset + slope * threshold), shortfalls.astype(np.float32))
+
+    def margin(self, lost: float) -> float:
+        """How far below what is expected a guess may be, if at most the share `lost` is missed."""
+        return max(0.0, float(np.quantile(self.shortfalls, 1 - lost, method="higher")))
+
+
+def _sums_of_tokens(vectors: TokenVectors, rarity: Float32, tokens: Tokens) -> torch.Tensor:
+    """Both sums with unit norm, and a 1 for the bias: float32 [captions, 2 * dim + 1]."""
+    rows, places = vectors.of(tokens.ids)
+    starts = torch.from_numpy(tokens.starts).to(rows.device)
+    weights = torch.from_numpy(rarity[tokens.ids]).to(rows.device)
+    sums = [
+        torch.nn.functional.embedding_bag(places, rows, starts, mode="sum", per_sample_weights=each)
+        for each in (None, weights)
+    ]
+    unit = torch.cat([torch.nn.functional.normalize(each, dim=1) for each in sums], dim=1)
+    return torch.nn.functional.pad(unit, (0, 1), value=1.0)
+
+
+def _sums(inputs: torch.Tensor, outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return inputs.T @ inputs, inputs.T @ outputs
+
+
+def _solve(products: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    penalty = RIDGE * products.diagonal().mean() * torch.eye(len(products)).to(products)
+    solved: torch.Tensor = torch.linalg.solve(products + penalty, targets)
+    # Coarse, so that the order in which threads add shows in no guess.
+    return solved.bfloat16().float()

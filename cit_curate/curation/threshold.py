@@ -1,0 +1,101 @@
+"""Choosing a threshold: what a sample of the pool looks like under the text encoder as it is."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cit_curate.config import CurateConfig
+from cit_curate.curation.scores.broken_vectors import best_entries
+from cit_curate.metadata.entries import MetadataEntry
+from cit_curate.records import CaptionOrder, Embedder, Float32, PoolCursor
+from cit_curate.text_encoder.texts import Texts
+from indexes.protocol import MetadataIndex
+
+SAMPLE_CAPTIONS = 5_000
+THRESHOLDS = tuple(round(0.30 + 0.05 * step, 2) for step in range(13))
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+
+
+@dataclass(frozen=True)
+class SimilaritySample:
+    """Similarities of the first captions of the scan.
+
+    Attributes:
+        similarity: float32 [sample], best cosine over the metadata.
+        never_nearest: Entries that are the nearest one of no sampled caption.
+        seconds: Time to read, embed and search the sample.
+    """
+
+    similarity: Float32
+    never_nearest: tuple[str, ...]
+    seconds: float
+
+    def quantiles(self) -> dict[float, float]:
+        """Similarity at each of `QUANTILES`."""
+        values = np.quantile(self.similarity, QUANTILES)
+        return dict(zip(QUANTILES, (float(value) for value in values), strict=True))
+
+    def pass_ratio(self, threshold: float) -> float:
+        """Share of the sample strictly above a threshold."""
+        return float((self.similarity > np.float32(threshold)).mean())
+
+    def captions_needed(self, config: CurateConfig) -> float:
+        """Captions that one outer step and lane has to scan for its budget; inf = never full."""
+        ratio = max(self.pass_ratio(config.threshold), config.min_ratio)
+        return config.budget / ratio if ratio else float("inf")
+
+    def minutes_needed(self, config: CurateConfig) -> float:
+        """Minutes of that scan at the sample's rate."""
+        return self.captions_needed(config) * self.seconds / len(self.similarity) / 60
+
+    def line(self, config: CurateConfig) -> str:
+        """One line for a person about to start."""
+        shares = ", ".join(
+            f"{threshold:.2f}: {self.pass_ratio(threshold):.1%}"
+            for threshold in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+        )
+        needed = self.captions_needed(config)
+        need = (
+            f"{config.budget:,} pairs need about {needed:,.0f} captions, "
+            f"{_duration(self.minutes_needed(config))}"
+            if needed < float("inf")
+            else f"none of them, so {config.budget:,} pairs may never be found: lower --threshold"
+        )
+        return (
+            f"of {len(self.similarity):,} sampled captions {self.pass_ratio(config.threshold):.1%} "
+            f"pass the threshold {config.threshold:g} (at {shares}); {need}"
+        )
+
+
+def _duration(minutes: float) -> str:
+    return f"{minutes:.1f} min" if minutes >= 1 else f"{60 * minutes:.0f} s"
+
+
+def sample_similarity(
+    order: CaptionOrder,
+    encoder: Embedder,
+    index: MetadataIndex,
+    entries: Sequence[MetadataEntry],
+    *,
+    num_captions: int = SAMPLE_CAPTIONS,
+) -> SimilaritySample:
+    """Score the first captions of the scan; tags as they stand in the pool.
+
+    Captions without a usable vector are left out.
+
+    Raises:
+        NotFiniteError: None has one.
+    """
+    started = time.perf_counter()
+    captions: list[str] = []
+    for batch in order.batches(PoolCursor(), 1_024, min(num_captions, order.length)):
+        captions.extend(batch.rows["caption"].to_pylist())
+    similarity, nearest = best_entries(encoder, index, Texts.of(captions))
+    sound = np.isfinite(similarity)
+    if not sound.any():
+        encoder.embed(captions)  # says which vector is NaN, infinite or zero
+    hit = set(nearest[sound].tolist())
+    never = tuple(entry.name for number, entry in enumerate(entries) if number not in hit)
+    return SimilaritySample(similarity[sound], never, time.perf_counter() - started)

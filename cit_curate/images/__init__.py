@@ -1,0 +1,1 @@
+"""From an image's uri to a checked picture, never trusting a byte of it."""

@@ -1,0 +1,183 @@
+"""Where image paths start: a folder, or the URL of one. Of a remote file only ranges are read."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cit_curate.errors import ConfigError
+from cit_curate.images.open_file import BoundedCache, Identity, OpenFile, opened_inside
+from cit_curate.images.rejected import ImageRejected
+from cit_curate.storage.remote import RemoteFile, below, read_range, remote_url, stat_file
+from cit_curate.storage.remote_cache import local_copy
+
+# A request to a store takes as long as some hundred kB: what is asked for in small pieces (a zip's
+# member: its header, then its bytes) comes in one request when it is no longer than this.
+READ_AHEAD_BYTES = 256 << 10
+_SMALL_BYTES = 4 << 10
+_MAX_FILES = 65_536
+
+
+@dataclass(frozen=True)
+class RemoteFolder:
+    """A folder of a store, as an image root."""
+
+    url: str
+
+
+ImageRoot = Path | RemoteFolder
+
+# Asked for once in a process: an archive that is written anew under a running process is noticed
+# by the checks of its members, as a damaged archive.
+_files: BoundedCache[RemoteFile] = BoundedCache(_MAX_FILES)
+
+
+@dataclass
+class _Window:
+    start: int = 0
+    data: bytes = b""
+
+
+@dataclass(frozen=True)
+class RemoteOpenFile(OpenFile):
+    """A file of a store that is read at places; belongs to one thread."""
+
+    file: RemoteFile
+    _window: _Window = field(default_factory=_Window, compare=False)
+
+    @property
+    def for_arrow(self) -> Any:
+        """A file object: pyarrow asks for the footer and for one column of one row group."""
+        return pa.PythonFile(_Seekable(self), mode="r")
+
+    def local(self) -> Path:
+        """A copy in the cache: an Arrow stream can only be read from its start."""
+        return local_copy(self.file)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset` on; fewer only at the end of the file."""
+        end = min(offset + size, self.num_bytes)
+        if end <= offset:
+            return b""
+        window = self._window
+        if offset < window.start or end > window.start + len(window.data):
+            ahead = READ_AHEAD_BYTES if size <= _SMALL_BYTES else end - offset
+            window.data = read_range(
+                self.file.url, offset, min(offset + max(ahead, end - offset), self.num_bytes)
+            )
+            window.start = offset
+        return window.data[offset - window.start : end - window.start]
+
+
+class _Seekable(io.RawIOBase):
+    """A remote file as Python's file interface."""
+
+    def __init__(self, file: OpenFile) -> None:
+        self._file = file
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._file.num_bytes}
+        self._place = start[whence] + offset
+        return self._place
+
+    def read(self, size: int = -1) -> bytes:
+        wanted = self._file.num_bytes - self._place if size < 0 else size
+        data = self._file.read(self._place, wanted)
+        self._place += len(data)
+        return data
+
+
+@contextmanager
+def opened_below(root: ImageRoot, relative: str) -> Iterator[OpenFile]:
+    """Open a plain file below an image root.
+
+    Raises:
+        ImageRejected: `missing_image` or `path_escapes`.
+        ResourceError: The network stays away.
+    """
+    if isinstance(root, Path):
+        with opened_inside(root, relative) as file:
+            yield file
+        return
+    url = _place(root, relative)
+
+    def ask() -> tuple[RemoteFile, int]:
+        found = stat_file(url)
+        if found is None:
+            raise ImageRejected("missing_image", f"{url}: there is no such file")
+        return found, 1
+
+    remote = _files.get(url, ask)
+    identity: Identity = (url, 0, 0, remote.bytes, hash(remote.version))
+    try:
+        yield RemoteOpenFile(-1, url, remote.bytes, identity, remote)
+    except FileNotFoundError as error:
+        raise ImageRejected("missing_image", f"{url}: it is not there any more") from error
+
+
+def whole_file(root: RemoteFolder, relative: str, max_bytes: int) -> bytes:
+    """A single image of a store, in one request.
+
+    Raises:
+        ImageRejected: `missing_image`, `path_escapes` or `too_many_bytes`.
+        ResourceError: The network stays away.
+    """
+    url = _place(root, relative)
+    try:
+        data = read_range(url, 0, max_bytes + 1)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ImageRejected("missing_image", f"{url}: there is no such file") from error
+    if len(data) > max_bytes:
+        raise ImageRejected("too_many_bytes", f"{url} has more than {max_bytes:,} bytes")
+    return data
+
+
+def image_root(text: str, *, pool_url: str | None) -> ImageRoot:
+    """The image root that a pool's manifest names.
+
+    Args:
+        text: A folder or a URL.
+        pool_url: Where the pool lies; None = on a file system, made by this user.
+
+    Raises:
+        ConfigError: A pool of a store names a folder of this machine, or another bucket: what its
+            maker wrote there must not choose what is read here.
+    """
+    url = remote_url(text)
+    if pool_url is None:
+        return Path(text) if url is None else RemoteFolder(url)
+    if url is not None and _bucket(url) == _bucket(pool_url):
+        return RemoteFolder(url)
+    raise ConfigError(
+        f"{pool_url}: its images lie in {text}, and images of a pool in a bucket are read from "
+        "that bucket alone; copy them there and build the pool with --image-root URL, or use a "
+        "pool on a disk, which may name any image root"
+    )
+
+
+def _place(root: RemoteFolder, relative: str) -> str:
+    url = below(root.url, relative)
+    if url is None:
+        raise ImageRejected("path_escapes", f"{relative!a} is no path below {root.url}")
+    return url
+
+
+def _bucket(url: str) -> tuple[str, ...]:
+    protocol, _, path = url.partition("://")
+    # datasets/ORG/NAME, or ORG/NAME, is what may be read together on the hub.
+    parts = path.split("/")
+    return (protocol, *parts[: 1 if protocol != "hf" else 3 if parts[0] == "datasets" else 2])

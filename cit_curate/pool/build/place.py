@@ -1,0 +1,167 @@
+"""The place of a new pool: whether it is free, who builds there, and what lies beside it."""
+
+import errno
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from cit_curate.errors import ConfigError, DamagedError, ResourceError
+from cit_curate.pool.catalog import rebuild_catalog
+from cit_curate.pool.format import (
+    CATALOG_NAME,
+    MANIFEST_NAME,
+    PoolManifest,
+    SourceEntry,
+    read_manifest,
+)
+from cit_curate.pool.build.source_entries import Asked, differences
+from cit_curate.pool.build.staging import STAGING_MEMORY
+from cit_curate.storage.durable import check_file, read_json, sweep_temporary, write_json
+from cit_curate.storage.lock import owner_lock
+from cit_curate.storage.replace_folder import settle
+
+_log = logging.getLogger(__name__)
+
+STAGING_PREFIX = ".staging-"
+_KEY_NAME = "key.json"
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DISK_FULL_WORDS = ("no space left", "file too large", "quota exceeded", "max_temp_directory_size")
+# Of a source of images, captions and paths are copied, and no image.
+_WITH_IMAGES = ("folder", "webdataset")
+# An empty pool needs about so much: DuckDB's files have a least size.
+_LEAST_BYTES = 1 << 20
+
+
+def staging_folder(out: Path) -> Path:
+    """Where a build of the pool `out` has what it has read, until the pool is there."""
+    return out.with_name(f"{STAGING_PREFIX}{out.name}")
+
+
+def rejects_path(out: Path) -> Path:
+    """Where a build of the pool `out` that too many rejects ended has listed them."""
+    return out.with_name(f"{out.name}.rejects.parquet")
+
+
+@contextmanager
+def builder_lock(out: Path, entries: Sequence[SourceEntry]) -> Iterator[None]:
+    """Be the only builder of the pool `out` while the block runs.
+
+    Raises:
+        ResourceError: Another builder is running, or the block ran out of disk or memory.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with owner_lock(out.with_name(f".lock-{out.name}")):
+            yield
+    except (OSError, duckdb.Error) as error:
+        explained = _explained(error, out, entries)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def check_free(out: Path, asked: Asked, *, overwrite: bool) -> PoolManifest | None:
+    """Raise unless the pool that is asked for may be built at `out`; the caller is its only writer.
+
+    Returns:
+        The manifest of that very pool, when it is there and lacks its catalog alone, as after a
+        kill: `finish_pool` is all that is left to do.
+
+    Raises:
+        ConfigError: `out` is in use; names what differs from what is asked for.
+    """
+    if not out.exists():
+        return None
+    if not out.is_dir():
+        raise ConfigError(f"{out} is a file; --out names the folder of the new pool")
+    if not any(out.iterdir()):
+        return None
+    if not (out / MANIFEST_NAME).exists() and not (out / "pairs").is_dir():
+        raise ConfigError(f"{out} is not empty and holds no pool; choose another --out")
+    for source in asked.sources:
+        if Path(source.path).is_relative_to(out.resolve()):
+            raise ConfigError(
+                f"the source {source.path} lies inside the pool {out} it would replace"
+            )
+    if overwrite:
+        return None
+    has_catalog = (out / CATALOG_NAME).is_file()
+    try:
+        manifest = read_manifest(out)
+        for entry in (*(part.file for part in manifest.parts), *manifest.reject_parts):
+            check_file(out, entry, full=False)
+        found = differences(manifest, asked)
+        if not found and not has_catalog:
+            return manifest
+    except DamagedError as error:
+        found = [str(error)]
+    state = "; ".join(found) if found else "its sources have not changed since"
+    if not has_catalog:
+        state += f"; what it lacks, its catalog, is written by: cit pool repair {out}"
+    raise ConfigError(f"{out} holds a pool already ({state}); --overwrite builds it again")
+
+
+def finish_pool(out: Path, manifest: PoolManifest) -> None:
+    """Remove what lay beside a pool that is there now; then write its catalog, the last of all."""
+    settle(out)
+    sweep_temporary(out.parent, below=False, name=rejects_path(out).name)
+    rejects_path(out).unlink(missing_ok=True)
+    if staging_folder(out).is_dir():
+        shutil.rmtree(staging_folder(out))
+    rebuild_catalog(out, manifest)
+
+
+def keep_in_staging(staging: Path, keep: Sequence[Path], key: Mapping[str, object]) -> None:
+    """Remove all but some folders from a staging folder, and say why something had to go.
+
+    Args:
+        staging: The folder beside the pool.
+        keep: What may stay; it need not be there yet.
+        key: All that these depend on, by the names that a person knows: JSON values.
+    """
+    staging.mkdir(parents=True, exist_ok=True)
+    sweep_temporary(staging)
+    others = [path for path in staging.iterdir() if path not in keep and path.name != _KEY_NAME]
+    if others:
+        try:
+            before = read_json(staging / _KEY_NAME)
+            names = [name for name in {**before, **key} if before.get(name) != key.get(name)]
+            why = f"{', '.join(names)} changed"
+        except DamagedError as error:
+            why = str(error)
+        _log.warning("%s: reading starts over, since %s", staging, why)
+        for path in others:
+            shutil.rmtree(path)
+    write_json(staging / _KEY_NAME, key)
+
+
+def _explained(
+    error: OSError | duckdb.Error, out: Path, entries: Sequence[SourceEntry]
+) -> ResourceError | None:
+    """The error as one that a person can act on, or None when it is not about resources."""
+    text = str(error).lower()
+    full = isinstance(error, OSError) and error.errno in _DISK_FULL
+    if full or any(words in text for words in _DISK_FULL_WORDS):
+        free = shutil.disk_usage(out.parent).free
+        return ResourceError(
+            f"the disk of {out} is full: about {_needed_bytes(entries):,} bytes are needed while "
+            f"building, {free:,} are free ({error})"
+        )
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return ResourceError(f"building {out} ran out of its {STAGING_MEMORY} of memory: {error}")
+    if isinstance(error, PermissionError):
+        return ResourceError(f"no permission while building {out}: {error}")
+    return None
+
+
+def _needed_bytes(entries: Sequence[SourceEntry]) -> int:
+    """About what a build needs: the rows of a table lie in blocks, in DuckDB and in parts."""
+    needed = sum(
+        entry.bytes // 20 if entry.format in _WITH_IMAGES else 3 * entry.bytes for entry in entries
+    )
+    return max(needed, _LEAST_BYTES)

@@ -1,0 +1,307 @@
+"""What `cit query`, `cit export` and `cit report` do, and what they print."""
+
+import difflib
+import logging
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+from rich.progress import TaskID
+
+from cit_curate.config import COUNT_SUFFIXES, QUERY_MAX_ROWS, QUERY_TIMEOUT_SECONDS
+from cit_curate.errors import ConfigError
+from cit_curate.printing import (
+    print_csv,
+    print_json,
+    print_table,
+    show,
+    unique_names,
+)
+from cit_curate.storage.durable import atomic_file, sweep_temporary
+from cit_curate.storage.remote import remote_url
+from cit_curate.storage.upload import check_empty, made_here
+from cit_curate.terminal import count_and_rate, progress_bar
+
+if TYPE_CHECKING:  # they import Arrow and DuckDB, which `--help` must not wait for
+    from cit_curate.pool.mixture import PoolMixture
+    from cit_curate.pool.pool import Pool
+    from cit_curate.run.ledger import Run
+
+logger = logging.getLogger(__name__)
+
+# Names that somebody means as a file; everything else is a folder.
+_OTHER_FILES = (".npy", ".tar", ".tsv", ".txt", ".jsonl", ".gz", ".zip", ".xlsx", ".html")
+
+
+def query(
+    run: tyro.conf.Positional[Path],
+    sql: tyro.conf.Positional[str],
+    *,
+    csv: bool = False,
+    json: bool = False,
+    parquet: Path | None = None,
+    pool: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    timeout_seconds: float = QUERY_TIMEOUT_SECONDS,
+    max_rows: int = QUERY_MAX_ROWS,
+) -> None:
+    """Ask a run in SQL: one SELECT over its views.
+
+    They are selections, used, rounds, near_misses, rejects, counts (pair_key, image_id, text_key,
+    count) and pairs (the pool's); DESCRIBE selections shows its columns, which are those of the
+    run's Parquet files. A run that is still going shows its committed outer steps. The SQL reaches
+    no file, network or setting: a guard against accidents and pasted SQL, not a server for
+    strangers.
+
+        cit query RUN "SELECT metadata_text, count(*) FROM selections GROUP BY 1 ORDER BY 2 DESC"
+
+    Args:
+        run: The run's folder.
+        sql: One SELECT statement.
+        csv: Print CSV instead of a table.
+        json: Print one JSON document: a list of objects.
+        parquet: Write the result to this Parquet file.
+        pool: The pool's folder; default the one the run was made from. Of several, once for each:
+            --pool A --pool B, or --pool NAME:A when the run gave it another name.
+        timeout_seconds: Stop the query after this long.
+        max_rows: Stop the query when it returns more rows.
+    """
+    if csv + json + (parquet is not None) > 1:
+        raise ConfigError("--csv, --json and --parquet exclude each other; choose one")
+    from cit_curate.pool.mixture import PoolMixture
+    from cit_curate.run.ledger import Run
+    from cit_curate.run.query import query_run
+
+    opened = Run.open(run)
+    source = run_pool(opened, pool)
+    if source is not None and any(each.pool.is_remote for each in PoolMixture.of(source)):
+        # It is fetched whole for SQL: only when the SQL may be about it.
+        source = _fetched(source) if "pairs" in sql.lower() else None
+    table = query_run(
+        opened,
+        sql,
+        pool=source,
+        timeout_seconds=timeout_seconds,
+        max_rows=max_rows,
+    )
+    if parquet is not None:
+        import pyarrow.parquet as pq
+
+        sweep_temporary(parquet.parent, below=False, name=parquet.name)
+        with atomic_file(parquet) as temporary:
+            pq.write_table(unique_names(table), temporary, compression="zstd")
+        return
+    if csv:
+        print_csv(table)
+    elif json:
+        print_json(unique_names(table).to_pylist())
+    else:
+        print_table(table)
+
+
+def export(
+    run: tyro.conf.Positional[Path],
+    out: tyro.conf.Positional[Path],
+    *,
+    pool: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    pairs_per_shard: int = 1000,
+    image_side: int | None = None,
+    json: bool = False,
+) -> None:
+    """Export what a run curated: FILE.json, FILE.parquet, FILE.csv, or a folder of WebDataset tars.
+
+    Counts say how often training used each pair; a run that only curated counts how often it
+    selected each.
+
+        cit export RUN counts.json
+        cit export RUN SHARDS
+
+    Args:
+        run: The run's folder.
+        out: A file for the counts, or a folder for pairs with their images.
+        pool: The pool's folder; default the one the run was made from. Of several, once for each:
+            --pool A --pool B, or --pool NAME:A when the run gave it another name.
+        pairs_per_shard: Pairs of each tar.
+        image_side: Make images whose shorter side is longer JPEGs of this side; 0 = the pool's own
+            bytes. Left out, what the run was trained with (`--shard-image-side`).
+        json: Print one JSON document instead of a summary.
+    """
+    from cit_curate.run.exports.export import export_counts, export_webdataset
+    from cit_curate.run.ledger import Run
+
+    if pairs_per_shard < 1:
+        raise ConfigError(f"--pairs-per-shard is {pairs_per_shard}; it must be at least 1")
+    if image_side is not None and image_side < 0:
+        raise ConfigError(f"--image-side is {image_side}; it must not be negative")
+    opened = Run.open(run)
+    url = remote_url(out)
+    source = run_pool(opened, pool)
+    suffix = out.suffix.lower()
+    close = difflib.get_close_matches(suffix, COUNT_SUFFIXES, n=1)
+    if suffix in _OTHER_FILES or (close and suffix not in COUNT_SUFFIXES):
+        hint = f"; did you mean {out.with_suffix(close[0])}?" if close else ""
+        raise ConfigError(
+            f"{out}: an export ends in {', '.join(COUNT_SUFFIXES)}, or is a folder for WebDataset"
+            f"{hint}"
+        )
+    summary: dict[str, Any]
+    name = url or str(out)
+    if suffix in COUNT_SUFFIXES:
+        with made_here(out) as local:
+            num_pairs = export_counts(opened, local, pool=_fetched(source))
+        summary = {"path": name, "num_pairs": num_pairs}
+        lines = [f"{name}: {num_pairs:,} pairs"]
+    else:
+        if source is None:
+            raise ConfigError(
+                f"a WebDataset export needs the pool of {run}, which is not where its config.json "
+                f"says; name it with --pool POOL, or export {name}.json"
+            )
+        if url is not None:
+            check_empty(url)
+        _fetched(source)
+        with progress_bar() as progress:
+            bar = progress.add_task("exporting", total=None, numbers="")
+
+            def tell(done: int, total: int) -> None:
+                seconds = progress.tasks[bar].elapsed
+                numbers = count_and_rate(done, total, seconds, "pairs")
+                progress.update(bar, completed=done, total=total, numbers=numbers)
+
+            with made_here(out, last="pairs.json") as local:
+                shards = export_webdataset(
+                    opened,
+                    source,
+                    local,
+                    pairs_per_shard=pairs_per_shard,
+                    image_side=image_side,
+                    on_progress=tell,
+                )
+        summary = {
+            "path": name,
+            "num_pairs": shards.num_pairs,
+            "num_shards": shards.num_shards,
+            "rejects": dict(shards.rejects),
+        }
+        lines = [f"{name}: {shards.num_pairs:,} pairs in {shards.num_shards:,} shards"]
+        lines += [f"set aside in rejects.parquet: {n:,} {why}" for why, n in shards.rejects.items()]
+    show(summary, lines, as_json=json)
+
+
+def report(
+    run: tyro.conf.Positional[Path],
+    *,
+    out: Path | None = None,
+    pool: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    json: bool = False,
+) -> None:
+    """Write one self-contained HTML page about a run: numbers, charts, and pictures of each class.
+
+        cit report RUN
+
+    Args:
+        run: The run's folder, finished or not.
+        out: The page; default report.html in the run's folder.
+        pool: The pool's folder; default the one the run was made from. Of several, once for each:
+            --pool A --pool B, or --pool NAME:A when the run gave it another name.
+        json: Print one JSON document instead of a summary.
+    """
+    from cit_curate.run.ledger import Run
+    from cit_curate.run.report.page import build_report
+
+    opened = Run.open(run)
+    page = out or run / "report.html"
+    source = _fetched(run_pool(opened, pool))
+    with made_here(page) as local:
+        size = build_report(opened, source, local).stat().st_size
+    name = remote_url(page) or str(page)
+    show({"path": name, "bytes": size}, [f"{name}: {size / 1e6:,.1f} MB"], as_json=json)
+
+
+def run_pool(run: "Run", paths: Sequence[str | Path] = ()) -> "Pool | PoolMixture | None":
+    """The pool at `paths`, else the one that the run's configuration names; of several, all.
+
+    Returns:
+        None when no path was given and the configuration names one that is no longer there.
+
+    Raises:
+        ConfigError: The paths are not those of the run's pools.
+    """
+    from cit_curate.pool.mixture import run_pools
+    from cit_curate.pool.pool import Pool
+
+    of_run = run_pools(run.config)
+    if of_run:
+        return _mixture(run, of_run, [str(path) for path in paths])
+    if len(paths) > 1:
+        raise ConfigError(f"--pool is given {len(paths)} times; {run.path} has one pool")
+    if paths:
+        return Pool.open(paths[0])
+    named = run.config.get("pool")
+    if _is_unnamed_store(run, named):
+        return None
+    if not isinstance(named, str) or not (Path(named) / "pool.json").is_file():
+        return None
+    return Pool.open(named)
+
+
+def _is_unnamed_store(run: "Run", named: object) -> bool:
+    """Whether a run's pool is in a store, which is not asked: its folder may be anybody's."""
+    if not isinstance(named, str) or remote_url(named) is None:
+        return False
+    logger.warning("a pool of %s is %s: name it with --pool to read it", run.path, named)
+    return True
+
+
+def _mixture(
+    run: "Run", of_run: Sequence[Mapping[str, Any]], paths: Sequence[str]
+) -> "PoolMixture | None":
+    """All pools of a run of several, each under the name that its ledger has."""
+    from cit_curate.pool.mixture import PoolMixture, parse_pool
+    from cit_curate.pool.pool import Pool
+
+    if not paths:
+        if any(_is_unnamed_store(run, pool["path"]) for pool in of_run):
+            return None
+        if not all((Path(pool["path"]) / "pool.json").is_file() for pool in of_run):
+            return None
+        opened = [(str(pool["name"]), Pool.open(pool["path"])) for pool in of_run]
+    else:
+        opened = []
+        for name, path, _ in map(parse_pool, paths):
+            pool = Pool.open(path)
+            opened.append((name or pool.name, pool))
+    names = [str(pool["name"]) for pool in of_run]
+    if sorted(name for name, _ in opened) != sorted(names):
+        given = ", ".join(name for name, _ in opened)
+        raise ConfigError(
+            f"{run.path} was made from the pools {', '.join(names)}, and --pool names {given}; "
+            "give --pool once for each, as NAME:POOL where its own name is another"
+        )
+    weights = {str(pool["name"]): Fraction(str(pool["weight"])) for pool in of_run}
+    return PoolMixture([(name, pool, weights[name]) for name, pool in opened])
+
+
+def _fetched(pools: "Pool | PoolMixture | None") -> "Pool | PoolMixture | None":
+    """Pools whose parts are all on this machine, for SQL over them."""
+    from cit_curate.pool.mixture import PoolMixture
+
+    if pools is not None:
+        for each in PoolMixture.of(pools):
+            _fetch(each.pool)
+    return pools
+
+
+def _fetch(pool: "Pool") -> None:
+    with progress_bar() as progress:
+        bar: list[TaskID] = []
+
+        def tell(done: int, total: int) -> None:
+            if not bar:
+                bar.append(progress.add_task("fetching the pool", total=total, numbers=""))
+            seconds = progress.tasks[0].elapsed
+            numbers = count_and_rate(done // 10**6, total // 10**6, seconds, "MB")
+            progress.update(bar[0], completed=done, numbers=numbers)
+
+        pool.fetch(tell)

@@ -1,0 +1,1 @@
+"""Counts out of a run and into one, in the formats of other tools."""

@@ -1,0 +1,307 @@
+"""The curated dataset in the formats of other tools: JSON counts, Parquet, CSV, WebDataset.
+
+Every export is repeatable byte for byte: pairs come in the order of their keys, and no clock time
+is written. A file or folder under its final name is whole.
+"""
+
+import csv
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cit_curate.config import COUNT_SUFFIXES
+from cit_curate.errors import BadInputError, ConfigError
+from cit_curate.images.decoders import decoders
+from cit_curate.images.read import ImageRejected, image_suffix
+from cit_curate.pool.mixture import PoolMixture
+from cit_curate.run.counts import COUNTS_BY_KEY, refuse_same_keys
+from cit_curate.run.ledger import Run
+from cit_curate.run.query import EXPORT_BATCH_ROWS, ImageSource, PairSource, RunDatabase
+from cit_curate.run.shards import Sample, ShardWriter
+from cit_curate.storage.durable import (
+    atomic_file,
+    atomic_folder,
+    sums_path,
+    sweep_temporary,
+    write_sums,
+)
+
+# What a spreadsheet takes for a formula when a text cell starts with it.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+# What `json.dumps` does not write as it stands.
+_ESCAPED_IN_JSON = '["\\\\\\x00-\\x1f]'
+
+# {key}, {order} and {p}: a pair's key, and in a run of several pools its pool besides.
+_COUNTS_PARTS = "SELECT {key}, image_id, text_key, count FROM counts c ORDER BY {order}"
+_COUNTS_PAIRS = """
+SELECT {key}, c.image_id, c.text_key, c.count, p.caption, p.image_uri
+FROM counts c LEFT JOIN pairs p ON p.image_id = c.image_id AND p.text_key = c.text_key{p}
+ORDER BY {order}
+"""
+# A pair may have been selected in several outer steps: its best similarity speaks for it.
+_SAMPLES = """
+WITH best AS (
+    SELECT {key}, similarity, metadata_text, reason FROM selections c
+    QUALIFY 1 = row_number() OVER (
+        PARTITION BY {key}
+        ORDER BY similarity DESC NULLS LAST, outer_step, lane, scan_position)
+)
+SELECT {key}, c.image_id, c.text_key, c.count, b.similarity, b.metadata_text, b.reason,
+       p.caption, p.image_uri, p.source
+FROM counts c
+LEFT JOIN best b ON b.pair_key = c.pair_key{b}
+LEFT JOIN pairs p ON p.image_id = c.image_id AND p.text_key = c.text_key{p}
+ORDER BY {order}
+"""
+
+REJECT_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("pair_key", "image_uri", "source", "reason", "detail")]
+)
+
+
+@dataclass(frozen=True)
+class ExportedShards:
+    """What `export_webdataset` wrote.
+
+    Attributes:
+        num_pairs: Samples over all shards.
+        num_shards: Tars `pairs-000000.tar` and on.
+        rejects: Pairs set aside in `rejects.parquet`, by reason.
+    """
+
+    num_pairs: int
+    num_shards: int
+    rejects: Mapping[str, int]
+
+
+def export_counts(run: Run, path: Path, *, pool: PairSource | PoolMixture | None = None) -> int:
+    """Write how often each pair was used (or selected, in a run that trained nothing).
+
+    `.json` is `{pair_key: count}`. `.parquet` and `.csv` have pair_key, image_id, text_key, count
+    and, with a pool, caption and image_uri; in a run of several pools, pool in front. In the CSV, a
+    text that starts like a spreadsheet formula gets a `'` in front. The file's SHA-256 lies beside
+    it, and `import_counts` compares it.
+
+    Returns:
+        The number of pairs.
+
+    Raises:
+        ConfigError: The name ends in something else; or it is `.json`, and two pools have pairs of
+            the same key.
+    """
+    writers = {".json": _write_json, ".parquet": _write_parquet, ".csv": _write_csv}
+    write = writers.get(path.suffix.lower())
+    if write is None:
+        raise ConfigError(f"{path} must end in {', '.join(COUNT_SUFFIXES)}")
+    sql = _COUNTS_PARTS if pool is None else _COUNTS_PAIRS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep_temporary(path.parent, below=False, name=path.name)
+    with RunDatabase(run, pool) as database, atomic_file(path) as temporary:
+        sql = COUNTS_BY_KEY if write is _write_json else _with_keys(sql, run)
+        num_pairs = write(database.batches(sql, EXPORT_BATCH_ROWS), temporary)
+        # Until there is a new one: never that of another file.
+        sums_path(path).unlink(missing_ok=True)
+    write_sums(path)
+    return num_pairs
+
+
+def export_webdataset(
+    run: Run,
+    pool: ImageSource | PoolMixture,
+    folder: Path,
+    *,
+    pairs_per_shard: int = 1000,
+    image_side: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ExportedShards:
+    """Write each distinct pair of the run once, with its image, as WebDataset tars.
+
+    A sample is the image as the run's shards have it, the pool's caption, and `.json` with
+    pair_key, image_id, text_key, count, similarity (the best one), metadata_text and reason; in a
+    run of several pools, pool. A pair whose image cannot be opened is set aside in
+    `rejects.parquet`.
+
+    Args:
+        run: The run whose counts are exported.
+        pool: The pool it was curated from, or the mixture.
+        folder: Absent or empty; it appears whole at the end.
+        pairs_per_shard: Samples of each tar but the last.
+        image_side: Longest shorter side of an image, see `shard_image`; 0 = its own bytes. None =
+            as the run was trained (`shard_image_side`).
+        on_progress: Called with the pairs done and their total.
+
+    Raises:
+        ConfigError: The folder is not empty, or the pool has no images.
+        BadInputError: No image at all could be opened.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} is not empty; export to a folder that is absent or empty")
+    sweep_temporary(folder.parent, below=False, name=folder.name)
+    rejects: Counter[str] = Counter()
+    side = int(run.config.get("shard_image_side", 0)) if image_side is None else image_side
+    with RunDatabase(run, pool) as database:
+        _check_images(database, pool, folder)
+        total = database.rows("SELECT count(*) AS total FROM counts")[0]["total"]
+        with atomic_folder(folder) as temporary:
+            shards = ShardWriter(temporary, "pairs", pairs_per_shard=pairs_per_shard)
+            schema = _reject_schema(run)
+            with pq.ParquetWriter(temporary / "rejects.parquet", schema) as writer:
+                done = 0
+                for batch in database.batches(_with_keys(_SAMPLES, run)):
+                    set_aside = []
+                    for row in batch.to_pylist():
+                        try:
+                            shards.add(_sample(row, pool, side))
+                        except ImageRejected as error:
+                            set_aside.append(_reject_row(row, error))
+                        done += 1
+                        on_progress(done, total)
+                    rejects.update(row["reason"] for row in set_aside)
+                    writer.write_table(pa.Table.from_pylist(set_aside, schema=schema))
+            entries = shards.close()
+            num_pairs = sum(entry.rows for entry in entries)
+            if total and not num_pairs:
+                raise BadInputError(
+                    f"none of the {total:,} images could be opened ({_most_common(rejects)}); "
+                    f"check that the sources of {_paths(pool)} are still where pool.json says"
+                )
+    return ExportedShards(num_pairs, len(entries), dict(rejects))
+
+
+def _with_keys(sql: str, run: Run) -> str:
+    """SQL by pair key, or by pool and pair key."""
+    if not run.has_several_pools:
+        return sql.format(key="c.pair_key", order="c.pair_key", p="", b="")
+    return sql.format(
+        key="c.pool, c.pair_key",
+        order="c.pair_key, c.pool",
+        p=" AND p.pool = c.pool",
+        b=" AND b.pool = c.pool",
+    )
+
+
+def _reject_schema(run: Run) -> pa.Schema:
+    if not run.has_several_pools:
+        return REJECT_SCHEMA
+    return REJECT_SCHEMA.append(pa.field("pool", pa.string()))
+
+
+def _paths(pool: PairSource | PoolMixture) -> str:
+    if isinstance(pool, PoolMixture):
+        return " and ".join(each.pool.location for each in pool)
+    return pool.location
+
+
+def csv_text(value: object) -> object:
+    """A CSV cell: a text that a spreadsheet would run as a formula gets a `'` in front."""
+    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
+        return f"'{value}"
+    return value
+
+
+def _write_json(batches: Iterator[pa.RecordBatch], path: Path) -> int:
+    num_pairs = 0
+    last = None
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
+        stream.write("{")
+        for batch in batches:
+            last = refuse_same_keys(batch["pair_key"], last)
+            if len(batch):
+                stream.write(",\n" if num_pairs else "\n")
+                stream.write(json_members(batch["pair_key"], batch["count"]))
+            num_pairs += len(batch)
+        stream.write("\n}\n")
+    return num_pairs
+
+
+def json_members(keys: pa.Array, counts: pa.Array) -> str:
+    """`"key": count` a line, with commas between; a key as `json.dumps` writes it."""
+    if pc.any(pc.match_substring_regex(keys, _ESCAPED_IN_JSON)).as_py():
+        dumped = [json.dumps(key, ensure_ascii=False) for key in keys.to_pylist()]
+        quoted = pa.array(dumped, pa.string())
+    else:
+        quoted = pc.binary_join_element_wise('"', keys, '"', "")
+    lines = pc.binary_join_element_wise(quoted, counts.cast(pa.string()), ": ")
+    # One list of all the lines, joined: no Python object per pair.
+    whole = pa.ListArray.from_arrays(pa.array([0, len(lines)], pa.int32()), lines)
+    return str(pc.binary_join(whole, ",\n")[0].as_py())
+
+
+def _write_parquet(batches: Iterator[pa.RecordBatch], path: Path) -> int:
+    num_pairs = 0
+    writer: pq.ParquetWriter | None = None
+    try:
+        for batch in batches:
+            writer = writer or pq.ParquetWriter(path, batch.schema, compression="zstd")
+            writer.write_batch(batch)
+            num_pairs += len(batch)
+    finally:
+        if writer is not None:
+            writer.close()
+    return num_pairs
+
+
+def _write_csv(batches: Iterator[pa.RecordBatch], path: Path) -> int:
+    num_pairs = 0
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        for batch in batches:
+            if not num_pairs:
+                writer.writerow(batch.schema.names)
+            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                writer.writerow([csv_text(value) for value in row])
+            num_pairs += len(batch)
+    return num_pairs
+
+
+def _check_images(database: RunDatabase, pool: PairSource | PoolMixture, folder: Path) -> None:
+    sql = "SELECT 1 FROM pairs WHERE image_uri <> '' AND NOT regexp_matches(image_uri, '^https?:')"
+    if not database.rows(f"{sql} LIMIT 1"):
+        raise ConfigError(
+            f"{_paths(pool)} has no images that can be opened, so there is nothing to put in "
+            f"shards; export the pairs themselves: {folder}.json or {folder}.parquet"
+        )
+
+
+def _sample(row: Mapping[str, Any], pools: ImageSource | PoolMixture, side: int) -> Sample:
+    pool = pools if not isinstance(pools, PoolMixture) else pools.single or pools[row["pool"]]
+    if row["caption"] is None:
+        raise ImageRejected("missing_image", f"{pool.location} has no pair {row['pair_key']}")
+    # Checked, so that nothing reaches a trainer that it cannot open.
+    image = pool.image_bytes(row["image_uri"], row["source"])
+    data = decoders().shard_image(image, side=side)
+    names = ["pair_key", "image_id", "text_key", "count", "metadata_text", "reason"]
+    names += ["pool"] if "pool" in row else []
+    info = {name: row[name] for name in names} | {"similarity": _rounded(row["similarity"])}
+    return Sample(data, image_suffix(data), row["caption"], info)
+
+
+def _rounded(similarity: float | None) -> float | None:
+    """A float32 as the shortest decimal that reads like it; JSON has no NaN."""
+    if similarity is None or not math.isfinite(similarity):
+        return None
+    return round(similarity, 7)
+
+
+def _reject_row(row: Mapping[str, Any], error: ImageRejected) -> dict[str, Any]:
+    return {
+        "pair_key": row["pair_key"],
+        "image_uri": row["image_uri"] or "",
+        "source": row["source"] or "",
+        "reason": error.reason,
+        "detail": error.detail,
+        "pool": row.get("pool"),
+    }
+
+
+def _most_common(rejects: Counter[str]) -> str:
+    return ", ".join(f"{reason}: {count:,}" for reason, count in rejects.most_common(3))

@@ -1,0 +1,347 @@
+"""The run folder: append-only Parquet of what each outer step kept, and what training used.
+
+An outer step is one commit. Its tables (and its checkpoint, if it trains) are written first, each
+whole or absent; then `manifests/step=NNNNNN.json`, which names every file with rows, bytes and
+SHA-256. The rename of that manifest is the commit. Readers see only what a manifest names; what a
+killed run left beyond its last commit is removed by `Run.roll_back` and made again identically.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.records import PoolCursor
+from cit_curate.run.counts import COUNTS_BY_KEY, refuse_same_keys
+from cit_curate.run.ledger_tables import LEDGER_TABLES, SCHEMAS, LedgerTable, as_now, write_rows
+from cit_curate.run.metrics_log import append_record, keep_records, read_records
+from cit_curate.storage.durable import (
+    TEMPORARY_PREFIX,
+    FileEntry,
+    atomic_folder,
+    check_file,
+    describe_file,
+    file_entry,
+    read_json,
+    remove_folder,
+    sweep_temporary,
+    write_json,
+    write_listing,
+    write_sealed,
+)
+from cit_curate.storage.lock import owner_lock
+from cit_curate.storage.remote import refuse_remote_run
+from cit_curate.storage.replace_folder import replacing
+
+FORMAT_VERSION = 1
+
+# What a run is started with; `head.json` has their hashes.
+HEAD_FILES = ("config.json", "environment.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """One outer step that is wholly on disk.
+
+    Attributes:
+        outer_step: Its number, from 0.
+        update: Updates the weights had seen when it was committed.
+        cursors: Where each lane's scan stands, by lane.
+        files: The ledger files of this step.
+        checkpoint: Folder of the weights, relative to the run; None when nothing was trained.
+        best: The best evaluation so far, as the trainer wrote it; None before the first.
+    """
+
+    outer_step: int
+    update: int
+    cursors: tuple[PoolCursor, ...]
+    files: tuple[FileEntry, ...]
+    checkpoint: str | None = None
+    best: Mapping[str, Any] | None = None
+
+
+class Run:
+    """A run folder: written by one curation or training, read by everybody."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        *,
+        config: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        overwrite: bool = False,
+    ) -> "Run":
+        """Start a run in a folder that is absent or empty.
+
+        Raises:
+            ConfigError: See `check_free`.
+        """
+        cls.check_free(path, overwrite=overwrite)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep_temporary(path.parent, below=False)
+        if path.is_dir():
+            # Aside first: a kill in between leaves the old run gone or whole, never half.
+            aside = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-old-{path.name}")
+            path.rename(aside)
+            shutil.rmtree(aside)
+        with atomic_folder(path) as temporary:
+            _write_head(temporary, config, environment)
+        return cls(path)
+
+    @classmethod
+    @contextmanager
+    def create_whole(
+        cls,
+        path: Path,
+        *,
+        config: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        overwrite: bool = False,
+    ) -> Iterator["Run"]:
+        """Give a run that appears at `path`, with all its commits, when the block ends well.
+
+        For a run that is made in one go. A kill leaves what was there before.
+
+        Raises:
+            ConfigError: See `check_free`.
+            ResourceError: Somebody else writes this run.
+        """
+        cls.check_free(path, overwrite=overwrite)
+        path = path.absolute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with owner_lock(path.with_name(f".{path.name}.lock")):
+            # Only now: the first of two writers may have just finished.
+            cls.check_free(path, overwrite=overwrite)
+            with replacing(path) as folder:
+                _write_head(folder, config, environment)
+                yield cls(folder)
+
+    @staticmethod
+    def check_free(path: Path, *, overwrite: bool) -> None:
+        """Make sure that a run may be started in a folder.
+
+        Raises:
+            ConfigError: The folder has something in it, and overwrite was not asked; or what is
+                in it is not a run.
+        """
+        refuse_remote_run(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if not overwrite:
+                raise ConfigError(
+                    f"{path} is not empty; choose another --out, or replace what is there with "
+                    "--overwrite (a training run that was stopped goes on with --resume)"
+                )
+            if path.is_dir() and not (path / "config.json").is_file():
+                raise ConfigError(
+                    f"{path} is not a run folder (it has no config.json), so --overwrite leaves it "
+                    "alone; choose another --out"
+                )
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Run":
+        """Open a run folder to read it or to go on with it.
+
+        Raises:
+            ConfigError: There is no run at `path`.
+        """
+        refuse_remote_run(path)
+        path = Path(path)
+        if not (path / "config.json").is_file():
+            raise ConfigError(
+                f"{path} is not a run folder: it has no config.json; "
+                "make one with `cit curate` or `cit train`"
+            )
+        return cls(path)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration that the run was started with."""
+        return dict(read_json(self.path / "config.json"))
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What the run was started with: see `describe_environment`."""
+        return dict(read_json(self.path / "environment.json"))
+
+    @property
+    def has_several_pools(self) -> bool:
+        """Whether it was made from a mixture: a pair is then known by its pool and its key."""
+        return bool(self.config.get("pools"))
+
+    def commits(self, *, last: int | None = None) -> list[Commit]:
+        """The committed outer steps, in order.
+
+        Args:
+            last: Read only so many of them, from the end; None = all.
+
+        Raises:
+            DamagedError: A manifest is damaged, or one before the last is missing.
+        """
+        paths = sorted((self.path / "manifests").glob("step=*.json"))
+        first = 0 if last is None else max(len(paths) - last, 0)
+        commits = [read_commit(path) for path in paths[first:]]
+        for expected, commit in enumerate(commits, first):
+            if commit.outer_step != expected:
+                raise DamagedError(
+                    f"{self.path}/manifests lacks outer step {expected}; "
+                    f"the next one there is {commit.outer_step}"
+                )
+        return commits
+
+    def files(self, table: LedgerTable) -> list[Path]:
+        """The committed Parquet files of one ledger table, by outer step and lane.
+
+        Raises:
+            DamagedError: One is missing or has another size than its manifest says.
+        """
+        entries = [entry for commit in self.commits() for entry in commit.files]
+        return [
+            check_file(self.path, entry, full=False)
+            for entry in entries
+            if entry.path.startswith(f"{table}/")
+        ]
+
+    def read(self, table: LedgerTable) -> pa.Table:
+        """One ledger table over all committed outer steps."""
+        schema = SCHEMAS[table]
+        parts = [as_now(pq.ParquetFile(path).read(), schema) for path in self.files(table)]
+        return pa.concat_tables(parts) if parts else schema.empty_table()
+
+    def counts(self) -> dict[str, int]:
+        """The curated dataset: how often training used each pair, by pair key.
+
+        A run that only curated has used nothing; there it is how often each pair was selected.
+        Memory holds the answer, however long the ledger is; `cit export` needs not even that.
+
+        Raises:
+            ConfigError: Two pools have used pairs of the same key, so a key does not say which.
+        """
+        from cit_curate.run.query import (
+            EXPORT_BATCH_ROWS,
+            RunDatabase,
+        )  # here, since it reads this module
+
+        counts: dict[str, int] = {}
+        last = None
+        with RunDatabase(self) as database:
+            for batch in database.batches(COUNTS_BY_KEY, EXPORT_BATCH_ROWS):
+                last = refuse_same_keys(batch["pair_key"], last)
+                keys, values = batch["pair_key"].to_pylist(), batch["count"].to_pylist()
+                counts.update(zip(keys, values, strict=True))
+        return counts
+
+    def write_table(
+        self, table: LedgerTable, rows: pa.Table, *, outer_step: int, lane: int
+    ) -> FileEntry:
+        """Write one table of one outer step and lane; it counts once a commit names it."""
+        return self.write_batches(table, rows.to_batches(), outer_step=outer_step, lane=lane)
+
+    def write_batches(
+        self, table: LedgerTable, batches: Iterable[pa.RecordBatch], *, outer_step: int, lane: int
+    ) -> FileEntry:
+        """As `write_table`, for more rows than memory holds."""
+        path = self.path / table / step_folder(outer_step) / f"lane={lane:05d}.parquet"
+        rows = write_rows(path, table, batches)
+        return describe_file(path, self.path, rows=rows)
+
+    def commit(self, commit: Commit) -> None:
+        """Make an outer step part of the run: the one atomic step of a run.
+
+        The first one takes `metadata.json` along, which `metadata_id` counts in.
+        """
+        metadata = self.path / "metadata.json"
+        if commit.outer_step == 0 and metadata.is_file():
+            entry = describe_file(metadata, self.path, rows=0)
+            commit = replace(commit, files=(*commit.files, entry))
+        value = {"format_version": FORMAT_VERSION, **asdict(commit)}
+        write_sealed(self.path / "manifests" / f"{step_folder(commit.outer_step)}.json", value)
+
+    def roll_back(self, *, keep_update: int | None = None) -> Commit | None:
+        """Remove whatever is younger than the last commit.
+
+        Args:
+            keep_update: The next outer step was left in its middle, after this update: its shards
+                and its metrics up to there stay.
+
+        Returns:
+            The last commit; None when the run has none.
+        """
+        sweep_temporary(self.path)
+        commits = self.commits()
+        for table in LEDGER_TABLES:
+            for folder in (self.path / table).glob("step=*"):
+                if _step_number(folder) >= len(commits):
+                    remove_folder(folder)
+        for folder in (self.path / "shards").glob("step=*"):
+            if _step_number(folder) >= len(commits) + (keep_update is not None):
+                remove_folder(folder)
+                continue
+            for marker in folder.glob("*.failed"):
+                marker.unlink()
+        last = commits[-1] if commits else None
+        outer_step, update = (last.outer_step, last.update) if last else (-1, -1)
+        update = max(update, keep_update or -1)
+        keep_records(
+            self.path / "metrics.jsonl",
+            lambda line: line["update"] <= update and line.get("outer_step", -1) <= outer_step,
+        )
+        return last
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl; every record has its `update`."""
+        append_record(self.path / "metrics.jsonl", record)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line cut by a kill is left out.
+
+        Raises:
+            DamagedError: A line is no JSON object, or has changed since it was written.
+        """
+        return read_records(self.path / "metrics.jsonl")
+
+
+def _write_head(folder: Path, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+    (folder / "manifests").mkdir()
+    for name, value in (("environment.json", environment), ("config.json", config)):
+        write_json(folder / name, value)
+    write_listing(folder / "head.json", [folder / name for name in HEAD_FILES])
+
+
+def step_folder(outer_step: int) -> str:
+    """The folder name of an outer step, `step=000012`."""
+    return f"step={outer_step:06d}"
+
+
+def _step_number(folder: Path) -> int:
+    return int(folder.name.removeprefix("step="))
+
+
+def read_commit(path: Path) -> Commit:
+    """One manifest.
+
+    Raises:
+        DamagedError: It is missing or damaged, or a newer version wrote it.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DamagedError(f"{path} is damaged: it is no JSON object")
+    version = value.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise DamagedError(f"{path} has format version {version}; this cit reads {FORMAT_VERSION}")
+    try:
+        cursors = tuple(PoolCursor(**cursor) for cursor in value.pop("cursors"))
+        files = tuple(file_entry(entry, str(path)) for entry in value.pop("files"))
+        return Commit(cursors=cursors, files=files, **value)
+    except (KeyError, TypeError) as error:
+        raise DamagedError(f"{path} is damaged: {error}") from error

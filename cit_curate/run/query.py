@@ -1,0 +1,388 @@
+"""SQL over a run: its ledger and its pool as views of an in-memory DuckDB.
+
+The views read the Parquet files that the run's manifests name, and nothing else: the connection
+may open exactly these files, and its settings are locked before a person's SQL reaches it. A run
+that is still going shows the outer steps that were committed when the database was opened.
+"""
+
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import duckdb
+import pyarrow as pa
+
+from cit_curate.config import QUERY_MAX_ROWS, QUERY_TIMEOUT_SECONDS
+from cit_curate.errors import DamagedError, QueryError, ResourceError
+from cit_curate.pool.mixture import PoolMixture
+from cit_curate.run.ledger import Commit, Run
+from cit_curate.run.ledger_tables import LEDGER_TABLES, POOL_COUNTS, RECALL, SCHEMAS, LedgerTable
+from cit_curate.run.one_select import check_select, short_message
+from cit_curate.storage.durable import FileEntry, check_file
+
+MEMORY_LIMIT = "2GB"
+SPILL_LIMIT = "20GB"
+MAX_THREADS = 4
+BATCH_ROWS = 10_000
+# Of results that go into files, a batch at a time.
+EXPORT_BATCH_ROWS = 65_536
+
+# Of a query's result, which is in memory as a whole.
+MAX_RESULT_BYTES = 1 << 30
+
+_SQL_TYPES = {
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    pa.float32(): "FLOAT",
+    pa.float64(): "DOUBLE",
+    pa.string(): "VARCHAR",
+    pa.list_(pa.int64()): "BIGINT[]",
+    pa.list_(POOL_COUNTS): "STRUCT(pool VARCHAR, scanned BIGINT, kept BIGINT, selected BIGINT)[]",
+    pa.list_(RECALL): (
+        "STRUCT(reason VARCHAR, kept BIGINT, missed DOUBLE, estimate DOUBLE, low DOUBLE, "
+        "high DOUBLE)[]"
+    ),
+}
+
+# A text key has no `_` and is ASCII, so both halves of a pair key are found by its length.
+_COUNTS_VIEW = """
+CREATE VIEW counts AS
+SELECT {keys},
+       left(pair_key, length(pair_key) - length(split_part(pair_key, '_', -1)) - 1) AS image_id,
+       split_part(pair_key, '_', -1) AS text_key,
+       count
+FROM (SELECT {keys}, CAST({count} AS BIGINT) AS count FROM {table} GROUP BY {keys})
+"""
+
+
+class PairFile(Protocol):
+    """A part of a pool."""
+
+    @property
+    def file(self) -> FileEntry:
+        """Its Parquet file, relative to the pool folder."""
+
+
+class PairSource(Protocol):
+    """A pool, as far as SQL needs it: `cit_curate.pool.Pool` is one."""
+
+    @property
+    def path(self) -> Path:
+        """The pool folder."""
+
+    @property
+    def location(self) -> str:
+        """The folder or the URL, as people know the pool."""
+
+    @property
+    def parts(self) -> Sequence[PairFile]:
+        """Its parts, in order."""
+
+
+class ImageSource(PairSource, Protocol):
+    """A pool whose images can be opened."""
+
+    def image_bytes(self, image_uri: str, source: str) -> bytes:
+        """The image's own bytes; raises ImageRejected when they cannot be had."""
+
+
+class RunDatabase:
+    """The views selections, near_misses, rounds, used, rejects, counts and, with a pool, pairs.
+
+    In a run of several pools a pair is known by its pool and its key: counts and pairs have a
+    column pool, too.
+
+    Attributes:
+        commits: The committed outer steps that the views show.
+        views: Their names.
+        pool_sql: The pool of a row of a view, in SQL; `''` in a run of one pool.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        pool: PairSource | PoolMixture | None = None,
+        *,
+        memory_limit: str = MEMORY_LIMIT,
+    ) -> None:
+        self.commits: list[Commit] = run.commits()
+        self.views: tuple[str, ...] = (*LEDGER_TABLES, "counts")
+        self.pool_sql = "pool" if run.has_several_pools else "''"
+        self._spill = Path(tempfile.mkdtemp(prefix="cit-query-"))
+        self._connection = duckdb.connect(
+            ":memory:",
+            config={
+                "temp_directory": str(self._spill),
+                "max_temp_directory_size": SPILL_LIMIT,
+                "memory_limit": memory_limit,
+                "threads": min(MAX_THREADS, os.cpu_count() or 1),
+            },
+        )
+        try:
+            self._create_views(run, _by_name(pool))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "RunDatabase":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the memory and the spill folder back."""
+        self._connection.close()
+        shutil.rmtree(self._spill, ignore_errors=True)
+
+    def query(
+        self,
+        sql: str,
+        *,
+        timeout_seconds: float = QUERY_TIMEOUT_SECONDS,
+        max_rows: int = QUERY_MAX_ROWS,
+    ) -> pa.Table:
+        """The result of a person's SQL.
+
+        Raises:
+            QueryError: It is not one SELECT over the views, or DuckDB refuses it.
+            ResourceError: It takes longer than `timeout_seconds`, more memory than the limit, or
+                returns more than `max_rows` rows or `MAX_RESULT_BYTES` bytes.
+            DamagedError: A file of the run or the pool cannot be read.
+        """
+        statement = check_select(self._connection, sql, self.views)
+        batches = []
+        num_rows = num_bytes = 0
+        with self._time_limit(timeout_seconds), self._named_errors():
+            reader = self._connection.sql(statement).to_arrow_reader(BATCH_ROWS)
+            for batch in reader:
+                batches.append(batch)
+                num_rows += len(batch)
+                num_bytes += batch.nbytes
+                if num_bytes > MAX_RESULT_BYTES:
+                    raise ResourceError(
+                        f"the query returns more than {MAX_RESULT_BYTES:,} bytes; add a LIMIT, "
+                        "aggregate, or choose fewer columns"
+                    )
+                if num_rows > max_rows:
+                    raise ResourceError(
+                        f"the query returns more than {max_rows:,} rows; add a LIMIT, aggregate, "
+                        "or allow more with --max-rows"
+                    )
+            return pa.Table.from_batches(batches, schema=reader.schema)
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """The rows of our own SQL, unchecked; for results that are small by construction."""
+        with self._named_errors():
+            table = self._connection.sql(sql, params=list(parameters)).to_arrow_table()
+        rows: list[dict[str, Any]] = table.to_pylist()
+        return rows
+
+    def batches(self, sql: str, batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+        """The result of our own SQL, unchecked, batch by batch; at least one, maybe empty."""
+        # A cursor of its own, so that other queries may run while this result is read.
+        with self._named_errors(), self._connection.cursor() as cursor:
+            reader = cursor.sql(sql).to_arrow_reader(batch_rows)
+            num_batches = 0
+            for batch in reader:
+                yield batch
+                num_batches += 1
+            if not num_batches:
+                yield pa.RecordBatch.from_pylist([], schema=reader.schema)
+
+    def _create_views(self, run: Run, pools: Mapping[str, PairSource]) -> None:
+        sources: dict[str, list[Path]] = {
+            table: [
+                check_file(run.path, entry, full=False)
+                for commit in self.commits
+                for entry in commit.files
+                if entry.path.startswith(f"{table}/")
+            ]
+            for table in LEDGER_TABLES
+        }
+        pairs = {
+            name: [check_file(pool.path, part.file, full=False) for part in pool.parts]
+            for name, pool in pools.items()
+        }
+        if pools:
+            sources["pairs"] = [path for paths in pairs.values() for path in paths]
+            self.views = (*self.views, "pairs")
+        patterns = {name: [_pattern(path) for path in paths] for name, paths in sources.items()}
+        allowed = [
+            *(pattern for paths in patterns.values() for pattern in paths),
+            *(str(path.absolute()) for paths in sources.values() for path in paths),
+        ]
+        with self._named_errors():
+            self._connection.execute(f"SET allowed_paths = {_sql_list(allowed)}")
+            for table in LEDGER_TABLES:
+                self._connection.execute(self._ledger_view(table, patterns[table]))
+            self._connection.execute(self._counts_view())
+            if pools and run.has_several_pools:
+                self._connection.execute(self._mixed_pairs_view(pairs))
+            elif pools:
+                self._connection.execute(_pairs_view(patterns["pairs"]))
+            for setting in (
+                "python_enable_replacements = false",
+                "allow_community_extensions = false",
+                "autoinstall_known_extensions = false",
+                "autoload_known_extensions = false",
+                "allow_persistent_secrets = false",
+                "enable_external_access = false",
+                "lock_configuration = true",
+            ):
+                self._connection.execute(f"SET {setting}")
+
+    def _counts_view(self) -> str:
+        entries = [entry for commit in self.commits for entry in commit.files]
+        was_used = any(entry.rows for entry in entries if entry.path.startswith("used/"))
+        table, count = ("used", "sum(times_used)") if was_used else ("selections", "count(*)")
+        keys = "pair_key" if self.pool_sql == "''" else "pool, pair_key"
+        return _COUNTS_VIEW.format(table=table, count=count, keys=keys)
+
+    def _ledger_view(self, table: LedgerTable, patterns: Sequence[str]) -> str:
+        if not patterns:
+            columns = ", ".join(_null(field) for field in SCHEMAS[table])
+            return f"CREATE VIEW {table} AS SELECT {columns} WHERE false"
+        scan = _scan(patterns)
+        # A run only ever grows: what its first file has, all have.
+        if self._lacking(table, _scan(patterns[:1])):
+            scan = _scan(patterns, "union_by_name = true")
+        nulls = "".join(f", {_null(field)}" for field in self._lacking(table, scan))
+        return f"CREATE VIEW {table} AS SELECT *{nulls} FROM {scan}"  # noqa: S608 - our own names
+
+    def _lacking(self, table: LedgerTable, scan: str) -> list[pa.Field]:
+        """Columns of a ledger table that files of an older cit do not have."""
+        names = self._columns(scan)
+        return [field for field in SCHEMAS[table] if field.name not in names]
+
+    def _mixed_pairs_view(self, pairs: Mapping[str, Sequence[Path]]) -> str:
+        selects = []
+        for name, paths in pairs.items():
+            scan = _scan([_pattern(path) for path in paths])
+            # A pool may carry a column `pool` along; here the name means the pool itself.
+            others = "* EXCLUDE (pool)" if "pool" in self._columns(scan) else "*"
+            key = "concat(image_id, '_', text_key) AS pair_key"
+            selects.append(f"FROM {scan} SELECT {_literal(name)} AS pool, {key}, {others}")
+        return f"CREATE VIEW pairs AS {' UNION ALL BY NAME '.join(f'({s})' for s in selects)}"
+
+    def _columns(self, scan: str) -> set[str]:
+        rows = self._connection.execute(f"DESCRIBE FROM {scan}").fetchall()
+        return {str(row[0]) for row in rows}
+
+    @contextmanager
+    def _time_limit(self, seconds: float) -> Iterator[None]:
+        expired = threading.Event()
+
+        def stop() -> None:
+            expired.set()
+            self._connection.interrupt()
+
+        timer = threading.Timer(seconds, stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except (QueryError, DamagedError):
+            if not expired.is_set():
+                raise
+            raise ResourceError(
+                f"the query was stopped after {seconds:g} seconds; narrow it with WHERE or LIMIT, "
+                "or give it more time with --timeout-seconds"
+            ) from None
+        finally:
+            timer.cancel()
+            timer.join()
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        # DuckDB's stream raises what pyarrow makes of its message: OSError or ArrowException.
+        except (duckdb.Error, pa.ArrowException, OSError, RuntimeError) as error:
+            message = short_message(error)
+            # A result that is streamed loses the error's type, but not its words.
+            if isinstance(error, duckdb.OutOfMemoryException) or "Out of Memory" in message:
+                raise ResourceError(
+                    f"the query needs more memory or spill space than it may use ({MEMORY_LIMIT}, "
+                    f"{SPILL_LIMIT}): {message}; narrow it with WHERE, LIMIT or GROUP BY"
+                ) from None
+            if "No space left" in message:
+                raise ResourceError(
+                    f"the disk is full: {message}; free space in {self._spill}"
+                ) from None
+            if isinstance(error, duckdb.IOException) or ".parquet" in message:
+                raise DamagedError(
+                    f"a file of the run or its pool cannot be read: {message}"
+                ) from None
+            raise QueryError(f"DuckDB refuses the query: {message}") from None
+
+
+def query_run(
+    run: Run,
+    sql: str,
+    *,
+    pool: PairSource | PoolMixture | None = None,
+    timeout_seconds: float = QUERY_TIMEOUT_SECONDS,
+    max_rows: int = QUERY_MAX_ROWS,
+) -> pa.Table:
+    """The result of one SELECT over a run; see `RunDatabase` for its views and errors."""
+    with RunDatabase(run, pool) as database:
+        return database.query(sql, timeout_seconds=timeout_seconds, max_rows=max_rows)
+
+
+def _by_name(pool: PairSource | PoolMixture | None) -> dict[str, PairSource]:
+    """The pools whose pairs are shown, by what the ledger calls them."""
+    if pool is None:
+        return {}
+    if isinstance(pool, PoolMixture):
+        return {each.name: each.pool for each in pool}
+    return {"": pool}
+
+
+def _null(field: pa.Field) -> str:
+    return f"CAST(NULL AS {_SQL_TYPES[field.type]}) AS {_identifier(field.name)}"
+
+
+def _pairs_view(patterns: Sequence[str]) -> str:
+    key = "concat(image_id, '_', text_key) AS pair_key"
+    if patterns:
+        return f"CREATE VIEW pairs AS FROM {_scan(patterns)} SELECT {key}, *"
+    return (
+        "CREATE VIEW pairs AS SELECT NULL::VARCHAR AS pair_key, NULL::VARCHAR AS image_id, "
+        "NULL::VARCHAR AS text_key, NULL::VARCHAR AS caption, NULL::VARCHAR AS image_uri, "
+        "NULL::VARCHAR AS source WHERE false"
+    )
+
+
+def _scan(patterns: Sequence[str], *options: str) -> str:
+    # Without the flag, the folder name `step=000001` would become a column.
+    settings = ", ".join(["hive_partitioning = false", *options])
+    return f"read_parquet({_sql_list(patterns)}, {settings})"
+
+
+def _pattern(path: Path) -> str:
+    """A path as DuckDB's glob for exactly this file: `run[1]` is a folder's name too."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(path.absolute()))
+
+
+def _sql_list(values: Sequence[str]) -> str:
+    return "[" + ", ".join(_literal(value) for value in values) + "]"
+
+
+def _literal(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

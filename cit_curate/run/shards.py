@@ -1,0 +1,285 @@
+"""WebDataset tars: written whole or not at all, and read against their manifest.
+
+One sample is `{name}.jpg|png|webp` (the image's own bytes), `{name}.txt` (the caption) and
+`{name}.json` (pair key, similarity, metadata, reason). `name` is the escaped pair key (in a run of
+several pools `POOL/PAIR-KEY`), since webdataset cuts a name at its first dot; of a long one its
+beginning and a hash, since a file system takes 255 bytes. Beside each closed tar lies
+`{tar name}.json` with its count, size and SHA-256: a tar that is cut at any byte is refused, never
+read short.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import mmap
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, overload
+from urllib.parse import quote
+
+from cit_curate.errors import DamagedError
+from cit_curate.run.tar_reader import TarMember, tar_members
+from cit_curate.run.tar_writer import end_of_tar, member
+from cit_curate.storage.durable import (
+    FileEntry,
+    atomic_file,
+    check_file,
+    file_entry,
+    read_json,
+    write_json,
+)
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+IMAGE_SUFFIXES = ("jpg", "png", "webp", "gif", "bmp")
+
+# With what tells it from its like and the suffix, it stays below the 255 of a file's name.
+MAX_NAME_BYTES = 200
+_HASH_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One pair as it stands in a shard; `info` is its `.json` member and holds `pair_key`."""
+
+    image: bytes
+    suffix: str
+    caption: str
+    info: Mapping[str, Any]
+
+    @property
+    def pair_key(self) -> str:
+        """The real pair key, unescaped."""
+        return str(self.info["pair_key"])
+
+    @property
+    def name(self) -> str:
+        """What tells it from other pairs: the pair key, behind its pool in a run of several."""
+        pool = self.info.get("pool")
+        return f"{pool}/{self.pair_key}" if pool else self.pair_key
+
+
+def member_name(pair_key: str) -> str:
+    """A pair key as a tar member's name without suffix: no dot, no slash, no leading `__`.
+
+    It is ASCII. Above `MAX_NAME_BYTES` its end gives way to `=` and the start of the key's SHA-256;
+    no other name has a `=`.
+    """
+    name = quote(pair_key, safe="").replace(".", "%2E").replace("~", "%7E")
+    name = f"%5F{name[1:]}" if name.startswith("_") else name
+    if len(name) <= MAX_NAME_BYTES:
+        return name
+    digits = hashlib.sha256(pair_key.encode()).hexdigest()[:_HASH_DIGITS]
+    return f"{name[: MAX_NAME_BYTES - 1 - _HASH_DIGITS]}={digits}"
+
+
+class ShardWriter:
+    """Writes samples, in the order given, into `{prefix}-000000.tar`, and so on."""
+
+    def __init__(
+        self,
+        folder: Path,
+        prefix: str,
+        *,
+        pairs_per_shard: int,
+        entries: Sequence[FileEntry] = (),
+        make_room: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Start, or go on after the shards that `entries` name.
+
+        Args:
+            folder: Where they go.
+            prefix: Of their names.
+            pairs_per_shard: Of each but the last.
+            entries: Shards that are there.
+            make_room: Asked whether to try again when the disk is full.
+        """
+        self.folder = folder
+        self.prefix = prefix
+        self.pairs_per_shard = pairs_per_shard
+        self.entries = list(entries)
+        self._pending: list[Sample] = []
+        self._make_room = make_room
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def is_almost_full(self) -> bool:
+        """Whether the next sample closes a shard."""
+        return len(self._pending) == self.pairs_per_shard - 1
+
+    def add(self, sample: Sample) -> None:
+        """Take one sample; every `pairs_per_shard` of them become a closed shard."""
+        self._pending.append(sample)
+        if len(self._pending) >= self.pairs_per_shard:
+            self._close_shard()
+
+    def close(self) -> list[FileEntry]:
+        """Close the last shard and write `{prefix}.json`, which says that the stream is complete.
+
+        Returns:
+            The manifest entries of all shards, in order.
+        """
+        if self._pending:
+            self._close_shard()
+        write_json(self.folder / f"{self.prefix}.json", [asdict(entry) for entry in self.entries])
+        return self.entries
+
+    def _close_shard(self) -> None:
+        while True:
+            try:
+                return self._write_shard()
+            except OSError as error:
+                if error.errno not in _DISK_FULL or not self._make_room():
+                    raise
+
+    def _write_shard(self) -> None:
+        path = self.folder / f"{self.prefix}-{len(self.entries):06d}.tar"
+        sha256 = hashlib.sha256()
+        size = 0
+        with atomic_file(path) as temporary, temporary.open("wb") as stream:
+            for part in self._tar_parts():
+                # Hashed while it is at hand: reading the file again takes as long as writing it.
+                sha256.update(part)
+                size += stream.write(part)
+            end = end_of_tar(size)
+            sha256.update(end)
+            size += stream.write(end)
+        entry = FileEntry(path.name, len(self._pending), size, sha256.hexdigest())
+        write_json(path.with_suffix(".json"), asdict(entry))
+        self.entries.append(entry)
+        self._pending = []
+
+    def _tar_parts(self) -> Iterator[bytes]:
+        """The members of each sample, in the order of their suffixes, as webdataset has them."""
+        seen: Counter[str] = Counter()
+        for sample in self._pending:
+            name = member_name(sample.name)
+            seen[name] += 1
+            # The same pair twice in one shard would read back as one sample.
+            unique = name if seen[name] == 1 else f"{name}+{seen[name]}"
+            info = json.dumps(sample.info, ensure_ascii=False)
+            contents = {
+                sample.suffix: sample.image,
+                "txt": sample.caption.encode(),
+                "json": info.encode(),
+            }
+            for suffix in sorted(contents):
+                yield member(f"{unique}.{suffix}", contents[suffix])
+
+
+class ClosedShard(Sequence[Sample]):
+    """The samples of one shard, each read when it is asked for.
+
+    The file stays open as long as the object is there, so that it may be removed meanwhile.
+    """
+
+    def __init__(self, folder: Path, entry: FileEntry) -> None:
+        """Check the whole tar against its manifest entry.
+
+        Raises:
+            DamagedError: It differs, or a sample is not whole.
+        """
+        # Before its import: then it refuses pipes and pickles, of which nothing here makes use.
+        os.environ.setdefault("WDS_SECURE", "1")
+        import webdataset as wds  # imports torch
+
+        self._path = check_file(folder, entry)
+        url = str(self._path)
+        try:
+            with self._path.open("rb") as stream:
+                self._content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            members = tar_members(self._content)
+            files = ({"fname": m.name, "data": m, "__url__": url} for m in members)
+            self._samples = list(wds.tariterators.group_by_keys(files))
+        except (tarfile.TarError, ValueError) as error:
+            raise DamagedError(f"{self._path} is no shard: {error}") from error
+        seen: set[str] = set()
+        for key in (members["__key__"] for members in self._samples):
+            if key in seen:
+                raise DamagedError(f"sample {key!r} of {self._path} is in pieces, others between")
+            seen.add(key)
+        if len(self._samples) != entry.rows:
+            raise DamagedError(
+                f"{self._path} has {len(self._samples)} samples; its manifest says {entry.rows}"
+            )
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @overload
+    def __getitem__(self, row: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> Sequence[Sample]: ...
+
+    def __getitem__(self, row: int | slice) -> Sample | Sequence[Sample]:
+        """A sample by its number, or several.
+
+        Raises:
+            DamagedError: It lacks a member.
+        """
+        if isinstance(row, slice):
+            return [self[number] for number in range(*row.indices(len(self)))]
+        members = self._samples[row]
+        fields = {
+            name: self._content[member.start : member.end]
+            for name, member in members.items()
+            if isinstance(member, TarMember)
+        }
+        return _sample(self._path, members["__key__"], fields)
+
+
+def read_shard(folder: Path, entry: FileEntry) -> Iterator[Sample]:
+    """The samples of one shard, in order.
+
+    Raises:
+        DamagedError: The tar differs from its manifest entry, or a sample lacks a member.
+    """
+    yield from ClosedShard(folder, entry)
+
+
+def closed_shards(folder: Path, prefix: str) -> list[FileEntry]:
+    """The entries of the whole shards from `{prefix}-000000.tar` on; what follows a damaged one,
+    or one that was never closed, is removed.
+    """
+    entries: list[FileEntry] = []
+    (folder / f"{prefix}.json").unlink(missing_ok=True)  # complete once it is written again
+    with contextlib.suppress(DamagedError):
+        while (path := folder / f"{prefix}-{len(entries):06d}.tar").exists():
+            entry = shard_entry(path)
+            check_file(folder, entry)
+            entries.append(entry)
+    remove_shards(folder, prefix, first=len(entries))
+    return entries
+
+
+def remove_shards(folder: Path, prefix: str, *, first: int = 0) -> None:
+    """Remove the shards of a lane from number `first` on."""
+    for path in folder.glob(f"{prefix}-*"):
+        if int(path.stem.removeprefix(f"{prefix}-")) >= first:
+            path.unlink()
+
+
+def shard_entry(path: Path) -> FileEntry:
+    """The manifest entry that lies beside a closed tar.
+
+    Raises:
+        DamagedError: It is missing or damaged.
+    """
+    described = path.with_suffix(".json")
+    return file_entry(read_json(described), str(described))
+
+
+def _sample(path: Path, key: str, fields: Mapping[str, bytes]) -> Sample:
+    suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in fields), None)
+    missing = [name for name in ("txt", "json") if name not in fields]
+    if suffix is None or missing:
+        lacking = " and ".join([*missing, *([] if suffix else ["image"])])
+        raise DamagedError(f"sample {key!r} of {path} has no {lacking} member")
+    info = json.loads(fields["json"])
+    return Sample(fields[suffix], suffix, fields["txt"].decode(), info)

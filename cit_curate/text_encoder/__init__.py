@@ -1,0 +1,1 @@
+"""Captions to vectors, under one fixed version of a text tower."""
