@@ -13,11 +13,11 @@ if TYPE_CHECKING:
         TrainConfig,
         replace_fields,
     )
+    from cit_train.loop.watcher import Watcher
     from cit_train.models.load import load_dual_encoder
     from cit_train.models.released import dual_encoder_from_config
     from cit_train.outer_loop import train
-    from cit_train.stopping import StoppedError
-    from cit_train.watcher import Watcher
+    from cit_train.ranks.stopping import StoppedError
 
 __all__ = [
     "EvalConfig",
@@ -41,9 +41,9 @@ _MODULES = {
     "EvaluationConfig": "cit_train.config",
     "ModelConfig": "cit_train.config",
     "RunConfig": "cit_train.config",
-    "StoppedError": "cit_train.stopping",
+    "StoppedError": "cit_train.ranks.stopping",
     "TrainConfig": "cit_train.config",
-    "Watcher": "cit_train.watcher",
+    "Watcher": "cit_train.loop.watcher",
     "dual_encoder_from_config": "cit_train.models.released",
     "load_dual_encoder": "cit_train.models.load",
     "replace_fields": "cit_train.config",

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from cit_curate.errors import CitError, ConfigError
 from cit_curate.storage.fail_points import fail_at
+from cit_train.ranks.status import STOPPED, exit_code_of, message_of
+from cit_train.ranks.stopping import EndedBySignal
 from cit_train.standard_streams import open_streams
-from cit_train.status import STOPPED, exit_code_of, message_of
-from cit_train.stopping import EndedBySignal
 
 # Verb -> what it does in a line, and the function; imported only when it is asked for.
 VERBS = {
@@ -47,7 +47,7 @@ VERBS = {
         "cit_curate.curation.command:curate",
     ),
     "train": ("train on pairs that are curated while training", "cit_train.train_command:main"),
-    "sweep": ("the runs of a sweep, one after another", "cit_train.sweep_command:main"),
+    "sweep": ("the runs of a sweep, one after another", "cit_train.launch.sweep_command:main"),
     "sweep status": (
         "how the runs of a sweep, or of a folder, stand",
         "cit_train.launch.status_command:status",
@@ -62,19 +62,19 @@ VERBS = {
     ),
     "convert moco": (
         "MoCo-v3's checkpoint to a Hugging Face directory",
-        "cit_train.convert_command:convert_moco",
+        "cit_train.hub.convert_command:convert_moco",
     ),
     "convert augreg": (
         "an AugReg ViT to a Hugging Face directory",
-        "cit_train.convert_command:convert_augreg",
+        "cit_train.hub.convert_command:convert_augreg",
     ),
     "convert swag": (
         "a SWAG ViT to a Hugging Face directory",
-        "cit_train.convert_command:convert_swag",
+        "cit_train.hub.convert_command:convert_swag",
     ),
     "convert checkpoint": (
         "the original CiT's checkpoint to a Hugging Face directory",
-        "cit_train.convert_command:convert_checkpoint",
+        "cit_train.hub.convert_command:convert_checkpoint",
     ),
     "predict": (
         "zero-shot classes of one image or many",
@@ -90,10 +90,10 @@ VERBS = {
         "cit_curate.run.exports.counts_command:import_counts",
     ),
     "report": ("one HTML page that shows what was picked", "cit_curate.run.commands:report"),
-    "verify": ("check every byte of a run or a pool", "cit_train.damage.commands:verify"),
+    "verify": ("check every byte of a run or a pool", "cit_train.loop.recovery.commands:verify"),
     "repair": (
         "mend a run or a pool: what can be made again is",
-        "cit_train.damage.commands:repair",
+        "cit_train.loop.recovery.commands:repair",
     ),
 }
 # Verbs that read their own arguments, because what comes first decides the flags.

@@ -9,19 +9,19 @@ from cit_curate.run.ledger import Run
 from cit_curate.storage.durable import check_room
 from cit_curate.storage.lock import owner_lock
 from cit_curate.storage.remote import refuse_remote_run
-from cit_train.attempt import attempt
-from cit_train.batches import open_batches
-from cit_train.commit import commit_step, end_run, save_within_step, stop_here
 from cit_train.config import RunConfig
-from cit_train.curating import curated
-from cit_train.evaluating import after_update, evaluated, is_done
-from cit_train.preflight import allow_open_files
-from cit_train.resuming import resumed, within_step
-from cit_train.session import Session, open_session
-from cit_train.step_batches import open_streams, updates
-from cit_train.tensorboard import TensorBoardWatcher
-from cit_train.threads import compute_threads
-from cit_train.watcher import Watcher, Watchers
+from cit_train.loop.commit import commit_step, end_run, save_within_step, stop_here
+from cit_train.loop.curate_step import curated
+from cit_train.loop.evaluate_step import after_update, evaluated, is_done
+from cit_train.loop.resume import resumed, within_step
+from cit_train.loop.session import Session, open_session
+from cit_train.loop.tensorboard import TensorBoardWatcher
+from cit_train.loop.updates import open_streams, updates
+from cit_train.loop.watcher import Watcher, Watchers
+from cit_train.ranks.attempt import attempt
+from cit_train.ranks.preflight import allow_open_files
+from cit_train.ranks.threads import compute_threads
+from cit_train.streaming.batches import open_batches
 
 
 def train(

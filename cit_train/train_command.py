@@ -110,7 +110,7 @@ def one_pool_flag(args: Sequence[str]) -> list[str]:
 
 
 def _launch(config: RunConfig, num_ranks: int, args: Sequence[str], out: Path) -> None:
-    from cit_train.torchrun import launch
+    from cit_train.ranks.torchrun import launch
 
     if num_ranks < 1 or config.curate.lanes % num_ranks:
         raise ConfigError(
@@ -142,15 +142,15 @@ def _train(
     as_json: bool,
 ) -> None:
     from cit_curate.run.ledger import Run
-    from cit_train.inputs import check_inputs
+    from cit_train.loop.inputs import check_inputs
 
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other")
     if "WORLD_SIZE" not in os.environ:  # else another rank may have begun the run already
         check_inputs(config, out, resume=resume, overwrite=overwrite)
     # Names are right. These import torch, which takes seconds.
+    from cit_train.loop.progress import is_shown, watching
     from cit_train.outer_loop import train
-    from cit_train.progress import is_shown, watching
 
     is_there = resume and (out / "config.json").is_file()
     before = Run.open(out).commits()[-1:] if is_there else []

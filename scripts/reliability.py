@@ -48,7 +48,7 @@ test holds its rows and tests to the marks.
 _LOAD = """\
 ## Load
 
-`pytest tests/cit_train/test_soak.py -m slow -s --soak-minutes 20`, once, 2026-11-27, on 2 cores
+`pytest tests/cit_train/loop/test_soak.py -m slow -s --soak-minutes 20`, once, 2026-11-27, on 2 cores
 with other tests beside it: a training of tiny towers with an update an outer step, one loader
 worker and `--keep-shards 4` made 7,434 outer steps. From the first half to the second, at most:
 

@@ -210,8 +210,8 @@ def _summary(lines: Sequence[ArmResult]) -> tuple[str, ...]:
 
 def _run_arm(arm: str, config: RunConfig, out: Path, say: Callable[[str], None]) -> ArmResult:
     """Train one arm, or take it up where it stopped."""
+    from cit_train.loop.progress import TerminalWatcher
     from cit_train.outer_loop import train
-    from cit_train.progress import TerminalWatcher
 
     seed, updates = config.curate.seed, config.train.max_updates
     name = arm.replace(" ", "-")

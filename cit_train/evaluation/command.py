@@ -191,8 +191,8 @@ def _evaluate_folder(
     json: bool,
 ) -> None:
     from cit_curate.text_encoder.encoder import choose_device
-    from cit_train.evaluation.image_folder import ImageFolder
     from cit_train.evaluation.prompts import choose_prompts
+    from cit_train.evaluation.readers.image_folder import ImageFolder
     from cit_train.evaluation.zero_shot import evaluate as evaluate_folder
     from cit_train.evaluation.zero_shot import pooled_images
     from cit_train.models.load import load_dual_encoder

@@ -7,14 +7,14 @@ from transformers import PreTrainedTokenizerBase, VisionTextDualEncoderModel
 from cit_curate.errors import ConfigError
 from cit_curate.metadata.tasks import Metric, load_task
 from cit_train.config import EvaluationConfig
-from cit_train.evaluation.image_folder import ImageFolder
-from cit_train.evaluation.labelled_images import LabelledImages
 from cit_train.evaluation.open_task import open_task
-from cit_train.evaluation.pooled_images import (
+from cit_train.evaluation.prompts import DEFAULT_PROMPTS, choose_prompts
+from cit_train.evaluation.readers.image_folder import ImageFolder
+from cit_train.evaluation.readers.labelled_images import LabelledImages
+from cit_train.evaluation.readers.pooled_images import (
     PooledImages,
     pooled_images,
 )
-from cit_train.evaluation.prompts import DEFAULT_PROMPTS, choose_prompts
 from cit_train.evaluation.zero_shot import Evaluation, evaluate
 from cit_train.models.freeze import trains_vision_tower
 

@@ -13,7 +13,7 @@ from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.metadata.tasks import Task
 from cit_curate.records import Int64
-from cit_train.evaluation.labelled_images import FoundImages, LabelledImages
+from cit_train.evaluation.readers.labelled_images import FoundImages, LabelledImages
 
 __all__ = ["attach", "match_names"]
 

@@ -8,14 +8,14 @@ from types import MappingProxyType
 from cit_curate.errors import ConfigError
 from cit_curate.metadata.entries import read_utf8
 from cit_curate.metadata.tasks import TASK_NAMES, Task, load_task
-from cit_train.evaluation.cifar_binary import CIFAR_VERSIONS, open_cifar_binary
-from cit_train.evaluation.file_list import FILE_LISTS, open_file_list
-from cit_train.evaluation.image_folder import ImageFolder
-from cit_train.evaluation.labelled_images import FoundImages, LabelledImages
 from cit_train.evaluation.labels import attach
-from cit_train.evaluation.parquet_export import find_parquet, open_parquet_export
-from cit_train.evaluation.torchvision_sets import TORCHVISION_SETS, open_torchvision_set
-from cit_train.evaluation.webdataset_export import find_shards, open_webdataset_export
+from cit_train.evaluation.readers.cifar_binary import CIFAR_VERSIONS, open_cifar_binary
+from cit_train.evaluation.readers.file_list import FILE_LISTS, open_file_list
+from cit_train.evaluation.readers.image_folder import ImageFolder
+from cit_train.evaluation.readers.labelled_images import FoundImages, LabelledImages
+from cit_train.evaluation.readers.parquet_export import find_parquet, open_parquet_export
+from cit_train.evaluation.readers.torchvision_sets import TORCHVISION_SETS, open_torchvision_set
+from cit_train.evaluation.readers.webdataset_export import find_shards, open_webdataset_export
 
 __all__ = ["NoDataError", "open_task", "task_folder", "task_names"]
 

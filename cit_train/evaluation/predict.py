@@ -15,11 +15,11 @@ from cit_curate.errors import NotFiniteError
 from cit_curate.images.decoders import decoders
 from cit_curate.images.read import ImageRejected, read_image_bytes
 from cit_curate.sources.folder import IMAGE_SUFFIXES
-from cit_train.evaluation.class_mapping import ClassLabels
-from cit_train.evaluation.image_folder import images_below
+from cit_train.evaluation.readers.class_mapping import ClassLabels
+from cit_train.evaluation.readers.image_folder import images_below
 from cit_train.evaluation.zero_shot import RejectedImage
 from cit_train.models.freeze import with_head
-from cit_train.pooled_vision import PooledVision
+from cit_train.models.pooled_vision import PooledVision
 from cit_train.transforms import Normalizer, eval_view, image_statistics
 
 __all__ = ["Guess", "Prediction", "find_images", "predict_images"]

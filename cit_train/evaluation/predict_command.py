@@ -15,8 +15,8 @@ from cit_curate.terminal import add_row, count_and_rate, draw, print_line, progr
 from cit_curate.text_encoder.hub import HUB_PREFIX, hub_folder
 
 if TYPE_CHECKING:  # they import torch, which `--help` must not wait for
-    from cit_train.evaluation.class_mapping import ClassLabels
     from cit_train.evaluation.predict import Prediction
+    from cit_train.evaluation.readers.class_mapping import ClassLabels
     from cit_train.evaluation.zero_shot import RejectedImage
 
 
@@ -65,8 +65,8 @@ def predict(
     classes = load_metadata(MetadataConfig(metadata=labels, metadata_column=labels_column))
     # These import torch, which takes seconds.
     from cit_curate.text_encoder.encoder import choose_device
-    from cit_train.evaluation.class_mapping import map_classes, plain_labels
     from cit_train.evaluation.predict import Prediction, find_images, predict_images
+    from cit_train.evaluation.readers.class_mapping import map_classes, plain_labels
     from cit_train.evaluation.zero_shot import class_features
     from cit_train.models.load import load_dual_encoder
 

@@ -12,11 +12,11 @@ from transformers import PreTrainedTokenizerBase, VisionTextDualEncoderModel
 
 from cit_curate.errors import CitError, ConfigError, NotFiniteError, ResourceError
 from cit_curate.metadata.tasks import TASK_NAMES, Metric, load_task
-from cit_train.evaluation.labelled_images import spread_rows
 from cit_train.evaluation.metrics import Interval
 from cit_train.evaluation.open_task import NoDataError, open_task
-from cit_train.evaluation.pooled_images import pooled_images
 from cit_train.evaluation.prompts import choose_prompts
+from cit_train.evaluation.readers.labelled_images import spread_rows
+from cit_train.evaluation.readers.pooled_images import pooled_images
 from cit_train.evaluation.zero_shot import evaluate
 
 __all__ = ["SuiteOptions", "TaskResult", "mean_value", "run_suite", "suite_report"]

@@ -24,14 +24,14 @@ from cit_train.evaluation.metrics import (
     score,
     top5_hits,
 )
-from cit_train.evaluation.pooled_images import (
+from cit_train.evaluation.prompts import NAME_ONLY
+from cit_train.evaluation.readers.pooled_images import (
     PooledImages,
     RejectedImage,
     encoding,
     pooled_images,
     project,
 )
-from cit_train.evaluation.prompts import NAME_ONLY
 
 __all__ = [
     "NAME_ONLY",

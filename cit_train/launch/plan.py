@@ -96,7 +96,7 @@ def _training(name: str, given: Sequence[str], out: Path | None, own: Collection
 def _sweep(
     name: str, given: Sequence[str], out: Path | None, only: str, own: Collection[str]
 ) -> Plan:
-    from cit_train import sweep_command
+    from cit_train.launch import sweep_command
 
     _check_flags(given, flat(SWEEPS[name].base()), own)
     configs = _resolved(sweep_command.main, name, [*given, "--only", only] if only else given)

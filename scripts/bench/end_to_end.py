@@ -17,9 +17,9 @@ from typing import Any
 from cit_train.config import RunConfig, replace_fields
 from cit_train.evaluation.evaluator import Evaluator
 from cit_train.evaluation.zero_shot import Evaluation
+from cit_train.inner_loop.trainer import TrainState, UpdateReport
+from cit_train.loop.watcher import Watcher
 from cit_train.outer_loop import train
-from cit_train.trainer import TrainState, UpdateReport
-from cit_train.watcher import Watcher
 from scripts.bench.plain_loop import PlainLoop
 from scripts.bench.side_by_side import Comparison, Timing, add_output, show
 from scripts.bench.train_step import demo_config

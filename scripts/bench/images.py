@@ -27,10 +27,10 @@ from cit_curate.images.read import ImageRejected, check_image, read_image
 from cit_curate.images.shard_image import shard_image
 from cit_curate.run.ledger import step_folder
 from cit_curate.run.shards import Sample, ShardWriter
-from cit_train.batches import BatchStream, StreamConfig, open_batches
-from cit_train.stream import lane_prefix
+from cit_train.streaming.batches import BatchStream, StreamConfig, open_batches
+from cit_train.streaming.shard_stream import lane_prefix
+from cit_train.streaming.views import ViewMaker, empty_views
 from cit_train.transforms import train_view
-from cit_train.views import ViewMaker, empty_views
 from scripts.bench.side_by_side import Comparison, Timing, add_output, show, take_turns
 
 BATCH_SIZE = 64

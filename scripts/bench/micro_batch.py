@@ -60,7 +60,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     """Peak of memory above what the model takes, and seconds of some updates."""
     import torch
 
-    from cit_train.session import open_session
+    from cit_train.loop.session import open_session
 
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(_config(asked, Path(folder)), Path(folder) / "run")
@@ -90,7 +90,7 @@ def _peak(device: str) -> int:
 def _batches(asked: argparse.Namespace) -> list[Any]:
     import torch
 
-    from cit_train.batches import LaneBatch
+    from cit_train.streaming.batches import LaneBatch
 
     with open(asked.captions, newline="", encoding="utf-8") as stream:  # noqa: PTH123
         captions = [row[asked.column] for row in csv.DictReader(stream)]

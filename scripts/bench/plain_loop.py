@@ -20,11 +20,11 @@ from cit_curate.images.read import ImageRejected, read_image
 from cit_curate.pool.pool import Pool
 from cit_curate.text_encoder.encoder import load_text_tower
 from cit_train.config import RunConfig
-from cit_train.losses import contrastive_loss
+from cit_train.inner_loop.losses import contrastive_loss
+from cit_train.inner_loop.optim import learning_rate, parameter_groups, set_learning_rates
 from cit_train.models.dual_encoder import build_dual_encoder
 from cit_train.models.freeze import freeze, set_train_mode
 from cit_train.models.towers import load_vision_tower
-from cit_train.optim import learning_rate, parameter_groups, set_learning_rates
 from cit_train.transforms import Normalizer, image_statistics, train_view
 
 Pair = dict[str, Any]

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from cit_curate.images.read import ImageRejected, check_image
-from cit_train.batches import LaneBatch
 from cit_train.config import RunConfig, replace_fields
-from cit_train.session import open_session
-from cit_train.trainer import Trainer, TrainState
-from cit_train.views import ViewMaker, empty_views
+from cit_train.inner_loop.trainer import Trainer, TrainState
+from cit_train.loop.session import open_session
+from cit_train.streaming.batches import LaneBatch
+from cit_train.streaming.views import ViewMaker, empty_views
 from scripts.bench.plain_loop import PlainLoop
 from scripts.bench.side_by_side import Comparison, Timing, add_output, show, take_turns
 

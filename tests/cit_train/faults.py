@@ -24,12 +24,13 @@ import torch
 from cit_curate.curation.curator import Curator
 from cit_curate.errors import NotFiniteError
 from cit_curate.images.decoders import decoders
-from cit_train import commit, evaluating, stream
-from cit_train.checkpoint import save_checkpoint
 from cit_train.config import RunConfig
 from cit_train.evaluation.evaluator import Evaluator
+from cit_train.inner_loop.trainer import Trainer
+from cit_train.loop import commit, evaluate_step
+from cit_train.loop.recovery.checkpoint import save_checkpoint
 from cit_train.outer_loop import train
-from cit_train.trainer import Trainer
+from cit_train.streaming import shard_stream
 
 Change = Callable[[Any, str, Any], None]
 
@@ -126,13 +127,13 @@ def _curate(strike: Callable[..., None], change: Change) -> None:
 
 
 def _stream(strike: Callable[..., None], change: Change) -> None:
-    add = stream.ShardStream._add
+    add = shard_stream.ShardStream._add
 
     def added(self: Any, writer: Any, sample: Any) -> None:
         strike(self.scan.update)
         add(self, writer, sample)
 
-    change(stream.ShardStream, "_add", added)
+    change(shard_stream.ShardStream, "_add", added)
 
 
 def _train(strike: Callable[..., None], change: Change) -> None:
@@ -151,7 +152,7 @@ def _save(strike: Callable[..., None], change: Change) -> None:
         save_checkpoint(folder, snapshot)
 
     change(commit, "save_checkpoint", saved)
-    change(evaluating, "save_checkpoint", saved)
+    change(evaluate_step, "save_checkpoint", saved)
 
 
 def _evaluate(strike: Callable[..., None], change: Change) -> None:

@@ -36,9 +36,9 @@ from cit_curate.run.subset import subset_pool
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.yfcc import COLUMNS
 from cit_curate.text_encoder.encoder import encode, load_tokenizer, tokenizer_key
+from cit_train.inner_loop.trainer import TrainState
+from cit_train.loop.watcher import StepNumbers, Watcher
 from cit_train.outer_loop import train
-from cit_train.trainer import TrainState
-from cit_train.watcher import StepNumbers, Watcher
 
 Job = Callable[[Path, Path], None]
 

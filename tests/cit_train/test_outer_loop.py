@@ -29,10 +29,10 @@ from cit_curate.run.shards import ShardWriter
 from cit_curate.sources.columns import Columns
 from cit_curate.storage.lock import owner_lock
 from cit_train.config import replace_fields
+from cit_train.inner_loop.trainer import TrainState, UpdateReport
+from cit_train.loop.session import open_session
+from cit_train.loop.watcher import Watcher
 from cit_train.outer_loop import train, train_session
-from cit_train.session import open_session
-from cit_train.trainer import TrainState, UpdateReport
-from cit_train.watcher import Watcher
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_the_checkpoint_loads_without_us_and_gives_the_similarities_of_our_evalu
 
 def first_similarity(folder: Path, pictures: Path) -> float:
     """Cosine of the first picture and the first class, by our evaluation's own functions."""
-    from cit_train.evaluation.image_folder import ImageFolder
+    from cit_train.evaluation.readers.image_folder import ImageFolder
     from cit_train.evaluation.zero_shot import class_features, pooled_images, project
     from cit_train.models.load import load_dual_encoder
 

@@ -6,8 +6,9 @@ import pytest
 
 from cit_curate.errors import ConfigError
 from cit_curate.metadata.tasks import TASK_NAMES
-from cit_train import sweep_command, train_command
+from cit_train import train_command
 from cit_train.config import RunConfig, flat, replace_fields
+from cit_train.launch import sweep_command
 from cit_train.recipes import EVAL_RECIPES, RECIPES
 from cit_train.sweeps import SWEEPS
 

@@ -123,7 +123,7 @@ FINE = {
     ("cit_train/cli.py", "overview()"),
     ("cit_train/cli.py", "f'{printable_lines(message)}\\n'"),
     ("cit_train/launch/command.py", "_overview()"),
-    ("cit_train/sweep_command.py", "_overview()"),
+    ("cit_train/launch/sweep_command.py", "_overview()"),
     ("cit_train/train_command.py", "_overview()"),
 }
 

@@ -19,9 +19,8 @@ from cit_curate.text_encoder.texts import Texts
 from indexes.protocol import MetadataIndex, Queries
 
 REASON = "broken_vector"
-# The budget of an outer step and lane, as for images that cannot be opened (`cit_train.stream`): so
-# many one after the other, or a share of the captions scanned, which means something once there are
-# as many.
+# The limit of an outer step and lane, as for images that cannot be opened: so many one after the
+# other, or a share of the captions scanned, which means something once there are as many.
 MAX_RATIO = 0.01
 MAX_IN_A_ROW = 100
 _SHOWN_CHARS = 80

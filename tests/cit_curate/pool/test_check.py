@@ -13,7 +13,7 @@ from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.pool.check import check_pool, repair_pool, verify_pool
 from cit_curate.pool.pool import Pool
 from cit_curate.sources.columns import Columns
-from cit_train.damage import commands
+from cit_train.loop.recovery import commands
 
 
 @pytest.fixture

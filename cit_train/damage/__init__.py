@@ -1,1 +1,0 @@
-"""What is damaged in a run, and what can be made again: `cit verify` and `cit repair`."""

@@ -1,0 +1,221 @@
+"""Pictures through the frozen part of a vision tower, once, and through the rest, again and again.
+
+With a frozen vision tower the pictures are decoded and encoded once (`pooled_images`); an
+evaluation during training then costs a projection and the class texts.
+"""
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import VisionTextDualEncoderModel
+
+from cit_curate.errors import BadInputError, NotFiniteError
+from cit_curate.images.read import ImageRejected
+from cit_curate.records import Int64
+from cit_train.evaluation.readers.labelled_images import ImageFiles, Images
+from cit_train.models.freeze import with_head
+from cit_train.models.pooled_vision import PooledVision
+from cit_train.transforms import Normalizer, eval_view, image_statistics
+
+__all__ = [
+    "PooledImages",
+    "RejectedImage",
+    "encoding",
+    "pooled_images",
+    "project",
+]
+
+MAX_REJECTED_RATIO = 0.01
+
+IMAGES_PER_BATCH = 64
+# Batches that are being decoded while the tower encodes another.
+BATCHES_AHEAD = 2
+# Rows of a pass through the trainable part.
+IMAGES_PER_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class RejectedImage:
+    """A picture that was left out, and why."""
+
+    title: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class PooledImages:
+    """What the vision tower gives below its head, of the pictures it could read.
+
+    Attributes:
+        vectors: float32 [images, width], on the CPU; not normalised.
+        rows: int64 [images], position of each among all pictures.
+        rejected: The others, in their order.
+    """
+
+    vectors: Tensor
+    rows: Tensor
+    rejected: tuple[RejectedImage, ...]
+
+
+def pooled_images(
+    model: VisionTextDualEncoderModel,
+    images: Images | Sequence[Path],
+    *,
+    rows: Int64 | None = None,
+    batch_size: int | None = None,
+    num_threads: int | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> PooledImages:
+    """Decode pictures and encode them with the frozen part of the vision tower.
+
+    Valid as long as that part's weights are. The tower is in eval mode meanwhile, in float32, and
+    as before afterwards. A few batches of pixels are in memory at any time, whatever the number of
+    pictures.
+
+    Args:
+        model: The dual encoder, on any device.
+        images: A reader's, or the paths of image files; at least one.
+        rows: int64, positions of those to take; None = all.
+        batch_size: Pictures that are decoded and encoded together; None = what suits the device.
+        num_threads: That decode; None = as many as there are cores.
+        on_batch: Told the pictures looked at so far, after each batch.
+
+    Returns:
+        The vectors in the order of the pictures. Unreadable ones are left out and named.
+
+    Raises:
+        BadInputError: More than 1 % of the pictures cannot be read.
+        NotFiniteError: A vector has a NaN or an infinity; the message names its picture.
+    """
+    images = ImageFiles(images) if isinstance(images, Sequence) else images
+    rows = np.arange(len(images), dtype=np.int64) if rows is None else rows
+    if not len(rows):
+        raise ValueError("there are no pictures to encode; give at least one path")
+    statistics = image_statistics(model.config.vision_config)
+    vision = _tower_below_head(model, batch_size)
+    if batch_size is None:
+        # Full passes where passes are large (a GPU), enough for all threads where they are small.
+        batch_size = max(IMAGES_PER_BATCH, vision.rows)
+    vectors: list[Tensor] = []
+    used: list[int] = []
+    rejected: list[RejectedImage] = []
+    seen = 0
+    with encoding(model):
+        for batch in _decoded(images, rows, statistics.side, batch_size, num_threads):
+            views = [view for view in batch if isinstance(view, Tensor)]
+            used += [
+                int(rows[seen + at]) for at, view in enumerate(batch) if isinstance(view, Tensor)
+            ]
+            rejected += [view for view in batch if isinstance(view, RejectedImage)]
+            if views:
+                vectors.append(vision(torch.stack(views)))
+            seen += len(batch)
+            if on_batch is not None:
+                on_batch(seen)
+    _check_rejected(rejected, len(rows))
+    found = PooledImages(torch.cat(vectors), torch.tensor(used), tuple(rejected))
+    unusable = (~found.vectors.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if unusable:
+        raise NotFiniteError(
+            f"the vision tower gives NaN or infinity for {images.title(used[unusable[0]])} "
+            f"(and {len(unusable) - 1} further pictures); its weights are broken"
+        )
+    return found
+
+
+def project(model: VisionTextDualEncoderModel, pooled: PooledImages) -> Tensor:
+    """Image features: vectors through the tower's head and the visual projection as they are now.
+
+    Args:
+        model: The dual encoder that `pooled` is of, on any device.
+        pooled: From `pooled_images`.
+
+    Returns:
+        float32 [images, dim], unit norm, on the CPU.
+    """
+    features = []
+    with encoding(model):
+        for start in range(0, len(pooled.vectors), IMAGES_PER_BLOCK):
+            block = pooled.vectors[start : start + IMAGES_PER_BLOCK]
+            pooled_output = with_head(model.vision_model, block.to(model.logit_scale.device))
+            projected = model.visual_projection(pooled_output)
+            features.append(functional.normalize(projected.float(), dim=-1).cpu())
+    return torch.cat(features)
+
+
+@contextmanager
+def encoding(model: VisionTextDualEncoderModel) -> Iterator[None]:
+    """Eval mode, float32 and no gradients; each module's own mode is restored, whatever happens.
+
+    `no_grad` and not `inference_mode`: pooled vectors may be trained on later.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad(), torch.autocast(model.logit_scale.device.type, enabled=False):
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _tower_below_head(model: VisionTextDualEncoderModel, batch_size: int | None) -> PooledVision:
+    statistics = image_statistics(model.config.vision_config)
+    normalizer = Normalizer(statistics.mean, statistics.std)
+    vision = PooledVision(model.vision_model, normalizer, model.logit_scale.device)
+    vision.rows = min(vision.rows, batch_size or vision.rows)
+    return vision
+
+
+def _decoded(
+    images: Images, rows: Int64, side: int, batch_size: int, num_threads: int | None
+) -> Iterator[list[Tensor | RejectedImage]]:
+    """Batches of views uint8 [3, side, side], in order; a bounded number is decoded ahead."""
+    starts = iter(range(0, len(rows), batch_size))
+    ahead: deque[list[Future[Tensor | RejectedImage]]] = deque()
+    workers = num_threads or os.cpu_count() or 1
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as threads:
+
+        def submit(start: int) -> None:
+            batch = rows[start : start + batch_size].tolist()
+            ahead.append([threads.submit(_view, images, row, side) for row in batch])
+
+        try:
+            for start in itertools.islice(starts, BATCHES_AHEAD):
+                submit(start)
+            while ahead:
+                views = [future.result() for future in ahead.popleft()]
+                for start in itertools.islice(starts, 1):
+                    submit(start)
+                yield views
+        finally:
+            # An error elsewhere must not wait for pictures that nobody will see.
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _view(images: Images, row: int, side: int) -> Tensor | RejectedImage:
+    try:
+        return eval_view(images.read(row), side=side)
+    except ImageRejected as error:
+        return RejectedImage(images.title(row), error.reason, error.detail)
+
+
+def _check_rejected(rejected: list[RejectedImage], num_images: int) -> None:
+    if len(rejected) <= MAX_REJECTED_RATIO * num_images:
+        return
+    shown = "; ".join(f"{image.title}: {image.reason} ({image.detail})" for image in rejected[:3])
+    raise BadInputError(
+        f"{len(rejected)} of {num_images} pictures cannot be read, more than "
+        f"{MAX_REJECTED_RATIO:.0%}: {shown}{'; …' if len(rejected) > 3 else ''}"
+    )

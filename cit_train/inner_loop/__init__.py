@@ -1,0 +1,1 @@
+"""One update: from a batch to a gradient step."""

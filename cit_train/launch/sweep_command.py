@@ -1,0 +1,177 @@
+"""What `cit sweep` does: the runs of a sweep, one after another, and a table of them."""
+
+import difflib
+import json as json_format
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import tyro
+from rich.table import Table
+
+from cit_curate.errors import CitError, ConfigError
+from cit_curate.terminal import add_row, draw, one_line, print_line
+from cit_train.config import RunConfig, flat
+from cit_train.ranks.stopping import StoppedError
+from cit_train.recipes import recipe_help
+from cit_train.sweeps import SWEEPS
+from cit_train.train_command import one_pool_flag
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """One run of a sweep: how it ended, and its best evaluation.
+
+    Attributes:
+        name: The run's folder.
+        state: `finished`, or `failed`.
+        updates: Updates that are committed.
+        metric: What `value` is; empty when nothing was evaluated.
+        value: In percent.
+        seconds: Wall-clock time of this call.
+        message: What went wrong.
+    """
+
+    name: str
+    state: str
+    updates: int
+    metric: str
+    value: float | None
+    seconds: float
+    message: str
+
+
+def main(args: Sequence[str]) -> None:
+    """`cit sweep SWEEP …`: the sweep is looked up first, its base's fields are the flags.
+
+    Raises:
+        ConfigError: No such sweep, with the nearest spelling.
+        CitError: A run failed; the others were made all the same.
+    """
+    if not args or args[0] in ("-h", "--help"):
+        sys.stdout.write(_overview())
+        return
+    name = args[0]
+    if name not in SWEEPS:
+        close = difflib.get_close_matches(name, SWEEPS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"there is no sweep {name!r}; there are {', '.join(SWEEPS)}{hint}")
+
+    def sweep(
+        config: tyro.conf.OmitArgPrefixes[RunConfig] = SWEEPS[name].base(),  # noqa: B008 - frozen
+        *,
+        out: Path | None = None,
+        only: str = "",
+        print_config: bool = False,
+        json: bool = False,
+    ) -> None:
+        """Train every run of a sweep; what is finished stays, what was stopped goes on.
+
+        The sweep sets --metadata and --eval-task of each run; the other fields hold for all.
+
+            cit sweep SWEEP --pool POOL --eval-data ROOT
+            cit sweep SWEEP --pool POOL --eval-data ROOT --only food101,pets
+
+        Args:
+            config: What all runs share.
+            out: Folder of the runs, one sub-folder each; runs/SWEEP when left out.
+            only: Names of some runs, separated by commas.
+            print_config: Show the resolved fields of every run and do nothing else.
+            json: Print one JSON document at the end instead of a table.
+        """
+        _refuse_own_fields(config, SWEEPS[name].base())
+        runs = _chosen(SWEEPS[name].runs(config), only)
+        if print_config:
+            shown = {run: flat(each) for run, each in runs.items()}
+            sys.stdout.write(json_format.dumps(shown, indent=1) + "\n")
+            return
+        _sweep(runs, out or Path("runs") / name, as_json=json)
+
+    style = (tyro.conf.FlagCreatePairsOff,)
+    tyro.cli(sweep, prog=f"cit sweep {name}", args=one_pool_flag(args[1:]), config=style)
+
+
+def _refuse_own_fields(config: RunConfig, base: RunConfig) -> None:
+    """Stop at a flag whose value each run would replace by its own."""
+    given, own = flat(config), flat(base)
+    for field in ("metadata", "eval_task"):
+        if given[field] != own[field]:
+            flag = field.replace("_", "-")
+            raise ConfigError(
+                f"--{flag} {given[field]}: each run of a sweep has its own; choose runs with --only"
+            )
+
+
+def _chosen(runs: dict[str, RunConfig], only: str) -> dict[str, RunConfig]:
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    for name in names:
+        if name not in runs:
+            close = difflib.get_close_matches(name, runs, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ConfigError(f"--only: the sweep has no run {name!r}{hint}")
+    return {name: runs[name] for name in names or runs}
+
+
+def _sweep(runs: dict[str, RunConfig], out: Path, *, as_json: bool) -> None:
+    from cit_train.loop.progress import is_shown, watching
+    from cit_train.outer_loop import train
+
+    def say(text: str) -> None:
+        if is_shown():
+            print_line(text, stderr=True)
+
+    rows: list[SweepRow] = []
+    first_error: CitError | None = None
+    for number, (name, config) in enumerate(runs.items(), 1):
+        say(f"run {number} of {len(runs)}: {out / name}")
+        started = time.monotonic()
+        try:
+            with watching(config.train.max_updates, label=name) as watcher:
+                train(config, out / name, resume=True, watcher=watcher)
+            message = ""
+        except StoppedError as error:
+            raise StoppedError(
+                f"stopped in run {number} of {len(runs)}; the same command goes on from there"
+            ) from error
+        except CitError as error:
+            first_error, message = first_error or error, str(error)
+            say(f"{name} failed: {one_line(message)}")
+        rows.append(_row(out / name, message, time.monotonic() - started))
+    if is_shown():
+        if as_json:
+            sys.stdout.write(json_format.dumps([asdict(row) for row in rows]) + "\n")
+        else:
+            draw(_table(rows))
+    if first_error is not None:
+        raise first_error
+
+
+def _row(folder: Path, message: str, seconds: float) -> SweepRow:
+    from cit_curate.run.ledger import Run
+
+    commits = Run.open(folder).commits() if (folder / "config.json").is_file() else []
+    best = commits[-1].best if commits else None
+    state = "failed" if message else "finished"
+    updates = commits[-1].update if commits else 0
+    metric = str(best["metric"]) if best else ""
+    value = float(best["value"]) if best else None
+    return SweepRow(folder.name, state, updates, metric, value, seconds, message)
+
+
+def _table(rows: Sequence[SweepRow]) -> Table:
+    table = Table()
+    for heading in ("run", "state", "updates", "metric", "value %", "seconds"):
+        table.add_column(heading, justify="left" if heading in ("run", "metric") else "right")
+    for row in rows:
+        value = "–" if row.value is None else f"{row.value:.1f}"
+        cells = (row.name, row.state, f"{row.updates:,}", row.metric, value, f"{row.seconds:.0f}")
+        add_row(table, *cells)
+    return table
+
+
+def _overview() -> str:
+    lines = ["usage: cit sweep SWEEP [--FIELD VALUE ...] [--out FOLDER] [--only NAMES]", ""]
+    lines += ["sweeps:", *recipe_help({name: sweep.doc for name, sweep in SWEEPS.items()}), ""]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""One turn of the outer loop, phase by phase."""

@@ -1,0 +1,176 @@
+"""What `cit verify` and `cit repair` do, for runs and pools, and what they print."""
+
+import json as json_format
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.text import Text
+
+from cit_curate.errors import ConfigError, DamagedError, ResourceError
+from cit_curate.storage.durable import TEMPORARY_PREFIX
+from cit_curate.storage.findings import Findings, tell_findings
+from cit_curate.storage.lock import holder, owner_lock
+from cit_curate.storage.remote import remote_url
+from cit_curate.storage.replace_folder import settle
+from cit_curate.terminal import printable
+
+
+def verify(path: tyro.conf.Positional[Path], *, json: bool = False) -> None:
+    """Check every byte of a run or a pool: hashes, counts, footers. Ends with 4 if any is damaged.
+
+        cit verify RUN
+
+    Args:
+        path: The folder of a run or of a pool.
+        json: Print one JSON document: path, damaged, damage (file, what, advice), notes.
+    """
+    found = _checked(path, alone=False)
+    tell_findings(remote_url(path) or str(path), found, as_json=json)
+
+
+def repair(
+    path: tyro.conf.Positional[Path],
+    *,
+    pool: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Mend a run or a pool: what can be made again is, and what cannot is told, with code 4.
+
+    A ledger is set back to its last whole outer step, a run without its last checkpoint to the one
+    before; --resume makes again what came after. Shards are written again from the ledger and the
+    pool. What is taken out is put aside in RUN/damaged, but for what is made again to the byte.
+
+        cit repair RUN --dry-run
+        cit repair RUN
+
+    Args:
+        path: The folder of a run or of a pool.
+        pool: Of a run, the pool's folder; default the one it was made from. Of several, once for
+            each: --pool A --pool B, or --pool NAME:A when the run gave it another name.
+        dry_run: Tell what would be done, and do nothing.
+        json: Print one JSON document: path, done, failed, and what `cit verify` finds then.
+    """
+    if (url := remote_url(path)) is not None:
+        raise ConfigError(f"{url} is in a store, where nothing is mended")
+    with _only_writer(path, dry_run) as unlocked:
+        put_back = _put_back(path, dry_run)
+        done, failed = (
+            _repair_pool(path, dry_run) if _is_pool(path) else _repair_run(path, pool, dry_run)
+        )
+        done = [*unlocked, *put_back, *done]
+        # What is left is known once something has been done.
+        found = Findings() if dry_run and done else _checked(path)
+    name = str(path)
+    if json:
+        value: dict[str, Any] = {"path": name, "dry_run": dry_run, "done": done, "failed": failed}
+        sys.stdout.write(json_format.dumps({**value, **found.as_json()}) + "\n")
+        if failed or found.damage:
+            raise SystemExit(DamagedError.exit_code)
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for line in done:
+        console.print(Text(printable(f"dry run: {line}" if dry_run else line)))
+    if not done and not failed and not found.damage:
+        console.print(Text(printable(f"{name}: there is nothing to mend")))
+    if failed:
+        raise DamagedError("\n  ".join([f"{name} cannot be mended:", *failed]))
+    found.raise_damage(name)
+
+
+def _checked(path: Path, *, alone: bool = True) -> Findings:
+    """Everything that is damaged; unless `alone`, it is said when somebody writes there."""
+    writers = () if alone else [who for lock in _locks(path) if (who := holder(lock)) is not None]
+    if _is_pool(path):
+        from cit_curate.pool.check import check_pool
+
+        found = check_pool(path)
+    else:
+        from cit_curate.run.ledger import Run
+        from cit_train.loop.recovery.find import find_damage
+
+        _check_run(path)
+        found = find_damage(Run(path))
+    for who in writers:
+        found.notes.append(f"{who} writes there: what was in the making may look damaged")
+    return found
+
+
+def _locks(path: Path) -> tuple[Path, Path]:
+    """The locks of whoever trains or imports a run, and of whoever builds a pool or curates."""
+    path = path.absolute()
+    return path.with_name(f".{path.name}.lock"), path.with_name(f".lock-{path.name}")
+
+
+def _is_pool(path: Path) -> bool:
+    if remote_url(path) is not None:
+        return True
+    return (path / "pool.json").is_file() or (path / "pairs").is_dir()
+
+
+def _check_run(path: Path) -> None:
+    if not (path / "config.json").is_file() and not (path / "manifests").is_dir():
+        raise ConfigError(f"{path} is neither a run nor a pool")
+
+
+@contextmanager
+def _only_writer(path: Path, dry_run: bool) -> Iterator[list[str]]:
+    """Hold the locks of a run or pool; says which ones killed writers had left.
+
+    These are gone afterwards, unless nothing is to be done.
+    """
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"{path} is neither a run nor a pool")
+    locks = _locks(path)
+    holders = {lock: holder(lock) for lock in locks if lock.exists()}
+    stale = [
+        f"removed {lock}, left by a writer that was killed"
+        for lock, who in holders.items()
+        if who is None
+    ]
+    with ExitStack() as stack:
+        for lock in locks if not dry_run else ():
+            stack.enter_context(owner_lock(lock))
+        for lock, who in holders.items() if dry_run else ():
+            if who is not None:
+                raise ResourceError(f"{lock} is held by {who}; wait for it to end")
+        yield stale
+
+
+def _put_back(path: Path, dry_run: bool) -> list[str]:
+    """Put an old folder back, whose writer was killed before the new one had taken its place."""
+    aside = path.with_name(f"{TEMPORARY_PREFIX}0-{path.name}")
+    if path.exists() or not aside.is_dir():
+        return []
+    if dry_run:
+        raise ConfigError(f"{path} is in {aside}; cit repair {path} puts it back")
+    settle(path)
+    return [f"put {path} back in its place"]
+
+
+def _repair_pool(path: Path, dry_run: bool) -> tuple[list[str], list[str]]:
+    from cit_curate.pool.check import repair_pool
+
+    try:
+        return repair_pool(path, dry_run=dry_run), []
+    except DamagedError:  # of the manifest, which a check tells
+        return [], []
+
+
+def _repair_run(path: Path, pools: Sequence[str], dry_run: bool) -> tuple[list[str], list[str]]:
+    from cit_curate.run.ledger import Run
+    from cit_train.loop.recovery.repair import repair_run
+    from cit_train.loop.recovery.shards import pools_of
+
+    _check_run(path)
+    run = Run(path)
+    try:
+        repair = repair_run(run, lambda: pools_of(run, pools), dry_run=dry_run)
+    except DamagedError:  # of config.json, which a check tells
+        return [], []
+    return repair.done, repair.failed

@@ -1,0 +1,188 @@
+"""Shards made once more from the ledger and the pool, to the same bytes.
+
+The ledger has what a lane selected, in scan order, and what it rejected, with the reason. The first
+of them, up to the budget, are the selection as it was made; the others are those that took the
+place of rejected ones. So what `ShardStream` did can be done again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cit_curate.config import CurateConfig
+from cit_curate.errors import DamagedError
+from cit_curate.images.read import ImageRejected
+from cit_curate.pool.mixture import PoolMixture
+from cit_curate.pool.pool import Pool
+from cit_curate.run.commands import run_pool
+from cit_curate.run.ledger import Commit, Run
+from cit_curate.run.query import RunDatabase
+from cit_curate.run.shards import shard_entry
+from cit_train.config import RunConfig, flat
+from cit_train.streaming.shard_stream import ShardStream, image_threads, lane_prefix, shard_folder
+
+_SELECTED = """
+SELECT s.scan_position, s.pair_key, s.image_id, s.text_key, s.similarity, s.metadata_text,
+       s.reason, {pool} AS pool, p.caption, p.image_uri, p.source
+FROM selections s LEFT JOIN pairs p ON p.image_id = s.image_id AND p.text_key = s.text_key{same}
+WHERE s.outer_step = ? AND s.lane = ? ORDER BY s.scan_position
+"""
+_REJECTED = """
+SELECT scan_position, pair_key, image_uri, {pool} AS pool, reason, detail
+FROM rejects WHERE outer_step = ? AND lane = ? ORDER BY scan_position
+"""
+_SCHEMA = pa.schema(
+    [
+        ("scan_position", pa.int64()),
+        *((name, pa.string()) for name in ("pair_key", "image_id", "text_key")),
+        ("similarity", pa.float32()),
+        *((name, pa.string()) for name in ("metadata_text", "reason", "pool")),
+        *((name, pa.string()) for name in ("caption", "image_uri", "source")),
+    ]
+)
+
+
+@dataclass
+class RecordedScan:
+    """The rest of a scan, as the ledger has it: pairs that take the place of rejected ones."""
+
+    config: CurateConfig
+    outer_step: int
+    lane: int
+    later: pa.Table
+
+    def take(self, num_pairs: int | None, /) -> pa.Table:
+        """The next pairs."""
+        taken = self.later.slice(0, num_pairs)
+        self.later = self.later.slice(len(taken))
+        return taken
+
+    def reject_rows(self) -> list[dict[str, Any]]:
+        """None: the ledger has them."""
+        return []
+
+
+@dataclass(frozen=True)
+class _Lane:
+    """What a lane selected and rejected in an outer step, in scan order."""
+
+    pairs: pa.Table
+    rejects: Mapping[int, ImageRejected]
+
+
+def remake_shards(run: Run, pools: PoolMixture, commits: Sequence[Commit], outer_step: int) -> None:
+    """Write the shards of a committed outer step that are missing or damaged.
+
+    Args:
+        run: The run; its ledger is whole.
+        pools: What it was made from.
+        commits: Its outer steps.
+        outer_step: Which one.
+
+    Raises:
+        DamagedError: The pool is not as it was, or an image cannot be opened any more.
+    """
+    settings = {**flat(RunConfig()), **run.config}
+    budget = settings["curate_every"] * settings["accumulate"] * settings["batch_size"]
+    per_update = settings["accumulate"] * settings["batch_size"]
+    _check_pools(run, pools)
+    names = range(settings["lanes"])
+    with RunDatabase(run, pools if run.has_several_pools else pools.single) as database:
+        lanes = [_lane(database, run, pools, outer_step, lane) for lane in names]
+    first_update = commits[outer_step - 1].update if outer_step else 0
+    fewest = min(min(len(lane.pairs), budget) for lane in lanes)
+    left = settings["max_updates"] - first_update
+    num_updates = min(fewest // per_update, settings["curate_every"], left)
+    folder = shard_folder(run, outer_step)
+    for number, lane in enumerate(lanes):
+        before = _hashes(folder, number)
+        scan = RecordedScan(
+            CurateConfig(seed=settings["seed"]), outer_step, number, lane.pairs.slice(budget)
+        )
+        with image_threads() as threads:
+            stream = ShardStream(
+                run,
+                pools,
+                scan,
+                lane.pairs.slice(0, budget),
+                num_pairs=num_updates * per_update,
+                pairs_per_shard=settings["pairs_per_shard"],
+                max_pixels=settings["max_pixels"],
+                threads=threads,
+                image_side=settings["shard_image_side"],
+                known_rejects=lane.rejects,
+            )
+            stream.start()
+            stream.finish()
+        for name, sha256 in _hashes(folder, number).items():
+            if before.get(name, sha256) != sha256:
+                raise DamagedError(
+                    f"{folder / name} is made anew, with other bytes than it was written with: the "
+                    "pool's images have changed"
+                )
+
+
+def pools_of(run: Run, paths: Sequence[str] = ()) -> PoolMixture | None:
+    """The pools that a run was made from, each by the name that its ledger has.
+
+    Args:
+        run: The run.
+        paths: Where they are now; left out, where its config.json says.
+
+    Returns:
+        None when they are not there.
+
+    Raises:
+        ConfigError: The paths are not those of the run's pools.
+    """
+    own = run.path / "pool"
+    opened = Pool.open(own) if own.is_dir() and not paths else run_pool(run, paths)
+    return None if opened is None else PoolMixture.of(opened)
+
+
+def _lane(database: RunDatabase, run: Run, pools: PoolMixture, outer_step: int, lane: int) -> _Lane:
+    several = run.has_several_pools
+    # A run of one pool may have called it by another name.
+    pool = "s.pool" if several else "'" + pools.pools[0].name.replace("'", "''") + "'"
+    same = " AND p.pool = s.pool" if several else ""
+    asked = [outer_step, lane]
+    selected = database.rows(_SELECTED.format(pool=pool, same=same), asked)
+    rejected = database.rows(_REJECTED.format(pool=pool.removeprefix("s.")), asked)
+    missing = next((row["pair_key"] for row in selected if row["caption"] is None), None)
+    if missing is not None:
+        raise DamagedError(f"the pool has no pair {missing}, which {run.path} selected")
+    rejects = {
+        row["scan_position"]: ImageRejected(row["reason"], row["detail"]) for row in rejected
+    }
+    nothing: dict[str, Any] = dict.fromkeys(_SCHEMA.names)
+    rows = [*selected, *({**nothing, **row, "reason": ""} for row in rejected)]
+    known = [{name: row[name] for name in _SCHEMA.names} for row in rows]
+    table = pa.Table.from_pylist(known, schema=_SCHEMA).sort_by("scan_position")
+    return _Lane(table, rejects)
+
+
+def _check_pools(run: Run, pools: PoolMixture) -> None:
+    named = run.config.get("pools") or [{"fingerprint": run.config.get("pool_fingerprint")}]
+    wanted = {pool["fingerprint"] for pool in named}
+    for each in pools:
+        origin = each.pool.manifest.subset
+        if {each.pool.fingerprint, origin.pool_fingerprint if origin else ""}.isdisjoint(wanted):
+            raise DamagedError(
+                f"{each.pool.location} is not the pool that {run.path} was made from: it has "
+                "another fingerprint"
+            )
+
+
+def _hashes(folder: Path, lane: int) -> dict[str, str]:
+    """The SHA-256 of a lane's shards, as far as something says what it was."""
+    found = {}
+    for path in folder.glob(f"{lane_prefix(lane)}-*.json"):
+        try:
+            entry = shard_entry(path)
+        except DamagedError:
+            continue
+        found[entry.path] = entry.sha256
+    return found

@@ -1,0 +1,1 @@
+"""Selections to shards, and shards to batches, while training reads."""

@@ -1,0 +1,344 @@
+"""Shards to the batches of one update and lane, in training order.
+
+`BatchStream` follows the shard folders of a run from one outer step to the next: it waits for a
+shard that is still being written, and never for one that follows it. Workers of a DataLoader
+share the batches out by number, so that the order is that of one process.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from cit_curate.captions import augment_tags
+from cit_curate.errors import CitError, DamagedError, PeerLostError, ResourceError
+from cit_curate.records import UInt8, split_pair_key
+from cit_curate.run.ledger import step_folder
+from cit_curate.run.ledger_tables import SCHEMAS
+from cit_curate.run.shards import ClosedShard, Sample, shard_entry
+from cit_curate.storage.durable import read_listing
+from cit_train.streaming.shard_stream import lane_prefix
+from cit_train.streaming.views import ViewMaker, empty_views
+from cit_train.streaming.waiting import Waiting
+
+# First words of the random keys of training.
+CROP_KEY = 31
+TAG_KEY = 32
+_POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class LaneBatch:
+    """What one lane brings to one update.
+
+    Attributes:
+        outer_step: The outer step it belongs to.
+        lane: The lane.
+        start: Place of its first pair in the lane's training order of this outer step.
+        captions: The texts that are trained on; tags augmented anew.
+        pair_keys: Their pairs.
+        images: The images' own bytes, for cached features; else empty.
+        views: uint8 [batch, 3, side, side], a random crop each; None with cached features.
+        piped: uint8 [batch, side, side, 3], the views on their way through a pipe; else None.
+    """
+
+    outer_step: int
+    lane: int
+    start: int
+    captions: list[str]
+    pair_keys: list[str]
+    images: list[bytes]
+    views: Tensor | None
+    piped: UInt8 | None = None
+
+    def arrived(self) -> "LaneBatch":
+        """The same, once it has come from a worker process."""
+        if self.piped is None:
+            return self
+        views = torch.from_numpy(self.piped).permute(0, 3, 1, 2)
+        return replace(self, views=views, piped=None)
+
+    def pin_memory(self) -> "LaneBatch":
+        """The same with its views where a GPU reads them by itself; a DataLoader calls this."""
+        batch = self.arrived()
+        return batch if batch.views is None else replace(batch, views=batch.views.pin_memory())
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """What a stream of batches depends on."""
+
+    folder: Path
+    batch_size: int
+    pairs_per_shard: int
+    lanes: Sequence[int]
+    seed: int
+    augments_tags: bool
+    views: ViewMaker
+    with_views: bool
+    wait_seconds: float
+    shares_memory: bool = True
+
+
+class BatchStream(IterableDataset[LaneBatch | CitError]):
+    """The batches from a place on, lanes in turn, one outer step after the other; without end."""
+
+    def __init__(self, config: StreamConfig, outer_step: int, *, first_batch: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.outer_step = outer_step
+        self.first_batch = first_batch
+
+    def __iter__(self) -> Iterator[LaneBatch | CitError]:
+        """Batches of this worker: every `num_workers`-th one.
+
+        Yields:
+            The batches; of a worker process, what ends it too, which torch would wrap in a
+            traceback.
+        """
+        try:
+            yield from self._batches()
+        except CitError as error:
+            if get_worker_info() is None:
+                raise
+            yield error
+
+    def _batches(self) -> Iterator[LaneBatch]:
+        worker = get_worker_info()
+        number, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        index = 0
+        outer_step = self.outer_step
+        start = self.first_batch * self.config.batch_size
+        while True:
+            lanes = [self._samples(outer_step, lane, start) for lane in self.config.lanes]
+            while groups := [list(islice(lane, self.config.batch_size)) for lane in lanes]:
+                if any(len(group) < self.config.batch_size for group in groups):
+                    break
+                for lane, places in zip(self.config.lanes, groups, strict=True):
+                    if index % num_workers == number:
+                        samples = [shard[row] for shard, row in places]
+                        yield self._batch(outer_step, lane, start, samples)
+                    index += 1
+                start += self.config.batch_size
+            outer_step += 1
+            start = 0
+
+    def _samples(self, outer_step: int, lane: int, start: int) -> Iterator[tuple[ClosedShard, int]]:
+        """Shard and row of a lane's samples of one outer step from a place on, as shards are
+        closed; what other workers take is not read.
+        """
+        folder = self.config.folder / step_folder(outer_step)
+        first, skipped = divmod(start, self.config.pairs_per_shard)
+        number = first
+        while self._wait_for_shard(folder, lane, number, is_begun=number > first):
+            path = folder / f"{lane_prefix(lane)}-{number:06d}.tar"
+            shard = ClosedShard(folder, shard_entry(path))
+            for row in range(skipped, len(shard)):
+                yield shard, row
+            number, skipped = number + 1, 0
+
+    def _wait_for_shard(self, folder: Path, lane: int, number: int, *, is_begun: bool) -> bool:
+        """Wait until a shard is closed (true) or the lane is complete without it (false).
+
+        Args:
+            folder: Of the outer step, which may still be curated.
+            lane: The lane.
+            number: Of the shard.
+            is_begun: A shard of the folder was read.
+
+        Raises:
+            PeerLostError: It does not come, or what writes it has failed.
+            DamagedError: It was there, and is gone.
+        """
+        prefix = lane_prefix(lane)
+        entry = folder / f"{prefix}-{number:06d}.json"
+        tar = entry.with_suffix(".tar")
+        waiting = Waiting(str(tar), self.config.wait_seconds)
+        while not entry.exists():
+            _end_with_trainer()
+            if (folder / f"{prefix}.json").exists():
+                return entry.exists() or _was_closed(folder / f"{prefix}.json", tar)
+            if (folder / f"{prefix}.failed").exists():
+                raise PeerLostError(f"writing the shards of {folder} failed")
+            if folder.exists():
+                is_begun = True
+            elif is_begun or any(path.name > folder.name for path in folder.parent.glob("step=*")):
+                raise DamagedError(f"{folder} was removed before it was read", file=str(folder))
+            else:
+                waiting.again()  # its outer step is still being curated
+            waiting.check()
+            time.sleep(_POLL_SECONDS)
+        return True
+
+    def _batch(self, outer_step: int, lane: int, start: int, samples: list[Sample]) -> LaneBatch:
+        config = self.config
+        keys = [(outer_step, lane, place) for place in range(start, start + len(samples))]
+        views: Tensor | None = None
+        piped: UInt8 | None = None
+        if config.with_views:
+            in_worker = get_worker_info() is not None
+            shared = in_worker and config.shares_memory
+            room = empty_views(len(samples), config.views.side, shared=shared)
+            for sample, key, view in zip(samples, keys, room, strict=True):
+                rng = np.random.default_rng((config.seed, CROP_KEY, *key))
+                config.views(sample.image, [rng], view[None])
+            if in_worker and not shared:
+                # [batch, side, side, 3]: as the views lie in memory
+                piped = room.permute(0, 2, 3, 1).numpy()
+            else:
+                views = room
+        return LaneBatch(
+            outer_step,
+            lane,
+            start,
+            [self._caption(sample, key) for sample, key in zip(samples, keys, strict=True)],
+            [sample.pair_key for sample in samples],
+            [] if config.with_views else [sample.image for sample in samples],
+            views,
+            piped,
+        )
+
+    def _caption(self, sample: Sample, key: tuple[int, ...]) -> str:
+        is_tag = split_pair_key(sample.pair_key)[1] == "tag"
+        if not (is_tag and self.config.augments_tags):
+            return sample.caption
+        return augment_tags(
+            sample.caption, np.random.default_rng((self.config.seed, TAG_KEY, *key))
+        )
+
+
+@contextlib.contextmanager
+def open_batches(
+    stream: BatchStream, *, num_workers: int, pins: bool = False
+) -> Iterator[Iterator[LaneBatch]]:
+    """The stream's batches, made by worker processes when there are any; spawned, never forked.
+
+    Args:
+        stream: Where they come from.
+        num_workers: 0 = within this process.
+        pins: Put views into pinned memory, for a GPU.
+
+    Raises:
+        ResourceError: A worker was killed, anywhere in the block: torch says so by a signal.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        stream,
+        batch_size=None,
+        num_workers=num_workers,
+        multiprocessing_context="spawn" if num_workers else None,
+        persistent_workers=bool(num_workers),
+        pin_memory=pins,
+        worker_init_fn=_leave_signals_to_trainer if num_workers else None,
+    )
+    batches: Any = iter(loader)
+    last_keys: dict[int, str] = {}
+    try:
+        yield _remembering(batches, last_keys, num_workers)
+    except RuntimeError as error:
+        workers = enumerate(batches._workers if num_workers else ())
+        codes = {number: worker.exitcode for number, worker in workers}
+        told = [
+            f"loader worker {number} was killed by {signal.Signals(-code).name} after its batch "
+            f"that ends with pair {last_keys.get(number, '(none)')}"
+            for number, code in codes.items()
+            if code is not None and code < 0
+        ]
+        if not told:
+            raise
+        raise ResourceError(
+            f"{'; '.join(told)}; perhaps for want of memory: lower --num-workers or --batch-size, "
+            "and go on with --resume"
+        ) from error
+
+
+def _remembering(
+    batches: Iterator[LaneBatch | CitError], last_keys: dict[int, str], num_workers: int
+) -> Iterator[LaneBatch]:
+    """The same batches; `last_keys` has the last pair that came from each worker, by its number.
+
+    Raises:
+        CitError: What ended a worker.
+    """
+    for place, batch in enumerate(batches):
+        if isinstance(batch, CitError):
+            raise batch
+        last_keys[place % max(num_workers, 1)] = batch.pair_keys[-1]
+        yield batch.arrived()
+
+
+def _leave_signals_to_trainer(worker: int) -> None:
+    """Leave the trainer's process group: terminals and launchers send it signals as a whole.
+
+    The trainer still wants batches while it saves, and ends its workers itself.
+    """
+    os.setpgrp()
+
+
+def _was_closed(listing: Path, tar: Path) -> bool:
+    """False: a complete lane has no such shard.
+
+    Raises:
+        DamagedError: It has, and the shard is gone.
+    """
+    if tar.name in {entry.path for entry in read_listing(listing)}:
+        raise DamagedError(f"{tar} was removed before it was read", file=str(tar))
+    return False
+
+
+def _end_with_trainer() -> None:
+    """In a worker: end when the trainer is gone, which the loader notices between batches only."""
+    trainer = multiprocessing.parent_process()
+    if trainer is not None and not trainer.is_alive():
+        os._exit(PeerLostError.exit_code)
+
+
+def count_uses(
+    rows: pa.Table,
+    *,
+    outer_step: int,
+    lane: int,
+    first_update: int,
+    pairs_per_update: int,
+) -> pa.Table:
+    """The `used` rows of a lane: times used, first and last update of each pair, as first used.
+
+    Args:
+        rows: Table with `pair_key` and `pool`, what the lane was trained on, in order.
+        outer_step: Its number.
+        lane: The lane.
+        first_update: The update that the first pairs were used in.
+        pairs_per_update: Of this lane.
+    """
+    place = pa.array(np.arange(len(rows), dtype=np.int64))
+    pairs = pa.table([rows["pool"], rows["pair_key"], place], names=["pool", "pair_key", "place"])
+    counted = (
+        pairs.group_by(["pool", "pair_key"])
+        .aggregate([("place", "count"), ("place", "min"), ("place", "max")])
+        .sort_by("place_min")
+    )
+    first, last = (
+        first_update + counted[name].to_numpy() // pairs_per_update
+        for name in ("place_min", "place_max")
+    )
+    columns = {
+        "outer_step": pa.repeat(outer_step, len(counted)),
+        "lane": pa.repeat(lane, len(counted)),
+        "pair_key": counted["pair_key"],
+        "times_used": counted["place_count"],
+        "first_update": first,
+        "last_update": last,
+        "pool": counted["pool"],
+    }
+    return pa.table(columns).cast(SCHEMAS["used"])
