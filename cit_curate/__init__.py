@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cit_curate.config import CurateConfig, EngineConfig, MetadataConfig, TextTowerConfig
-    from cit_curate.curation.curator import Curator, curate
+    from cit_curate.curation.curate import curate
+    from cit_curate.curation.curator import Curator
     from cit_curate.curation.selection import keep_similar
     from cit_curate.errors import (
         BadInputError,
@@ -84,7 +85,7 @@ _MODULES = {
     "TextEncoder": "cit_curate.text_encoder.encoder",
     "TextTowerConfig": "cit_curate.config",
     "build_report": "cit_curate.run.report.page",
-    "curate": "cit_curate.curation.curator",
+    "curate": "cit_curate.curation.curate",
     "export_counts": "cit_curate.run.exports.export",
     "export_webdataset": "cit_curate.run.exports.export",
     "import_counts": "cit_curate.run.exports.counts_import",

@@ -3,11 +3,17 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+if TYPE_CHECKING:  # they load torch
+    import torch
+
+    from cit_curate.text_encoder.texts import Texts
+    from indexes.protocol import Queries
 
 Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
@@ -84,27 +90,45 @@ class CaptionBatch:
 
 
 class CaptionOrder(Protocol):
-    """Where a lane's captions come from; `ScanOrder` and `MixedOrder` of `cit_curate.pool` are."""
+    """The captions of a lane, in the order of its scan (`cit_curate.pool.mixed_order`)."""
 
     @property
     def length(self) -> int:
         """Captions of one pass."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The pools that the captions come from; none where pools have no names."""
 
     def batches(
         self, cursor: PoolCursor, batch_size: int, limit: int | None
     ) -> Iterator[CaptionBatch]:
         """Captions from a cursor on, `limit` at most; the last batch may be short."""
 
+    def repeats(self, num_captions: int) -> int:
+        """How often one caption may come among the first `num_captions`."""
+
 
 class Embedder(Protocol):
-    """What turns captions into vectors; `cit_curate.text_encoder.encoder.TextEncoder` is one."""
+    """One version of a text encoder: texts to vectors (`cit_curate.text_encoder.encoder`)."""
 
     @property
     def fingerprint(self) -> str:
-        """Version of the encoder."""
+        """SHA-256 of all that a vector depends on."""
+
+    @property
+    def device(self) -> "str | torch.device":
+        """Where it computes, and where the index of its vectors lies."""
+
+    @property
+    def tokenizer_key(self) -> str:
+        """SHA-256 of all that the tokens of a text depend on."""
 
     def embed(self, texts: Sequence[str]) -> Float32:
         """float32 [texts, dim], unit norm."""
+
+    def embed_on_device(self, texts: "Texts") -> "Queries":
+        """As `embed`, the vectors where they were made."""
 
 
 def each_row(rows: pa.Table) -> Iterator[dict[str, Any]]:

@@ -11,9 +11,9 @@ from cit_curate.storage.lock import owner_lock
 from cit_curate.storage.remote import refuse_remote_run
 from cit_train.config import RunConfig
 from cit_train.loop.commit import commit_step, end_run, save_within_step, stop_here
-from cit_train.loop.curate_step import curated
+from cit_train.loop.curate_step import curate_lanes
 from cit_train.loop.evaluate_step import after_update, evaluated, is_done
-from cit_train.loop.resume import resumed, within_step
+from cit_train.loop.resume import resume_selections, resume_within_step
 from cit_train.loop.session import Session, open_session
 from cit_train.loop.tensorboard import TensorBoardWatcher
 from cit_train.loop.updates import open_streams, updates
@@ -89,14 +89,15 @@ def train_session(session: Session, watcher: Watcher) -> Run:
     with loading as batches, session.saver, session.ahead as ahead:
         while not is_done(session, state):
             began_at = time.monotonic()
-            # As it is now, or with --ahead as it was one outer step ago; carries its fingerprint.
+            # As it is now, or with --ahead as it was one outer step ago.
             encoder = ahead.encoder(state) or trainer.text_encoder()
             index = curator.refresh(encoder)  # rebuilt only if the encoder changed
-            selections = resumed(session, state, encoder, index)  # left in its middle, or new:
-            selections = selections or curated(session, state, encoder, index, watcher)
+            scores = ahead.scores or curator.lane_scores(encoder, index)
+            selections = resume_selections(session, state, encoder, scores)
+            selections = selections or curate_lanes(session, state, encoder, scores, watcher)
             with open_streams(session, state, selections, began_at=began_at) as streams:
                 ahead.begin(state, selections, streams.num_updates)  # the next outer step
-                state = within_step(session, state)
+                state = resume_within_step(session, state)
                 if state.owes_evaluation:
                     state = evaluated(session, state, streams, watcher)
                 for planned in updates(batches, streams, session, state):

@@ -77,8 +77,8 @@ def curate(
     if config.curation != "none" or metadata.metadata:
         load_metadata(metadata)
     # Names are right. These import torch, which takes seconds.
+    from cit_curate.curation.curate import curate as curate_pool
     from cit_curate.curation.curator import Curator
-    from cit_curate.curation.curator import curate as curate_pool
     from cit_curate.text_encoder.encoder import TextEncoder
 
     if dry_run:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from cit_curate.config import CurateConfig
 from cit_curate.curation.near_misses import NearMisses
+from cit_curate.curation.rule import Rule
 from cit_curate.curation.scan_rows import (
     SCORED_SCHEMA,
     ScanTotals,
@@ -26,23 +27,16 @@ from cit_curate.curation.scan_rows import (
     pool_names,
     scored_rows,
 )
-from cit_curate.curation.scores.audit import Audit
+from cit_curate.curation.scores.audit import new_audit
 from cit_curate.curation.scores.broken_vectors import Rejects, check_budget, leave_out_broken
-from cit_curate.curation.scores.cascade import CascadeScores
-from cit_curate.curation.scores.exact import ExactScores, Scores, WindowScores
-from cit_curate.curation.scores.score_cache import KnownScores
+from cit_curate.curation.scores.exact import Scores, WindowScores
 from cit_curate.curation.selection import (
     EVERYTHING,
     first_of_each,
-    keep_similar,
     suggest_threshold,
 )
-from cit_curate.errors import ConfigError, ShortfallError
-from cit_curate.metadata.entries import MetadataEntry
-from cit_curate.pool.mixed_order import MixedOrder
-from cit_curate.records import CaptionBatch, CaptionOrder, Embedder, PoolCursor
-from cit_curate.text_encoder.encoder import TextEncoder
-from indexes.protocol import MetadataIndex
+from cit_curate.errors import ShortfallError
+from cit_curate.records import CaptionBatch, CaptionOrder, PoolCursor
 
 NEAR_MISSES_PER_ENTRY = 5
 # Captions that are read and embedded at once: at least this many, so that length buckets fill;
@@ -50,10 +44,27 @@ NEAR_MISSES_PER_ENTRY = 5
 SMALLEST_WINDOW = 1_024
 LARGEST_WINDOW = 16_384
 
+ScanProgress = Callable[[ScanTotals], None]
+
+
+@dataclass(frozen=True)
+class OuterStep:
+    """An outer step.
+
+    Attributes:
+        number: Its number, from 0.
+        update: Updates made when it begins.
+        encoder: The fingerprint of the text encoder that it selects with.
+    """
+
+    number: int
+    update: int
+    encoder: str
+
 
 @dataclass(frozen=True)
 class ScanState:
-    """A scan between two questions: what it needs to answer the next one as if never stopped.
+    """What a scan needs to go on as if never stopped.
 
     Attributes:
         cursor: Where it stands.
@@ -80,35 +91,39 @@ class LaneScan:
     def __init__(
         self,
         config: CurateConfig,
-        *,
         order: CaptionOrder,
-        entries: Sequence[MetadataEntry],
-        encoder: Embedder,
-        index: MetadataIndex | None,
+        entry_names: pa.Array,
+        *,
+        step: OuterStep,
+        lane: int,
         cursor: PoolCursor,
-        outer_step: int,
-        lane: int = 0,
-        update: int = 0,
-        on_progress: Callable[[ScanTotals], None] | None = None,
-        scores: WindowScores | None = None,
-        known: KnownScores | None = None,
+        scores: WindowScores | None,
+        rule: Rule,
     ) -> None:
+        """Read nothing yet.
+
+        Args:
+            config: The budget, the collection and the passes that the scan may make.
+            order: The lane's captions.
+            entry_names: string [entries], the metadata.
+            step: The outer step.
+            lane: The lane.
+            cursor: Where the last outer step's scan ended.
+            scores: What scores a window of captions; None: every caption is kept, unscored.
+            rule: What decides which captions of a scored batch are kept.
+        """
         self.config = config
-        self.entry_names = pa.array([entry.name for entry in entries], pa.string())
-        self.encoder = encoder
-        self.index = index
-        self.cursor = cursor
-        self.outer_step = outer_step
+        self.order = order
+        self.step = step
         self.lane = lane
-        self.update = update
-        self.totals = ScanTotals()
+        self.cursor = cursor
+        self._entry_names = entry_names
+        self._scores = scores
+        self._rule = rule
+        self.totals = ScanTotals(audit=None if scores is None else new_audit(config))
         self._near_misses = NearMisses(SCORED_SCHEMA.empty_table(), best=NEAR_MISSES_PER_ENTRY)
         self._limit = config.max_passes * order.length
-        self.order = order
         self._batches = self._read_from(cursor)
-        self.on_progress = on_progress
-        self.cascade: CascadeScores | None = None
-        self._scores = scores or self._own_scores(known or KnownScores())
         self._scored: Iterator[ScoredBatch] = iter(())
         self._surplus = self.near_misses
         self._seen: set[str] = set()
@@ -152,19 +167,20 @@ class LaneScan:
 
     @property
     def everything_passes(self) -> bool:
-        """Whether nothing is scored: without curation, and before `skip_until`."""
-        return self.config.curation == "none" or self.update < self.config.skip_until
+        """Whether no caption is scored: without curation, and before `skip_until`."""
+        return self._scores is None
 
     @property
     def kept_all(self) -> bool:
         """Whether captions were compared with the threshold, and none was left out."""
         return not self.everything_passes and self.totals.kept == self.totals.scanned > 0
 
-    def take(self, num_pairs: int | None) -> pa.Table:
+    def take(self, num_pairs: int | None, on_progress: ScanProgress | None = None) -> pa.Table:
         """The next kept pairs, in arrival order.
 
         Args:
             num_pairs: How many; None takes all that the passes have.
+            on_progress: Called with the totals after each scanned batch.
 
         Returns:
             Table with the pair columns, scan_position, similarity, metadata and reason.
@@ -185,6 +201,8 @@ class LaneScan:
                 break
             taken.append(batch.kept)
             num_taken += len(batch.kept)
+            if on_progress is not None:
+                on_progress(self.totals)
         rows = pa.concat_tables(taken)
         is_short = num_pairs is not None and len(rows) < num_pairs
         if not self.totals.kept or (is_short and self.config.on_shortfall == "error"):
@@ -196,29 +214,10 @@ class LaneScan:
 
     def reject_rows(self) -> list[dict[str, Any]]:
         """The `rejects` rows of the scan: captions whose vector is NaN, infinite or zero."""
-        place = {"outer_step": self.outer_step, "lane": self.lane}
-        return [{**place, **reject} for reject in self.set_aside]
-
-    def _own_scores(self, known: KnownScores) -> WindowScores | None:
-        """What embeds and searches here; None where everything passes."""
-        if self.index is None:
-            return None
-        exact = ExactScores(self.config, self.lane, self.encoder, self.index, known)
-        if self.config.curation != "cascade" or self.everything_passes:
-            return exact
-        if not isinstance(self.encoder, TextEncoder):
-            raise ConfigError("--curation cascade needs the text encoder in this process")
-        self.totals.audit = Audit(heaviest=1 / self.config.audit_ratio)
-        self.cascade = CascadeScores(
-            self.config,
-            lane=self.lane,
-            order=self.order,
-            first=self.cursor,
-            encoder=self.encoder,
-            index=self.index,
-            exact=exact,
-        )
-        return self.cascade
+        return [
+            {"outer_step": self.step.number, "lane": self.lane, **reject}
+            for reject in self.set_aside
+        ]
 
     def _read_from(self, cursor: PoolCursor) -> Iterator[CaptionBatch]:
         # Without curation the budget is always met, so the scan goes round as often as it takes.
@@ -255,17 +254,14 @@ class LaneScan:
             self.totals.scanned_of_pool += Counter(filter(None, [reject["pool"]]))
         self.totals.add(batch)
         self._near_misses.add(batch.missed)
-        if self.on_progress is not None:
-            self.on_progress(self.totals)
         return batch
 
     def _score_window(self, wanted: int | None) -> Iterator[ScoredBatch]:
         """Read, embed and search one window, then apply the rules to each batch of it."""
         started = time.perf_counter()
         size = LARGEST_WINDOW if wanted is None else max(wanted, SMALLEST_WINDOW)
-        audit = self.totals.audit
-        if self.cascade is not None and audit is not None:
-            self.cascade.caution = audit.review(self.totals.scanned, self.config.target_recall)
+        if (audit := self.totals.audit) is not None:
+            audit.review(self.totals.scanned, self.config.target_recall)
             size = min(size, audit.next_review - self.totals.scanned)
         window: list[CaptionBatch] = []
         captions = 0
@@ -280,7 +276,7 @@ class LaneScan:
             return iter(())
         if self.everything_passes:
             return iter([self._keep_all(batch) for batch in window])
-        return self._rule(*self._sound(window, self._score(window)))
+        return self._decide(*self._sound(window, self._score(window)))
 
     def _sound(
         self, window: Sequence[CaptionBatch], scores: Scores
@@ -299,31 +295,30 @@ class LaneScan:
     def _score(self, window: Sequence[CaptionBatch]) -> Scores:
         assert self._scores is not None  # it is None only where everything passes
         started = time.perf_counter()
-        scores = self._scores(window)
+        scores = self._scores(window, self.totals)
         self.totals.embed_seconds += time.perf_counter() - started - scores.search_seconds
         self.totals.search_seconds += scores.search_seconds
         return scores
 
-    def _rule(self, window: Sequence[CaptionBatch], scores: Scores) -> Iterator[ScoredBatch]:
+    def _decide(self, window: Sequence[CaptionBatch], scores: Scores) -> Iterator[ScoredBatch]:
+        """Apply the rule to each batch of a scored window, when the batch before is counted."""
         start = 0
         for batch in window:
-            part = slice(start, start + len(batch))
+            of_batch = scores.of(slice(start, start + len(batch)))
             start += len(batch)
-            similarity, nearest = scores.similarity[part], scores.nearest[part]
-            mask, reason = keep_similar(
-                similarity, threshold=self.config.threshold, min_ratio=self.config.min_ratio
-            )
-            if scores.weight is not None and self.totals.audit is not None:
-                weight = scores.weight[part]
+            similarity, weight = of_batch.similarity, of_batch.weight
+            mask, reason = self._rule(of_batch, self.totals)
+            if weight is not None and self.totals.audit is not None:
                 self.totals.audit.count(weight, weight[mask], reason)
             scored = np.flatnonzero(~np.isnan(similarity))
-            rows = scored_rows(batch, similarity, nearest, reason, self.entry_names).take(scored)
+            rows = scored_rows(batch, similarity, of_batch.nearest, reason, self._entry_names)
+            rows = rows.take(scored)
             kept = self._collect(rows.filter(mask[scored]))
             missed = rows.filter(~mask[scored])
             yield ScoredBatch(pool_names(batch), similarity[scored], kept, missed, batch.cursor)
 
     def _keep_all(self, batch: CaptionBatch) -> ScoredBatch:
-        rows = scored_rows(batch, None, None, EVERYTHING, self.entry_names)
+        rows = scored_rows(batch, None, None, EVERYTHING, self._entry_names)
         kept, missed = self._collect(rows), rows.slice(0, 0)
         return ScoredBatch(rows["pool"], None, kept, missed, batch.cursor)
 
@@ -339,7 +334,7 @@ class LaneScan:
 
     def _unique_keys(self, rows: pa.Table) -> pa.ChunkedArray:
         """What may be kept once in an outer step of `unique` collection."""
-        if isinstance(self.order, MixedOrder) and len(self.order.names) > 1:
+        if len(self.order.names) > 1:
             # Two pools may have different pairs of the same key. No text key has a `|`.
             return pc.binary_join_element_wise(rows["pair_key"], rows["pool"], "|")
         return rows["pair_key"]
@@ -347,11 +342,9 @@ class LaneScan:
     def _shortfall(self) -> ShortfallError:
         totals = self.totals
         needed = max(self._num_asked, 1)
-        # In `unique` mode a caption counts once, however many passes have seen it.
-        passes = totals.scanned / self.order.length if self.config.collection == "unique" else 1.0
-        if isinstance(self.order, MixedOrder) and self.config.collection == "unique":
-            passes = self.order.repeats(totals.scanned)
-        suggested = suggest_threshold(totals.histogram, round(needed * max(passes, 1.0)))
+        # In `unique` mode a caption counts once, however often it was scanned.
+        repeats = self.order.repeats(totals.scanned) if self.config.collection == "unique" else 1
+        suggested = suggest_threshold(totals.histogram, needed * max(repeats, 1))
         if suggested is None:
             advice = (
                 f"the pool has too few captions for {needed:,} pairs at any threshold: ask for "
@@ -363,7 +356,7 @@ class LaneScan:
                 "or raise --min-ratio or --max-passes, or take --on-shortfall train"
             )
         message = (
-            f"outer step {self.outer_step}, lane {self.lane}: {totals.scanned:,} captions "
+            f"outer step {self.step.number}, lane {self.lane}: {totals.scanned:,} captions "
             f"({self.config.max_passes} pool pass(es)) gave {totals.kept:,} of "
             f"{needed:,} pairs at threshold {self.config.threshold:g}; "
             f"the best similarity seen is {totals.best_similarity:.3f}; {advice}"

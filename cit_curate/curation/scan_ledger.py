@@ -8,7 +8,6 @@ import pyarrow as pa
 
 from cit_curate.curation.lane_scan import LaneScan
 from cit_curate.curation.scan_rows import count_pools
-from cit_curate.pool.mixed_order import MixedOrder
 from cit_curate.run.ledger_tables import SCHEMAS
 
 
@@ -18,9 +17,9 @@ def ledger_rows(
     """Rows of a scan with the columns of `selections` or `near_misses`."""
     schema = SCHEMAS[table]
     constants = {
-        "outer_step": scan.outer_step,
+        "outer_step": scan.step.number,
         "lane": scan.lane,
-        "encoder": scan.encoder.fingerprint,
+        "encoder": scan.step.encoder,
     }
     columns = [
         pa.repeat(constants[name], len(rows)) if name in constants else rows[name]
@@ -33,9 +32,9 @@ def round_row(scan: LaneScan, *, selected: int, pools: pa.ChunkedArray | None = 
     """The `rounds` row of a scan; `pools` are those of the selected pairs."""
     totals, config = scan.totals, scan.config
     row = {
-        "outer_step": scan.outer_step,
+        "outer_step": scan.step.number,
         "lane": scan.lane,
-        "update": scan.update,
+        "update": scan.step.update,
         "scanned": totals.scanned,
         "kept": totals.kept,
         "selected": selected,
@@ -55,8 +54,8 @@ def metrics_record(scan: LaneScan) -> dict[str, Any]:
     totals = scan.totals
     return {
         "kind": "outer_step",
-        "update": scan.update,
-        "outer_step": scan.outer_step,
+        "update": scan.step.update,
+        "outer_step": scan.step.number,
         "lane": scan.lane,
         "scanned": totals.scanned,
         "kept": totals.kept,
@@ -82,7 +81,6 @@ def _audited(scan: LaneScan) -> dict[str, Any]:
 
 
 def _pool_counts(scan: LaneScan, selected: Counter[str]) -> list[dict[str, Any]]:
-    names = scan.order.names if isinstance(scan.order, MixedOrder) else ()
     return [
         {
             "pool": name,
@@ -90,5 +88,5 @@ def _pool_counts(scan: LaneScan, selected: Counter[str]) -> list[dict[str, Any]]
             "kept": scan.totals.kept_of_pool[name],
             "selected": selected[name],
         }
-        for name in names
+        for name in scan.order.names
     ]

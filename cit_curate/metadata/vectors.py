@@ -1,12 +1,26 @@
 """One vector for each metadata entry."""
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 import numpy as np
 
 from cit_curate.errors import BrokenVectorsError, NotFiniteError
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.records import Float32
+
+
+def metadata_fingerprint(entries: Sequence[MetadataEntry], templates: Sequence[str]) -> str:
+    """SHA-256 of the entries, with prompts of their own, and of the templates."""
+    described = json.dumps([[asdict(entry) for entry in entries], templates])
+    return hashlib.sha256(described.encode()).hexdigest()
+
+
+def distinct_prompts(entries: Sequence[MetadataEntry], templates: Sequence[str]) -> tuple[str, ...]:
+    """Every text that the entries' vectors are made of, each once."""
+    return tuple(dict.fromkeys(text for entry in entries for text in entry.texts(templates)))
 
 
 def embed_or_nan(embed: Callable[[Sequence[str]], Float32], texts: Sequence[str]) -> Float32:

@@ -1,9 +1,9 @@
 """`--ahead 1`: the captions of the next outer step are scored while this one trains.
 
-What costs in a selection depends on each caption alone: to embed it and to search the metadata. So
-processes beside the trainer score where the next scan will go, with the text encoder that this
-outer step began with: the checkpoint of the last commit. The rules, the cursors and the ledger stay
-with the trainer, which takes a score by its scan position.
+The cost of a selection, to embed captions and to search the metadata, depends on each caption
+alone. So processes beside the trainer score the captions that the next scan will come to, with the
+text encoder that this outer step began with: the checkpoint of the last commit. The rules, the
+cursors and the ledger stay with the trainer, which takes a score by its scan position.
 
 Every score of a stale outer step is made by these processes, with one thread each: whether ahead,
 at need, for a replacement or after a resume shows in no bit.
@@ -16,23 +16,22 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from cit_curate.curation.curator import Curator, LaneScores, LaneSelection
-from cit_curate.curation.scores.exact import WindowScores
-from cit_curate.curation.scores.staged import Embedded, KnownTexts, pool_places
+from cit_curate.curation.curator import Curator, LaneSelection
+from cit_curate.curation.scores.exact import LaneScores
+from cit_curate.curation.scores.score_range import (
+    Embedded,
+    PrecomputedEmbedder,
+    ScoreSource,
+    Tower,
+    pool_paths,
+)
 from cit_curate.engines.workers import workers_beside
 from cit_curate.errors import DamagedError
 from cit_curate.run.ledger import Run
 from cit_curate.text_encoder.encoder import choose_device
 from cit_train.config import RunConfig
 from cit_train.inner_loop.trainer import TrainState
-from cit_train.loop.ahead_workers import (
-    Frozen,
-    LaneAhead,
-    Source,
-    distinct_prompts,
-    embed_prompts,
-    result_of,
-)
+from cit_train.loop.ahead_workers import LanePrefetch, SavedSource, embed_saved, result_of
 from cit_train.loop.recovery.checkpoint import checkpoint_name
 
 # Captions that are scored ahead, of those that the outer step before has scanned. The demo's outer
@@ -42,14 +41,14 @@ _MARGIN = 1.25
 
 @dataclass
 class _Step:
-    """What is there for one outer step."""
+    """What is scored for one outer step."""
 
-    frozen: Frozen
+    saved: SavedSource
     prompts: Future[Embedded]
-    lanes: dict[int, LaneAhead] = field(default_factory=dict)
+    lanes: dict[int, LanePrefetch] = field(default_factory=dict)
 
 
-class Ahead:
+class PrefetchScorer:
     """The processes beside the trainer, and the outer steps that they score for; idle without it.
 
     Attributes:
@@ -79,7 +78,7 @@ class Ahead:
                 f"{checkpoint} is missing, which --ahead 1 selects with after the last commit"
             )
 
-    def __enter__(self) -> "Ahead":
+    def __enter__(self) -> "PrefetchScorer":
         """Ready to score."""
         return self
 
@@ -89,10 +88,11 @@ class Ahead:
 
     @property
     def scores(self) -> LaneScores | None:
-        """Where the lanes of this outer step have their scores from; None: from its encoder."""
-        return None if self._step is None else self._lane
+        """The scores of this outer step; None where its own encoder makes them."""
+        step = self._step
+        return None if step is None else lambda lane, _: self._lane(step, lane)
 
-    def encoder(self, state: TrainState) -> KnownTexts | None:
+    def encoder(self, state: TrainState) -> PrecomputedEmbedder | None:
         """The text encoder that an outer step selects with: that of the outer step before.
 
         Returns:
@@ -105,7 +105,7 @@ class Ahead:
             return None
         self.staleness = state.update - self._before
         self._step = self._step or self._open(self._before)
-        return KnownTexts(distinct_prompts(self._curator), result_of(self._step.prompts))
+        return PrecomputedEmbedder(self._curator.prompts, result_of(self._step.prompts))
 
     def begin(
         self, state: TrainState, selections: Sequence[LaneSelection], num_updates: int
@@ -121,18 +121,17 @@ class Ahead:
             num_updates: Its updates.
         """
         if self._step is not None:
-            for scored in self._step.lanes.values():
-                scored.leave()
+            for lane in self._step.lanes.values():
+                lane.cancel()
         self._before = state.update
         if not self._is_scored(state.update + num_updates):
             return
         self._next = self._open(state.update)
         for each in selections:
-            lane, cursor = each.scan.lane, each.state.cursor
-            start = cursor.pass_index * self._curator.orders[lane].length + cursor.position
-            self._next.lanes[lane] = LaneAhead(self._next.frozen, lane, self._started())
+            cursor = each.state.cursor
+            start = cursor.pass_index * each.scan.order.length + cursor.position
             stop = start + int(_MARGIN * each.state.totals.scanned)
-            self._next.lanes[lane].plan(start, stop, self._queue)
+            self._lane(self._next, each.scan.lane).plan(start, stop, self._queue)
 
     def _is_scored(self, update: int) -> bool:
         """Whether an outer step that begins after so many updates scores anything ahead."""
@@ -141,23 +140,24 @@ class Ahead:
         return bool(config.train.ahead) and is_within
 
     def _open(self, update: int) -> _Step:
-        source = Source(
-            pool_places(self._curator.pools),
-            self._config.metadata,
-            self._curator.config,
-            self._curator.fingerprint,
-        )
         checkpoint = self._run.path.absolute() / checkpoint_name(update)
         # Pooling is part of what is saved; of a tower without any of ours it is its own pooler.
         text = replace(self._config.text, text_encoder=str(checkpoint), pooling="pooler")
-        wait_seconds = self._config.train.stream_seconds
-        frozen = Frozen(source, checkpoint, text, self._device, wait_seconds)
-        return _Step(frozen, self._started().submit(embed_prompts, frozen))
+        source = ScoreSource(
+            pools=pool_paths(self._curator.pools),
+            config=self._curator.config,
+            metadata=self._config.metadata,
+            metadata_fingerprint=self._curator.fingerprint,
+            tower=Tower(text, self._device, num_threads=1),
+            index_kind=self._curator.config.index,
+        )
+        saved = SavedSource(source, checkpoint, self._config.train.stream_seconds)
+        return _Step(saved, self._started().submit(embed_saved, saved, self._curator.prompts))
 
-    def _lane(self, lane: int) -> WindowScores:
-        assert self._step is not None
-        workers = self._started()
-        return self._step.lanes.setdefault(lane, LaneAhead(self._step.frozen, lane, workers))
+    def _lane(self, step: _Step, lane: int) -> LanePrefetch:
+        if lane not in step.lanes:
+            step.lanes[lane] = LanePrefetch(step.saved, lane, self._started())
+        return step.lanes[lane]
 
     def _started(self) -> Executor:
         """The processes, which the first to need them starts, and the queue before them."""

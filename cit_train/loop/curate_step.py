@@ -1,78 +1,83 @@
-"""The outer loop's half of an outer step on this rank, and its agreement with the others."""
+"""The selection of an outer step on this rank, and its agreement with the other ranks."""
 
 from typing import Any
 
 from cit_curate.curation.curator import LaneSelection
+from cit_curate.curation.lane_scan import OuterStep
 from cit_curate.curation.scan_rows import ScanTotals
+from cit_curate.curation.scores.exact import LaneScores
 from cit_curate.errors import NotFiniteError
 from cit_curate.records import Embedder
 from cit_train.inner_loop.trainer import TrainState
 from cit_train.loop.session import Session
 from cit_train.loop.watcher import Watcher
 from cit_train.ranks.stopping import StoppedError
-from indexes.protocol import MetadataIndex
 
 
-def curated(
+def curate_lanes(
     session: Session,
     state: TrainState,
     encoder: Embedder,
-    index: MetadataIndex | None,
+    scores: LaneScores | None,
     watcher: Watcher,
 ) -> list[LaneSelection]:
-    """The next pairs of every lane of this rank, by caption alone; the ranks wait for each other.
+    """Select the next pairs of every lane of this rank, by caption alone, and wait for the others.
+
+    Args:
+        session: The run.
+        state: Its state at the start of the outer step.
+        encoder: The text encoder that the outer step selects with.
+        scores: What scores captions under it; None without curation.
+        watcher: Told how far it is.
 
     Raises:
-        StoppedError: A stop was asked for, on some rank; on all ranks alike.
+        StoppedError: Some rank was asked to stop; raised on all ranks alike.
         ShortfallError: See `LaneScan.take`.
-        NotFiniteError: Too many captions of a rank have no usable vector; on all ranks alike.
+        NotFiniteError: Too many captions of some rank have no usable vector; on all ranks alike.
     """
     world, config, curator = session.world, session.config, session.curator
-    place: dict[str, Any] = {"outer_step": state.outer_step, "update": state.update}
+    position: dict[str, Any] = {"outer_step": state.outer_step, "update": state.update}
 
     def progress(lane: int, totals: ScanTotals) -> None:
         watcher.curating(state.outer_step, lane, totals)
-        told = f"curating lane {lane}: {totals.kept:,} of {totals.scanned:,} captions kept"
-        world.beat(told, **place)
+        kept = f"curating lane {lane}: {totals.kept:,} of {totals.scanned:,} captions kept"
+        world.beat(kept, **position)
         if session.stop.requested is not None:
             raise StoppedError("asked to stop")
 
-    world.beat("curating", **place)
-    scores = curator.config.curation != "none"
+    world.beat("curating", **position)
     is_start = state.update == 0 and config.curate.skip_until < config.train.max_updates
-    if scores and is_start and world.is_first:
+    if scores is not None and is_start and world.is_first:
         watcher.sampled(curator.sample(encoder), config)
     selections: list[LaneSelection] = []
     broken: NotFiniteError | None = None
     try:
         selections = curator.run(
-            encoder,
-            index,
+            OuterStep(state.outer_step, state.update, encoder.fingerprint),
             state.cursors,
+            scores,
             num_pairs=config.budget,  # also in a shorter last outer step, as in the paper
             lanes=world.lanes(config.curate.lanes),
             on_progress=progress,
-            scores=session.ahead.scores,
-            **place,
         )
     except StoppedError:
         pass
     except NotFiniteError as error:
         broken = error
-    world.beat("waiting for the others", **place)
+    world.beat("waiting for the others", **position)
     stops = None if selections or broken else session.stop.requested
-    told = world.agree("curated", [stops, broken and str(broken)])
-    if broken := broken or _broken_elsewhere(told):
+    reports = world.agree("curated", [stops, broken and str(broken)])
+    if broken := broken or _broken_elsewhere(reports):
         raise broken
-    names = [name for name, _ in told]
-    if any(names):
-        session.stop.take_over(names)
+    signals = [signal for signal, _ in reports]
+    if any(signals):
+        session.stop.take_over(signals)
         raise StoppedError("asked to stop")
     return selections
 
 
-def _broken_elsewhere(told: list[list[str | None]]) -> NotFiniteError | None:
-    for rank, (_, message) in enumerate(told):
+def _broken_elsewhere(reports: list[list[str | None]]) -> NotFiniteError | None:
+    for rank, (_, message) in enumerate(reports):
         if message is not None:
             return NotFiniteError(f"rank {rank}: {message}")
     return None

@@ -1,61 +1,51 @@
-"""How a run goes on in the middle of an outer step: its selection, then its weights."""
+"""How a run goes on in the middle of an outer step: first its selection, then its weights."""
 
 from dataclasses import replace
 
 from cit_curate.curation.curator import LaneSelection
+from cit_curate.curation.lane_scan import OuterStep
+from cit_curate.curation.scores.exact import LaneScores
 from cit_curate.records import Embedder
 from cit_train.inner_loop.trainer import TrainState
 from cit_train.loop.recovery.checkpoint import load_checkpoint
 from cit_train.loop.recovery.mid_step import MidStep, read_selection
 from cit_train.loop.session import Session
-from indexes.protocol import MetadataIndex
 
 
-def resumed(
-    session: Session, state: TrainState, encoder: Embedder, index: MetadataIndex | None
+def resume_selections(
+    session: Session, state: TrainState, encoder: Embedder, scores: LaneScores | None
 ) -> list[LaneSelection]:
     """The selection of the outer step that was left in its middle; empty for any other one.
 
     Args:
         session: The run.
         state: Its state at the start of the outer step.
-        encoder: The text encoder at that start, which replacements are still scored with.
-        index: The metadata under that encoder.
+        encoder: The text encoder at that start.
+        scores: What scores captions under it, for replacements.
     """
-    place = _left_in(session, state)
-    if place is None:
+    if _left_in(session, state) is None:
         return []
-    lanes = session.world.lanes(session.config.curate.lanes)
-    scores = session.ahead.scores
-    scans = [
-        session.curator.scan(
-            encoder,
-            index,
-            state.cursors[lane],
-            outer_step=state.outer_step,
-            lane=lane,
-            update=state.update,
-            scores=scores and scores(lane),
-        )
-        for lane in lanes
+    step = OuterStep(state.outer_step, state.update, encoder.fingerprint)
+    return [
+        read_selection(session.run, session.curator.scan(step, lane, state.cursors[lane], scores))
+        for lane in session.world.lanes(session.config.curate.lanes)
     ]
-    return [read_selection(session.run, scan) for scan in scans]
 
 
-def within_step(session: Session, state: TrainState) -> TrainState:
-    """Where training goes on in this outer step, its weights in the trainer; else as it is."""
-    place = _left_in(session, state)
-    if place is None:
+def resume_within_step(session: Session, state: TrainState) -> TrainState:
+    """The state that training goes on from in this outer step; its weights are then loaded."""
+    saved = _left_in(session, state)
+    if saved is None:
         return state
-    load_checkpoint(session.run.path / place.checkpoint, session.trainer)
+    load_checkpoint(session.run.path / saved.checkpoint, session.trainer)
     return replace(
         state,
-        update=place.update,
-        best=dict(place.best) if place.best else None,
-        owes_evaluation=place.owes_evaluation,
+        update=saved.update,
+        best=dict(saved.best) if saved.best else None,
+        owes_evaluation=saved.owes_evaluation,
     )
 
 
 def _left_in(session: Session, state: TrainState) -> MidStep | None:
-    place = session.mid_step
-    return place if place is not None and place.outer_step == state.outer_step else None
+    saved = session.mid_step
+    return saved if saved is not None and saved.outer_step == state.outer_step else None

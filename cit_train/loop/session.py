@@ -31,7 +31,7 @@ from cit_train.config import RunConfig, flat
 from cit_train.evaluation.evaluator import Evaluator
 from cit_train.inner_loop.features import FeatureCache
 from cit_train.inner_loop.trainer import Trainer, TrainState
-from cit_train.loop.ahead import Ahead
+from cit_train.loop.ahead import PrefetchScorer
 from cit_train.loop.inputs import open_pools, open_selection
 from cit_train.loop.recovery.changed_settings import take_over_settings
 from cit_train.loop.recovery.checkpoint import (
@@ -74,7 +74,7 @@ class Session:
     evaluator: Evaluator | None
     batches: BatchStream
     saver: Saver
-    ahead: Ahead
+    ahead: PrefetchScorer
     world: World
     state: TrainState
     mid_step: MidStep | None
@@ -169,7 +169,7 @@ def open_session(
         evaluator=evaluator,
         batches=BatchStream(stream, state.outer_step, first_batch=done),
         saver=saver,
-        ahead=Ahead(config, run, curator, device),
+        ahead=PrefetchScorer(config, run, curator, device),
         world=world,
         state=state,
         mid_step=mid_step,

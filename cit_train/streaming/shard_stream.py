@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from cit_curate.config import CurateConfig
+from cit_curate.curation.lane_scan import OuterStep
 from cit_curate.errors import BadInputError, DamagedError, ShortfallError
 from cit_curate.images.decoders import decoders
 from cit_curate.images.read import ImageRejected, image_suffix
@@ -87,12 +88,12 @@ class PairScan(Protocol):
 
     Attributes:
         config: The rules.
-        outer_step: The outer step.
+        step: The outer step.
         lane: The lane.
     """
 
     config: CurateConfig
-    outer_step: int
+    step: OuterStep
     lane: int
 
     def take(self, num_pairs: int | None, /) -> pa.Table:
@@ -153,7 +154,7 @@ class ShardStream(threading.Thread):
         self.first_shard_at: float | None = None
         self.last_shard_at: float | None = None
         self.rows = selection.slice(0, 0)
-        self.folder = shard_folder(run, scan.outer_step)
+        self.folder = shard_folder(run, scan.step.number)
         self._pools = pools
         self.scan = scan
         self._max_pixels = max_pixels
@@ -164,8 +165,8 @@ class ShardStream(threading.Thread):
         self._ahead: deque[Future[bytes]] = deque()
         self._later: Iterator[dict[str, Any]] | None = None
         self._rejects: list[dict[str, Any]] = []
-        self._budget = ImageBudget(pools, outer_step=scan.outer_step, num_pairs=num_pairs)
-        key = (scan.config.seed, ORDER_KEY, scan.outer_step, scan.lane)
+        self._budget = ImageBudget(pools, outer_step=scan.step.number, num_pairs=num_pairs)
+        key = (scan.config.seed, ORDER_KEY, scan.step.number, scan.lane)
         order = np.random.default_rng(key).permutation(len(selection))
         self._planned = selection.take(order)
         self._num_pairs = num_pairs
@@ -380,7 +381,7 @@ class ShardStream(threading.Thread):
         names = ("scan_position", "pair_key", "image_uri")
         self._rejects.append(
             {
-                "outer_step": self.scan.outer_step,
+                "outer_step": self.scan.step.number,
                 "lane": self.scan.lane,
                 **{name: fields[name] for name in names},
                 "reason": error.reason,

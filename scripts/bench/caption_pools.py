@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from cit_curate.config import CurateConfig
-from cit_curate.curation.scores.exact import scanned_texts
+from cit_curate.curation.scores.scanned_texts import scanned_texts
 from cit_curate.pool.order import ScanOrder
 from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor

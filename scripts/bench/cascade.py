@@ -24,9 +24,11 @@ import torch
 
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
 from cit_curate.curation.curator import Curator
+from cit_curate.curation.lane_scan import OuterStep
 from cit_curate.curation.scan_ledger import round_row
+from cit_curate.curation.scores.cascade import CascadeScores
 from cit_curate.curation.scores.exact import ExactScores
-from cit_curate.curation.scores.score_cache import KnownScores
+from cit_curate.curation.scores.score_cache import ScoreCache
 from cit_curate.pool.pool import Pool
 from cit_curate.pool.tokenize_command import tokenize
 from cit_curate.records import Float32, PoolCursor
@@ -89,7 +91,7 @@ def compare(
     started = time.perf_counter()
     index = curator.refresh(encoder)
     assert index is not None
-    exact = ExactScores(rules, 0, encoder, index, KnownScores(limit=0))
+    exact = ExactScores(rules, 0, encoder, index, ScoreCache(limit=0))
     similarity = exact.of(Texts.of(captions)).similarity
     exact_seconds = time.perf_counter() - started
     timings = [Timing("exact", (exact_seconds,), len(captions))]
@@ -121,11 +123,14 @@ def cascade(
     seconds, without = [], []
     for _ in range(repeats):
         curator = Curator(pool, metadata, rules)  # nothing is left from the last turn
-        index = curator.refresh(encoder)
-        scan = curator.scan(encoder, index, PoolCursor(), outer_step=0, lane=0, update=0)
+        make_scores = curator.lane_scores(encoder, curator.refresh(encoder))
+        assert make_scores is not None
+        scores = make_scores(0, PoolCursor())
+        assert isinstance(scores, CascadeScores)
+        step = OuterStep(0, update=0, encoder=encoder.fingerprint)
+        scan = curator.scan(step, 0, PoolCursor(), lambda *_, scores=scores: scores)
         started = time.perf_counter()
-        assert scan.cascade is not None
-        scan.cascade.calibrate()
+        scores.calibrate()
         calibrated = time.perf_counter()
         rows = scan.take(None)
         seconds.append(time.perf_counter() - started)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
 from cit_curate.curation.curator import Curator
-from cit_curate.curation.scores.exact import scanned_texts
+from cit_curate.curation.lane_scan import OuterStep
+from cit_curate.curation.scores.scanned_texts import scanned_texts
 from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor
 from cit_curate.text_encoder.encoder import TextEncoder, choose_device, load_text_tower
@@ -101,9 +102,9 @@ def compare(
     def ours() -> None:
         encoder = TextEncoder(*load_text_tower(text), device=device)
         fresh = Curator(pool, metadata, rules)  # nothing is left from the last turn
-        (selection,) = fresh.run(
-            encoder, fresh.refresh(encoder), [PoolCursor()], outer_step=0, update=0, num_pairs=None
-        )
+        scores = fresh.lane_scores(encoder, fresh.refresh(encoder))
+        step = OuterStep(0, update=0, encoder=encoder.fingerprint)
+        (selection,) = fresh.run(step, [PoolCursor()], scores, num_pairs=None)
         kept["cit"].append(set(selection.rows["pair_key"].to_pylist()))
 
     ways: dict[str, Callable[[], object]] = {"plain loop": plain, "cit": ours}

@@ -36,7 +36,9 @@ from scripts.bench.side_by_side import Comparison, Timing, add_output, show, tak
 
 if TYPE_CHECKING:  # the processes that curate import them, and `--help` is not slowed down
     from cit_curate.curation.curator import Curator
+    from cit_curate.records import Float32
     from cit_curate.run.ledger import Run
+    from cit_curate.text_encoder.texts import Texts
 
 ROWS = (10_000, 1_000_000, 10_000_000)
 # An outer step: one in `1 / MIN_RATIO` of the captions that it scans.
@@ -74,18 +76,24 @@ class RandomEncoder:
     """Unit vectors that are drawn in turn, whatever the texts; `seconds` is what that took."""
 
     fingerprint = "random"
+    device = "cpu"
+    tokenizer_key = ""
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self._rng = np.random.default_rng(0)
 
-    def embed(self, texts: Sequence[str]) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
+    def embed(self, texts: Sequence[str]) -> "Float32":
         """float32 [texts, DIM], unit norm."""
         started = time.perf_counter()
         vectors = self._rng.standard_normal((len(texts), DIM), dtype=np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         self.seconds += time.perf_counter() - started
         return vectors
+
+    def embed_on_device(self, texts: "Texts") -> "Float32":
+        """As `embed`."""
+        return self.embed(texts.array)
 
 
 def main() -> None:
@@ -270,23 +278,18 @@ def _curate(pipe: Connection, pool: Path, run_folder: Path) -> None:
 def outer_steps(curator: "Curator", run: "Run") -> Iterator[Step]:
     """One outer step after the other, each committed to the run."""
     from cit_curate.curation.curator import write_scan
+    from cit_curate.curation.lane_scan import OuterStep
     from cit_curate.records import PoolCursor
     from cit_curate.run.ledger import Commit
 
     encoder = RandomEncoder()
-    index = curator.refresh(encoder)
+    scores = curator.lane_scores(encoder, curator.refresh(encoder))
     cursors, outer_step = (PoolCursor(),), 0
     while True:
         embedding = encoder.seconds
         started, processor = time.perf_counter(), time.process_time()
-        (lane,) = curator.run(
-            encoder,
-            index,
-            cursors,
-            outer_step=outer_step,
-            update=0,
-            num_pairs=int(SCANNED * MIN_RATIO),
-        )
+        step = OuterStep(outer_step, update=0, encoder=encoder.fingerprint)
+        (lane,) = curator.run(step, cursors, scores, num_pairs=int(SCANNED * MIN_RATIO))
         selected = time.perf_counter()
         files = write_scan(run, lane.scan, lane.rows)
         cursors = (lane.scan.cursor,)

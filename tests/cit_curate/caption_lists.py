@@ -6,7 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from cit_curate.records import PAIR_COLUMNS, CaptionBatch, PoolCursor
+from cit_curate.config import CurateConfig
+from cit_curate.curation.lane_scan import LaneScan, OuterStep
+from cit_curate.curation.rule import similarity_rule
+from cit_curate.curation.scores.cascade import CascadeScores
+from cit_curate.curation.scores.exact import ExactScores, WindowScores
+from cit_curate.curation.scores.score_cache import ScoreCache
+from cit_curate.metadata.entries import MetadataEntry
+from cit_curate.records import PAIR_COLUMNS, CaptionBatch, CaptionOrder, Embedder, PoolCursor
+from cit_curate.text_encoder.texts import Texts
+from indexes.protocol import MetadataIndex
+
+START = PoolCursor()
 
 
 @dataclass(frozen=True)
@@ -18,6 +29,11 @@ class ListOrder:
     @property
     def length(self) -> int:
         return len(self.rows)
+
+    names = ()
+
+    def repeats(self, num_captions: int) -> int:
+        return -(-num_captions // self.length)
 
     def batches(
         self, cursor: PoolCursor, batch_size: int, limit: int | None
@@ -37,6 +53,11 @@ class WordEncoder:
     """Captions are angles in degrees; their vector is the point on the unit circle."""
 
     fingerprint = "words"
+    device = "cpu"
+    tokenizer_key = ""
+
+    def embed_on_device(self, texts: Texts) -> np.ndarray:
+        return self.embed(texts.array.to_pylist())
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         angles = np.radians(np.array([float(text) for text in texts], dtype=np.float64))
@@ -47,3 +68,41 @@ def caption_table(captions: Sequence[str], text_key: str = "title") -> pa.Table:
     rows = [(f"{row:08d}", text_key, caption, "", "s") for row, caption in enumerate(captions)]
     columns = list(zip(*rows, strict=True))
     return pa.table([pa.array(column, pa.string()) for column in columns], names=PAIR_COLUMNS)
+
+
+def open_scan(
+    config: CurateConfig,
+    order: CaptionOrder,
+    entries: Sequence[MetadataEntry],
+    encoder: Embedder,
+    index: MetadataIndex,
+    *,
+    cursor: PoolCursor = START,
+    outer_step: int = 0,
+    lane: int = 0,
+    update: int = 0,
+) -> LaneScan:
+    """The scan of a lane as a curator opens it, which needs a pool."""
+    scores: WindowScores | None = ExactScores(config, lane, encoder, index, ScoreCache())
+    if config.curation == "none" or update < config.skip_until:
+        scores = None
+    elif config.curation == "cascade":
+        scores = CascadeScores(
+            config,
+            lane=lane,
+            order=order,
+            first=cursor,
+            encoder=encoder,
+            index=index,
+            exact=ExactScores(config, lane, encoder, index, ScoreCache()),
+        )
+    return LaneScan(
+        config,
+        order,
+        pa.array([entry.name for entry in entries], pa.string()),
+        step=OuterStep(outer_step, update, encoder.fingerprint),
+        lane=lane,
+        cursor=cursor,
+        scores=scores,
+        rule=similarity_rule(config),
+    )

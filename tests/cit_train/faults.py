@@ -113,15 +113,15 @@ def _do(act: str, trainer: Trainer | None) -> None:
 def _curate(strike: Callable[..., None], change: Change) -> None:
     whole = Curator.run
 
-    def curated(self: Any, *args: Any, **kwargs: Any) -> Any:
-        told = kwargs["on_progress"]
+    def curated(self: Any, step: Any, *args: Any, **kwargs: Any) -> Any:
+        on_progress = kwargs["on_progress"]
 
         def progress(lane: int, totals: Any) -> None:
-            strike(kwargs["update"])
-            told(lane, totals)
+            strike(step.update)
+            on_progress(lane, totals)
 
         kwargs["on_progress"] = progress
-        return whole(self, *args, **kwargs)
+        return whole(self, step, *args, **kwargs)
 
     change(Curator, "run", curated)
 
@@ -130,7 +130,7 @@ def _stream(strike: Callable[..., None], change: Change) -> None:
     add = shard_stream.ShardStream._add
 
     def added(self: Any, writer: Any, sample: Any) -> None:
-        strike(self.scan.update)
+        strike(self.scan.step.update)
         add(self, writer, sample)
 
     change(shard_stream.ShardStream, "_add", added)

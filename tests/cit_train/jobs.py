@@ -24,7 +24,7 @@ from tiny import make_config
 from tiny_runs import ledger_hashes, logged_updates, weights
 
 from cit_curate.config import EngineConfig
-from cit_curate.curation.curator import curate
+from cit_curate.curation.curate import curate
 from cit_curate.pool.build.yfcc_build import build_yfcc_pool
 from cit_curate.pool.build.yfcc_source import YfccSource
 from cit_curate.pool.pool import Pool

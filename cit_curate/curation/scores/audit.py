@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cit_curate.config import CurateConfig
 from cit_curate.curation.selection import MIN_RATIO
 from cit_curate.records import Float32
 
@@ -120,6 +121,11 @@ class Audit:
             recalls = [self.recall(reason) for reason, rule in self.missed.items() if rule.kept]
             self.caution = max((_caution(each, target) for each in recalls), default=0)
         return self.caution
+
+
+def new_audit(config: CurateConfig) -> Audit | None:
+    """The audit of a scan that a cascade scores, before its first caption; None for other scans."""
+    return Audit(heaviest=1 / config.audit_ratio) if config.curation == "cascade" else None
 
 
 def _caution(recall: Recall, target: float) -> int:

@@ -14,7 +14,6 @@ import numpy as np
 
 from cit_curate.errors import BrokenVectorsError, NotFiniteError
 from cit_curate.records import Bool, CaptionBatch, Embedder, Float32, Int64, PoolCursor, pair_key
-from cit_curate.text_encoder.encoder import TextEncoder
 from cit_curate.text_encoder.texts import Texts
 from indexes.protocol import MetadataIndex, Queries
 
@@ -39,9 +38,7 @@ def embed_captions(encoder: Embedder, texts: Texts) -> tuple[Queries, Bool | Non
         the encoder's device. And bool [texts], where that is, None = nowhere.
     """
     try:
-        if isinstance(encoder, TextEncoder):  # nobody else knows what to do with tokens
-            return encoder.embed_on_device(texts), None
-        return encoder.embed(texts.array.to_pylist()), None
+        return encoder.embed_on_device(texts), None
     except BrokenVectorsError as error:
         vectors = error.vectors.copy()
         vectors[error.broken] = np.eye(1, vectors.shape[1], dtype=np.float32)

@@ -14,9 +14,11 @@ from itertools import accumulate
 import numpy as np
 
 from cit_curate.config import CurateConfig
-from cit_curate.curation.scores.exact import ENCODING, ExactScores, Scores, scanned_texts
+from cit_curate.curation.scan_rows import ScanTotals
+from cit_curate.curation.scores.exact import ENCODING, ExactScores, Scores
 from cit_curate.curation.scores.keyed_random import keyed_uniform
 from cit_curate.curation.scores.proxies import TREND_CAPTIONS, Cut, Int8Tower, Proxy, fit_token_map
+from cit_curate.curation.scores.scanned_texts import scanned_texts
 from cit_curate.records import CaptionBatch, CaptionOrder, Float32, PoolCursor
 from cit_curate.text_encoder.encoder import TextEncoder
 from cit_curate.text_encoder.texts import Texts
@@ -30,11 +32,7 @@ AUDIT_KEY = 12
 
 
 class CascadeScores:
-    """Scores of what may pass; a `WindowScores`.
-
-    Attributes:
-        caution: A place in `CAUTION`, from here on.
-    """
+    """Scores of what may pass; a `WindowScores`."""
 
     def __init__(
         self,
@@ -52,23 +50,23 @@ class CascadeScores:
         Args:
             config: The rules.
             lane: The lane.
-            order: Its captions.
-            first: Where its scan began in this outer step.
+            order: The order of its captions.
+            first: The cursor that its scan began at in this outer step.
             encoder: The text encoder as it is now.
             index: The metadata under that encoder.
             exact: What scores the captions that may pass.
         """
-        self.caution = 0
         self._config, self._lane, self._order, self._first = config, lane, order, first
         self._encoder, self._index, self._exact = encoder, index, exact
         self._stages: list[tuple[Proxy, Cut]] | None = None
 
-    def __call__(self, window: Sequence[CaptionBatch]) -> Scores:
+    def __call__(self, window: Sequence[CaptionBatch], totals: ScanTotals) -> Scores:
         """The scores of those captions of a window that may pass, and of some others."""
         self.calibrate()
+        caution = CAUTION[totals.audit.caution if totals.audit is not None else 0]
         texts = scanned_texts(self._config, self._lane, window)
         position = np.concatenate([batch.scan_position for batch in window])
-        probability = self._probability(texts, [len(batch) for batch in window])
+        probability = self._probability(texts, [len(batch) for batch in window], caution)
         first = self._first.pass_index * self._order.length + self._first.position
         probability[position < first + self._config.calibration_captions] = 1
         drawn = keyed_uniform((self._config.seed, AUDIT_KEY, self._lane), position)
@@ -106,7 +104,7 @@ class CascadeScores:
                 stages.append((int8, Cut.fit(guesses, similarity, config.threshold)))
         self._stages = stages
 
-    def _probability(self, texts: Texts, lengths: Sequence[int]) -> Float32:
+    def _probability(self, texts: Texts, lengths: Sequence[int], caution: float) -> Float32:
         """How probably each caption is to be scored: float32 [window]; 1: it may pass."""
         assert self._stages is not None
         config = self._config
@@ -116,7 +114,7 @@ class CascadeScores:
         may_pass = np.ones(len(texts), dtype=np.bool_)
         lost = (1 - config.target_recall) / (2 * max(len(self._stages), 1))
         for proxy, cut in self._stages:
-            margin = CAUTION[self.caution] * proxy.widening * cut.margin(lost)
+            margin = caution * proxy.widening * cut.margin(lost)
             asked = np.unique(place[may_pass])
             with ENCODING:
                 guesses = np.full(len(tokens), -np.inf, dtype=np.float32)

@@ -113,7 +113,7 @@ def remove_mid_step(run: Run) -> None:
 def write_selection(run: Run, selection: LaneSelection) -> list[FileEntry]:
     """Write one lane's selection and scan; what is there already is the same, and stays."""
     scan, state = selection.scan, selection.state
-    stem = _stem(run, scan.outer_step, scan.lane)
+    stem = _stem(run, scan.step.number, scan.lane)
     stem.parent.mkdir(parents=True, exist_ok=True)
     tables = {
         "selected": selection.rows,
@@ -128,8 +128,8 @@ def write_selection(run: Run, selection: LaneSelection) -> list[FileEntry]:
         "audit": audit,
     }
     value = {
-        "update": scan.update,
-        "encoder": scan.encoder.fingerprint,
+        "update": scan.step.update,
+        "encoder": scan.step.encoder,
         "cursor": asdict(state.cursor),
         "totals": totals,
         "num_asked": state.num_asked,
@@ -158,9 +158,9 @@ def read_selection(run: Run, scan: LaneScan) -> LaneSelection:
     Raises:
         DamagedError: It was made with another encoder.
     """
-    stem = _stem(run, scan.outer_step, scan.lane)
+    stem = _stem(run, scan.step.number, scan.lane)
     value = read_json(stem.with_name(f"{stem.name}.json"))
-    if value["encoder"] != scan.encoder.fingerprint:
+    if value["encoder"] != scan.step.encoder:
         raise DamagedError(
             f"{stem}.json was made with another text encoder than the last commit holds; remove "
             f"{run.path}/mid_step.json to go on from that commit"

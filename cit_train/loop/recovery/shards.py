@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from cit_curate.config import CurateConfig
+from cit_curate.curation.lane_scan import OuterStep
 from cit_curate.errors import DamagedError
 from cit_curate.images.read import ImageRejected
 from cit_curate.pool.mixture import PoolMixture
@@ -50,7 +51,7 @@ class RecordedScan:
     """The rest of a scan, as the ledger has it: pairs that take the place of rejected ones."""
 
     config: CurateConfig
-    outer_step: int
+    step: OuterStep
     lane: int
     later: pa.Table
 
@@ -99,9 +100,9 @@ def remake_shards(run: Run, pools: PoolMixture, commits: Sequence[Commit], outer
     folder = shard_folder(run, outer_step)
     for number, lane in enumerate(lanes):
         before = _hashes(folder, number)
-        scan = RecordedScan(
-            CurateConfig(seed=settings["seed"]), outer_step, number, lane.pairs.slice(budget)
-        )
+        step = OuterStep(outer_step, first_update, encoder="")
+        rules = CurateConfig(seed=settings["seed"])
+        scan = RecordedScan(rules, step, number, lane.pairs.slice(budget))
         with image_threads() as threads:
             stream = ShardStream(
                 run,

@@ -8,15 +8,19 @@ import pytest
 
 from cit_curate.config import CurateConfig, MetadataConfig
 from cit_curate.curation.curator import Curator
+from cit_curate.curation.lane_scan import OuterStep
 from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor
 from cit_curate.sources.columns import Columns
+from cit_curate.text_encoder.texts import Texts
 
 
 class CountingEncoder:
     """Gives each text a vector and remembers the texts."""
 
     fingerprint = "counting"
+    device = "cpu"
+    tokenizer_key = ""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -24,6 +28,9 @@ class CountingEncoder:
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         self.seen += texts
         return np.eye(4, dtype=np.float32)[[len(text) % 4 for text in texts]]
+
+    def embed_on_device(self, texts: Texts) -> np.ndarray:
+        return self.embed(texts.array.to_pylist())
 
 
 @pytest.fixture
@@ -45,14 +52,9 @@ def test_a_threshold_that_everything_passes_works_and_is_told(
         rules = CurateConfig(threshold=threshold, batch_size=2, min_ratio=0.0, texts="every")
         curator = Curator(pool, metadata, rules)
         caplog.clear()
-        (selection,) = curator.run(
-            encoder,
-            curator.refresh(encoder),
-            [PoolCursor()],
-            outer_step=0,
-            update=0,
-            num_pairs=None,
-        )
+        scores = curator.lane_scores(encoder, curator.refresh(encoder))
+        step = OuterStep(0, 0, encoder.fingerprint)
+        (selection,) = curator.run(step, [PoolCursor()], scores, num_pairs=None)
         assert len(selection.rows) == (2 if is_told else 1)
         assert ("every caption is kept (ratio 1.0)" in caplog.text) == is_told
 

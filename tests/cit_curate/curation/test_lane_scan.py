@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pytest
-from caption_lists import ListOrder, WordEncoder, caption_table
+from caption_lists import ListOrder, WordEncoder, caption_table, open_scan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +23,7 @@ from cit_curate.metadata.entries import MetadataEntry, parse_entries
 from cit_curate.metadata.vectors import embed_metadata
 from cit_curate.records import PAIR_COLUMNS, PoolCursor
 from cit_curate.text_encoder.encoder import TextEncoder
+from cit_curate.text_encoder.texts import Texts
 from indexes.build import build_index
 from indexes.protocol import MetadataIndex
 
@@ -31,15 +32,9 @@ GOLDEN = Path(__file__).parents[2] / "golden"
 
 def scan_angles(captions: Sequence[str], config: CurateConfig, **kwargs: object) -> LaneScan:
     encoder = WordEncoder()
-    options = {"cursor": PoolCursor(), "outer_step": 0, **kwargs}
-    return LaneScan(
-        config,
-        order=ListOrder(caption_table(captions)),
-        entries=[MetadataEntry("east")],
-        encoder=encoder,
-        index=build_index(encoder.embed(["0"]), "exact"),
-        **options,
-    )
+    index = build_index(encoder.embed(["0"]), "exact")
+    order = ListOrder(caption_table(captions))
+    return open_scan(config, order, [MetadataEntry("east")], encoder, index, **kwargs)
 
 
 class Remembering:
@@ -47,6 +42,7 @@ class Remembering:
 
     def __init__(self, encoder: TextEncoder) -> None:
         self.fingerprint = encoder.fingerprint
+        self.device = encoder.device
         self._encoder = encoder
         self._known: dict[str, np.ndarray] = {}
 
@@ -54,6 +50,9 @@ class Remembering:
         fresh = list(dict.fromkeys(text for text in texts if text not in self._known))
         self._known.update(zip(fresh, self._encoder.embed(fresh), strict=True))
         return np.stack([self._known[text] for text in texts])
+
+    def embed_on_device(self, texts: Texts) -> np.ndarray:
+        return self.embed(texts.array.to_pylist())
 
 
 @pytest.fixture(scope="module")
@@ -84,15 +83,8 @@ def test_the_golden_selection_comes_out(
         collection="multiset",
         order="sequential",
     )
-    scan = LaneScan(
-        config,
-        order=golden_pool,
-        entries=parse_entries((GOLDEN / "labels.txt").read_text().splitlines()),
-        encoder=encoder,
-        index=index,
-        cursor=PoolCursor(),
-        outer_step=0,
-    )
+    entries = parse_entries((GOLDEN / "labels.txt").read_text().splitlines())
+    scan = open_scan(config, golden_pool, entries, encoder, index)
     kept = scan.take(config.budget)
     # Within a group of equal similarities another member may stand in for the expected one.
     ties = {key: tied[0] for tied in golden["tied_at_the_cut"] for key in tied}
@@ -194,15 +186,9 @@ def test_a_pool_of_noise_is_read_once_and_no_more_before_it_ends_with_3(
     captions = ["".join(row) for row in letters]
     entries = parse_entries((GOLDEN / "labels.txt").read_text().splitlines())
     config = CurateConfig(threshold=0.95, min_ratio=0.0, batch_size=16, curate_every=4)
-    scan = LaneScan(
-        config,
-        order=ListOrder(caption_table(captions)),
-        entries=entries,
-        encoder=encoder,
-        index=build_index(embed_metadata(encoder.embed, entries, ["{}"]), "exact"),
-        cursor=PoolCursor(0, 100),
-        outer_step=0,
-    )
+    index = build_index(embed_metadata(encoder.embed, entries, ["{}"]), "exact")
+    order = ListOrder(caption_table(captions))
+    scan = open_scan(config, order, entries, encoder, index, cursor=PoolCursor(0, 100))
     with pytest.raises(ShortfallError) as caught:
         scan.take(num_pairs)
     assert caught.value.exit_code == 3

@@ -16,7 +16,7 @@ import pytest
 from small_tower import small_tower
 
 from cit_curate.config import CurateConfig, EngineConfig, MetadataConfig
-from cit_curate.curation.curator import curate
+from cit_curate.curation.curate import curate
 from cit_curate.engines.ray_engine import open_ray
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.pool.format import read_manifest

@@ -10,6 +10,7 @@ from small_tower import small_tower
 
 from cit_curate.config import CurateConfig, MetadataConfig
 from cit_curate.curation.curator import Curator
+from cit_curate.curation.lane_scan import OuterStep
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.pool.check import check_pool
 from cit_curate.pool.commands import info
@@ -64,14 +65,9 @@ def select(
     pool: Pool | PoolMixture, classes: Path, encoder: TextEncoder, rules: CurateConfig
 ) -> pa.Table:
     curator = Curator(pool, MetadataConfig(metadata=str(classes)), rules)
-    selections = curator.run(
-        encoder,
-        curator.refresh(encoder),
-        [PoolCursor()] * rules.lanes,
-        outer_step=0,
-        update=0,
-        num_pairs=None,
-    )
+    scores = curator.lane_scores(encoder, curator.refresh(encoder))
+    step = OuterStep(0, 0, encoder.fingerprint)
+    selections = curator.run(step, [PoolCursor()] * rules.lanes, scores, num_pairs=None)
     return pa.concat_tables(each.rows for each in selections)
 
 

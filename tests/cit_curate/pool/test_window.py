@@ -6,8 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from cit_curate.config import CurateConfig, MetadataConfig
-from cit_curate.curation import lane_scan as curator_module
+from cit_curate.curation import lane_scan
 from cit_curate.curation.curator import Curator, write_scan
+from cit_curate.curation.lane_scan import OuterStep
 from cit_curate.pool import format as pool_format
 from cit_curate.pool import order as pool_order
 from cit_curate.pool import parts as pool_parts
@@ -77,7 +78,7 @@ def test_an_outer_step_reads_one_window_of_a_big_pool_and_the_next_one_nothing(
 ):
     monkeypatch.setattr(pool_order, "EXACT_POOL_ROWS", 0)
     monkeypatch.setattr(pool_order, "WINDOW_PARTS", 3)
-    monkeypatch.setattr(curator_module, "SMALLEST_WINDOW", 16)
+    monkeypatch.setattr(lane_scan, "SMALLEST_WINDOW", 16)
     (tmp_path / "names.txt").write_text("east\nwest\n")
     config = CurateConfig(threshold=1.0, min_ratio=0.25, batch_size=8, index="exact")
     metadata = MetadataConfig(metadata=str(tmp_path / "names.txt"))
@@ -85,11 +86,12 @@ def test_an_outer_step_reads_one_window_of_a_big_pool_and_the_next_one_nothing(
     assert not groups_read  # opening looks at the sizes of files, and into none
 
     encoder, cursors = RandomEncoder(), [PoolCursor()]
-    index = curator.refresh(encoder)
+    scores = curator.lane_scores(encoder, curator.refresh(encoder))
     run = Run.create(tmp_path / "run", config={}, environment={})
     window = 3 * GROUPS_PER_PART
     for outer_step, expected in enumerate([window, 0, 0, window]):
-        (lane,) = curator.run(encoder, index, cursors, outer_step=outer_step, update=0, num_pairs=8)
+        step = OuterStep(outer_step, 0, encoder.fingerprint)
+        (lane,) = curator.run(step, cursors, scores, num_pairs=8)
         write_scan(run, lane.scan, lane.rows)
         cursors = [lane.scan.cursor]
         assert lane.scan.totals.scanned == 32

@@ -27,12 +27,14 @@ from tiny_runs import (
 )
 
 from cit_curate.curation.curator import Curator
+from cit_curate.curation.lane_scan import OuterStep
+from cit_curate.curation.scan_rows import ScanTotals
 from cit_curate.curation.scores.exact import Scores
 from cit_curate.errors import ConfigError, DamagedError, PeerLostError
 from cit_curate.run.ledger import Run
 from cit_train.config import RunConfig
 from cit_train.loop import ahead, ahead_workers
-from cit_train.loop.ahead_workers import LaneAhead
+from cit_train.loop.ahead_workers import LanePrefetch
 from cit_train.outer_loop import train
 from cit_train.ranks.stopping import StoppedError
 
@@ -123,10 +125,9 @@ def test_a_stale_selection_is_the_exact_one_with_that_encoder(
 
     encoder = TextEncoder.load(config.text)
     assert encoder.fingerprint == encoders(stale)[1]
-    index = curator.refresh(encoder)
-    (selection,) = curator.run(
-        encoder, index, cursors, outer_step=1, update=2, num_pairs=config.budget
-    )
+    scores = curator.lane_scores(encoder, curator.refresh(encoder))
+    step = OuterStep(1, 2, encoder.fingerprint)
+    (selection,) = curator.run(step, cursors, scores, num_pairs=config.budget)
     rows = stale.read("selections")
     rows = rows.filter(pc.equal(rows["outer_step"], 1))
     rejects = stale.read("rejects")
@@ -149,7 +150,7 @@ def test_scores_do_not_depend_on_who_asks_when_for_how_many(whole: Callable[...,
 
     class Counted(Executor):
         def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-            asked.append(args[0])
+            asked.append(args)
             return one.submit(function, *args, **kwargs)
 
     with (
@@ -157,24 +158,24 @@ def test_scores_do_not_depend_on_who_asks_when_for_how_many(whole: Callable[...,
         ThreadPoolExecutor(1) as queue,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr(ahead_workers, "STRETCH", 8)
-        patch.setattr(ahead_workers, "score", _squares)
-        planned = LaneAhead(None, 0, Counted())  # type: ignore[arg-type]
+        patch.setattr(ahead_workers, "RANGE_CAPTIONS", 8)
+        patch.setattr(ahead_workers, "score_saved", _squares)
+        planned = LanePrefetch(None, 0, Counted())  # type: ignore[arg-type]
         planned.plan(5, 25, queue)
-        at_need = LaneAhead(None, 0, Counted())  # type: ignore[arg-type]
+        at_need = LanePrefetch(None, 0, Counted())  # type: ignore[arg-type]
         for start, stop in ((5, 9), (9, 30), (30, 31), (64, 70)):
             expected = np.arange(start, stop) ** 2
             for lane in (planned, at_need):
-                scores = lane(_window(start, stop))
+                scores = lane(_window(start, stop), ScanTotals())
                 assert scores.similarity.tolist() == expected.tolist()
                 assert scores.nearest.tolist() == [-n for n in range(start, stop)]
-                assert len(lane._stretches) <= 4, "what was given is let go"
+                assert len(lane._ranges) <= 4, "what was given is let go"
     assert len(asked) == len(set(asked)) + 3, "both lanes ask for what follows the plan, once"
 
 
-def _squares(stretch: Any) -> Any:
-    places = np.arange(stretch.start, stretch.stop)
-    return Scores((places**2).astype(np.float32), -places)
+def _squares(saved: Any, lane: int, start: int, stop: int) -> Any:
+    positions = np.arange(start, stop)
+    return Scores((positions**2).astype(np.float32), -positions)
 
 
 def _window(start: int, stop: int) -> Any:
@@ -187,25 +188,25 @@ def _window(start: int, stop: int) -> Any:
 def test_what_is_no_longer_needed_is_not_scored() -> None:
     started, go = threading.Event(), threading.Event()
 
-    def slow(stretch: Any) -> Any:
+    def slow(*args: Any) -> Any:
         started.set()
         go.wait(5)
-        return _squares(stretch)
+        return _squares(*args)
 
     with (
         ThreadPoolExecutor(1) as workers,
         ThreadPoolExecutor(1) as queue,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr(ahead_workers, "STRETCH", 8)
-        patch.setattr(ahead_workers, "score", slow)
-        lane = LaneAhead(None, 0, workers)  # type: ignore[arg-type]
+        patch.setattr(ahead_workers, "RANGE_CAPTIONS", 8)
+        patch.setattr(ahead_workers, "score_saved", slow)
+        lane = LanePrefetch(None, 0, workers)  # type: ignore[arg-type]
         lane.plan(0, 80, queue)
         assert started.wait(5)
-        lane.leave()
-        assert [stretch.stop for stretch, _ in lane._stretches] == [8]
+        lane.cancel()
+        assert [planned.stop for planned in lane._ranges] == [8]
         go.set()
-        assert lane(_window(4, 12)).nearest.tolist() == [-n for n in range(4, 12)]
+        assert lane(_window(4, 12), ScanTotals()).nearest.tolist() == [-n for n in range(4, 12)]
 
 
 @pytest.mark.faults("K3")

@@ -12,7 +12,7 @@ from tiny_runs import ledger_hashes
 from transformers import AutoModel, AutoTokenizer
 
 from cit_curate.config import EngineConfig
-from cit_curate.curation.curator import curate
+from cit_curate.curation.curate import curate
 from cit_curate.errors import BrokenVectorsError, CitError, NotFiniteError, ShortfallError
 from cit_curate.pool.pool import Pool
 from cit_curate.run.ledger import Run

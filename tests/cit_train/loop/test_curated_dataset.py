@@ -8,7 +8,7 @@ import pytest
 from tiny import make_pool, make_text_tower
 
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
-from cit_curate.curation.curator import curate
+from cit_curate.curation.curate import curate
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.pool.pool import Pool
 from cit_curate.run import commands

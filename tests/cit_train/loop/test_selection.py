@@ -6,7 +6,7 @@ import pytest
 from tiny import make_config, make_pool
 
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
-from cit_curate.curation.curator import curate
+from cit_curate.curation.curate import curate
 from cit_curate.errors import ConfigError
 from cit_curate.pool.pool import Pool
 from cit_curate.run.ledger import Run

@@ -12,7 +12,7 @@ from tiny import COLOURS, make_config, make_pool, picture
 
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
 from cit_curate.curation.command import curate as curate_command
-from cit_curate.curation.curator import curate
+from cit_curate.curation.curate import curate
 from cit_curate.errors import ConfigError, ShortfallError
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from caption_lists import ListOrder, WordEncoder, caption_table
+from caption_lists import ListOrder, WordEncoder, caption_table, open_scan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_tower import small_tower
 
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
 from cit_curate.curation import lane_scan
-from cit_curate.curation.curator import curate
+from cit_curate.curation.curate import curate
 from cit_curate.curation.lane_scan import LaneScan
 from cit_curate.curation.scan_ledger import round_row
 from cit_curate.curation.scores import broken_vectors
@@ -22,7 +22,6 @@ from cit_curate.curation.threshold import sample_similarity
 from cit_curate.errors import BrokenVectorsError, NotFiniteError
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.pool.pool import Pool
-from cit_curate.records import PoolCursor
 from cit_curate.sources.columns import Columns
 from indexes.build import build_index
 
@@ -43,16 +42,12 @@ class BreakingEncoder(WordEncoder):
 
 
 def scan_of(captions: Sequence[str], config: CurateConfig) -> LaneScan:
-    return LaneScan(
-        config,
-        order=ListOrder(caption_table(captions)),
-        entries=[MetadataEntry("east")],
-        encoder=BreakingEncoder(),
-        index=build_index(WordEncoder().embed(["0"]), "exact"),
-        cursor=PoolCursor(),
-        outer_step=3,
-        lane=1,
+    order, index = (
+        ListOrder(caption_table(captions)),
+        build_index(WordEncoder().embed(["0"]), "exact"),
     )
+    entries = [MetadataEntry("east")]
+    return open_scan(config, order, entries, BreakingEncoder(), index, outer_step=3, lane=1)
 
 
 @pytest.mark.faults("E1")

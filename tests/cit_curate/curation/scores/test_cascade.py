@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from caption_lists import ListOrder, caption_table
+from caption_lists import ListOrder, caption_table, open_scan
 from small_tower import small_tower
 
 from cit_curate.config import (
@@ -18,7 +18,7 @@ from cit_curate.config import (
     MetadataConfig,
     TextTowerConfig,
 )
-from cit_curate.curation.curator import curate
+from cit_curate.curation.curate import curate
 from cit_curate.curation.lane_scan import LaneScan
 from cit_curate.curation.scan_ledger import round_row
 from cit_curate.curation.scores.proxies import Cut, Int8Tower, fit_token_map
@@ -26,7 +26,6 @@ from cit_curate.errors import ConfigError
 from cit_curate.metadata.entries import parse_entries
 from cit_curate.metadata.vectors import embed_metadata
 from cit_curate.pool.pool import Pool
-from cit_curate.records import PoolCursor
 from cit_curate.run.ledger_tables import SCHEMAS
 from cit_curate.run.report.page import build_report
 from cit_curate.sources.columns import Columns
@@ -69,15 +68,7 @@ def similarity(encoder: TextEncoder, index: MetadataIndex, captions: list[str]) 
 def scan_of(
     captions: list[str], encoder: TextEncoder, index: MetadataIndex, rules: CurateConfig
 ) -> LaneScan:
-    return LaneScan(
-        rules,
-        order=ListOrder(caption_table(captions)),
-        entries=ENTRIES,
-        encoder=encoder,
-        index=index,
-        cursor=PoolCursor(),
-        outer_step=0,
-    )
+    return open_scan(rules, ListOrder(caption_table(captions)), ENTRIES, encoder, index)
 
 
 # A tower of random weights is no linear map of its tokens: that proxy alone rules out little.

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cit_curate.curation.scores.score_cache import KnownScores
+from cit_curate.curation.scores.score_cache import ScoreCache
 from cit_curate.text_encoder.texts import Texts
 
 
@@ -17,14 +17,14 @@ def score(text: str) -> tuple[np.float32, int]:
 def test_remembered_scores_are_those_of_every_caption_alone(
     windows: list[list[str]], limit: int
 ) -> None:
-    known = KnownScores(limit)
+    known = ScoreCache(limit)
     embedded: list[str] = []
     for window in windows:
-        asked = known.ask(Texts.of(window))
-        new = asked.new.array.to_pylist()
+        lookup = known.lookup(Texts.of(window))
+        new = lookup.new.array.to_pylist()
         scores = [score(text) for text in new]
-        similarity, nearest = known.answer(
-            asked,
+        similarity, nearest = known.store(
+            lookup,
             np.array([value for value, _ in scores], dtype=np.float32),
             np.array([entry for _, entry in scores], dtype=np.int64),
         )

@@ -14,16 +14,28 @@ import pytest
 from small_tower import small_tower
 
 from cit_curate.config import CurateConfig, EngineConfig, MetadataConfig, TextTowerConfig
-from cit_curate.curation.curator import Curator, curate
+from cit_curate.curation import curate as curate_module
+from cit_curate.curation.curate import curate
+from cit_curate.curation.curator import Curator
+from cit_curate.curation.lane_scan import OuterStep
 from cit_curate.curation.scan_ledger import round_row
 from cit_curate.curation.scores import staged
-from cit_curate.curation.scores.staged import (
+from cit_curate.curation.scores.exact import Scores
+from cit_curate.curation.scores.score_range import (
     EmbedTask,
-    ScoredLane,
-    ScoreTask,
+    PrecomputedEmbedder,
+    ScoreRange,
+    ScoreSource,
     Tower,
+    embed_texts,
+    pool_paths,
+    score_range,
+)
+from cit_curate.curation.scores.staged import (
+    ScoreFile,
     read_scores,
-    score,
+    staged_scores,
+    write_scores,
 )
 from cit_curate.errors import ConfigError, DamagedError, ShortfallError
 from cit_curate.pool.pool import Pool
@@ -40,9 +52,10 @@ RULES = CurateConfig(
 
 @pytest.fixture(scope="module", autouse=True)
 def small_units():
-    before, staged.UNIT_CAPTIONS = staged.UNIT_CAPTIONS, 100
-    yield
-    staged.UNIT_CAPTIONS = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(staged, "RANGE_CAPTIONS", 100)
+        patch.setattr(curate_module, "STAGED_CAPTIONS", 0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -85,19 +98,12 @@ def whole(pool, text, tmp_path_factory) -> dict[str, str]:
 def test_scores_ahead_select_what_the_sequential_scan_selects(pool, text, cpu, num_pairs, tmp_path):
     curator = Curator(pool, METADATA, RULES)
     encoder = TextEncoder.load(text, device="cpu")
-    index = curator.refresh(encoder)
-    ahead = curator.scores_ahead(map, tmp_path / "staging", cpu, encoder, index)
+    sequential = curator.lane_scores(encoder, curator.refresh(encoder))
+    ahead = scores_ahead(curator, cpu, tmp_path / "staging")
+    step = OuterStep(0, 0, encoder.fingerprint)
     one, two = (
-        curator.run(
-            encoder,
-            index,
-            [PoolCursor()] * 2,
-            outer_step=0,
-            update=0,
-            num_pairs=num_pairs,
-            scores=given,
-        )
-        for given in (None, ahead)
+        curator.run(step, [PoolCursor()] * 2, scores, num_pairs=num_pairs)
+        for scores in (sequential, ahead)
     )
     for sequential, scored in zip(one, two, strict=True):
         assert sequential.rows.equals(scored.rows)
@@ -107,33 +113,61 @@ def test_scores_ahead_select_what_the_sequential_scan_selects(pool, text, cpu, n
         assert rounds[0].equals(rounds[1])
 
 
-def scored_scan(pool, cpu, folder: Path) -> staged.Scan:
-    curator = Curator(pool, METADATA, RULES)
-    encoder = staged.embedder(map, cpu, curator.prompts)
-    lane = curator.scores_ahead(map, folder, cpu, encoder, curator.refresh(encoder))(0)
-    assert isinstance(lane, ScoredLane)
-    return lane._tasks[0].scan
+def score_source(curator: Curator, cpu: Tower) -> ScoreSource:
+    return ScoreSource(
+        pools=pool_paths(curator.pools),
+        config=curator.config,
+        metadata=METADATA,
+        metadata_fingerprint=curator.fingerprint,
+        tower=cpu,
+        index_kind="exact",
+        encoder=TextEncoder.load(cpu.text, device="cpu").fingerprint,
+    )
+
+
+def scores_ahead(curator: Curator, cpu: Tower, folder: Path):
+    index = curator.refresh(TextEncoder.load(cpu.text, device="cpu"))
+    return staged_scores(map, folder, score_source(curator, cpu), index, curator.orders)
 
 
 def test_a_unit_is_scored_once_and_a_cut_one_is_damaged(pool, cpu, tmp_path):
-    task = ScoreTask(scored_scan(pool, cpu, tmp_path / "staging"), lane=1, start=30, stop=75)
-    score(task)
-    similarity, nearest = read_scores(task)
+    source = score_source(Curator(pool, METADATA, RULES), cpu)
+    file = ScoreFile(tmp_path, ScoreRange(source, lane=1, start=30, stop=75))
+    write_scores(file)
+    similarity, nearest, *_ = read_scores(file)
     assert (similarity.dtype, nearest.dtype, len(similarity)) == (np.float32, np.int64, 45)
-    made = task.path.stat().st_mtime_ns
-    score(task)
-    assert task.path.stat().st_mtime_ns == made
-    task.path.write_bytes(task.path.read_bytes()[:-20])
+    made = file.path.stat().st_mtime_ns
+    write_scores(file)
+    assert file.path.stat().st_mtime_ns == made
+    file.path.write_bytes(file.path.read_bytes()[:-20])
     with pytest.raises(DamagedError, match="remove it"):
-        read_scores(task)
+        read_scores(file)
 
 
 @pytest.mark.faults("E5")
 def test_a_worker_with_other_weights_is_refused(pool, cpu, tmp_path):
-    scan = scored_scan(pool, cpu, tmp_path / "staging")
-    scan = replace(scan, encoder="another")
+    source = score_source(Curator(pool, METADATA, RULES), cpu)
     with pytest.raises(ConfigError, match="not the same for all workers"):
-        score(ScoreTask(scan, 0, 0, 10))
+        score_range(ScoreRange(replace(source, encoder="another"), 0, 0, 10))
+
+
+@pytest.mark.faults("E5")
+def test_a_worker_with_other_metadata_is_refused(pool, cpu):
+    source = score_source(Curator(pool, METADATA, RULES), cpu)
+    with pytest.raises(ConfigError, match="has changed since this run was opened"):
+        score_range(ScoreRange(replace(source, metadata_fingerprint="another"), 0, 0, 10))
+
+
+def test_stored_metadata_gives_the_scores_of_metadata_that_the_worker_embeds(pool, cpu, tmp_path):
+    curator = Curator(pool, METADATA, RULES)
+    scores_ahead(curator, cpu, tmp_path / "staging")
+    source = score_source(curator, cpu)
+    (index,) = (tmp_path / "staging").glob("*/index")
+    stored, embedded = (
+        score_range(ScoreRange(each, 0, 0, 40)) for each in (replace(source, index=index), source)
+    )
+    assert np.array_equal(stored.similarity, embedded.similarity)
+    assert np.array_equal(stored.nearest, embedded.nearest)
 
 
 def test_after_a_shortfall_another_threshold_needs_no_new_scores(pool, text, whole, tmp_path):
@@ -143,25 +177,33 @@ def test_after_a_shortfall_another_threshold_needs_no_new_scores(pool, text, who
     units = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".staging-run/*/lane*/*")}
     assert len(units) >= 4  # of the first lane, which fell short
 
-    def must_be_known(task: ScoreTask) -> None:
-        assert task.path not in units
+    def write_new(file: ScoreFile) -> None:
+        assert file.path not in units
+        write_scores(file)
 
-    original, staged.score = staged.score, lambda task: (must_be_known(task), original(task))
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(staged, "write_scores", write_new)
         curate(pool, METADATA, text, RULES, tmp_path / "run", num_pairs=None, device="cpu")
-    finally:
-        staged.score = original
     assert ledger(tmp_path / "run") == whole
     assert not list(tmp_path.glob(".*"))
 
 
 def test_scores_of_another_scan_are_not_taken(pool, cpu, tmp_path, caplog):
-    first = scored_scan(pool, cpu, tmp_path / "staging")
-    curator = Curator(pool, METADATA, replace(RULES, seed=1))
-    encoder = staged.embedder(map, cpu, curator.prompts)
-    curator.scores_ahead(map, tmp_path / "staging", cpu, encoder, curator.refresh(encoder))
-    assert not first.folder.exists()
+    staging = tmp_path / "staging"
+    scores_ahead(Curator(pool, METADATA, RULES), cpu, staging)
+    (first,) = staging.iterdir()
+    scores_ahead(Curator(pool, METADATA, replace(RULES, seed=1)), cpu, staging)
+    assert not first.exists()
     assert "scoring starts over" in caplog.text
+
+
+def test_a_short_scan_in_one_process_leaves_no_files_and_the_same_ledger(
+    pool, text, whole, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(curate_module, "STAGED_CAPTIONS", 10**9)
+    monkeypatch.setattr(staged, "write_scores", None)  # nobody calls it
+    curate(pool, METADATA, text, RULES, tmp_path / "run", num_pairs=None, device="cpu")
+    assert ledger(tmp_path / "run") == whole
 
 
 def test_without_curation_nothing_is_scored(pool, text, tmp_path):
@@ -185,9 +227,9 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_staged as t
-t.staged.UNIT_CAPTIONS = 100
-original = t.staged.score
-t.staged.score = lambda task: (original(task), time.sleep(0.3))
+t.staged.RANGE_CAPTIONS, t.curate_module.STAGED_CAPTIONS = 100, 0
+original = t.staged.write_scores
+t.staged.write_scores = lambda file: (original(file), time.sleep(0.3))
 text = t.TextTowerConfig(text_encoder=sys.argv[4], pooling="mean")
 t.curate(t.Pool.open(Path(sys.argv[2])), t.METADATA, text, t.RULES, Path(sys.argv[3]),
          num_pairs=None, device="cpu")
@@ -208,9 +250,9 @@ def test_a_killed_curation_goes_on_where_it_was(pool, text, whole, tmp_path):
     seen: dict[Path, int] = {}
     original = staged.read_scores
 
-    def remember(task: ScoreTask) -> tuple[np.ndarray, np.ndarray]:
-        seen[task.path] = task.path.stat().st_mtime_ns
-        return original(task)
+    def remember(file: ScoreFile) -> Scores:
+        seen[file.path] = file.path.stat().st_mtime_ns
+        return original(file)
 
     staged.read_scores = remember
     try:
@@ -222,6 +264,7 @@ def test_a_killed_curation_goes_on_where_it_was(pool, text, whole, tmp_path):
 
 
 def test_known_texts_have_the_vectors_of_the_encoder(cpu):
-    known = staged.embedder(map, cpu, ["a cat", "a dog", "a cat"])
-    vectors = staged.embed(EmbedTask(cpu, ("a dog",))).vectors
+    texts = ("a cat", "a dog", "a cat")
+    known = PrecomputedEmbedder(texts, embed_texts(EmbedTask(cpu, texts)))
+    vectors = embed_texts(EmbedTask(cpu, ("a dog",))).vectors
     assert np.array_equal(known.embed(["a dog"]), vectors)

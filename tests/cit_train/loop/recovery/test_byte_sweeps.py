@@ -11,7 +11,8 @@ from faults import plant
 from jobs import FIELDS, JOBS, make_world
 from tiny import make_config
 
-from cit_curate.curation.scores import staged as staged_scores
+from cit_curate.curation.scores.score_range import ScoreRange
+from cit_curate.curation.scores.staged import ScoreFile, read_scores
 from cit_curate.errors import BadInputError, DamagedError
 from cit_curate.pool.build import blocks, yfcc_segments
 from cit_curate.pool.check import check_pool
@@ -175,8 +176,8 @@ def sweep_staged(staged: Path, name: str, count: int) -> None:
     def tells() -> None:
         if path.suffix == ".arrow" and path.parent.name.startswith("lane="):
             start, stop = path.stem.split("-")
-            scan = staged_scores.Scan(path.parents[1], (), None, None, "", "")  # type: ignore[arg-type]
-            staged_scores.read_scores(staged_scores.ScoreTask(scan, 0, int(start), int(stop)))
+            positions = ScoreRange(None, 0, int(start), int(stop))  # type: ignore[arg-type]
+            read_scores(ScoreFile(path.parents[1], positions))
         elif path.name.startswith(("block-", "end")):
             list(blocks.read_blocks(path.parent))
         else:

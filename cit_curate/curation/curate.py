@@ -1,0 +1,180 @@
+"""Curation without training: one outer step, or whole passes, into a run folder."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow as pa
+
+from cit_curate.config import (
+    IN_PROCESS,
+    CurateConfig,
+    EngineConfig,
+    MetadataConfig,
+    TextTowerConfig,
+)
+from cit_curate.curation.curator import Curator, LaneProgress, LaneSelection, write_scan
+from cit_curate.curation.lane_scan import OuterStep
+from cit_curate.curation.scan_ledger import metrics_record
+from cit_curate.curation.scores.exact import LaneScores
+from cit_curate.curation.scores.score_range import (
+    EmbedTask,
+    PrecomputedEmbedder,
+    ScoreSource,
+    Tower,
+    embed_texts,
+    pool_paths,
+)
+from cit_curate.curation.scores.staged import staged_scores
+from cit_curate.engines.engine import open_engine
+from cit_curate.engines.workers import Mapper
+from cit_curate.errors import ConfigError
+from cit_curate.pool.build.place import staging_folder
+from cit_curate.pool.mixture import PoolMixture
+from cit_curate.pool.pool import Pool
+from cit_curate.records import PoolCursor
+from cit_curate.run.environment import describe_environment
+from cit_curate.run.ledger import Commit, Run
+from cit_curate.run.ledger_tables import SCHEMAS
+from cit_curate.storage.durable import check_room
+from cit_curate.storage.lock import owner_lock
+from cit_curate.text_encoder.encoder import TextEncoder, choose_device
+
+# A worker is worth its start (seconds, for torch and the text tower) from so many captions on.
+# Measured on 2 busy cores with MiniLM, 17,964 captions: 2 processes of one thread 40 s, one process
+# of two threads 97 s; forward passes of 64 short rows are too small to share.
+CAPTIONS_PER_WORKER = 8_192
+# A scan is worth surviving a kill from so many captions on: a minute of a CPU's work.
+STAGED_CAPTIONS = 32_768
+
+
+def curate(
+    pool: Pool | PoolMixture,
+    metadata: MetadataConfig,
+    text: TextTowerConfig,
+    config: CurateConfig,
+    out: Path,
+    *,
+    num_pairs: int | None,
+    device: str = "auto",
+    engine: EngineConfig = IN_PROCESS,
+    overwrite: bool = False,
+    on_progress: LaneProgress | None = None,
+) -> Run:
+    """Select pairs in one outer step without training, and commit them to a new run folder.
+
+    Several pools are one `PoolMixture.open(["A=0.7", "B=0.3"])`.
+
+    A scan that may be long, or that several workers share, keeps its scores in `.staging-OUT`
+    beside the run until the run is there: after a kill, or for another threshold after a shortfall,
+    the same command scores only what is missing. A cascade works in this process alone, and keeps
+    no scores.
+
+    Args:
+        pool: The pool, or several.
+        metadata: The class names.
+        text: The text tower.
+        config: The rules.
+        out: The folder of the new run.
+        num_pairs: Pairs of each lane; None = all that the passes have.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        engine: Where captions are scored.
+        overwrite: Replace the run that is at `out`.
+        on_progress: See `LaneProgress`.
+
+    Raises:
+        ConfigError: The folder is not empty, the encoder or metadata are not to be had, or a
+            cascade was to have several workers.
+        ShortfallError: See `LaneScan.take`.
+        ResourceError: A worker was killed, or another curation writes this run.
+    """
+    is_cascade = config.curation == "cascade"
+    if is_cascade and (engine.engine != "local" or engine.workers > 1):
+        raise ConfigError(
+            "--curation cascade works in one process: leave out --engine and --workers, or take "
+            "--curation exact"
+        )
+    Run.check_free(out, overwrite=overwrite)
+    out = out.absolute()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    check_room(out.parent)
+    staging = staging_folder(out)
+    curator = Curator(pool, metadata, config)
+    captions = sum(order.length for order in curator.orders) * config.max_passes
+    most_useful = max(1, captions // CAPTIONS_PER_WORKER)
+    if engine.engine == "local" and choose_device(device).type == "cuda":
+        most_useful = 1  # they would share a GPU
+    with (
+        owner_lock(out.with_name(f".lock-{out.name}")),
+        open_engine(engine, most_useful=most_useful, uses_gpus=device != "cpu") as workers,
+    ):
+        tower = Tower(text, device, num_threads=int(workers.num_workers > 1))
+        is_alone = engine.engine == "local" and workers.num_workers == 1
+        is_short = captions < STAGED_CAPTIONS and not staging.exists()
+        if is_cascade or (is_alone and is_short):
+            encoder, scores = _scored_here(curator, tower)
+        else:
+            encoder, scores = _scored_ahead(curator, metadata, tower, staging, workers.mapped)
+        selections = curator.run(
+            OuterStep(number=0, update=0, encoder=encoder),
+            [PoolCursor()] * config.lanes,
+            scores,
+            num_pairs=num_pairs,
+            on_progress=on_progress,
+        )
+        settings = {
+            **curator.pools.settings(),
+            "metadata_fingerprint": curator.fingerprint,
+            **asdict(metadata),
+            **asdict(text),
+            **asdict(config),
+            "max_pairs": num_pairs,
+        }
+        environment = describe_environment()
+        with Run.create_whole(
+            out, config=settings, environment=environment, overwrite=overwrite
+        ) as run:
+            _write(run, curator, selections)
+        shutil.rmtree(staging, ignore_errors=True)
+    return Run(out)
+
+
+def _scored_here(curator: Curator, tower: Tower) -> tuple[str, LaneScores | None]:
+    """The encoder's fingerprint, and scores that this process makes when they are asked for."""
+    encoder = TextEncoder.load(tower.text, device=tower.device)
+    return encoder.fingerprint, curator.lane_scores(encoder, curator.refresh(encoder))
+
+
+def _scored_ahead(
+    curator: Curator, metadata: MetadataConfig, tower: Tower, staging: Path, mapped: Mapper
+) -> tuple[str, LaneScores | None]:
+    """The encoder's fingerprint, and scores that an engine makes ahead of the scan, as files."""
+    (embedded,) = mapped(embed_texts, [EmbedTask(tower, curator.prompts)])
+    index = curator.refresh(PrecomputedEmbedder(curator.prompts, embedded))
+    if index is None:
+        return embedded.fingerprint, None
+    source = ScoreSource(
+        pools=pool_paths(curator.pools),
+        config=curator.config,
+        metadata=metadata,
+        metadata_fingerprint=curator.fingerprint,
+        tower=tower,
+        index_kind=index.kind,  # what `auto` chose here is what every worker searches with
+        encoder=embedded.fingerprint,
+    )
+    return embedded.fingerprint, staged_scores(mapped, staging, source, index, curator.orders)
+
+
+def _write(run: Run, curator: Curator, selections: Sequence[LaneSelection]) -> None:
+    """Write the ledger of a run's only outer step, and commit it."""
+    curator.write_entries(run)
+    files = []
+    for each in selections:
+        run.log(metrics_record(each.scan))
+        files += write_scan(run, each.scan, each.rows)
+        if rejects := each.scan.reject_rows():
+            table = pa.Table.from_pylist(rejects, schema=SCHEMAS["rejects"])
+            files.append(run.write_table("rejects", table, outer_step=0, lane=each.scan.lane))
+    cursors = tuple(each.scan.cursor for each in selections)
+    run.commit(Commit(outer_step=0, update=0, cursors=cursors, files=tuple(files)))

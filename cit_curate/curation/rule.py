@@ -1,0 +1,28 @@
+"""The seam for policies: which captions of a scored batch are kept, and for what reason."""
+
+from collections.abc import Callable
+
+from cit_curate.config import CurateConfig
+from cit_curate.curation.scan_rows import ScanTotals
+from cit_curate.curation.scores.exact import Scores
+from cit_curate.curation.selection import keep_similar
+from cit_curate.records import Bool
+
+Rule = Callable[[Scores, ScanTotals], tuple[Bool, str]]
+"""A pure function of a batch's scores, and of what the outer step has scanned before that batch.
+
+It gives bool [batch], the captions that are kept, and the reason, which the ledger names. A scan
+applies it batch by batch in arrival order, so its decisions do not depend on how many captions are
+embedded at once, on the number of processes, or on a kill: totals are saved with the scan.
+"""
+
+
+def similarity_rule(config: CurateConfig) -> Rule:
+    """The rule of CiT: a threshold, and the best few of a batch where too little passes it."""
+
+    def rule(scores: Scores, totals: ScanTotals) -> tuple[Bool, str]:
+        return keep_similar(
+            scores.similarity, threshold=config.threshold, min_ratio=config.min_ratio
+        )
+
+    return rule
