@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.storage.cache_folder import cache_folder
 from cit_curate.storage.durable import TEMPORARY_PREFIX, atomic_file, file_sha256
 from cit_curate.storage.remote import CutDownloadError, RemoteFile, fetch_file
 
@@ -27,12 +28,9 @@ _NAME_LETTERS = 60
 _LEFT_BEHIND_SECONDS = 86_400.0
 
 
-def cache_folder() -> Path:
-    """`$CIT_CACHE/remote`, else `$XDG_CACHE_HOME/cit/remote`; XDG's default is `~/.cache`."""
-    if configured := os.environ.get("CIT_CACHE"):
-        return Path(configured).expanduser() / "remote"
-    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(caches).expanduser() / "cit" / "remote"
+def copies_folder() -> Path:
+    """Where the copies lie."""
+    return cache_folder() / "remote"
 
 
 def cache_bytes() -> int:
@@ -73,7 +71,7 @@ def local_copy(file: RemoteFile, *, sha256: str = "", recheck: bool = False) -> 
         ConfigError: There is no such file any more, or it may not be read.
         ResourceError: The network stays away.
     """
-    folder = cache_folder()
+    folder = copies_folder()
     path = folder / "files" / cache_name(file)
     if not recheck and _is_there(path, file):
         return path
@@ -110,7 +108,7 @@ def private_folder(what: str) -> Path:
 
     What killed owners left is removed here after a day.
     """
-    folder = cache_folder().resolve()
+    folder = copies_folder().resolve()
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f"{TEMPORARY_PREFIX}*"):
         with suppress(FileNotFoundError):

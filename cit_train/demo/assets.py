@@ -28,7 +28,7 @@ from cit_curate.storage.durable import (
     write_json,
 )
 
-__all__ = ["DEBIAN_ASSETS", "DebianAsset", "cache_folder", "fetch_deb"]
+__all__ = ["DEBIAN_ASSETS", "DebianAsset", "fetch_deb"]
 
 MARKER = ".fetched.json"
 PROGRESS_SECONDS = 2.0
@@ -87,12 +87,6 @@ DEBIAN_ASSETS: Mapping[str, DebianAsset] = MappingProxyType(
         ),
     }
 )
-
-
-def cache_folder() -> Path:
-    """Where fetched files are kept: `$CIT_CACHE`, by default `~/.cache/cit`; not created here."""
-    configured = os.environ.get("CIT_CACHE")
-    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "cit"
 
 
 def fetch_deb(name: str, cache: Path, on_progress: Callable[[str], None]) -> Path:

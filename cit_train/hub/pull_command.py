@@ -21,11 +21,11 @@ from rich.progress import (
 from rich.table import Table
 
 from cit_curate.errors import ConfigError
+from cit_curate.storage.cache_folder import cache_folder
 from cit_curate.storage.durable import atomic_folder, file_sha256
 from cit_curate.terminal import InertColumn, add_row, console, draw, print_line
 from cit_curate.text_encoder.hub import HUB_PREFIX, hub_folder, refuse_offline
 from cit_curate.text_encoder.packaged import PACKAGED
-from cit_train.demo.assets import cache_folder
 from cit_train.hub import download as downloads
 from cit_train.hub.known import KNOWN_MODELS, KnownModel, known_model
 
@@ -71,8 +71,8 @@ def pull(
 
     Args:
         name: A name of `cit pull list`, or any model of the hub: hf://org/name@revision.
-        out: Folder for it; left out, $CIT_CACHE/downloads (default ~/.cache/cit), and the hub's
-            own cache for its models.
+        out: Folder for it; left out, downloads in the cache folder (CIT_CACHE), and the hub's own
+            cache for its models.
         sha256: What the file must hash to, in hex.
         json: Print one JSON document instead of lines.
     """

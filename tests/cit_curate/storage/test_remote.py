@@ -227,7 +227,7 @@ def test_a_download_that_stays_cut_or_differs_from_its_hash_is_refused_and_not_k
     )
     with pytest.raises(DamagedError, match="4 of 10 bytes"):
         local_copy(file)
-    assert not list(remote_cache.cache_folder().rglob("*-a"))
+    assert not list(remote_cache.copies_folder().rglob("*-a"))
 
 
 def test_a_copy_that_was_changed_is_fetched_again_when_it_is_checked():
@@ -253,7 +253,7 @@ def test_a_held_copy_outlives_its_name_in_the_cache(monkeypatch, tmp_path):
     path = local_copy(put("a", b"0123"))
     hold(path, tmp_path / "held" / "a")
     monkeypatch.setenv("CIT_CACHE_BYTES", "1")
-    make_room(remote_cache.cache_folder(), 0)
+    make_room(remote_cache.copies_folder(), 0)
     assert not path.exists()
     assert (tmp_path / "held" / "a").read_bytes() == b"0123"
 
