@@ -45,7 +45,7 @@ from cit_curate.run.environment import describe_environment
 from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.ledger_tables import SCHEMAS
 from cit_curate.storage.durable import FileEntry, check_room, write_json
-from cit_curate.storage.lock import owner_lock
+from cit_curate.storage.lock import writer_lock
 from cit_curate.text_encoder.encoder import TextEncoder, choose_device
 from indexes.protocol import MetadataIndex
 
@@ -309,7 +309,7 @@ def curate(
     curator = Curator(pool, metadata, config)
     most_useful = _most_useful(curator, engine, device)
     with (
-        owner_lock(out.with_name(f".lock-{out.name}")),
+        writer_lock(out),
         open_engine(engine, most_useful=most_useful, uses_gpus=device != "cpu") as workers,
     ):
         tower = Tower(text, device, num_threads=int(workers.num_workers > 1))

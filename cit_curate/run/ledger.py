@@ -36,7 +36,6 @@ from cit_curate.storage.durable import (
     write_listing,
     write_sealed,
 )
-from cit_curate.storage.lock import owner_lock
 from cit_curate.storage.remote import refuse_remote_run
 from cit_curate.storage.replace_folder import replacing
 
@@ -111,21 +110,16 @@ class Run:
     ) -> Iterator["Run"]:
         """Give a run that appears at `path`, with all its commits, when the block ends well.
 
-        For a run that is made in one go. A kill leaves what was there before.
+        For a run that is made in one go. A kill leaves what was there before. The caller holds the
+        lock of `path`.
 
         Raises:
-            ConfigError: See `check_free`.
-            ResourceError: Somebody else writes this run.
+            ConfigError: See `check_free`; the first of two writers may have just finished.
         """
         cls.check_free(path, overwrite=overwrite)
-        path = path.absolute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with owner_lock(path.with_name(f".{path.name}.lock")):
-            # Only now: the first of two writers may have just finished.
-            cls.check_free(path, overwrite=overwrite)
-            with replacing(path) as folder:
-                _write_head(folder, config, environment)
-                yield cls(folder)
+        with replacing(path.absolute()) as folder:
+            _write_head(folder, config, environment)
+            yield cls(folder)
 
     @staticmethod
     def check_free(path: Path, *, overwrite: bool) -> None:

@@ -4,20 +4,19 @@ A copy is named by URL, size and version, so a file that was written again has a
 whole or absent. The least recently used ones make room for new ones.
 """
 
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.storage.cache_folder import cache_folder
 from cit_curate.storage.durable import TEMPORARY_PREFIX, atomic_file, file_sha256
+from cit_curate.storage.lock import waiting_lock
 from cit_curate.storage.remote import CutDownloadError, RemoteFile, fetch_file
 
 DEFAULT_CACHE_BYTES = 20 << 30
@@ -75,7 +74,8 @@ def local_copy(file: RemoteFile, *, sha256: str = "", recheck: bool = False) -> 
     path = folder / "files" / cache_name(file)
     if not recheck and _is_there(path, file):
         return path
-    with _locked(folder, path.name[:2]):
+    # One of 256 locks, so that they need no removal.
+    with waiting_lock(folder / "locks" / path.name[:2]):
         # Another process may have fetched it meanwhile.
         if _is_there(path, file) and not (recheck and sha256 and file_sha256(path) != sha256):
             return path
@@ -147,16 +147,3 @@ def _is_there(path: Path, file: RemoteFile) -> bool:
         return is_whole
     except FileNotFoundError:
         return False
-
-
-@contextmanager
-def _locked(folder: Path, group: str) -> Iterator[None]:
-    """Be the only one who fetches files of a group: one of 256, so that locks need no removal."""
-    locks = folder / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(locks / group, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

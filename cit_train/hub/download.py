@@ -24,7 +24,7 @@ from typing import Any
 
 from cit_curate.errors import ConfigError, DamagedError, ResourceError
 from cit_curate.storage.durable import atomic_file, file_sha256, read_json, write_json
-from cit_curate.storage.lock import owner_lock
+from cit_curate.storage.lock import writer_lock
 
 __all__ = ["Downloaded", "download", "stored_file"]
 
@@ -86,8 +86,7 @@ def download(
         ResourceError: The connection keeps breaking, or the disk is too small.
     """
     _check_address(url)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with owner_lock(path.with_name(f".{path.name}.lock")):
+    with writer_lock(path):
         stored = stored_file(path, sha256=sha256, url=url)
         if stored is not None:
             return stored
