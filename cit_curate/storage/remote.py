@@ -41,40 +41,8 @@ LONGEST_WAIT_SECONDS = 8.0
 _URL = re.compile(r"(?P<protocol>[A-Za-z][A-Za-z0-9+.-]+):/+(?P<rest>.*)", re.DOTALL)
 _OUT_OF_RANGE = re.compile(r"InvalidRange|range (is )?not satisfiable", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# Packages whose errors are about the network or the store, whatever class they are.
-_NETWORK_PACKAGES = frozenset(
-    [
-        "aiohttp",
-        "botocore",
-        "aiobotocore",
-        "urllib3",
-        "httpx",
-        "httpx2",
-        "httpcore",
-        "requests",
-        "http",
-        "gcsfs",
-        "google",
-        "azure",
-        "huggingface_hub",
-    ]
-)
-_NO_CREDENTIALS = frozenset(
-    [
-        "NoCredentialsError",
-        "PartialCredentialsError",
-        "CredentialRetrievalError",
-        "ProfileNotFound",
-        "TokenRetrievalError",
-        "SSOTokenLoadError",
-        "UnauthorizedSSOTokenError",
-        "DefaultCredentialsError",
-        "RefreshError",
-        "ClientAuthenticationError",
-        "LocalTokenNotFoundError",
-        "GatedRepoError",
-    ]
-)
+# What the names of drivers' errors have in them where credentials are missing or do not serve.
+_NO_CREDENTIALS = re.compile("auth|credential|profile|refresh|token", re.IGNORECASE)
 _LOCAL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
 # What a driver calls the version of a file; the first one there is taken.
 _VERSIONS = (
@@ -302,7 +270,7 @@ def _retried(doing: str, url: str, call: Callable[[], T]) -> T:
         try:
             return call()
         except Exception as error:
-            if type(error).__name__ in _NO_CREDENTIALS or isinstance(error, PermissionError):
+            if _is_refused(error):
                 raise ConfigError(
                     f"{doing} {url}: not allowed ({_first_line(error)}); check the credentials "
                     "that its driver uses, and what they may do"
@@ -322,12 +290,22 @@ def _retried(doing: str, url: str, call: Callable[[], T]) -> T:
     raise AssertionError("the last try returns or raises")
 
 
+def _is_refused(error: Exception) -> bool:
+    """Whether the store refuses whoever asks, or its driver lacks the credentials to ask with."""
+    if isinstance(error, PermissionError) or _NO_CREDENTIALS.search(type(error).__name__):
+        return True
+    # The names that HTTP clients give to the status of an answer.
+    status = ("status", "status_code", "code")
+    answers = (error, getattr(error, "response", None))
+    return any(getattr(answer, name, None) in (401, 403) for answer in answers for name in status)
+
+
 def _is_transient(error: Exception) -> bool:
-    final = (FileNotFoundError, IsADirectoryError, NotADirectoryError, FileExistsError)
+    """Whether another try may help: not with a local disk, nor with what no driver has raised."""
+    final = (FileNotFoundError, IsADirectoryError, NotADirectoryError, FileExistsError, ConfigError)
     if isinstance(error, final) or getattr(error, "errno", None) in _LOCAL_ERRNOS:
         return False
-    package = type(error).__module__.partition(".")[0]
-    return isinstance(error, (OSError, TimeoutError)) or package in _NETWORK_PACKAGES
+    return isinstance(error, OSError) or type(error).__module__ != "builtins"
 
 
 def _first_line(error: Exception) -> str:
