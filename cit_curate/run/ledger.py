@@ -6,8 +6,6 @@ SHA-256. The rename of that manifest is the commit. Readers see only what a mani
 killed run left beyond its last commit is removed by `Run.roll_back` and made again identically.
 """
 
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +21,6 @@ from cit_curate.run.counts import COUNTS_BY_KEY, refuse_same_keys
 from cit_curate.run.ledger_tables import LEDGER_TABLES, SCHEMAS, LedgerTable, as_now, write_rows
 from cit_curate.run.metrics_log import append_record, keep_records, read_records
 from cit_curate.storage.durable import (
-    TEMPORARY_PREFIX,
     FileEntry,
     atomic_folder,
     check_file,
@@ -89,11 +86,7 @@ class Run:
         cls.check_free(path, overwrite=overwrite)
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep_temporary(path.parent, below=False)
-        if path.is_dir():
-            # Aside first: a kill in between leaves the old run gone or whole, never half.
-            aside = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-old-{path.name}")
-            path.rename(aside)
-            shutil.rmtree(aside)
+        remove_folder(path)
         with atomic_folder(path) as temporary:
             _write_head(temporary, config, environment)
         return cls(path)

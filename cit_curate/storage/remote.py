@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cit_curate.errors import ConfigError, ResourceError
+from cit_curate.errors import ConfigError, ResourceError, first_line
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -272,7 +272,7 @@ def _retried(doing: str, url: str, call: Callable[[], T]) -> T:
         except Exception as error:
             if _is_refused(error):
                 raise ConfigError(
-                    f"{doing} {url}: not allowed ({_first_line(error)}); check the credentials "
+                    f"{doing} {url}: not allowed ({_shown(error)}); check the credentials "
                     "that its driver uses, and what they may do"
                 ) from error
             if not _is_transient(error):
@@ -281,10 +281,10 @@ def _retried(doing: str, url: str, call: Callable[[], T]) -> T:
                 if isinstance(error, CutDownloadError):
                     raise
                 raise ResourceError(
-                    f"{doing} {url} failed at try {number} of {TRIES}: {_first_line(error)}; check "
+                    f"{doing} {url} failed at try {number} of {TRIES}: {_shown(error)}; check "
                     "the network and the store's endpoint, and run the command again"
                 ) from error
-            logger.info("%s %s: try %d failed: %s", doing, url, number, _first_line(error))
+            logger.info("%s %s: try %d failed: %s", doing, url, number, _shown(error))
             longest = min(FIRST_WAIT_SECONDS * 2 ** (number - 1), LONGEST_WAIT_SECONDS)
             time.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
     raise AssertionError("the last try returns or raises")
@@ -308,6 +308,6 @@ def _is_transient(error: Exception) -> bool:
     return isinstance(error, OSError) or type(error).__module__ != "builtins"
 
 
-def _first_line(error: Exception) -> str:
-    lines = shown_url(str(error)).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+def _shown(error: Exception) -> str:
+    line, name = shown_url(first_line(error)), type(error).__name__
+    return line if line == name else f"{name}: {line}"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.storage.cache_folder import cache_folder
-from cit_curate.storage.durable import TEMPORARY_PREFIX, atomic_file, file_sha256
+from cit_curate.storage.durable import TEMPORARY_PREFIX, atomic_file, file_sha256, own_prefix
 from cit_curate.storage.lock import waiting_lock
 from cit_curate.storage.remote import CutDownloadError, RemoteFile, fetch_file
 
@@ -114,7 +114,7 @@ def private_folder(what: str) -> Path:
         with suppress(FileNotFoundError):
             if time.time() - left.stat().st_mtime > _LEFT_BEHIND_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{os.getpid()}-{what}-", dir=folder))
+    return Path(tempfile.mkdtemp(prefix=f"{own_prefix()}{what}-", dir=folder))
 
 
 def make_room(folder: Path, wanted: int) -> None:

@@ -25,11 +25,9 @@ from cit_curate.storage.cache_folder import cache_folder
 from cit_curate.storage.durable import atomic_folder, file_sha256
 from cit_curate.terminal import InertColumn, add_row, console, draw, print_line
 from cit_curate.text_encoder.hub import HUB_PREFIX, hub_folder, refuse_offline
-from cit_curate.text_encoder.packaged import PACKAGED
+from cit_curate.text_encoder.packaged import PACKAGE_PREFIX, PACKAGED
 from cit_train.hub.known import KNOWN_MODELS, KnownModel, known_model
 from cit_train.hub.stored_file import stored_file
-
-PACKAGE_PREFIX = "package:"
 
 
 def pull_list(*, json: bool = False) -> None:

@@ -12,11 +12,10 @@ from rich.console import Console
 from rich.text import Text
 
 from cit_curate.errors import ConfigError, DamagedError, ResourceError
-from cit_curate.storage.durable import TEMPORARY_PREFIX
 from cit_curate.storage.findings import Findings, tell_findings
 from cit_curate.storage.lock import lock_path, writer_lock, writer_of
 from cit_curate.storage.remote import remote_url
-from cit_curate.storage.replace_folder import settle
+from cit_curate.storage.replace_folder import aside_path, settle
 from cit_curate.terminal import printable
 
 
@@ -131,7 +130,7 @@ def _only_writer(path: Path, dry_run: bool) -> Iterator[list[str]]:
 
 def _put_back(path: Path, dry_run: bool) -> list[str]:
     """Put an old folder back, whose writer was killed before the new one had taken its place."""
-    aside = path.with_name(f"{TEMPORARY_PREFIX}0-{path.name}")
+    aside = aside_path(path)
     if path.exists() or not aside.is_dir():
         return []
     if dry_run:
