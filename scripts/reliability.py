@@ -48,8 +48,8 @@ test holds its rows and tests to the marks.
 _LOAD = """\
 ## Load
 
-`pytest tests/cit_train/loop/test_soak.py -m slow -s --soak-minutes 20`, once, 2026-11-27, on 2 cores
-with other tests beside it: a training of tiny towers with an update an outer step, one loader
+`pytest tests/cit_train/loop/test_soak.py -m slow -s --soak-minutes 20`, once, 2026-11-27, on 2
+cores with other tests beside it: a training of tiny towers with an update an outer step, one loader
 worker and `--keep-shards 4` made 7,434 outer steps. From the first half to the second, at most:
 
 - resident memory of all its processes: 1,890 and 1,892 MiB
