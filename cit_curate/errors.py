@@ -130,3 +130,8 @@ class BrokenVectorsError(NotFiniteError):
     def __reduce__(self) -> tuple[Any, ...]:
         """From one process to another with its attributes."""
         return partial(type(self), vectors=self.vectors, broken=self.broken), self.args
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its name when it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cit_curate.run.ledger import Run
 from cit_curate.storage.durable import check_room
-from cit_curate.storage.lock import owner_lock
+from cit_curate.storage.lock import writer_lock
 from cit_curate.storage.remote import refuse_remote_run
 from cit_train.config import RunConfig
 from cit_train.loop.commit import commit_step, end_run, save_within_step, stop_here
@@ -62,7 +62,7 @@ def train(
         stack.enter_context(compute_threads(config.train.threads))
         watchers = [watcher] if watcher is not None and world.is_first else []
         if world.is_first:
-            stack.enter_context(owner_lock(out.with_name(f".{out.name}.lock")))
+            stack.enter_context(writer_lock(out))
             # First: without the package there must be no run folder to stumble over.
             if config.train.tensorboard:
                 board = TensorBoardWatcher(out / "tensorboard")

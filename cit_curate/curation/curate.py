@@ -38,7 +38,7 @@ from cit_curate.run.environment import describe_environment
 from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.ledger_tables import SCHEMAS
 from cit_curate.storage.durable import check_room
-from cit_curate.storage.lock import owner_lock
+from cit_curate.storage.lock import writer_lock
 from cit_curate.text_encoder.encoder import TextEncoder, choose_device
 
 # A worker is worth its start (seconds, for torch and the text tower) from so many captions on.
@@ -106,7 +106,7 @@ def curate(
     if engine.engine == "local" and choose_device(device).type == "cuda":
         most_useful = 1  # they would share a GPU
     with (
-        owner_lock(out.with_name(f".lock-{out.name}")),
+        writer_lock(out),
         open_engine(engine, most_useful=most_useful, uses_gpus=device != "cpu") as workers,
     ):
         tower = Tower(text, device, num_threads=int(workers.num_workers > 1))

@@ -10,7 +10,7 @@ from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.pool.format import MANIFEST_NAME, PoolManifest, manifest_of
 from cit_curate.storage.durable import FileEntry, parse_json
 from cit_curate.storage.remote import RemoteFile, below, list_files, read_range
-from cit_curate.storage.remote_cache import cache_folder, hold, local_copy, private_folder
+from cit_curate.storage.remote_cache import copies_folder, hold, local_copy, private_folder
 
 # Parts that are fetched at the same time: one connection does not fill a network.
 FETCHES = 8
@@ -45,7 +45,7 @@ class RemotePool:
                 *self.manifest.reject_parts,
             )
         }
-        self.folder = cache_folder() / "not-fetched"
+        self.folder = copies_folder() / "not-fetched"
         self._held = False
 
     def copy(self, entry: FileEntry, *, recheck: bool = False) -> Path:

@@ -5,7 +5,6 @@ the pool's part of that number; KEY begins the tokenizer's key (`TextEncoder.tok
 sealed `tokens.json` beside them names them, and the pool that they belong to.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,17 +17,15 @@ from cit_curate.errors import DamagedError
 from cit_curate.pool.format import Part, PoolManifest
 from cit_curate.records import TOKENS
 from cit_curate.storage.durable import (
-    TEMPORARY_PREFIX,
     FileEntry,
-    atomic_folder,
     check_file,
     describe_file,
     file_entry,
     read_json,
-    remove_folder,
     sweep_temporary,
     write_sealed,
 )
+from cit_curate.storage.replace_folder import replacing
 from cit_curate.text_encoder.tokens import Tokens
 
 FORMAT_VERSION = 1
@@ -152,9 +149,8 @@ def write_token_files(
     folder = tokens_folder(pool, key)
     folder.parent.mkdir(exist_ok=True)
     sweep_temporary(folder.parent)
-    aside = folder.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-old-{folder.name}")
     done = 0
-    with atomic_folder(folder, aside=aside) as staged:
+    with replacing(folder) as staged:
         files = []
         for number, part in enumerate(manifest.parts):
             path = staged / f"part-{number:06d}.parquet"
@@ -173,7 +169,6 @@ def write_token_files(
         value = {"format_version": FORMAT_VERSION, **asdict(written)}
         del value["folder"]
         write_sealed(staged / MANIFEST_NAME, value)
-    remove_folder(aside)
     return written
 
 

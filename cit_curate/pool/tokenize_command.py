@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cit_curate.config import TextTowerConfig
 from cit_curate.errors import ConfigError
-from cit_curate.storage.lock import owner_lock
+from cit_curate.storage.lock import writer_lock
 from cit_curate.terminal import count_and_rate, printable, progress_bar
 
 
@@ -53,7 +53,7 @@ def tokenize(
     folder = tokens_folder(place, key)
     if not overwrite and opened.token_files(key) is not None:
         raise ConfigError(f"{folder} is there already; write it again with --overwrite")
-    with owner_lock(place.with_name(f".lock-{place.name}")), progress_bar() as progress:
+    with writer_lock(place), progress_bar() as progress:
         bar = progress.add_task("tokenising", total=opened.num_pairs, numbers="")
 
         def tell(done: int) -> None:

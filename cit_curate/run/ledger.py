@@ -6,8 +6,6 @@ SHA-256. The rename of that manifest is the commit. Readers see only what a mani
 killed run left beyond its last commit is removed by `Run.roll_back` and made again identically.
 """
 
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +21,6 @@ from cit_curate.run.counts import COUNTS_BY_KEY, refuse_same_keys
 from cit_curate.run.ledger_tables import LEDGER_TABLES, SCHEMAS, LedgerTable, as_now, write_rows
 from cit_curate.run.metrics_log import append_record, keep_records, read_records
 from cit_curate.storage.durable import (
-    TEMPORARY_PREFIX,
     FileEntry,
     atomic_folder,
     check_file,
@@ -36,7 +33,6 @@ from cit_curate.storage.durable import (
     write_listing,
     write_sealed,
 )
-from cit_curate.storage.lock import owner_lock
 from cit_curate.storage.remote import refuse_remote_run
 from cit_curate.storage.replace_folder import replacing
 
@@ -90,11 +86,7 @@ class Run:
         cls.check_free(path, overwrite=overwrite)
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep_temporary(path.parent, below=False)
-        if path.is_dir():
-            # Aside first: a kill in between leaves the old run gone or whole, never half.
-            aside = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-old-{path.name}")
-            path.rename(aside)
-            shutil.rmtree(aside)
+        remove_folder(path)
         with atomic_folder(path) as temporary:
             _write_head(temporary, config, environment)
         return cls(path)
@@ -111,21 +103,16 @@ class Run:
     ) -> Iterator["Run"]:
         """Give a run that appears at `path`, with all its commits, when the block ends well.
 
-        For a run that is made in one go. A kill leaves what was there before.
+        For a run that is made in one go. A kill leaves what was there before. The caller holds the
+        lock of `path`.
 
         Raises:
-            ConfigError: See `check_free`.
-            ResourceError: Somebody else writes this run.
+            ConfigError: See `check_free`; the first of two writers may have just finished.
         """
         cls.check_free(path, overwrite=overwrite)
-        path = path.absolute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with owner_lock(path.with_name(f".{path.name}.lock")):
-            # Only now: the first of two writers may have just finished.
-            cls.check_free(path, overwrite=overwrite)
-            with replacing(path) as folder:
-                _write_head(folder, config, environment)
-                yield cls(folder)
+        with replacing(path.absolute()) as folder:
+            _write_head(folder, config, environment)
+            yield cls(folder)
 
     @staticmethod
     def check_free(path: Path, *, overwrite: bool) -> None:

@@ -36,7 +36,7 @@ from cit_curate.pool.parts import cut_groups, image_starts, write_parts, write_r
 from cit_curate.pool.pool import Pool
 from cit_curate.records import Int64
 from cit_curate.run.ledger import Run
-from cit_curate.storage.lock import owner_lock
+from cit_curate.storage.lock import writer_lock
 from cit_curate.storage.replace_folder import replacing
 
 BATCH_ROWS = 65_536
@@ -96,8 +96,7 @@ def subset_pool(
         run=run.path.resolve().name if run is not None else None,
         selection_sha256=_selection_sha256(run) if run is not None else None,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with owner_lock(out.with_name(f".lock-{out.name}")):
+    with writer_lock(out):
         if _is_made(out, origin, overwrite=overwrite):
             made = Pool.open(out)
             if not (out / CATALOG_NAME).is_file():  # its writer was killed just before

@@ -329,8 +329,13 @@ def _damaged(file: Path | str, what: str) -> DamagedError:
     return DamagedError(f"{file} {what}", file=str(file))
 
 
+def own_prefix() -> str:
+    """What the names of this process's temporary files and folders begin with."""
+    return f"{TEMPORARY_PREFIX}{os.getpid()}-"
+
+
 def _temporary(path: Path) -> Path:
-    return path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    return path.with_name(f"{own_prefix()}{path.name}")
 
 
 def _is_running(pid: int) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cit_curate.errors import ConfigError, ResourceError
+from cit_curate.errors import ConfigError, ResourceError, first_line
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -41,40 +41,8 @@ LONGEST_WAIT_SECONDS = 8.0
 _URL = re.compile(r"(?P<protocol>[A-Za-z][A-Za-z0-9+.-]+):/+(?P<rest>.*)", re.DOTALL)
 _OUT_OF_RANGE = re.compile(r"InvalidRange|range (is )?not satisfiable", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# Packages whose errors are about the network or the store, whatever class they are.
-_NETWORK_PACKAGES = frozenset(
-    [
-        "aiohttp",
-        "botocore",
-        "aiobotocore",
-        "urllib3",
-        "httpx",
-        "httpx2",
-        "httpcore",
-        "requests",
-        "http",
-        "gcsfs",
-        "google",
-        "azure",
-        "huggingface_hub",
-    ]
-)
-_NO_CREDENTIALS = frozenset(
-    [
-        "NoCredentialsError",
-        "PartialCredentialsError",
-        "CredentialRetrievalError",
-        "ProfileNotFound",
-        "TokenRetrievalError",
-        "SSOTokenLoadError",
-        "UnauthorizedSSOTokenError",
-        "DefaultCredentialsError",
-        "RefreshError",
-        "ClientAuthenticationError",
-        "LocalTokenNotFoundError",
-        "GatedRepoError",
-    ]
-)
+# What the names of drivers' errors have in them where credentials are missing or do not serve.
+_NO_CREDENTIALS = re.compile("auth|credential|profile|refresh|token", re.IGNORECASE)
 _LOCAL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
 # What a driver calls the version of a file; the first one there is taken.
 _VERSIONS = (
@@ -302,9 +270,9 @@ def _retried(doing: str, url: str, call: Callable[[], T]) -> T:
         try:
             return call()
         except Exception as error:
-            if type(error).__name__ in _NO_CREDENTIALS or isinstance(error, PermissionError):
+            if _is_refused(error):
                 raise ConfigError(
-                    f"{doing} {url}: not allowed ({_first_line(error)}); check the credentials "
+                    f"{doing} {url}: not allowed ({_shown(error)}); check the credentials "
                     "that its driver uses, and what they may do"
                 ) from error
             if not _is_transient(error):
@@ -313,23 +281,33 @@ def _retried(doing: str, url: str, call: Callable[[], T]) -> T:
                 if isinstance(error, CutDownloadError):
                     raise
                 raise ResourceError(
-                    f"{doing} {url} failed at try {number} of {TRIES}: {_first_line(error)}; check "
+                    f"{doing} {url} failed at try {number} of {TRIES}: {_shown(error)}; check "
                     "the network and the store's endpoint, and run the command again"
                 ) from error
-            logger.info("%s %s: try %d failed: %s", doing, url, number, _first_line(error))
+            logger.info("%s %s: try %d failed: %s", doing, url, number, _shown(error))
             longest = min(FIRST_WAIT_SECONDS * 2 ** (number - 1), LONGEST_WAIT_SECONDS)
             time.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
     raise AssertionError("the last try returns or raises")
 
 
+def _is_refused(error: Exception) -> bool:
+    """Whether the store refuses whoever asks, or its driver lacks the credentials to ask with."""
+    if isinstance(error, PermissionError) or _NO_CREDENTIALS.search(type(error).__name__):
+        return True
+    # The names that HTTP clients give to the status of an answer.
+    status = ("status", "status_code", "code")
+    answers = (error, getattr(error, "response", None))
+    return any(getattr(answer, name, None) in (401, 403) for answer in answers for name in status)
+
+
 def _is_transient(error: Exception) -> bool:
-    final = (FileNotFoundError, IsADirectoryError, NotADirectoryError, FileExistsError)
+    """Whether another try may help: not with a local disk, nor with what no driver has raised."""
+    final = (FileNotFoundError, IsADirectoryError, NotADirectoryError, FileExistsError, ConfigError)
     if isinstance(error, final) or getattr(error, "errno", None) in _LOCAL_ERRNOS:
         return False
-    package = type(error).__module__.partition(".")[0]
-    return isinstance(error, (OSError, TimeoutError)) or package in _NETWORK_PACKAGES
+    return isinstance(error, OSError) or type(error).__module__ != "builtins"
 
 
-def _first_line(error: Exception) -> str:
-    lines = shown_url(str(error)).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+def _shown(error: Exception) -> str:
+    line, name = shown_url(first_line(error)), type(error).__name__
+    return line if line == name else f"{name}: {line}"

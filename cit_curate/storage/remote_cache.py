@@ -4,19 +4,19 @@ A copy is named by URL, size and version, so a file that was written again has a
 whole or absent. The least recently used ones make room for new ones.
 """
 
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from cit_curate.errors import ConfigError, DamagedError
-from cit_curate.storage.durable import TEMPORARY_PREFIX, atomic_file, file_sha256
+from cit_curate.storage.cache_folder import cache_folder
+from cit_curate.storage.durable import TEMPORARY_PREFIX, atomic_file, file_sha256, own_prefix
+from cit_curate.storage.lock import waiting_lock
 from cit_curate.storage.remote import CutDownloadError, RemoteFile, fetch_file
 
 DEFAULT_CACHE_BYTES = 20 << 30
@@ -27,12 +27,9 @@ _NAME_LETTERS = 60
 _LEFT_BEHIND_SECONDS = 86_400.0
 
 
-def cache_folder() -> Path:
-    """`$CIT_CACHE/remote`, else `$XDG_CACHE_HOME/cit/remote`; XDG's default is `~/.cache`."""
-    if configured := os.environ.get("CIT_CACHE"):
-        return Path(configured).expanduser() / "remote"
-    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(caches).expanduser() / "cit" / "remote"
+def copies_folder() -> Path:
+    """Where the copies lie."""
+    return cache_folder() / "remote"
 
 
 def cache_bytes() -> int:
@@ -73,11 +70,12 @@ def local_copy(file: RemoteFile, *, sha256: str = "", recheck: bool = False) -> 
         ConfigError: There is no such file any more, or it may not be read.
         ResourceError: The network stays away.
     """
-    folder = cache_folder()
+    folder = copies_folder()
     path = folder / "files" / cache_name(file)
     if not recheck and _is_there(path, file):
         return path
-    with _locked(folder, path.name[:2]):
+    # One of 256 locks, so that they need no removal.
+    with waiting_lock(folder / "locks" / path.name[:2]):
         # Another process may have fetched it meanwhile.
         if _is_there(path, file) and not (recheck and sha256 and file_sha256(path) != sha256):
             return path
@@ -110,13 +108,13 @@ def private_folder(what: str) -> Path:
 
     What killed owners left is removed here after a day.
     """
-    folder = cache_folder().resolve()
+    folder = copies_folder().resolve()
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f"{TEMPORARY_PREFIX}*"):
         with suppress(FileNotFoundError):
             if time.time() - left.stat().st_mtime > _LEFT_BEHIND_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{os.getpid()}-{what}-", dir=folder))
+    return Path(tempfile.mkdtemp(prefix=f"{own_prefix()}{what}-", dir=folder))
 
 
 def make_room(folder: Path, wanted: int) -> None:
@@ -149,16 +147,3 @@ def _is_there(path: Path, file: RemoteFile) -> bool:
         return is_whole
     except FileNotFoundError:
         return False
-
-
-@contextmanager
-def _locked(folder: Path, group: str) -> Iterator[None]:
-    """Be the only one who fetches files of a group: one of 256, so that locks need no removal."""
-    locks = folder / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(locks / group, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

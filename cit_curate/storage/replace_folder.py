@@ -23,11 +23,12 @@ def replacing(out: Path) -> Iterator[Path]:
     settle(out)
     if out.is_dir() and not any(out.iterdir()):
         out.rmdir()
-    with _old_or_new(out), atomic_folder(out, aside=_aside(out)) as folder:
+    with _old_or_new(out), atomic_folder(out, aside=aside_path(out)) as folder:
         yield folder
 
 
-def _aside(out: Path) -> Path:
+def aside_path(out: Path) -> Path:
+    """Where the old folder lies while a new one takes its place."""
     return out.with_name(f"{TEMPORARY_PREFIX}0-{out.name}")
 
 
@@ -37,11 +38,11 @@ def _old_or_new(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if _aside(out).exists():
+        if aside_path(out).exists():
             if out.exists():
-                shutil.rmtree(_aside(out))
+                shutil.rmtree(aside_path(out))
             else:
-                _aside(out).rename(out)
+                aside_path(out).rename(out)
 
 
 def settle(out: Path) -> None:

@@ -29,7 +29,7 @@ from cit_curate.text_encoder.dual_encoder_text import (
 )
 from cit_curate.text_encoder.hub import hub_folder
 from cit_curate.text_encoder.int8 import int8_copy
-from cit_curate.text_encoder.packaged import packaged_folder
+from cit_curate.text_encoder.packaged import PACKAGE_PREFIX, packaged_folder
 from cit_curate.text_encoder.packed import PASS_TOKENS, PackedTower, is_packable
 from cit_curate.text_encoder.pooled_text import PooledTextConfig, PooledTextModel
 from cit_curate.text_encoder.reading_weights import reading_weights
@@ -40,7 +40,6 @@ from cit_curate.text_encoder.tokens import Tokens
 # Rows of every padded forward pass.
 ROWS = 64
 LENGTH_STEP = 4
-PACKAGE_PREFIX = "package:"
 
 
 class TextEncoder:

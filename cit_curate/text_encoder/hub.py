@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cit_curate.errors import ConfigError, ResourceError
+from cit_curate.errors import ConfigError, ResourceError, first_line
 
 __all__ = ["HUB_PREFIX", "HubName", "hub_folder", "network_errors", "refuse_offline"]
 
@@ -154,7 +154,7 @@ def _fetched(name: str, asked: HubName) -> Path:
         return Path(folder)
     except network_errors() as error:
         raise ResourceError(
-            f"the download of {name} broke off: {_first_line(error)}; "
+            f"the download of {name} broke off: {first_line(error).rstrip('.')}; "
             "run the command again: the files that have arrived are kept"
         ) from error
 
@@ -185,7 +185,7 @@ def _listed(name: str, asked: HubName) -> tuple[list[str], list[str]]:
     except network_errors() as error:
         raise ConfigError(
             f"{name} is neither a directory here nor in the hub's cache, and the hub cannot be "
-            f"reached: {_first_line(error)}. {_INSTEAD}"
+            f"reached: {first_line(error).rstrip('.')}. {_INSTEAD}"
         ) from error
     names = [file.rfilename for file in info.siblings or ()]
     weights = _weights(names)
@@ -195,8 +195,3 @@ def _listed(name: str, asked: HubName) -> tuple[list[str], list[str]]:
             f"without its own code: config.json and model.safetensors or pytorch_model.bin"
         )
     return [file for file in names if _SETTINGS.fullmatch(file)], weights
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

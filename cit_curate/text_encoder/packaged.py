@@ -13,7 +13,10 @@ from types import MappingProxyType
 
 from cit_curate.errors import ConfigError
 
-__all__ = ["PACKAGED", "PackagedWeights", "packaged_file", "packaged_folder"]
+__all__ = ["PACKAGED", "PACKAGE_PREFIX", "PackagedWeights", "packaged_file", "packaged_folder"]
+
+# What stands before their names where a model is asked for.
+PACKAGE_PREFIX = "package:"
 
 
 @dataclass(frozen=True, kw_only=True)

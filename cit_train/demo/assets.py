@@ -21,14 +21,14 @@ from types import MappingProxyType
 
 from cit_curate.errors import ConfigError, DamagedError, ResourceError
 from cit_curate.storage.durable import (
-    TEMPORARY_PREFIX,
     file_sha256,
+    own_prefix,
     read_json,
     sweep_temporary,
     write_json,
 )
 
-__all__ = ["DEBIAN_ASSETS", "DebianAsset", "cache_folder", "fetch_deb"]
+__all__ = ["DEBIAN_ASSETS", "DebianAsset", "fetch_deb"]
 
 MARKER = ".fetched.json"
 PROGRESS_SECONDS = 2.0
@@ -87,12 +87,6 @@ DEBIAN_ASSETS: Mapping[str, DebianAsset] = MappingProxyType(
         ),
     }
 )
-
-
-def cache_folder() -> Path:
-    """Where fetched files are kept: `$CIT_CACHE`, by default `~/.cache/cit`; not created here."""
-    configured = os.environ.get("CIT_CACHE")
-    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "cit"
 
 
 def fetch_deb(name: str, cache: Path, on_progress: Callable[[str], None]) -> Path:
@@ -221,7 +215,7 @@ def _download(
     private = not apt.releases(name)
     if private:
         apt.use_private_lists(on_progress)
-    with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY_PREFIX}{os.getpid()}-", dir=debs) as made:
+    with tempfile.TemporaryDirectory(prefix=own_prefix(), dir=debs) as made:
         folder = Path(made)
         outcome = _downloaded(name, asset, folder, apt, on_progress)
         if outcome.returncode != 0 and not private:
@@ -291,8 +285,7 @@ def _checked(name: str, deb: Path, apt: _Apt) -> dict[str, str]:
 
 
 def _unpack(asset: DebianAsset, deb: Path, unpacked: Path, marker: Mapping[str, str]) -> None:
-    prefix = f"{TEMPORARY_PREFIX}{os.getpid()}-"
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=unpacked.parent) as made:
+    with tempfile.TemporaryDirectory(prefix=own_prefix(), dir=unpacked.parent) as made:
         temporary = Path(made) / unpacked.name
         outcome = _finished(["dpkg-deb", "-x", str(deb), str(temporary)])
         if outcome.returncode != 0:

@@ -20,7 +20,6 @@ _logger = logging.getLogger(__name__)
 _CHUNK_BYTES = 1 << 16
 # RDF sits at the head of a drawing; the longest entity that openclipart declares has 50 characters.
 _MAX_ENTITY_CHARACTERS = 1_000
-_TEXT_PARENTS = ("metadata", "RDF", "Work")
 # LookupError and ValueError: an encoding that neither expat nor Python reads.
 _PARSE_ERRORS = (expat.ExpatError, LookupError, ValueError)
 

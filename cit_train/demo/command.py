@@ -11,10 +11,11 @@ from statistics import mean, stdev
 from rich.table import Table
 
 from cit_curate.errors import ConfigError
+from cit_curate.storage.cache_folder import cache_folder
 from cit_curate.storage.durable import atomic_file, read_json, write_json
 from cit_curate.terminal import add_row, draw, print_line
 from cit_train.config import RunConfig, replace_fields
-from cit_train.demo.assets import DEBIAN_ASSETS, cache_folder, fetch_deb
+from cit_train.demo.assets import DEBIAN_ASSETS, fetch_deb
 from cit_train.demo.clipart import write_clipart_table
 from cit_train.demo.tuxpaint import CLASSES, link_evaluation_pictures
 from cit_train.recipes import clipart_demo
@@ -61,7 +62,7 @@ def demo(
 ) -> None:
     """Curate clip art for 22 classes while training, and compare with training on any pairs.
 
-    Fetches about 320 MB of Debian packages into $CIT_CACHE (default ~/.cache/cit) the first time.
+    Fetches about 320 MB of Debian packages into the cache folder (CIT_CACHE) the first time.
     A stopped demo goes on where it was when the same command is given again.
 
         cit demo

@@ -3,14 +3,14 @@
 (Debian `tuxpaint-stamps-default` 2022.06.04, GPL-2: photos and drawings in category folders.)
 """
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from cit_curate.errors import ConfigError
-from cit_curate.storage.durable import TEMPORARY_PREFIX, atomic_folder
+from cit_curate.storage.lock import writer_lock
+from cit_curate.storage.replace_folder import replacing
 
 __all__ = ["CLASSES", "evaluation_pictures", "link_evaluation_pictures"]
 
@@ -121,6 +121,7 @@ def link_evaluation_pictures(stamps_root: Path, out: Path) -> int:
 
     Raises:
         ConfigError: Stamps are missing, or `out` holds something that was not made here.
+        ResourceError: Another process makes the folder.
     """
     pictures = evaluation_pictures(stamps_root)
     if out.exists():
@@ -133,18 +134,10 @@ def link_evaluation_pictures(stamps_root: Path, out: Path) -> int:
                 f"{out} holds {foreign[0]!r}, which is no evaluation picture; "
                 "name a folder that does not exist yet"
             )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    retired = out.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-old-{out.name}")
-    if out.exists():
-        # A kill from here on leaves no `out` rather than a partial one; the next run makes it.
-        out.rename(retired)
-    try:
-        with atomic_folder(out) as folder:
-            for name, stamp in pictures.items():
-                (folder / name).parent.mkdir(exist_ok=True)
-                _link_or_copy(stamp, folder / name)
-    finally:
-        shutil.rmtree(retired, ignore_errors=True)
+    with writer_lock(out), replacing(out) as folder:
+        for name, stamp in pictures.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            _link_or_copy(stamp, folder / name)
     return len(pictures)
 
 

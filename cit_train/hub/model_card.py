@@ -21,7 +21,7 @@ from cit_curate.run.query import RunDatabase
 from cit_curate.run.report.facts import shortened
 from cit_curate.storage.durable import read_json
 from cit_curate.text_encoder.hub import HUB_PREFIX
-from cit_curate.text_encoder.packaged import PACKAGED
+from cit_curate.text_encoder.packaged import PACKAGE_PREFIX, PACKAGED
 
 # Importing it registers our model types.
 import cit_train.models  # noqa: F401  isort: skip
@@ -304,8 +304,8 @@ def _versions(environment: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
 def _tower(config: Mapping[str, Any], settings: Mapping[str, Any], part: str) -> dict[str, str]:
     own = config[part]
     origin = str(settings.get("vision_encoder" if part == "vision_config" else "text_encoder", ""))
-    if origin.startswith("package:"):
-        packaged = PACKAGED.get(origin.removeprefix("package:"))
+    if origin.startswith(PACKAGE_PREFIX):
+        packaged = PACKAGED.get(origin.removeprefix(PACKAGE_PREFIX))
         origin = f"{origin} ({packaged.requirement})" if packaged else origin
     pooling = f", {own['pooling']} pooling" if "pooling" in own else ""
     return {
@@ -356,7 +356,7 @@ def _front_matter(
 
 
 def _is_hub_id(name: str) -> bool:
-    is_local = name.startswith((".", "/", "~", "package:")) or Path(name).exists()
+    is_local = name.startswith((".", "/", "~", PACKAGE_PREFIX)) or Path(name).exists()
     return name.startswith(HUB_PREFIX) or ("/" in name and not is_local)
 
 

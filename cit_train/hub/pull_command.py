@@ -4,7 +4,7 @@ import json as json_format
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,15 +21,13 @@ from rich.progress import (
 from rich.table import Table
 
 from cit_curate.errors import ConfigError
+from cit_curate.storage.cache_folder import cache_folder
 from cit_curate.storage.durable import atomic_folder, file_sha256
 from cit_curate.terminal import InertColumn, add_row, console, draw, print_line
 from cit_curate.text_encoder.hub import HUB_PREFIX, hub_folder, refuse_offline
-from cit_curate.text_encoder.packaged import PACKAGED
-from cit_train.demo.assets import cache_folder
-from cit_train.hub import download as downloads
+from cit_curate.text_encoder.packaged import PACKAGE_PREFIX, PACKAGED
 from cit_train.hub.known import KNOWN_MODELS, KnownModel, known_model
-
-PACKAGE_PREFIX = "package:"
+from cit_train.hub.stored_file import stored_file
 
 
 def pull_list(*, json: bool = False) -> None:
@@ -71,8 +69,8 @@ def pull(
 
     Args:
         name: A name of `cit pull list`, or any model of the hub: hf://org/name@revision.
-        out: Folder for it; left out, $CIT_CACHE/downloads (default ~/.cache/cit), and the hub's
-            own cache for its models.
+        out: Folder for it; left out, downloads in the cache folder (CIT_CACHE), and the hub's own
+            cache for its models.
         sha256: What the file must hash to, in hex.
         json: Print one JSON document instead of lines.
     """
@@ -131,11 +129,13 @@ def _from_hub(source: str, out: Path | None) -> dict[str, Any]:
 def _one_file(model: KnownModel, folder: Path, sha256: str) -> dict[str, Any]:
     path = folder / model.source.rpartition("/")[2]
     wanted = sha256 or model.sha256
-    stored = downloads.stored_file(path, sha256=wanted, url=model.source)
+    stored = stored_file(path, sha256=wanted, url=model.source)
     if stored is None:
+        from cit_train.hub.download import download
+
         refuse_offline(f"{model.name} is not at {path}; put the file there by hand, or go online")
         with _shown_progress(model.name) as tell:
-            stored = downloads.download(model.source, path, sha256=wanted, on_progress=tell)
+            stored = download(model.source, path, sha256=wanted, on_progress=tell)
     checked = "as asked" if wanted else "recorded; the publisher gives none"
     return {
         "path": str(path),
@@ -161,7 +161,7 @@ def _show(summary: dict[str, Any], *, as_json: bool) -> None:
 
 
 @contextmanager
-def _shown_progress(what: str) -> Iterator[downloads.Progress]:
+def _shown_progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
     """Bytes, rate and time left on stderr, where a person sees it."""
     shown_on = console(stderr=True)
     with Progress(

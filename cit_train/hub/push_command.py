@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from cit_curate.errors import ConfigError, ResourceError
+from cit_curate.errors import ConfigError, ResourceError, first_line
 from cit_curate.terminal import print_line
 from cit_curate.text_encoder.hub import HUB_PREFIX, HubName, network_errors, refuse_offline
 
@@ -118,10 +118,10 @@ def _upload(exported: "ExportedModel", repo: str, *, private: bool, message: str
                 f"the hub does not let you write to {repo} ({status}): check the name, and log in "
                 "with a token that may write: `hf auth login`"
             ) from error
-        raise ResourceError(f"the upload to {repo} failed: {_first_line(error)}") from error
+        raise ResourceError(f"the upload to {repo} failed: {first_line(error)}") from error
     except network_errors() as error:
         raise ResourceError(
-            f"the upload to {repo} failed: {_first_line(error)}; run the command again"
+            f"the upload to {repo} failed: {first_line(error)}; run the command again"
         ) from error
     return str(place)
 
@@ -133,11 +133,6 @@ def _message(exported: "ExportedModel") -> str:
 
 def _described(num_bytes: int, sha256: str) -> dict[str, Any]:
     return {"bytes": num_bytes, "sha256": sha256}
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _show(summary: dict[str, Any], *, as_json: bool) -> None:

@@ -3,9 +3,6 @@
 A run is `waiting` (nothing there yet), `running`, `stopped` (it can go on), `finished` or `failed`.
 """
 
-import json
-import os
-import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cit_curate.errors import DamagedError
 from cit_curate.storage.durable import read_json
+from cit_curate.storage.lock import may_have_writer
 from cit_train.launch.job_report import JobReport
 
 if TYPE_CHECKING:  # it imports Arrow, which `--help` must not wait for
@@ -115,7 +113,7 @@ def _state(path: Path, report: JobReport | None, *, done: bool) -> tuple[State, 
     if (path / "status.json").is_file():
         status: Mapping[str, Any] = read_json(path / "status.json")
         code, message = int(status.get("code", 1)), str(status.get("message", ""))
-    elif _is_held(path):
+    elif may_have_writer(path):
         return "running", ""
     elif done:
         return "finished", ""
@@ -126,27 +124,6 @@ def _state(path: Path, report: JobReport | None, *, done: bool) -> tuple[State, 
     if code == 0:
         return "finished", ""
     return ("stopped", message) if code == 75 else ("failed", message)
-
-
-def _is_held(path: Path) -> bool:
-    """Whether the run has an owner: its lock is there, and its process where that can be seen."""
-    lock = path.with_name(f".{path.name}.lock")
-    try:
-        owner = json.loads(lock.read_text(encoding="utf-8"))
-        pid, host = int(owner["pid"]), owner["host"]
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError, KeyError, TypeError):
-        return True  # just being taken
-    if host != socket.gethostname():
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _signs(path: Path) -> list[Path]:

@@ -16,7 +16,8 @@ from cit_curate.pool.order import ScanOrder
 from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor
 from cit_curate.sources.columns import Columns
-from cit_train.demo.assets import cache_folder, fetch_deb
+from cit_curate.storage.cache_folder import cache_folder
+from cit_train.demo.assets import fetch_deb
 from cit_train.demo.clipart import write_clipart_table
 from scripts.bench.yfcc_pool import WORDS
 

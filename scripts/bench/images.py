@@ -84,7 +84,8 @@ def images_of(folder: Path, num_images: int) -> list[bytes]:
 
 def evaluation_pictures() -> list[Image.Image]:
     """The demo's pictures of at least 200 pixels, from the cache of fetched packages."""
-    from cit_train.demo.assets import cache_folder, fetch_deb
+    from cit_curate.storage.cache_folder import cache_folder
+    from cit_train.demo.assets import fetch_deb
 
     folder = fetch_deb("tuxpaint-stamps-default", cache_folder(), print)
     paths = sorted(folder.rglob("*.png"))

@@ -30,7 +30,8 @@ FIRST = 2
 
 def demo_config(work: Path, *, updates: int) -> RunConfig:
     """The demo's recipe on its pool, built below `work` unless it is there."""
-    from cit_train.demo.assets import DEBIAN_ASSETS, cache_folder, fetch_deb
+    from cit_curate.storage.cache_folder import cache_folder
+    from cit_train.demo.assets import DEBIAN_ASSETS, fetch_deb
     from cit_train.demo.command import prepare
 
     def quiet(text: str) -> None:

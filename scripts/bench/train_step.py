@@ -50,7 +50,8 @@ def main() -> None:
 
 def demo_config(out: Path) -> RunConfig:
     """The demo's curated run, its pool and pictures below a folder."""
-    from cit_train.demo.assets import DEBIAN_ASSETS, cache_folder, fetch_deb
+    from cit_curate.storage.cache_folder import cache_folder
+    from cit_train.demo.assets import DEBIAN_ASSETS, fetch_deb
     from cit_train.demo.command import prepare
 
     folders = {name: fetch_deb(name, cache_folder(), print) for name in DEBIAN_ASSETS}
@@ -59,7 +60,8 @@ def demo_config(out: Path) -> RunConfig:
 
 def read_pairs(config: RunConfig, num_pairs: int) -> list[tuple[str, bytes]]:
     """Captions and images of the demo's table: title, description and keywords in turn."""
-    from cit_train.demo.assets import cache_folder, fetch_deb
+    from cit_curate.storage.cache_folder import cache_folder
+    from cit_train.demo.assets import fetch_deb
 
     root = fetch_deb("openclipart-png", cache_folder(), print)
     with (Path(str(config.pool)).parent / "clipart.csv").open(encoding="utf-8") as stream:

@@ -148,7 +148,7 @@ def tokenizing(world: Path, out: Path) -> None:
 # killed when its result is there leaves what was read or scored beside it.
 # The lock of a killed job stays until another one needs it.
 _UNEQUAL = re.compile(
-    r"pool\.duckdb|metrics\.jsonl|(environment|head)\.json|^\.(staging-|lock-|run\.lock)"
+    r"pool\.duckdb|metrics\.jsonl|(environment|head)\.json|^\.(staging-|[^/]*\.lock$)"
 )
 
 JOBS: Mapping[str, Job] = {

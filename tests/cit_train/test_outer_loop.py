@@ -27,7 +27,7 @@ from cit_curate.pool.pool import Pool
 from cit_curate.run.ledger import Run
 from cit_curate.run.shards import ShardWriter
 from cit_curate.sources.columns import Columns
-from cit_curate.storage.lock import owner_lock
+from cit_curate.storage.lock import writer_lock
 from cit_train.config import replace_fields
 from cit_train.inner_loop.trainer import TrainState, UpdateReport
 from cit_train.loop.session import open_session
@@ -318,7 +318,7 @@ def test_another_normalisation_of_images_is_noticed_on_resume(world: Path, tmp_p
 
 @pytest.mark.faults("P9")
 def test_two_trainings_into_one_run_exclude_each_other(world: Path, tmp_path: Path) -> None:
-    with owner_lock(tmp_path / ".run.lock"), pytest.raises(ResourceError, match="is held by"):
+    with writer_lock(tmp_path / "run"), pytest.raises(ResourceError, match="is held by"):
         train(make_config(world), tmp_path / "run")
 
 

@@ -201,7 +201,7 @@ def test_the_second_of_two_builds_of_a_pool_ends_with_5_until_the_first_is_kille
     tmp_path: Path,
 ) -> None:
     (tmp_path / "pairs.csv").write_text("image_id,title\n1,a red disc\n", encoding="utf-8")
-    pool, lock = tmp_path / "pool", tmp_path / ".lock-pool"
+    pool, lock = tmp_path / "pool", tmp_path / ".pool.lock"
     args = ("pool", "build", tmp_path / "pairs.csv", "--text", "title", "--out", pool)
     first = start(*args, CIT_FAIL_AT="pool_part.start:1:sleep")
     try:

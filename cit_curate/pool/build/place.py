@@ -21,7 +21,7 @@ from cit_curate.pool.format import (
 from cit_curate.pool.build.source_entries import Asked, differences
 from cit_curate.pool.build.staging import STAGING_MEMORY
 from cit_curate.storage.durable import check_file, read_json, sweep_temporary, write_json
-from cit_curate.storage.lock import owner_lock
+from cit_curate.storage.lock import writer_lock
 from cit_curate.storage.replace_folder import settle
 
 _log = logging.getLogger(__name__)
@@ -55,8 +55,7 @@ def builder_lock(out: Path, entries: Sequence[SourceEntry]) -> Iterator[None]:
         ResourceError: Another builder is running, or the block ran out of disk or memory.
     """
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with owner_lock(out.with_name(f".lock-{out.name}")):
+        with writer_lock(out):
             yield
     except (OSError, duckdb.Error) as error:
         explained = _explained(error, out, entries)

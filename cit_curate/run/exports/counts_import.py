@@ -26,6 +26,7 @@ from cit_curate.run.exports.counts_file import (
 from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.ledger_tables import HISTOGRAM_BINS, SCHEMAS
 from cit_curate.storage.durable import FileEntry, check_sums, file_sha256
+from cit_curate.storage.lock import writer_lock
 
 # Dead links make a download miss some of a published list, seldom half of it. When more is
 # missing, it is mostly another pool, or ids that are written in another way.
@@ -137,7 +138,9 @@ def import_counts(
         "max_missing_ratio": max_missing_ratio,
         "max_reject_ratio": max_reject_ratio,
     }
+    Run.check_free(out, overwrite=overwrite)
     with (
+        writer_lock(out.absolute()),
         Run.create_whole(
             out, config=settings, environment=describe_environment(), overwrite=overwrite
         ) as run,

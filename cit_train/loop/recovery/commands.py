@@ -3,7 +3,7 @@
 import json as json_format
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,10 @@ from rich.console import Console
 from rich.text import Text
 
 from cit_curate.errors import ConfigError, DamagedError, ResourceError
-from cit_curate.storage.durable import TEMPORARY_PREFIX
 from cit_curate.storage.findings import Findings, tell_findings
-from cit_curate.storage.lock import holder, owner_lock
+from cit_curate.storage.lock import lock_path, writer_lock, writer_of
 from cit_curate.storage.remote import remote_url
-from cit_curate.storage.replace_folder import settle
+from cit_curate.storage.replace_folder import aside_path, settle
 from cit_curate.terminal import printable
 
 
@@ -85,7 +84,7 @@ def repair(
 
 def _checked(path: Path, *, alone: bool = True) -> Findings:
     """Everything that is damaged; unless `alone`, it is said when somebody writes there."""
-    writers = () if alone else [who for lock in _locks(path) if (who := holder(lock)) is not None]
+    writer = None if alone else writer_of(path.absolute())
     if _is_pool(path):
         from cit_curate.pool.check import check_pool
 
@@ -96,15 +95,9 @@ def _checked(path: Path, *, alone: bool = True) -> Findings:
 
         _check_run(path)
         found = find_damage(Run(path))
-    for who in writers:
-        found.notes.append(f"{who} writes there: what was in the making may look damaged")
+    if writer is not None:
+        found.notes.append(f"{writer} writes there: what was in the making may look damaged")
     return found
-
-
-def _locks(path: Path) -> tuple[Path, Path]:
-    """The locks of whoever trains or imports a run, and of whoever builds a pool or curates."""
-    path = path.absolute()
-    return path.with_name(f".{path.name}.lock"), path.with_name(f".lock-{path.name}")
 
 
 def _is_pool(path: Path) -> bool:
@@ -120,31 +113,24 @@ def _check_run(path: Path) -> None:
 
 @contextmanager
 def _only_writer(path: Path, dry_run: bool) -> Iterator[list[str]]:
-    """Hold the locks of a run or pool; says which ones killed writers had left.
+    """Hold the lock of a run or pool; says whether a killed writer had left it.
 
-    These are gone afterwards, unless nothing is to be done.
+    It is gone afterwards, unless nothing is to be done.
     """
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"{path} is neither a run nor a pool")
-    locks = _locks(path)
-    holders = {lock: holder(lock) for lock in locks if lock.exists()}
-    stale = [
-        f"removed {lock}, left by a writer that was killed"
-        for lock, who in holders.items()
-        if who is None
-    ]
-    with ExitStack() as stack:
-        for lock in locks if not dry_run else ():
-            stack.enter_context(owner_lock(lock))
-        for lock, who in holders.items() if dry_run else ():
-            if who is not None:
-                raise ResourceError(f"{lock} is held by {who}; wait for it to end")
-        yield stale
+    path = path.absolute()
+    lock, writer = lock_path(path), writer_of(path)
+    is_stale = lock.exists() and writer is None
+    if dry_run and writer is not None:
+        raise ResourceError(f"{lock} is held by {writer}; wait for it to end")
+    with nullcontext() if dry_run else writer_lock(path):
+        yield [f"removed {lock}, left by a writer that was killed"] if is_stale else []
 
 
 def _put_back(path: Path, dry_run: bool) -> list[str]:
     """Put an old folder back, whose writer was killed before the new one had taken its place."""
-    aside = path.with_name(f"{TEMPORARY_PREFIX}0-{path.name}")
+    aside = aside_path(path)
     if path.exists() or not aside.is_dir():
         return []
     if dry_run:

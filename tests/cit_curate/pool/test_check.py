@@ -13,6 +13,7 @@ from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.pool.check import check_pool, repair_pool, verify_pool
 from cit_curate.pool.pool import Pool
 from cit_curate.sources.columns import Columns
+from cit_curate.storage.lock import lock_path
 from cit_train.loop.recovery import commands
 
 
@@ -56,7 +57,7 @@ def test_a_pool_is_mended_from_what_it_has(pool: Path, capsys: pytest.CaptureFix
     catalog = pool / "pool.duckdb"
     catalog.write_bytes(b"cut" + catalog.read_bytes()[3:])
     (pool / "pairs" / "part-000009.parquet").write_bytes(b"PAR1PAR1")
-    lock = pool.with_name(".lock-pool")
+    lock = lock_path(pool)
     lock.touch()
     assert len(check_pool(pool).notes) == 2
     (damage,) = check_pool(pool).damage

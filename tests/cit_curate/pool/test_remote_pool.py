@@ -23,7 +23,7 @@ from cit_curate.records import PoolCursor
 from cit_curate.run.commands import export, query, report
 from cit_curate.sources.columns import Columns
 from cit_curate.storage.remote import list_files, read_range, stat_file
-from cit_curate.storage.remote_cache import cache_folder
+from cit_curate.storage.remote_cache import copies_folder
 
 KEYS = ("image_id", "text_key", "caption", "image_uri", "source")
 
@@ -143,9 +143,9 @@ def test_opening_fetches_no_part_and_reading_only_those_that_are_needed(
     url = image_pool(bucket, tmp_path)
     pool = Pool.open(url)
     assert len(pool.parts) == 3
-    assert not list(cache_folder().glob("files/*/*"))
+    assert not list(copies_folder().glob("files/*/*"))
     pool.read_row_groups([g for g, group in enumerate(pool.row_groups) if group.part == 1])
-    (copy,) = cache_folder().glob("files/*/*")
+    (copy,) = copies_folder().glob("files/*/*")
     assert copy.name.endswith("part-000001.parquet")
     order = ScanOrder(pool, seed=1, texts="every")
     rows = next(order.batches(PoolCursor(), 12)).rows
@@ -319,7 +319,7 @@ def test_query_export_and_report_read_a_remote_pool_that_is_named(bucket, tmp_pa
         query(run, "SELECT count(*) AS n FROM selections", json=True)
     assert json.loads(capsys.readouterr().out) == [{"n": 14}]
     assert "--pool" in caplog.text
-    assert not list(cache_folder().glob("files/*/*"))
+    assert not list(copies_folder().glob("files/*/*"))
     query(run, "SELECT count(caption) AS n FROM pairs", pool=(url,), json=True)
     assert json.loads(capsys.readouterr().out) == [{"n": 12}]
 
@@ -339,7 +339,7 @@ def test_query_export_and_report_read_a_remote_pool_that_is_named(bucket, tmp_pa
     report(run, out=Path(f"{bucket}/out/report.html"), pool=(url,), json=True)
     assert b"data:image/webp" in read_range(f"{bucket}/out/report.html")
     assert "very-secret" not in capsys.readouterr().out
-    assert not list(cache_folder().rglob("*very-secret*"))
+    assert not list(copies_folder().rglob("*very-secret*"))
 
 
 def test_an_export_into_a_bucket_that_is_not_there_is_refused(bucket, tmp_path):

@@ -25,7 +25,7 @@ from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.ledger_tables import SCHEMAS
 from cit_curate.run.subset import subset_pool
 from cit_curate.sources.columns import Columns
-from cit_curate.storage.lock import owner_lock
+from cit_curate.storage.lock import writer_lock
 
 NUM_IMAGES = 150
 
@@ -227,7 +227,7 @@ def test_another_subset_is_replaced_only_when_asked_and_a_pool_never(
     for path in (pool.path, tmp_path):
         with pytest.raises(ConfigError, match=r"a pool of its own|holds no pool"):
             subset_pool(pool, path, max_images=6, overwrite=True)
-    with owner_lock(tmp_path / ".lock-subset"), pytest.raises(ResourceError, match="is held"):
+    with writer_lock(tmp_path / "subset"), pytest.raises(ResourceError, match="is held"):
         subset_pool(pool, out, max_images=6)
 
 

@@ -1,12 +1,19 @@
 """Which URLs are read, what is tried again, and what the cache keeps."""
 
+import errno
+import json
 import multiprocessing
 import os
 import re
 from pathlib import Path
 
 import fsspec
+import httpx2
 import pytest
+from aiohttp import ServerDisconnectedError
+from botocore.exceptions import EndpointConnectionError, NoCredentialsError, ProfileNotFound
+from fsspec.exceptions import FSTimeoutError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalTokenNotFoundError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +32,8 @@ from cit_curate.storage.remote import (
 )
 from cit_curate.storage.remote_cache import cache_bytes, cache_name, hold, local_copy, make_room
 from cit_curate.storage.upload import made_here, upload_folder
+
+REQUEST = httpx2.Request("GET", "https://store/a")
 
 
 @pytest.fixture(autouse=True)
@@ -172,15 +181,73 @@ def test_a_network_error_is_tried_again_and_then_named(monkeypatch):
     assert len(calls) == remote.TRIES
 
 
+class AnswerError(OSError):
+    """As of a driver whose errors have the status of the answer themselves."""
+
+    def __init__(self, name, status):
+        super().__init__(f"answers {status}")
+        setattr(self, name, status)
+
+
 @pytest.mark.parametrize(
-    ("error", "raised"),
-    [(FileNotFoundError("x"), FileNotFoundError), (PermissionError("x"), ConfigError)],
+    "error",
+    [
+        EndpointConnectionError(endpoint_url="http://store/tokens.json"),
+        ServerDisconnectedError(),
+        FSTimeoutError("slow"),
+        HfHubHTTPError("busy", response=httpx2.Response(503, request=REQUEST)),
+        json.JSONDecodeError("half an answer", "{", 1),
+        OSError(errno.EIO, "a code that the driver does not know"),
+        AnswerError("status", 503),
+    ],
+    ids=lambda error: type(error).__name__,
 )
-def test_what_will_not_change_is_not_tried_again(monkeypatch, error, raised):
+def test_what_a_driver_raises_is_tried_again(monkeypatch, error):
     put("a", b"abc")
     calls = failing(monkeypatch, "cat_file", [error])
-    with pytest.raises(raised):
+    assert read_range("memory://bucket/a") == b"abc"
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError("x"),
+        NoCredentialsError(),
+        ProfileNotFound(profile="mine"),
+        LocalTokenNotFoundError("log in"),
+        HfHubHTTPError("no", response=httpx2.Response(401, request=REQUEST)),
+        GatedRepoError("no", response=httpx2.Response(403, request=REQUEST)),
+        AnswerError("code", 401),
+        AnswerError("status_code", 403),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_missing_and_refused_credentials_are_named_at_once(monkeypatch, error):
+    put("a", b"abc")
+    calls = failing(monkeypatch, "cat_file", [error])
+    with pytest.raises(ConfigError, match=rf"not allowed \({type(error).__name__}.*credentials"):
         read_range("memory://bucket/a")
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError("x"),
+        IsADirectoryError("x"),
+        OSError(errno.ENOSPC, "no space left"),
+        ValueError("no such bucket can be"),
+        TypeError("a mistake of ours"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_will_not_change_is_not_tried_again(monkeypatch, error):
+    put("a", b"abc")
+    calls = failing(monkeypatch, "cat_file", [error])
+    with pytest.raises(type(error)) as caught:
+        read_range("memory://bucket/a")
+    assert caught.value is error
     assert len(calls) == 1
 
 
@@ -227,7 +294,7 @@ def test_a_download_that_stays_cut_or_differs_from_its_hash_is_refused_and_not_k
     )
     with pytest.raises(DamagedError, match="4 of 10 bytes"):
         local_copy(file)
-    assert not list(remote_cache.cache_folder().rglob("*-a"))
+    assert not list(remote_cache.copies_folder().rglob("*-a"))
 
 
 def test_a_copy_that_was_changed_is_fetched_again_when_it_is_checked():
@@ -253,7 +320,7 @@ def test_a_held_copy_outlives_its_name_in_the_cache(monkeypatch, tmp_path):
     path = local_copy(put("a", b"0123"))
     hold(path, tmp_path / "held" / "a")
     monkeypatch.setenv("CIT_CACHE_BYTES", "1")
-    make_room(remote_cache.cache_folder(), 0)
+    make_room(remote_cache.copies_folder(), 0)
     assert not path.exists()
     assert (tmp_path / "held" / "a").read_bytes() == b"0123"
 

@@ -11,7 +11,7 @@ import pytest
 
 from cit_curate.errors import ConfigError, DamagedError, ResourceError
 from cit_train.demo import assets
-from cit_train.demo.assets import DEBIAN_ASSETS, DebianAsset, cache_folder, fetch_deb
+from cit_train.demo.assets import DEBIAN_ASSETS, DebianAsset, fetch_deb
 
 NAME = "openclipart-svg"
 DEB = f"{NAME}_1%3a2_all.deb"
@@ -118,14 +118,6 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 def assert_nothing_half_done(cache: Path) -> None:
     assert not [path for path in cache.rglob("*") if path.name.startswith(".tmp-")]
     assert not (cache / "packages" / NAME).exists()
-
-
-def test_the_cache_folder_is_cit_cache_or_below_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/ada")
-    monkeypatch.delenv("CIT_CACHE", raising=False)
-    assert cache_folder() == Path("/home/ada/.cache/cit")
-    monkeypatch.setenv("CIT_CACHE", "~/pictures")
-    assert cache_folder() == Path("/home/ada/pictures")
 
 
 def test_a_package_is_downloaded_checked_and_unpacked(site: Site) -> None:

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cit_curate.errors import ConfigError, DamagedError, ResourceError
-from cit_train.hub.download import download, stored_file
+from cit_train.hub.download import MAX_REDIRECTS, download
+from cit_train.hub.stored_file import stored_file
 
 FETCH_FILE = Path(__file__).parents[1] / "fetch_file.py"
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -228,12 +229,30 @@ def test_a_redirect_leads_to_https_or_stays_on_this_machine(served: Served, tmp_
     path = tmp_path / "weights.pth"
     with file_server(Served(location=served.url)) as first:
         assert download(first.url, path).sha256 == SHA256
-    for elsewhere in ("http://example.org/weights.pth", "file:///etc/passwd"):
+    for elsewhere in ("http://example.org/weights.pth", "file:///etc/passwd", "http://[::1"):
         with (
             file_server(Served(location=elsewhere)) as first,
             pytest.raises(ConfigError, match=r"to which .* leads|answers 302"),
         ):
             download(first.url, tmp_path / "other.pth", pauses=())
+
+
+def test_redirects_in_a_circle_end(served: Served, tmp_path: Path) -> None:
+    served.location = served.url
+    with pytest.raises(ConfigError, match="answers 302"):
+        download(served.url, tmp_path / "weights.pth", pauses=())
+    assert len(served.requests) == MAX_REDIRECTS
+
+
+def test_a_record_of_what_arrived_that_is_damaged_starts_anew(
+    served: Served, tmp_path: Path
+) -> None:
+    for number, record in enumerate(("", "[]", '{"url": 1}', "{}")):
+        path = tmp_path / f"weights-{number}.pth"
+        path.with_name(f"{path.name}.part").write_bytes(b"half")
+        path.with_name(f"{path.name}.part.json").write_text(record)
+        assert download(served.url, path).sha256 == SHA256
+    assert served.requests == [""] * 4
 
 
 def test_a_killed_download_goes_on(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from cit_curate.errors import ConfigError
 from cit_curate.records import PoolCursor
 from cit_curate.run.ledger import Commit, Run
+from cit_curate.storage.lock import writer_lock
 from cit_train.launch.job_report import (
     JobReport,
     LaunchedJob,
@@ -46,7 +48,7 @@ def make_run(path: Path, commits: int, *, status_: dict[str, Any] | None = None)
 
 
 @pytest.fixture
-def sweep(tmp_path: Path) -> Path:
+def sweep(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "sweep"
     jobs = jobs_folder(folder)
     (jobs / "reports").mkdir(parents=True)
@@ -62,15 +64,14 @@ def sweep(tmp_path: Path) -> Path:
     make_run(folder / "done", 3, status_={"code": 0, "message": ""})
     make_run(folder / "cheese", 1, status_={"code": 4, "message": "the pool is cheese"})
     make_run(folder / "going", 2).log({"kind": "train", "update": 5, "loss": 1.0})
-    owner = {"pid": os.getpid(), "host": socket.gethostname()}
-    (folder / ".going.lock").write_text(json.dumps(owner))
     make_run(folder / "halted", 2, status_={"code": 75, "message": "USR2"})
     make_run(folder / "torn", 1)
     (folder / "torn" / "manifests" / "step=000000.json").write_text("{")
     JobReport(job_id="9_5", log="a.log", code=2, reason="there is no file x").write(
         report_path(jobs, "refused")
     )
-    return folder
+    with writer_lock(folder / "going"):
+        yield folder
 
 
 def rows(capsys: pytest.CaptureFixture[str], what: Path) -> dict[str, dict[str, Any]]:
@@ -118,6 +119,7 @@ def test_a_run_whose_owner_is_gone_is_stopped_and_a_silent_one_is_marked(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lock = sweep / ".going.lock"
+    lock.unlink()  # what follows is left by others, and held by nobody
     lock.write_text(json.dumps({"pid": 2**22 + 1, "host": socket.gethostname()}))
     assert rows(capsys, sweep)["going"]["state"] == "stopped"
     lock.write_text(json.dumps({"pid": 1, "host": "another"}))

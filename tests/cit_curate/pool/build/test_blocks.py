@@ -160,7 +160,7 @@ def test_a_folder_is_known_by_the_files_below_it(tmp_path):
     assert states[0][0] == 5
     (below / ".staging-pool").mkdir()
     (below / ".staging-pool/block").write_text("of the build itself")
-    (tmp_path / "images/.lock-pool").write_text("")
+    (tmp_path / "images/.pool.lock").write_text("")
     assert state() == states[0]
     for change in (
         lambda: (below / "a.txt").write_text("a dog"),

@@ -37,7 +37,7 @@ from cit_curate.sources import yfcc_lines
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.yfcc import COLUMNS
 from cit_curate.storage.fail_points import VARIABLE
-from cit_curate.storage.lock import owner_lock
+from cit_curate.storage.lock import writer_lock
 
 TITLES = ("IMG_0520", "My+cat", "caf%C3%A9", "", "+", "a+b%2Bc", "%3Cb%3Ebold%3C%2Fb%3E")
 DESCRIPTIONS = ("", "see+http%3A%2F%2Fx.org+end", "two%0Alines", "www.only", "%E6%9D%B1%E4%BA%AC")
@@ -417,7 +417,7 @@ def test_metadata_that_changes_while_it_is_read_is_refused(ten_thousand, tmp_pat
 @pytest.mark.faults("P9")
 def test_a_second_builder_is_refused(ten_thousand, tmp_path):
     source, _ = ten_thousand
-    with owner_lock(tmp_path / ".lock-pool"), pytest.raises(ResourceError, match="is held by"):
+    with writer_lock(tmp_path / "pool"), pytest.raises(ResourceError, match="is held by"):
         build(source, tmp_path / "pool")
 
 

@@ -23,7 +23,7 @@ from cit_curate.run.ledger import Run
 from cit_curate.run.query import query_run
 from cit_curate.run.report.page import build_report
 from cit_curate.sources.columns import Columns
-from cit_curate.storage.lock import owner_lock
+from cit_curate.storage.lock import writer_lock
 
 TEXT_KEYS = ("title", "desc", "tag", "alt-text-2")
 IMAGE_IDS = ("00000007", "00001234", "a_b", "_", "x_title_", "größe", "=cmd", "00000001")
@@ -208,7 +208,7 @@ def test_a_run_is_replaced_only_when_asked_and_a_failure_keeps_it(
     with pytest.raises(BadInputError):
         import_counts(written(tmp_path / "x.json", {"x": 1}), pool, old.path, overwrite=True)
     assert ledger_bytes(old.path) == before
-    with owner_lock(tmp_path / ".run.lock"), pytest.raises(ResourceError, match="is held by"):
+    with writer_lock(tmp_path / "run"), pytest.raises(ResourceError, match="is held by"):
         import_counts(file, pool, old.path, overwrite=True)
     import_counts(file, pool, old.path, overwrite=True)
     assert Run.open(old.path).counts() == {"a_b_tag": 3}

@@ -16,7 +16,7 @@ from tiny_runs import assert_same_run, ledger_hashes
 from cit_curate.errors import ConfigError, DamagedError, ResourceError
 from cit_curate.run.ledger import Run
 from cit_curate.storage.findings import Findings
-from cit_curate.storage.lock import owner_lock
+from cit_curate.storage.lock import lock_path, writer_lock
 from cit_train.loop.recovery import commands
 from cit_train.loop.recovery.find import find_damage
 from cit_train.outer_loop import train
@@ -299,8 +299,8 @@ def test_an_image_that_is_gone_is_named_when_its_shard_cannot_be_made_again(
 def test_while_somebody_writes_nothing_is_mended_and_a_check_says_so(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lock = run.with_name(f".{run.name}.lock")
-    with owner_lock(lock):
+    lock = lock_path(run)
+    with writer_lock(run):
         with pytest.raises(ResourceError, match=f"process {os.getpid()} on"):
             commands.repair(run)
         (note,) = verified(run, capsys)["notes"]
