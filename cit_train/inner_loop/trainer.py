@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, VisionTextDualEncoderModel
+from transformers import PreTrainedTokenizerBase, ProcessorMixin, VisionTextDualEncoderModel
 
 from cit_curate.errors import NotFiniteError
 from cit_curate.records import PoolCursor
@@ -66,6 +66,7 @@ class Trainer:
         config: RunConfig,
         model: VisionTextDualEncoderModel,
         tokenizer: PreTrainedTokenizerBase,
+        processor: ProcessorMixin,
         vision: PooledVision,
         cache: FeatureCache | None,
         *,
@@ -76,6 +77,7 @@ class Trainer:
         self.config = config
         self.model = model
         self.tokenizer = tokenizer
+        self.processor = processor
         self.device = vision.device
         self.cache = cache
         self._autocast = autocast

@@ -10,7 +10,7 @@ from cit_curate.curation.lane_scan import LaneScan
 from cit_curate.curation.scan_ledger import metrics_record
 from cit_curate.errors import CitError
 from cit_curate.records import PoolCursor
-from cit_curate.run.ledger import Commit, step_folder
+from cit_curate.run.ledger import Commit, Run, step_folder
 from cit_curate.storage.durable import FileEntry, remove_folder
 from cit_train.inner_loop.trainer import TrainState
 from cit_train.loop.recovery.checkpoint import (
@@ -66,14 +66,15 @@ def commit_step(
             checkpoint=checkpoint_name(state.update),
             best=state.best,
         )
-        snapshot = take_snapshot(session.trainer, session.processor)
+        snapshot = take_snapshot(session.trainer)
         numbers = StepNumbers(
             scanned=sum(lane["metrics"]["scanned"] for lane in lanes),
             kept=sum(lane["metrics"]["kept"] for lane in lanes),
             selected=sum(lane["selected"] for lane in lanes),
         )
-        told = partial(watcher.committed, after, numbers)
-        job = partial(_commit, session, commit, snapshot, told)
+        report = partial(watcher.committed, after, numbers)
+        keep_shards = session.config.train.keep_shards
+        job = partial(_commit, session.run, commit, snapshot, keep_shards, report)
         session.saver.submit(job, update=state.update)
     return after
 
@@ -115,7 +116,7 @@ def save_within_step(session: Session, state: TrainState, streams: Streams) -> N
         session.trainer.cache.flush()
     entries = [entry for rank in session.world.agree("saved", written) for entry in rank]
     if session.world.is_first:
-        place = MidStep(
+        mid_step = MidStep(
             outer_step=state.outer_step,
             update=state.update,
             checkpoint=checkpoint_name(state.update),
@@ -123,8 +124,8 @@ def save_within_step(session: Session, state: TrainState, streams: Streams) -> N
             best=state.best,
             owes_evaluation=state.owes_evaluation,
         )
-        snapshot = take_snapshot(session.trainer, session.processor)
-        session.saver.submit(partial(_save, session, place, snapshot), update=state.update)
+        snapshot = take_snapshot(session.trainer)
+        session.saver.submit(partial(_save, session.run, mid_step, snapshot), update=state.update)
 
 
 def end_run(session: Session) -> None:
@@ -173,12 +174,12 @@ def _write_lane(
 
 
 def _commit(
-    session: Session,
+    run: Run,
     commit: Commit,
     snapshot: Snapshot,
-    told: Callable[[], None],
+    keep_shards: str,
+    report: Callable[[], None],
 ) -> None:
-    run = session.run
     assert commit.checkpoint is not None
     save_checkpoint(run.path / commit.checkpoint, snapshot)
     run.commit(commit)
@@ -186,39 +187,37 @@ def _commit(
     if commit.best:
         point_to(run.path, "best", commit.best["checkpoint"])
     remove_mid_step(run)
-    _tidy(session, commit)
-    told()
+    _tidy(run, commit, keep_shards)
+    report()
 
 
-def _save(session: Session, place: MidStep, snapshot: Snapshot) -> None:
-    run = session.run
-    save_checkpoint(run.path / place.checkpoint, snapshot)
-    write_mid_step(run, place)
-    best = [place.best["checkpoint"]] if place.best else []
-    for path in checkpoints_except(run.path, [place.checkpoint, *_needed(session), *best]):
+def _save(run: Run, mid_step: MidStep, snapshot: Snapshot) -> None:
+    save_checkpoint(run.path / mid_step.checkpoint, snapshot)
+    write_mid_step(run, mid_step)
+    best = [mid_step.best["checkpoint"]] if mid_step.best else []
+    for path in checkpoints_except(run.path, [mid_step.checkpoint, *_needed(run), *best]):
         remove_folder(path)
 
 
-def _needed(session: Session) -> list[str]:
+def _needed(run: Run) -> list[str]:
     """The checkpoints of the last two commits: one to go on from, and one should it be damaged.
 
     `--ahead` selects with the older one, which after the first commit is the one of the start.
     """
     # A run of thousands of outer steps must not read all of them at each.
-    last = session.run.commits(last=2)
+    last = run.commits(last=2)
     commits = [commit.checkpoint for commit in last if commit.checkpoint]
     return [checkpoint_name(0), *commits][-2:]
 
 
-def _tidy(session: Session, commit: Commit) -> None:
+def _tidy(run: Run, commit: Commit, keep_shards: str) -> None:
     """Remove checkpoints and shards that nothing needs any more."""
-    run, keep = session.run, session.config.train.keep_shards
     best = [commit.best["checkpoint"]] if commit.best else []
-    for path in checkpoints_except(run.path, [*_needed(session), *best]):
+    for path in checkpoints_except(run.path, [*_needed(run), *best]):
         remove_folder(path)
-    if keep != "all":
+    if keep_shards != "all":
         # Whoever reads batches looks once more into the last folder, for its end.
-        num_kept = max(num_kept_shards(keep), 1)
+        num_kept = max(num_kept_shards(keep_shards), 1)
         kept = {step_folder(commit.outer_step - back) for back in range(num_kept)}
         for folder in (run.path / "shards").glob("step=*"):
             # Not what the next outer step has begun to write.

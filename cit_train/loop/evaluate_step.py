@@ -96,6 +96,6 @@ def _recorded(
     if state.best is not None and values["value"] <= state.best["value"]:
         return state.best
     name = checkpoint_name(state.update)
-    snapshot = take_snapshot(session.trainer, session.processor)
+    snapshot = take_snapshot(session.trainer)
     session.saver.submit(partial(save_checkpoint, session.run.path / name, snapshot))
     return {"update": state.update, "checkpoint": name, **values}

@@ -1,7 +1,6 @@
-"""What a training run consists of, put together from its config, fresh or from the last commit."""
+"""The parts of a training run, put together from its config, fresh or from the last commit."""
 
 import hashlib
-import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,11 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    PreTrainedTokenizerBase,
-    ProcessorMixin,
-    VisionTextDualEncoderModel,
-)
+from transformers import PreTrainedTokenizerBase, VisionTextDualEncoderModel
 
 from cit_curate.curation.curator import Curator
 from cit_curate.errors import ConfigError
@@ -25,7 +20,6 @@ from cit_curate.records import PoolCursor
 from cit_curate.run.environment import cit_version, describe_environment
 from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.subset import subset_pool
-from cit_curate.storage.durable import remove_folder
 from cit_curate.text_encoder.encoder import choose_device, load_text_tower, weights_sha256
 from cit_train.config import RunConfig, flat
 from cit_train.evaluation.evaluator import Evaluator
@@ -36,15 +30,13 @@ from cit_train.loop.inputs import open_pools, open_selection
 from cit_train.loop.recovery.changed_settings import take_over_settings
 from cit_train.loop.recovery.checkpoint import (
     checkpoint_name,
-    checkpoints_except,
     load_checkpoint,
-    point_to,
     save_checkpoint,
     take_snapshot,
 )
-from cit_train.loop.recovery.mid_step import MidStep, read_mid_step, remove_mid_step
+from cit_train.loop.recovery.mid_step import MidStep, read_mid_step
+from cit_train.loop.recovery.roll_back import roll_back
 from cit_train.loop.recovery.saver import Saver
-from cit_train.loop.recovery.set_back import set_back, whole_checkpoints
 from cit_train.models.dual_encoder import build_dual_encoder, make_processor
 from cit_train.models.freeze import freeze
 from cit_train.models.load import is_foreign, load_dual_encoder
@@ -58,19 +50,17 @@ from cit_train.streaming.batches import BatchStream, StreamConfig
 from cit_train.streaming.views import ViewMaker
 from cit_train.transforms import Normalizer, image_statistics
 
-logger = logging.getLogger(__name__)
+_AUTOCAST = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Session:
-    """The parts of a training run, and where it stands."""
+    """The parts of a training run, and the state that it goes on from."""
 
     config: RunConfig
     run: Run
-    pools: PoolMixture
     curator: Curator
     trainer: Trainer
-    processor: ProcessorMixin
     evaluator: Evaluator | None
     batches: BatchStream
     saver: Saver
@@ -85,6 +75,27 @@ class Session:
         return self.world.stop
 
 
+@dataclass(frozen=True)
+class _Towers:
+    """The dual encoder before training, and how this rank computes with it."""
+
+    model: VisionTextDualEncoderModel
+    tokenizer: PreTrainedTokenizerBase
+    fingerprints: Mapping[str, str]
+    device: torch.device
+    precision: str
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """The run folder, what is trained on, and where the run stands in both."""
+
+    run: Run
+    pools: PoolMixture
+    last: Commit | None
+    mid_step: MidStep | None
+
+
 def open_session(
     config: RunConfig,
     out: Path,
@@ -96,7 +107,7 @@ def open_session(
 ) -> Session:
     """Start a run, or take up one at its last commit.
 
-    With several ranks, rank 0 writes what is there once, and the others open it.
+    With several ranks, rank 0 writes what the run has once, and the others open it.
 
     Raises:
         ConfigError: The folder, a field, the pool, the metadata or a model is not as it must be.
@@ -105,78 +116,84 @@ def open_session(
     world = world or World(StopSignals())
     world.check_same("config", flat(config))  # before anything that only one of them lacks
     lanes = world.lanes(config.curate.lanes)
-    whole = open_pools(config)
+    pools = open_pools(config)
     selection = open_selection(config, out)  # before --overwrite removes anything
     if not resume and world.is_first:
         Run.check_free(out, overwrite=overwrite)
-    index_folder = out / "index" if world.is_first else None
-    curator = Curator(whole, config.metadata, config.curate_as, index_folder=index_folder)
+    curator = _open_curator(config, pools, out, world)
     evaluator = Evaluator.open(config.evaluate_as, config.text.max_text_length)
-    model, tokenizer, fingerprints = _build_model(config)
-    freeze(model, config.model)
-    device = _own_device(config.train.device, world)
-    precision = _precision(config, device)
-    settings = {
-        **flat(config),
-        **whole.settings(),
-        "metadata_fingerprint": curator.fingerprint,
-        "precision": precision,
-        "cit_version": cit_version(),
-        **fingerprints,
-    }
+    towers = _open_towers(config, world)
+    settings = _settings(config, curator, towers)
     world.check_same("settings", settings)
+    run = None
     if world.is_first:
         allowed = allow_change if resume else None
         run = _open_run(out, settings, curator, allowed_changes=allowed, overwrite=overwrite)
-        pools = _narrowed(whole, config, run, selection)
-        last, mid_step = _roll_back(run)
-        clear_status(run.path)
-    world.agree("seen the run opened", None)
-    if not world.is_first:
-        run = Run.open(out)
-        pools = _narrowed(whole, config, run, selection)
-        last, mid_step = _last_commit(run), read_mid_step(run)
-    world.run_folder = run.path
-    if pools is not whole:
-        curator = Curator(pools, config.metadata, config.curate_as, index_folder=index_folder)
-    statistics = image_statistics(model.config.vision_config)
-    model.to(device).vision_model.to(memory_format=torch.channels_last)
-    autocast = _AUTOCAST[precision]
-    views = ViewMaker(
-        side=statistics.side, max_pixels=config.train.max_pixels, fast=config.train.fast_views
-    )
-    vision, cache = _open_vision(
-        config, out, model, views, device, autocast, fingerprints["vision_fingerprint"]
-    )
-    trainer = Trainer(config, model, tokenizer, vision, cache, world=world, autocast=autocast)
-    state = _state_of(run, curator, trainer, last)
+    opened = _open_state(config, out, run, pools, selection, world)
+    if opened.pools is not pools:
+        curator = _open_curator(config, opened.pools, out, world)
+    views = _open_views(config, towers)
+    trainer = _open_trainer(config, out, towers, views, world)
+    state = _state_of(opened, curator, trainer)
     world.beat("starting", outer_step=state.outer_step, update=state.update)
-    processor = make_processor(tokenizer, statistics, max_text_length=config.text.max_text_length)
-    saver = Saver(config.train)
-    if config.train.ahead and world.is_first and not state.outer_step:
-        # The outer step after the first one is selected with these weights; nobody else has them.
-        start = take_snapshot(trainer, processor)
-        saver.submit(partial(save_checkpoint, run.path / checkpoint_name(0), start))
-    done = (mid_step.update - state.update) * config.train.accumulate if mid_step else 0
-    stream = _stream_config(config, run, views, lanes)
+    done = opened.mid_step.update - state.update if opened.mid_step else 0
+    stream = _stream_config(config, opened.run, views, lanes)
     return Session(
         config=config,
-        run=run,
-        pools=pools,
+        run=opened.run,
         curator=curator,
         trainer=trainer,
-        processor=processor,
         evaluator=evaluator,
-        batches=BatchStream(stream, state.outer_step, first_batch=done),
-        saver=saver,
-        ahead=PrefetchScorer(config, run, curator, device),
+        batches=BatchStream(stream, state.outer_step, first_batch=done * config.train.accumulate),
+        saver=_open_saver(config, opened.run, trainer, state, world),
+        ahead=PrefetchScorer(config, opened.run, curator, towers.device),
         world=world,
         state=state,
-        mid_step=mid_step,
+        mid_step=opened.mid_step,
     )
 
 
-_AUTOCAST = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
+def _open_curator(config: RunConfig, pools: PoolMixture, out: Path, world: World) -> Curator:
+    """The metadata and the scans; rank 0 stores the index of the metadata."""
+    folder = out / "index" if world.is_first else None
+    return Curator(pools, config.metadata, config.curate_as, index_folder=folder)
+
+
+def _open_towers(config: RunConfig, world: World) -> _Towers:
+    model, tokenizer = _load_model(config)
+    # A feature depends on how pixels are normalised, too, which no weight shows.
+    statistics = repr(image_statistics(model.config.vision_config))
+    vision = f"{weights_sha256(model.vision_model)} {statistics}"
+    fingerprints = {
+        "text_fingerprint": weights_sha256(model.text_model),
+        "vision_fingerprint": hashlib.sha256(vision.encode()).hexdigest(),
+    }
+    freeze(model, config.model)
+    device = _own_device(config.train.device, world)
+    return _Towers(model, tokenizer, fingerprints, device, _precision(config, device))
+
+
+def _load_model(config: RunConfig) -> tuple[VisionTextDualEncoderModel, PreTrainedTokenizerBase]:
+    if config.model.init_from:
+        start = Path(config.model.init_from)
+        # The original's checkpoints have no tokenizer: theirs is the text tower's.
+        other = config.text.text_encoder if is_foreign(start) else None
+        return load_dual_encoder(start, tokenizer=other)
+    text, tokenizer = load_text_tower(config.text)
+    vision = load_vision_tower(config.model.vision_encoder)
+    model = build_dual_encoder(
+        vision, text, projection_dim=config.model.projection_dim, seed=config.curate.seed
+    )
+    return model, tokenizer
+
+
+def _own_device(name: str, world: World) -> torch.device:
+    """The device of this rank: with several ranks on a machine, each has a GPU of its own."""
+    device = choose_device(name)
+    if device.type == "cuda" and world.size > 1:
+        device = torch.device("cuda", world.local_rank)
+        torch.cuda.set_device(device)
+    return device
 
 
 def _precision(config: RunConfig, device: torch.device) -> str:
@@ -185,32 +202,16 @@ def _precision(config: RunConfig, device: torch.device) -> str:
     return "float16" if device.type == "cuda" else "float32"
 
 
-def _open_vision(
-    config: RunConfig,
-    out: Path,
-    model: VisionTextDualEncoderModel,
-    views: ViewMaker,
-    device: torch.device,
-    autocast: torch.dtype | None,
-    fingerprint: str,
-) -> tuple[PooledVision, FeatureCache | None]:
-    """The frozen part of the vision tower, and its cache when the config has one."""
-    statistics = image_statistics(model.config.vision_config)
-    normalizer = Normalizer(statistics.mean, statistics.std)
-    train = config.train
-    if train.vision_features != "cached":
-        return PooledVision(model.vision_model, normalizer, device, autocast=autocast), None
-    vision = PooledVision(model.vision_model, normalizer, device)  # kept: in full precision
-    cache = FeatureCache(
-        Path(train.feature_cache) if train.feature_cache else out / "features",
-        vision,
-        views,
-        fingerprint=fingerprint,
-        num_views=train.cached_views,
-        max_bytes=train.feature_cache_bytes,
-        num_threads=os.cpu_count() or 1,
-    )
-    return vision, cache
+def _settings(config: RunConfig, curator: Curator, towers: _Towers) -> dict[str, Any]:
+    """What config.json says of the run."""
+    return {
+        **flat(config),
+        **curator.pools.settings(),
+        "metadata_fingerprint": curator.fingerprint,
+        "precision": towers.precision,
+        "cit_version": cit_version(),
+        **towers.fingerprints,
+    }
 
 
 def _open_run(
@@ -242,6 +243,38 @@ def _open_run(
     return run
 
 
+def _open_state(
+    config: RunConfig,
+    out: Path,
+    run: Run | None,
+    pools: PoolMixture,
+    selection: Run | None,
+    world: World,
+) -> _Opened:
+    """The run as all ranks see it: rank 0 rolls it back to its last commit first.
+
+    Args:
+        config: The config.
+        out: The run's folder.
+        run: The run on rank 0, which has opened it; None on the other ranks.
+        pools: What the config names.
+        selection: The run whose selected pairs are trained on, if any.
+        world: The ranks.
+    """
+    if run is not None:
+        narrowed = _narrowed(pools, config, run, selection)
+        last, mid_step = roll_back(run)
+        clear_status(run.path)
+    world.agree("seen the run opened", None)
+    if run is None:
+        run = Run.open(out)
+        narrowed = _narrowed(pools, config, run, selection)
+        commits = run.commits()
+        last, mid_step = commits[-1] if commits else None, read_mid_step(run)
+    world.run_folder = run.path
+    return _Opened(run, narrowed, last, mid_step)
+
+
 def _narrowed(
     pools: PoolMixture, config: RunConfig, run: Run, selection: Run | None
 ) -> PoolMixture:
@@ -263,13 +296,73 @@ def _narrowed(
     return PoolMixture([(pools.pools[0].name, subset, Fraction(1))])
 
 
-def _own_device(name: str, world: World) -> torch.device:
-    """The device of this rank: with several ranks on a machine, each has a GPU of its own."""
-    device = choose_device(name)
-    if device.type == "cuda" and world.size > 1:
-        device = torch.device("cuda", world.local_rank)
-        torch.cuda.set_device(device)
-    return device
+def _open_views(config: RunConfig, towers: _Towers) -> ViewMaker:
+    side = image_statistics(towers.model.config.vision_config).side
+    return ViewMaker(side=side, max_pixels=config.train.max_pixels, fast=config.train.fast_views)
+
+
+def _open_trainer(
+    config: RunConfig, out: Path, towers: _Towers, views: ViewMaker, world: World
+) -> Trainer:
+    model = towers.model
+    model.to(towers.device).vision_model.to(memory_format=torch.channels_last)
+    statistics = image_statistics(model.config.vision_config)
+    normalizer = Normalizer(statistics.mean, statistics.std)
+    autocast = _AUTOCAST[towers.precision]
+    cache = None
+    if config.train.vision_features == "cached":
+        # They are kept, so they are made in full precision.
+        vision = PooledVision(model.vision_model, normalizer, towers.device)
+        cache = FeatureCache(
+            Path(config.train.feature_cache) if config.train.feature_cache else out / "features",
+            vision,
+            views,
+            fingerprint=towers.fingerprints["vision_fingerprint"],
+            num_views=config.train.cached_views,
+            max_bytes=config.train.feature_cache_bytes,
+            num_threads=os.cpu_count() or 1,
+        )
+    else:
+        vision = PooledVision(model.vision_model, normalizer, towers.device, autocast=autocast)
+    processor = make_processor(
+        towers.tokenizer, statistics, max_text_length=config.text.max_text_length
+    )
+    return Trainer(
+        config,
+        model,
+        towers.tokenizer,
+        processor,
+        vision,
+        cache,
+        world=world,
+        autocast=autocast,
+    )
+
+
+def _state_of(opened: _Opened, curator: Curator, trainer: Trainer) -> TrainState:
+    """The state after the last commit, whose weights the trainer then has."""
+    last = opened.last
+    if last is None or last.checkpoint is None:
+        return TrainState(0, 0, (PoolCursor(),) * len(curator.orders))
+    load_checkpoint(opened.run.path / last.checkpoint, trainer)
+    best = dict(last.best) if last.best else None
+    cursors = tuple(
+        # A pool that has become smaller (--allow-change) may end before this position.
+        cursor if cursor.position <= order.length else PoolCursor(cursor.pass_index + 1, 0)
+        for cursor, order in zip(last.cursors, curator.orders, strict=True)
+    )
+    return TrainState(last.update, last.outer_step + 1, cursors, best)
+
+
+def _open_saver(
+    config: RunConfig, run: Run, trainer: Trainer, state: TrainState, world: World
+) -> Saver:
+    saver = Saver(config.train)
+    if config.train.ahead and world.is_first and not state.outer_step:
+        # The outer step after the first one is selected with these weights; nobody else has them.
+        start = take_snapshot(trainer)
+        saver.submit(partial(save_checkpoint, run.path / checkpoint_name(0), start))
+    return saver
 
 
 def _stream_config(
@@ -287,75 +380,3 @@ def _stream_config(
         wait_seconds=config.train.stream_seconds,
         shares_memory=has_shared_memory(config, side=views.side),
     )
-
-
-def _build_model(
-    config: RunConfig,
-) -> tuple[VisionTextDualEncoderModel, PreTrainedTokenizerBase, dict[str, str]]:
-    """The dual encoder before training, its tokenizer, and the fingerprints of its towers."""
-    if config.model.init_from:
-        start = Path(config.model.init_from)
-        # The original's checkpoints have no tokenizer: theirs is the text tower's.
-        other = config.text.text_encoder if is_foreign(start) else None
-        model, tokenizer = load_dual_encoder(start, tokenizer=other)
-    else:
-        text, tokenizer = load_text_tower(config.text)
-        tower = load_vision_tower(config.model.vision_encoder)
-        model = build_dual_encoder(
-            tower, text, projection_dim=config.model.projection_dim, seed=config.curate.seed
-        )
-    # A feature depends on how pixels are normalised, too, which no weight shows.
-    statistics = repr(image_statistics(model.config.vision_config))
-    vision = f"{weights_sha256(model.vision_model)} {statistics}"
-    fingerprints = {
-        "text_fingerprint": weights_sha256(model.text_model),
-        "vision_fingerprint": hashlib.sha256(vision.encode()).hexdigest(),
-    }
-    return model, tokenizer, fingerprints
-
-
-def _roll_back(run: Run) -> tuple[Commit | None, MidStep | None]:
-    """The last commit, and the place after it that was saved; what is younger is removed.
-
-    A run whose last checkpoint is damaged goes on from the one before.
-    """
-    commits = run.commits()
-    kept = commits[: whole_checkpoints(run, commits)]
-    if kept and len(kept) < len(commits):
-        logger.warning(
-            "going on after outer step %d instead; what came after it is in %s",
-            *(kept[-1].outer_step, run.path / "damaged"),
-        )
-        set_back(run, kept)
-    mid_step = read_mid_step(run)
-    last = run.roll_back(keep_update=mid_step.update if mid_step else None)
-    if mid_step is None:
-        remove_mid_step(run)
-    update = mid_step.update if mid_step else last.update if last else -1
-    for path in checkpoints_except(run.path, []):
-        if int(path.name.removeprefix("update-")) > update:
-            remove_folder(path)
-    if last is not None and last.checkpoint is not None:
-        point_to(run.path, "last", last.checkpoint)
-        if last.best:
-            point_to(run.path, "best", last.best["checkpoint"])
-    return last, mid_step
-
-
-def _last_commit(run: Run) -> Commit | None:
-    commits = run.commits()
-    return commits[-1] if commits else None
-
-
-def _state_of(run: Run, curator: Curator, trainer: Trainer, last: Commit | None) -> TrainState:
-    """Where the run stands after its last commit, whose weights the trainer then has."""
-    if last is None or last.checkpoint is None:
-        return TrainState(0, 0, (PoolCursor(),) * len(curator.orders))
-    load_checkpoint(run.path / last.checkpoint, trainer)
-    best = dict(last.best) if last.best else None
-    cursors = tuple(
-        # A pool that has become smaller (--allow-change) may end before this place.
-        cursor if cursor.position <= order.length else PoolCursor(cursor.pass_index + 1, 0)
-        for cursor, order in zip(last.cursors, curator.orders, strict=True)
-    )
-    return TrainState(last.update, last.outer_step + 1, cursors, best)

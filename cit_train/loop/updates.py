@@ -111,7 +111,7 @@ def open_streams(
     lanes = [
         ShardStream(
             session.run,
-            session.pools,
+            session.curator.pools,
             each.scan,
             each.rows,
             num_pairs=num_batches * session.config.curate.batch_size,
@@ -225,5 +225,5 @@ def _too_few_images(session: Session, state: TrainState) -> BadInputError:
     return BadInputError(
         f"outer step {state.outer_step} has too few images that can be opened for one update "
         f"of {config.curate.batch_size * config.train.accumulate} pairs; lower --threshold or "
-        f"--batch-size, and check the pool's image root with: {session.pools.info_commands}"
+        f"--batch-size, and check the pool's image root with: {session.curator.pools.info_commands}"
     )

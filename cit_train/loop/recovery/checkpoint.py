@@ -49,11 +49,11 @@ class Snapshot:
     scaler: Mapping[str, Any]
 
 
-def take_snapshot(trainer: Trainer, processor: ProcessorMixin) -> Snapshot:
+def take_snapshot(trainer: Trainer) -> Snapshot:
     """The trainer as it is now, in copies that training does not move."""
     return Snapshot(
         copy.deepcopy(trainer.model),
-        processor,
+        trainer.processor,
         {name: value.detach().clone() for name, value in _optimizer_tensors(trainer).items()},
         dict(trainer.scaler.state_dict()),
     )

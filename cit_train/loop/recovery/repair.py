@@ -30,7 +30,12 @@ from cit_train.loop.recovery.find import (
 )
 from cit_train.loop.recovery.ledger import alien_manifests, check_ledger, extra_files
 from cit_train.loop.recovery.mid_step import checked_mid_step
-from cit_train.loop.recovery.set_back import beyond, put_aside, set_back, whole_checkpoints
+from cit_train.loop.recovery.roll_back import (
+    beyond,
+    put_aside,
+    roll_back_to,
+    whole_checkpoints,
+)
 from cit_train.loop.recovery.shards import remake_shards
 from cit_train.streaming.shard_stream import lane_prefix
 
@@ -127,7 +132,7 @@ def _repair_ledger(repair: Repair) -> Sequence[Commit]:
         f"set the run back to outer step {number - 1}, update {kept[-1].update}; what came after "
         f"it is in {run.path / 'damaged'}, and is made again with --resume"
     )
-    repair.do(told, set_back, run, kept)
+    repair.do(told, roll_back_to, run, kept)
     return kept
 
 

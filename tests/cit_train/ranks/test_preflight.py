@@ -10,7 +10,7 @@ import pytest
 from tiny import make_config
 from tiny_runs import TRAIN_TINY, assert_same_run
 
-from cit_curate.curation import curator
+from cit_curate.curation import curate
 from cit_curate.pool.pool import Pool
 from cit_curate.storage import fail_points
 from cit_curate.storage.fail_points import VARIABLE
@@ -30,7 +30,7 @@ def test_a_full_disk_is_told_before_a_model_is_loaded(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outer_loop, "open_session", never)
-    monkeypatch.setattr(curator, "Curator", never)
+    monkeypatch.setattr(curate, "Curator", never)
     monkeypatch.setattr(fail_points, "_times", Counter())
     config, pool = make_config(world), Pool.open(world / "data" / "pool")
     inputs = (pool, config.metadata, config.text, config.curate, tmp_path / "curated")
@@ -39,7 +39,7 @@ def test_a_full_disk_is_told_before_a_model_is_loaded(
         train(config, tmp_path / "run")
     monkeypatch.setattr(fail_points, "_times", Counter())
     with pytest.raises(OSError, match="No space left"):
-        curator.curate(*inputs, num_pairs=8, device="cpu")
+        curate.curate(*inputs, num_pairs=8, device="cpu")
     assert not list(tmp_path.iterdir())
 
 

@@ -126,7 +126,7 @@ def updates_of(world: World, pairs: list[int], images: list[int], config: RunCon
     session: Any = SimpleNamespace(
         world=world,
         config=config,
-        pools=SimpleNamespace(info_commands=""),
+        curator=SimpleNamespace(pools=SimpleNamespace(info_commands="")),
         stop=world.stop,
         saver=SimpleNamespace(is_due=lambda update: False),
     )

@@ -1,4 +1,7 @@
-"""Setting a run back to an earlier outer step; what is taken out is kept in RUN/damaged."""
+"""Rolling a run back to an outer step that it can go on from.
+
+What nobody has committed is removed; commits that are taken out are kept in RUN/damaged.
+"""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -8,10 +11,42 @@ from cit_curate.errors import DamagedError
 from cit_curate.run.ledger import Commit, Run, step_folder
 from cit_curate.run.ledger_tables import LEDGER_TABLES
 from cit_curate.storage.durable import remove_folder
-from cit_train.loop.recovery.checkpoint import check_checkpoint
+from cit_train.loop.recovery.checkpoint import check_checkpoint, checkpoints_except, point_to
 from cit_train.loop.recovery.find import needed_checkpoints
+from cit_train.loop.recovery.mid_step import MidStep, read_mid_step, remove_mid_step
 
 logger = logging.getLogger(__name__)
+
+
+def roll_back(run: Run) -> tuple[Commit | None, MidStep | None]:
+    """Remove what is younger than the last commit, and than the middle of an outer step after it.
+
+    A run whose last checkpoint is damaged goes on from the one before.
+
+    Returns:
+        The last commit and the middle of an outer step; None where there is none.
+    """
+    commits = run.commits()
+    kept = commits[: whole_checkpoints(run, commits)]
+    if kept and len(kept) < len(commits):
+        logger.warning(
+            "going on after outer step %d instead; what came after it is in %s",
+            *(kept[-1].outer_step, run.path / "damaged"),
+        )
+        roll_back_to(run, kept)
+    mid_step = read_mid_step(run)
+    last = run.roll_back(keep_update=mid_step.update if mid_step else None)
+    if mid_step is None:
+        remove_mid_step(run)
+    update = mid_step.update if mid_step else last.update if last else -1
+    for path in checkpoints_except(run.path, []):
+        if int(path.name.removeprefix("update-")) > update:
+            remove_folder(path)
+    if last is not None and last.checkpoint is not None:
+        point_to(run.path, "last", last.checkpoint)
+        if last.best:
+            point_to(run.path, "best", last.best["checkpoint"])
+    return last, mid_step
 
 
 def whole_checkpoints(run: Run, commits: Sequence[Commit]) -> int:
@@ -47,7 +82,7 @@ def beyond(run: Run, commits: Sequence[Commit]) -> list[Path]:
     ]
 
 
-def set_back(run: Run, commits: Sequence[Commit]) -> None:
+def roll_back_to(run: Run, commits: Sequence[Commit]) -> None:
     """Take out what is younger than the last of these commits; shards of it are removed.
 
     Manifests go first, the youngest before the others: after a kill anywhere, what is left has no
