@@ -18,13 +18,14 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from tiny import make_config
 from tiny_runs import ledger_hashes, logged_updates, weights
 
 from cit_curate.config import EngineConfig
-from cit_curate.curation.curate import curate
+from cit_curate.curation import curate
 from cit_curate.pool.build.yfcc_build import build_yfcc_pool
 from cit_curate.pool.build.yfcc_source import YfccSource
 from cit_curate.pool.pool import Pool
@@ -71,16 +72,13 @@ def long_training(world: Path, out: Path) -> None:
 
 
 def curating(world: Path, out: Path) -> None:
-    """`cit curate`, which keeps its scores beside the run until it is there."""
+    """`cit curate` of a scan that is long enough to keep its scores until the run is there."""
     config = make_config(world)
     if not (out / "run").exists():
         pool = Pool.open(world / "data" / "pool")
-        num_pairs, device = config.budget, "cpu"
-        curate(
-            *(pool, config.metadata, config.text, config.curate, out / "run"),
-            num_pairs=num_pairs,
-            device=device,
-        )
+        inputs = (pool, config.metadata, config.text, config.curate, out / "run")
+        with mock.patch.object(curate, "STAGED_CAPTIONS", 0):
+            curate.curate(*inputs, num_pairs=config.budget, device="cpu")
 
 
 def pooling(world: Path, out: Path) -> None:

@@ -11,7 +11,6 @@ from faults import plant
 from jobs import FIELDS, JOBS, make_world
 from tiny import make_config
 
-from cit_curate.curation import curate
 from cit_curate.curation.scores.score_range import ScoreRange
 from cit_curate.curation.scores.staged import ScoreFile, read_scores
 from cit_curate.errors import BadInputError, DamagedError
@@ -53,7 +52,6 @@ def staged(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("curating", "pooling", "pooling_yfcc"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
-            patch.setattr(curate, "STAGED_CAPTIONS", 0)
             (out / name).mkdir()
             JOBS[name](world, out / name)
     return out
