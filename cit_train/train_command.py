@@ -1,7 +1,6 @@
 """What `cit train` does: a recipe, its fields as flags, a run."""
 
 import difflib
-import json as json_format
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import tyro
 
 from cit_curate.errors import ConfigError
+from cit_curate.printing import print_json
 from cit_curate.terminal import print_line
 from cit_train.config import RunConfig, flat
 from cit_train.recipes import EVAL_RECIPES, RECIPES, recipe_help
@@ -74,7 +74,7 @@ def main(args: Sequence[str]) -> None:
             json: Print one JSON document at the end instead of a summary.
         """
         if print_config:
-            sys.stdout.write(json_format.dumps(flat(config), indent=1) + "\n")
+            print_json(flat(config))
             return
         folder = out or Path("runs") / name
         if nproc is not None:
@@ -174,7 +174,7 @@ def _train(
         "best": dict(last.best) if last.best else None,
     }
     if as_json:
-        sys.stdout.write(json_format.dumps(summary) + "\n")
+        print_json(summary)
         return
     model = f"the model is in {summary['model']}"
     finished = "already finished" if [last] == before else "finished"

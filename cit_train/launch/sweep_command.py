@@ -1,7 +1,6 @@
 """What `cit sweep` does: the runs of a sweep, one after another, and a table of them."""
 
 import difflib
-import json as json_format
 import sys
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import tyro
 from rich.table import Table
 
 from cit_curate.errors import CitError, ConfigError
+from cit_curate.printing import print_json
 from cit_curate.terminal import add_row, draw, one_line, print_line
 from cit_train.config import RunConfig, flat
 from cit_train.ranks.stopping import StoppedError
@@ -84,8 +84,7 @@ def main(args: Sequence[str]) -> None:
         _refuse_own_fields(config, SWEEPS[name].base())
         runs = _chosen(SWEEPS[name].runs(config), only)
         if print_config:
-            shown = {run: flat(each) for run, each in runs.items()}
-            sys.stdout.write(json_format.dumps(shown, indent=1) + "\n")
+            print_json({run: flat(each) for run, each in runs.items()})
             return
         _sweep(runs, out or Path("runs") / name, as_json=json)
 
@@ -141,7 +140,7 @@ def _sweep(runs: dict[str, RunConfig], out: Path, *, as_json: bool) -> None:
         rows.append(_row(out / name, message, time.monotonic() - started))
     if is_shown():
         if as_json:
-            sys.stdout.write(json_format.dumps([asdict(row) for row in rows]) + "\n")
+            print_json([asdict(row) for row in rows])
         else:
             draw(_table(rows))
     if first_error is not None:

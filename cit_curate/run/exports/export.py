@@ -23,6 +23,7 @@ from cit_curate.images.decoders import decoders
 from cit_curate.images.read import ImageRejected, image_suffix
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.run.counts import COUNTS_BY_KEY, refuse_same_keys
+from cit_curate.run.csv_cells import csv_text
 from cit_curate.run.ledger import Run
 from cit_curate.run.query import EXPORT_BATCH_ROWS, ImageSource, PairSource, RunDatabase
 from cit_curate.run.shards import Sample, ShardWriter
@@ -33,9 +34,6 @@ from cit_curate.storage.durable import (
     sweep_temporary,
     write_sums,
 )
-
-# What a spreadsheet takes for a formula when a text cell starts with it.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 # What `json.dumps` does not write as it stands.
 _ESCAPED_IN_JSON = '["\\\\\\x00-\\x1f]'
@@ -199,13 +197,6 @@ def _paths(pool: PairSource | PoolMixture) -> str:
     if isinstance(pool, PoolMixture):
         return " and ".join(each.pool.location for each in pool)
     return pool.location
-
-
-def csv_text(value: object) -> object:
-    """A CSV cell: a text that a spreadsheet would run as a formula gets a `'` in front."""
-    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
-        return f"'{value}"
-    return value
 
 
 def _write_json(batches: Iterator[pa.RecordBatch], path: Path) -> int:
