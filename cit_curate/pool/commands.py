@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import tyro
 from rich.progress import TaskID
 
-from cit_curate.config import Cleaning, EngineConfig, Format, YfccFormat
+from cit_curate.config import MAX_REJECT_RATIO, Cleaning, EngineConfig, Format, YfccFormat
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.printing import print_json
 from cit_curate.storage.findings import tell_findings
@@ -46,7 +46,7 @@ def build(
     image_ids: Path | None = None,
     subset: Path | None = None,
     reference_empty_tags: bool = False,
-    max_reject_ratio: float = 0.01,
+    max_reject_ratio: float = MAX_REJECT_RATIO,
     overwrite: bool = False,
     json: bool = False,
 ) -> None:

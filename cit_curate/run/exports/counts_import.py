@@ -17,6 +17,7 @@ from cit_curate.errors import BadInputError, ConfigError, DamagedError
 from cit_curate.pool.lookup import create_places, open_staging
 from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor
+from cit_curate.reject_limit import RejectLimit
 from cit_curate.run.environment import describe_environment
 from cit_curate.run.exports.counts_file import (
     ENTRY_SCHEMA,
@@ -176,7 +177,8 @@ def _stage(
     bad = _count(sql, "rejects")
     if not num_entries:
         raise BadInputError(f"{file} has no entry, so there is nothing to import")
-    if bad > max_reject_ratio * num_entries or bad == num_entries:
+    is_over = RejectLimit(max_ratio=max_reject_ratio).is_exceeded(bad, num_seen=num_entries)
+    if is_over or bad == num_entries:
         raise BadInputError(
             f"{file}: {bad:,} of {num_entries:,} entries are no pair key with a count, more than "
             f"--max-reject-ratio {max_reject_ratio:g}; {_top_reasons(sql)}"

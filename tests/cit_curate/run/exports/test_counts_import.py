@@ -162,7 +162,7 @@ def test_the_first_of_a_repeated_key_counts_and_the_others_are_set_aside(
     assert details[0] == "entry 3: the key came first as entry 1, with count 3; now it has 8"
 
 
-def test_malformed_entries_stop_an_import_only_over_the_budget(tmp_path: Path, pool: Pool) -> None:
+def test_malformed_entries_stop_an_import_only_over_the_limit(tmp_path: Path, pool: Pool) -> None:
     file = written(tmp_path / "c.json", {"a_b_tag": 3, "__tag": 0})
     imported = import_counts(file, pool, tmp_path / "run", max_reject_ratio=0.5)
     assert imported.rejects == {"bad_count": 1}
