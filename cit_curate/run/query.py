@@ -20,7 +20,6 @@ import pyarrow as pa
 from cit_curate.config import QUERY_MAX_ROWS, QUERY_TIMEOUT_SECONDS
 from cit_curate.errors import DamagedError, QueryError, ResourceError
 from cit_curate.pool.mixture import PoolMixture
-from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.ledger_tables import LEDGER_TABLES, POOL_COUNTS, RECALL, SCHEMAS, LedgerTable
 from cit_curate.run.one_select import check_select, short_message
 from cit_curate.storage.durable import FileEntry, check_file
@@ -103,34 +102,42 @@ class RunDatabase:
     """The views selections, near_misses, rounds, used, rejects, counts and, with a pool, pairs.
 
     In a run of several pools a pair is known by its pool and its key: counts and pairs have a
-    column pool, too.
+    column pool, too. `Run.database` opens one.
 
     Attributes:
-        commits: The committed outer steps that the views show.
         views: Their names.
         pool_sql: The pool of a row of a view, in SQL; `''` in a run of one pool.
     """
 
     def __init__(
         self,
-        run: Run,
+        folder: Path,
+        files: Sequence[FileEntry],
         pool: PairSource | PoolMixture | None = None,
         *,
-        memory_limit: str = MEMORY_LIMIT,
+        has_several_pools: bool = False,
     ) -> None:
-        self.commits: list[Commit] = run.commits()
+        """Make the views of a run.
+
+        Args:
+            folder: The run's folder.
+            files: The files of its committed outer steps, in order; each lies in the folder of its
+                table.
+            pool: The pool whose pairs are shown, or the mixture.
+            has_several_pools: Whether the run was made from a mixture.
+        """
         self.views: tuple[str, ...] = (*LEDGER_TABLES, "counts")
-        self.pool_sql = "pool" if run.has_several_pools else "''"
+        self.pool_sql = "pool" if has_several_pools else "''"
         self._spill = Path(tempfile.mkdtemp(prefix="cit-query-"))
         self._connection = open_database(
             None,
             spill=self._spill,
-            memory=memory_limit,
+            memory=MEMORY_LIMIT,
             max_spill=SPILL_LIMIT,
             max_threads=MAX_THREADS,
         )
         try:
-            self._create_views(run, _by_name(pool))
+            self._create_views(folder, files, _by_name(pool))
         except BaseException:
             self.close()
             raise
@@ -206,12 +213,13 @@ class RunDatabase:
             if not num_batches:
                 yield pa.RecordBatch.from_pylist([], schema=reader.schema)
 
-    def _create_views(self, run: Run, pools: Mapping[str, PairSource]) -> None:
+    def _create_views(
+        self, folder: Path, files: Sequence[FileEntry], pools: Mapping[str, PairSource]
+    ) -> None:
         sources: dict[str, list[Path]] = {
             table: [
-                check_file(run.path, entry, full=False)
-                for commit in self.commits
-                for entry in commit.files
+                check_file(folder, entry, full=False)
+                for entry in files
                 if entry.path.startswith(f"{table}/")
             ]
             for table in LEDGER_TABLES
@@ -223,20 +231,19 @@ class RunDatabase:
         if pools:
             sources["pairs"] = [path for paths in pairs.values() for path in paths]
             self.views = (*self.views, "pairs")
-        files = [path.absolute() for paths in sources.values() for path in paths]
+        readable = [path.absolute() for paths in sources.values() for path in paths]
         with self._named_errors():
             for table in LEDGER_TABLES:
                 self._connection.execute(self._ledger_view(table, sources[table]))
-            self._connection.execute(self._counts_view())
-            if pools and run.has_several_pools:
+            self._connection.execute(self._counts_view(files))
+            if pools and self.pool_sql == "pool":
                 self._connection.execute(self._mixed_pairs_view(pairs))
             elif pools:
                 self._connection.execute(_pairs_view(sources["pairs"]))
-            lock_down(self._connection, [*map(str, files), *map(exact_pattern, files)])
+            lock_down(self._connection, [*map(str, readable), *map(exact_pattern, readable)])
 
-    def _counts_view(self) -> str:
-        entries = [entry for commit in self.commits for entry in commit.files]
-        was_used = any(entry.rows for entry in entries if entry.path.startswith("used/"))
+    def _counts_view(self, files: Sequence[FileEntry]) -> str:
+        was_used = any(entry.rows for entry in files if entry.path.startswith("used/"))
         table, count = ("used", "sum(times_used)") if was_used else ("selections", "count(*)")
         keys = "pair_key" if self.pool_sql == "''" else "pool, pair_key"
         return _COUNTS_VIEW.format(table=table, count=count, keys=keys)
@@ -317,19 +324,6 @@ class RunDatabase:
                     f"a file of the run or its pool cannot be read: {message}"
                 ) from None
             raise QueryError(f"DuckDB refuses the query: {message}") from None
-
-
-def query_run(
-    run: Run,
-    sql: str,
-    *,
-    pool: PairSource | PoolMixture | None = None,
-    timeout_seconds: float = QUERY_TIMEOUT_SECONDS,
-    max_rows: int = QUERY_MAX_ROWS,
-) -> pa.Table:
-    """The result of one SELECT over a run; see `RunDatabase` for its views and errors."""
-    with RunDatabase(run, pool) as database:
-        return database.query(sql, timeout_seconds=timeout_seconds, max_rows=max_rows)
 
 
 def _by_name(pool: PairSource | PoolMixture | None) -> dict[str, PairSource]:

@@ -103,7 +103,7 @@ def export_counts(run: Run, path: Path, *, pool: PairSource | PoolMixture | None
     sql = _COUNTS_PARTS if pool is None else _COUNTS_PAIRS
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep_temporary(path.parent, below=False, name=path.name)
-    with RunDatabase(run, pool) as database, atomic_file(path) as temporary:
+    with run.database(pool) as database, atomic_file(path) as temporary:
         sql = COUNTS_BY_KEY if write is _write_json else _with_keys(sql, run)
         num_pairs = write(database.batches(sql, EXPORT_BATCH_ROWS), temporary)
         # Until there is a new one: never that of another file.
@@ -146,7 +146,7 @@ def export_webdataset(
     sweep_temporary(folder.parent, below=False, name=folder.name)
     rejects: Counter[str] = Counter()
     side = int(run.config.get("shard_image_side", 0)) if image_side is None else image_side
-    with RunDatabase(run, pool) as database:
+    with run.database(pool) as database:
         _check_images(database, pool, folder)
         total = database.rows("SELECT count(*) AS total FROM counts")[0]["total"]
         with atomic_folder(folder) as temporary:

@@ -90,7 +90,7 @@ def remake_shards(run: Run, pools: PoolMixture, commits: Sequence[Commit], outer
     per_update = settings["accumulate"] * settings["batch_size"]
     _check_pools(run, pools)
     names = range(settings["lanes"])
-    with RunDatabase(run, pools if run.has_several_pools else pools.single) as database:
+    with run.database(pools if run.has_several_pools else pools.single) as database:
         lanes = [_lane(database, run, pools, outer_step, lane) for lane in names]
     first_update = commits[outer_step - 1].update if outer_step else 0
     fewest = min(min(len(lane.pairs), budget) for lane in lanes)

@@ -13,14 +13,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from run_fixtures import image_bytes, small_run
+from run_fixtures import image_bytes, query_run, small_run
 
 from cit_curate.errors import BadInputError, ConfigError, ResourceError
 from cit_curate.pool.pool import Pool
 from cit_curate.run.exports.counts_import import import_counts
 from cit_curate.run.exports.export import export_counts
 from cit_curate.run.ledger import Run
-from cit_curate.run.query import query_run
 from cit_curate.run.report.page import build_report
 from cit_curate.sources.columns import Columns
 from cit_curate.storage.lock import owner_lock
