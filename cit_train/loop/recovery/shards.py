@@ -86,8 +86,8 @@ def remake_shards(run: Run, pools: PoolMixture, commits: Sequence[Commit], outer
         DamagedError: The pool is not as it was, or an image cannot be opened any more.
     """
     settings = {**flat(RunConfig()), **run.config}
-    budget = settings["curate_every"] * settings["accumulate"] * settings["batch_size"]
     per_update = settings["accumulate"] * settings["batch_size"]
+    budget = settings["curate_every"] * per_update
     _check_pools(run, pools)
     names = range(settings["lanes"])
     with run.database(pools if run.has_several_pools else pools.single) as database:
