@@ -25,6 +25,7 @@ from cit_train.launch.job_report import (
 )
 from cit_train.launch.plan import EVAL, Plan, plan_jobs
 from cit_train.launch.resources import Resources
+from cit_train.ranks.status import STOPPED
 from cit_train.recipes import EVAL_RECIPES, RECIPES, recipe_help
 from cit_train.sweeps import SWEEPS
 
@@ -179,7 +180,7 @@ def _run_here(plan: Plan, resources: Resources, flags: LaunchFlags) -> None:
 
     def on_end(job: LaunchedJob, report: JobReport) -> None:
         ends.append((job, report))
-        how = {0: "finished", 75: "stopped"}.get(report.code, f"failed with {report.code}")
+        how = {0: "finished", STOPPED: "stopped"}.get(report.code, f"failed with {report.code}")
         place = job.run if Path(job.run).exists() else job.log
         _line(f"{how}: {job.name}, {len(ends)} of {len(plan.jobs)}; {place}")
 
