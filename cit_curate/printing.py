@@ -10,8 +10,9 @@ from cit_curate.terminal import print_line
 
 def print_json(value: Any) -> None:
     """Print a value as one JSON document, in which NaN and infinity are null."""
-    text = json.dumps(_finite(value), ensure_ascii=True, indent=1, default=str, allow_nan=False)
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(
+        json.dumps(_finite(value), ensure_ascii=True, indent=1, default=str, allow_nan=False) + "\n"
+    )
 
 
 def _finite(value: Any) -> Any:

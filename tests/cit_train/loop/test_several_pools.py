@@ -27,7 +27,8 @@ from cit_train.config import RunConfig
 from cit_train.inner_loop.trainer import TrainState, UpdateReport
 from cit_train.loop.watcher import Watcher
 from cit_train.outer_loop import train
-from cit_train.train_command import main, one_pool_flag
+from cit_train.resolve import one_pool_flag
+from cit_train.train_command import main
 
 
 @pytest.fixture(scope="module")
