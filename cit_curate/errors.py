@@ -57,7 +57,7 @@ class QueryError(ConfigError):
 
 
 class BadInputError(CitError):
-    """More bad input than the budget allows, or no usable input at all."""
+    """More bad input than its limit allows, or no usable input at all."""
 
     exit_code = 3
 

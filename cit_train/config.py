@@ -268,9 +268,14 @@ class RunConfig:
         return self.curate.curate_every * self.train.accumulate
 
     @property
+    def pairs_per_update(self) -> int:
+        """Pairs of each lane in one update."""
+        return self.curate.batch_size * self.train.accumulate
+
+    @property
     def budget(self) -> int:
         """Pairs that each lane collects in one outer step."""
-        return self.batches_per_step * self.curate.batch_size
+        return self.curate.curate_every * self.pairs_per_update
 
     @property
     def curate_as(self) -> CurateConfig:

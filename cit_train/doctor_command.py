@@ -1,9 +1,7 @@
 """What `cit doctor` does: what is installed here, and what is missing or too old."""
 
-import json as json_format
 import platform
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -12,6 +10,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from cit_curate.errors import ConfigError
+from cit_curate.printing import print_json
 from cit_curate.terminal import print_line
 
 
@@ -37,7 +36,7 @@ def doctor(*, json: bool = False) -> None:
     """
     findings = [*_packages(metadata.requires("cit") or ()), _device(), _faiss(), _disk()]
     if json:
-        sys.stdout.write(json_format.dumps([asdict(finding) for finding in findings]) + "\n")
+        print_json([asdict(finding) for finding in findings])
     else:
         for finding in findings:
             fix = f"; {finding.fix}" if finding.fix else ""

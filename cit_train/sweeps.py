@@ -1,10 +1,12 @@
 """Sweeps: functions that make several runs' configs from one; each carries its command."""
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from cit_curate.errors import ConfigError
 from cit_curate.metadata.tasks import TASK_NAMES
-from cit_train.config import RunConfig, replace_fields
+from cit_train.config import RunConfig, flat, replace_fields
 from cit_train.recipes import yfcc15m_in1k_mocob16
 
 
@@ -21,6 +23,33 @@ class Sweep:
     base: Callable[[], RunConfig]
     runs: Callable[[RunConfig], dict[str, RunConfig]]
     doc: str
+
+    def chosen(self, config: RunConfig, only: str) -> dict[str, RunConfig]:
+        """All or some runs of the sweep, by the name of their folder.
+
+        Args:
+            config: What all runs share.
+            only: Names of some runs, separated by commas; empty = all.
+
+        Raises:
+            ConfigError: The config has a value that each run has of its own, or there is no such
+                run.
+        """
+        given, own = flat(config), flat(self.base())
+        for field in ("metadata", "eval_task"):
+            if given[field] != own[field]:
+                raise ConfigError(
+                    f"--{field.replace('_', '-')} {given[field]}: each run of a sweep has its own; "
+                    "choose runs with --only"
+                )
+        runs = self.runs(config)
+        names = [name.strip() for name in only.split(",") if name.strip()]
+        for name in names:
+            if name not in runs:
+                close = difflib.get_close_matches(name, runs, n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise ConfigError(f"--only: the sweep has no run {name!r}{hint}")
+        return {name: runs[name] for name in names or runs}
 
 
 def one_run_per_task(config: RunConfig) -> dict[str, RunConfig]:

@@ -1,19 +1,18 @@
 """What `cit train` does: a recipe, its fields as flags, a run."""
 
 import difflib
-import json as json_format
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from cit_curate.errors import ConfigError
+from cit_curate.printing import print_json
 from cit_curate.terminal import print_line
 from cit_train.config import RunConfig, flat
 from cit_train.recipes import EVAL_RECIPES, RECIPES, recipe_help
+from cit_train.resolve import RunFlags, call_with_flags
 from cit_train.sweeps import SWEEPS
 
 
@@ -39,7 +38,7 @@ def main(args: Sequence[str]) -> None:
     recipe = RECIPES[name]()
 
     def train(
-        config: tyro.conf.OmitArgPrefixes[RunConfig] = recipe,
+        config: RunFlags = recipe,
         *,
         out: Path | None = None,
         resume: bool = False,
@@ -74,7 +73,7 @@ def main(args: Sequence[str]) -> None:
             json: Print one JSON document at the end instead of a summary.
         """
         if print_config:
-            sys.stdout.write(json_format.dumps(flat(config), indent=1) + "\n")
+            print_json(flat(config))
             return
         folder = out or Path("runs") / name
         if nproc is not None:
@@ -84,29 +83,7 @@ def main(args: Sequence[str]) -> None:
             raise ConfigError("--allow-change is for a run that goes on; give --resume too")
         _train(config, folder, resume, overwrite, allow_change, as_json=json)
 
-    config = (tyro.conf.FlagCreatePairsOff,)
-    tyro.cli(train, prog=f"cit train {name}", args=one_pool_flag(args[1:]), config=config)
-
-
-def one_pool_flag(args: Sequence[str]) -> list[str]:
-    """Arguments in which `--pool A … --pool B` is one flag, `… --pool A B`, as tyro reads it."""
-    rest: list[str] = []
-    pools: list[str] = []
-    place = 0
-    while place < len(args):
-        name, equals, value = args[place].partition("=")
-        if name != "--pool":
-            rest.append(args[place])
-            place += 1
-        elif equals:
-            pools.append(value)
-            place += 1
-        else:
-            place += 1
-            while place < len(args) and not args[place].startswith("--"):
-                pools.append(args[place])
-                place += 1
-    return [*rest, "--pool", *pools] if len(pools) > 1 else list(args)
+    call_with_flags(train, args[1:], prog=f"cit train {name}")
 
 
 def _launch(config: RunConfig, num_ranks: int, args: Sequence[str], out: Path) -> None:
@@ -174,7 +151,7 @@ def _train(
         "best": dict(last.best) if last.best else None,
     }
     if as_json:
-        sys.stdout.write(json_format.dumps(summary) + "\n")
+        print_json(summary)
         return
     model = f"the model is in {summary['model']}"
     finished = "already finished" if [last] == before else "finished"

@@ -1,8 +1,5 @@
 """What `cit curate` does: a selection, or what a threshold would select, without training."""
 
-import json as json_format
-import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +8,7 @@ from rich.table import Table
 
 from cit_curate.config import CurateConfig, EngineConfig, MetadataConfig, TextTowerConfig
 from cit_curate.errors import ConfigError
+from cit_curate.printing import print_json
 from cit_curate.terminal import add_row, draw, inert, print_line, progress_bar
 
 if TYPE_CHECKING:  # they import Arrow, which `--help` must not wait for
@@ -135,7 +133,7 @@ def _show_run(run: "Run", *, as_json: bool) -> None:
     if recalls:
         summary |= {"skipped": skipped, "recalls": recalls}
     if as_json:
-        sys.stdout.write(json_format.dumps(summary) + "\n")
+        print_json(summary)
         return
     if recalls:
         worst = min(recalls, key=lambda each: (each["estimate"], -each["kept"]))
@@ -158,18 +156,17 @@ def _show_sample(sample: "SimilaritySample", config: CurateConfig, *, as_json: b
     from cit_curate.curation.threshold import THRESHOLDS
 
     if as_json:
-        # Nothing passes: the budget is never full, and JSON has no infinity.
-        fills = math.isfinite(sample.captions_needed(config))
-        value = {
-            "captions": len(sample.similarity),
-            "quantiles": {f"{at:g}": value for at, value in sample.quantiles().items()},
-            "pass_ratio": {f"{at:.2f}": sample.pass_ratio(at) for at in THRESHOLDS},
-            "never_nearest": list(sample.never_nearest),
-            "threshold": config.threshold,
-            "captions_needed": sample.captions_needed(config) if fills else None,
-            "minutes_needed": sample.minutes_needed(config) if fills else None,
-        }
-        sys.stdout.write(json_format.dumps(value) + "\n")
+        print_json(
+            {
+                "captions": len(sample.similarity),
+                "quantiles": {f"{at:g}": value for at, value in sample.quantiles().items()},
+                "pass_ratio": {f"{at:.2f}": sample.pass_ratio(at) for at in THRESHOLDS},
+                "never_nearest": list(sample.never_nearest),
+                "threshold": config.threshold,
+                "captions_needed": sample.captions_needed(config),
+                "minutes_needed": sample.minutes_needed(config),
+            }
+        )
         return
     quantiles = Table(title="best similarity of a caption to the metadata", title_justify="left")
     for at in sample.quantiles():

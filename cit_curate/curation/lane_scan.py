@@ -28,7 +28,7 @@ from cit_curate.curation.scan_rows import (
     scored_rows,
 )
 from cit_curate.curation.scores.audit import new_audit
-from cit_curate.curation.scores.broken_vectors import Rejects, check_budget, leave_out_broken
+from cit_curate.curation.scores.broken_vectors import Rejects, check_limit, leave_out_broken
 from cit_curate.curation.scores.exact import Scores, WindowScores
 from cit_curate.curation.selection import (
     EVERYTHING,
@@ -289,7 +289,7 @@ class LaneScan:
             return window, scores
         kept, self._broken = leave_out_broken(window, sound)
         num_scanned = self.totals.scanned + len(sound)
-        check_budget(self._broken, before=self.set_aside, num_scanned=num_scanned)
+        check_limit(self._broken, before=self.set_aside, num_scanned=num_scanned)
         return kept, scores.of(sound)
 
     def _score(self, window: Sequence[CaptionBatch]) -> Scores:

@@ -1,6 +1,5 @@
 """What `cit metadata list|show` do; the metadata's only file that writes to a terminal."""
 
-import json as json_format
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from cit_curate.metadata.entries import format_entry, load_metadata
 from cit_curate.metadata.lines import MetadataEntry
 from cit_curate.metadata.task_facts import FACTS, TaskFacts
 from cit_curate.metadata.tasks import load_prompts
+from cit_curate.printing import print_json
 from cit_curate.terminal import add_row, draw, print_document
 
 __all__ = ["list_built_in", "show"]
@@ -47,7 +47,7 @@ def list_built_in(*, json: bool = False) -> None:
     """
     listed = [*map(_listed_task, FACTS), *_listed_unions()]
     if json:
-        _print_json([asdict(each) for each in listed])
+        print_json([asdict(each) for each in listed])
         return
     _print_table(listed)
     if any(each.entries is None or each.prompts is None for each in listed):
@@ -87,7 +87,7 @@ def show(
     )
     shown = entries[:limit]
     if json:
-        _print_json(_as_json(metadata, shown, num_entries=len(entries), with_prompts=prompts))
+        print_json(_as_json(metadata, shown, num_entries=len(entries), with_prompts=prompts))
         return
     title = " ".join(metadata.split())
     lines = [f"# {title}: {len(entries):,} entries", *_entry_lines(shown)]
@@ -164,7 +164,3 @@ def _count(load: Callable[[], Collection[object]]) -> int | None:
         return len(load())
     except ConfigError:  # a library is missing; the list says so in a line of its own
         return None
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json_format.dumps(value) + "\n")

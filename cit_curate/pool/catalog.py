@@ -6,6 +6,7 @@ import duckdb
 
 from cit_curate.pool.format import CATALOG_NAME, PoolManifest
 from cit_curate.storage.durable import atomic_file, sweep_temporary
+from cit_curate.storage.sql import exact_pattern, open_shared, sql_list
 
 
 def rebuild_catalog(folder: Path, manifest: PoolManifest) -> Path:
@@ -20,7 +21,7 @@ def rebuild_catalog(folder: Path, manifest: PoolManifest) -> Path:
     sweep_temporary(folder, below=False, name=CATALOG_NAME)
     # What somebody has written into the old one would else be replayed into the new one.
     path.with_name(f"{CATALOG_NAME}.wal").unlink(missing_ok=True)
-    with atomic_file(path) as temporary, duckdb.connect(str(temporary)) as connection:
+    with atomic_file(path) as temporary, open_shared(temporary) as connection:
         sql = connection.execute
         # Else each row is a transaction of its own: 4 ms.
         sql("BEGIN")
@@ -55,8 +56,8 @@ def rebuild_catalog(folder: Path, manifest: PoolManifest) -> Path:
                 for part in manifest.parts
             ],
         )
-        pairs = file_list(folder, [part.file.path for part in manifest.parts])
-        rejects = file_list(folder, [entry.path for entry in manifest.reject_parts])
+        pairs = _files(folder, [part.file.path for part in manifest.parts])
+        rejects = _files(folder, [entry.path for entry in manifest.reject_parts])
         sql(f"CREATE VIEW pairs AS SELECT * FROM read_parquet({pairs})")  # noqa: S608
         sql(f"CREATE VIEW rejects AS SELECT * FROM read_parquet({rejects})")  # noqa: S608
         sql(
@@ -74,7 +75,7 @@ def catalog_problem(folder: Path, manifest: PoolManifest) -> str | None:
     if not path.is_file():
         return f"{path} is missing"
     try:
-        with duckdb.connect(str(path), read_only=True) as connection:
+        with open_shared(path, read_only=True) as connection:
             row = connection.execute("SELECT count(*) FROM pairs").fetchone()
             shards = connection.execute("SELECT sha256 FROM shards").fetchall()
     except duckdb.Error as error:
@@ -85,8 +86,5 @@ def catalog_problem(folder: Path, manifest: PoolManifest) -> str | None:
     return None
 
 
-def file_list(folder: Path, paths: list[str]) -> str:
-    """An SQL list of files; letters that DuckDB would read as a pattern are escaped."""
-    root = "".join(f"[{x}]" if x in "*?[" else x for x in folder.absolute().as_posix())
-    listed = ", ".join("'" + f"{root}/{path}".replace("'", "''") + "'" for path in paths)
-    return f"[{listed}]"
+def _files(folder: Path, paths: list[str]) -> str:
+    return sql_list(exact_pattern(folder / path) for path in paths)

@@ -1,9 +1,7 @@
 """What `cit pool build|info|verify|repair` do; the pool's only file that writes to a terminal."""
 
-import json
 import logging
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import tyro
 from rich.progress import TaskID
 
-from cit_curate.config import Cleaning, EngineConfig, Format, YfccFormat
+from cit_curate.config import MAX_REJECT_RATIO, Cleaning, EngineConfig, Format, YfccFormat
 from cit_curate.errors import BadInputError, ConfigError
+from cit_curate.printing import print_json
 from cit_curate.storage.findings import tell_findings
 from cit_curate.storage.remote import remote_url
 from cit_curate.storage.upload import check_empty, upload_folder
@@ -47,7 +46,7 @@ def build(
     image_ids: Path | None = None,
     subset: Path | None = None,
     reference_empty_tags: bool = False,
-    max_reject_ratio: float = 0.01,
+    max_reject_ratio: float = MAX_REJECT_RATIO,
     overwrite: bool = False,
     json: bool = False,
 ) -> None:
@@ -285,7 +284,7 @@ def repair(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:
 
     path = Pool.open(pool).rebuild_catalog()
     if json:
-        _print_json({"path": str(pool), "catalog": str(path)})
+        print_json({"path": str(pool), "catalog": str(path)})
     else:
         print_line(f"wrote {path}")
 
@@ -319,7 +318,7 @@ def summary(pool: "Pool") -> dict[str, Any]:
 
 def _show(pool: "Pool", *, as_json: bool) -> None:
     if as_json:
-        _print_json(summary(pool))
+        print_json(summary(pool))
         return
     manifest = pool.manifest
     lines = [
@@ -374,7 +373,3 @@ def _shown_progress() -> Iterator[_Told]:
 
 def _names(listed: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in listed.split(",") if name.strip())
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value) + "\n")

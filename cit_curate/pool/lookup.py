@@ -10,15 +10,18 @@ import duckdb
 import pyarrow as pa
 
 from cit_curate.errors import DamagedError, ResourceError
-from cit_curate.pool.build.staging import STAGING_MEMORY
-from cit_curate.pool.catalog import file_list
 from cit_curate.pool.pool import Pool
-
-_DISK_FULL_WORDS = ("no space left", "file too large", "quota exceeded", "max_temp_directory_size")
+from cit_curate.storage.sql import (
+    DISK_FULL_WORDS,
+    STAGING_MEMORY,
+    Connection,
+    open_database,
+    parquet,
+)
 
 
 @contextmanager
-def open_staging(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def open_staging(folder: Path) -> Iterator[Connection]:
     """A database on disk with bounded memory; its folder is gone afterwards.
 
     Raises:
@@ -26,14 +29,9 @@ def open_staging(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         DamagedError: A Parquet file cannot be read.
     """
     folder.mkdir()
-    settings: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": STAGING_MEMORY,
-        "temp_directory": str(folder / "spill"),
-        "preserve_insertion_order": False,
-        "autoinstall_known_extensions": False,
-    }
+    path, spill = folder / "staging.duckdb", folder / "spill"
     try:
-        with duckdb.connect(str(folder / "staging.duckdb"), config=settings) as connection:
+        with open_database(path, spill=spill, keeps_order=False) as connection:
             yield connection
     # DuckDB's stream raises what pyarrow makes of its message: OSError or ArrowException.
     except (duckdb.Error, pa.ArrowException, OSError) as error:
@@ -45,7 +43,7 @@ def open_staging(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def create_places(connection: duckdb.DuckDBPyConnection, pool: Pool) -> None:
+def create_places(connection: Connection, pool: Pool) -> None:
     """Make the view `places`: place (rows of the pool before it), pair_key, image_id, text_key."""
     first_rows = [0, *accumulate(part.file.rows for part in pool.parts)][:-1]
     connection.register(
@@ -60,19 +58,18 @@ def create_places(connection: duckdb.DuckDBPyConnection, pool: Pool) -> None:
     connection.execute("CREATE TABLE parts AS FROM numbered")
     connection.unregister("numbered")
     pool.fetch()
-    files = file_list(pool.path, [part.file.path for part in pool.parts])
-    # Without the flag, a folder of the pool's path like `year=2024` would become a column.
+    files = parquet([pool.path / part.file.path for part in pool.parts])
     connection.execute(
         "CREATE VIEW places AS SELECT first_row + file_row_number AS place, "  # noqa: S608
         "concat(image_id, '_', text_key) AS pair_key, image_id, text_key "
-        f"FROM read_parquet({files}, hive_partitioning = false) JOIN parts ON part = file_index"
+        f"FROM {files} JOIN parts ON part = file_index"
     )
 
 
 def _explained(error: Exception, folder: Path) -> ResourceError | DamagedError | None:
     """The error as one that a person can act on, or None when it is something else."""
     text = " ".join(str(error).split())
-    if any(words in text.lower() for words in _DISK_FULL_WORDS):
+    if any(words in text.lower() for words in DISK_FULL_WORDS):
         free = shutil.disk_usage(folder.parent.parent).free
         return ResourceError(
             f"the disk of {folder.parent} is full, {free:,} bytes are free: {text}"

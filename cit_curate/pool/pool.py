@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cit_curate.config import IN_PROCESS, Cleaning, EngineConfig, Format
+from cit_curate.config import IN_PROCESS, MAX_REJECT_RATIO, Cleaning, EngineConfig, Format
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.images.read import MAX_IMAGE_BYTES, read_image_bytes
 from cit_curate.images.root import ImageRoot, image_root
@@ -70,7 +70,7 @@ class Pool:
         image_root: str | Path | None = None,
         clean: Cleaning = "none",
         name: str | None = None,
-        max_reject_ratio: float = 0.01,
+        max_reject_ratio: float = MAX_REJECT_RATIO,
         engine: EngineConfig = IN_PROCESS,
         overwrite: bool = False,
         progress: Progress | None = None,

@@ -1,7 +1,5 @@
 """What `cit pool tokenize` does, and what it prints."""
 
-import json as json_format
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from rich.text import Text
 
 from cit_curate.config import TextTowerConfig
 from cit_curate.errors import ConfigError
+from cit_curate.printing import print_json
 from cit_curate.storage.lock import writer_lock
 from cit_curate.terminal import count_and_rate, printable, progress_bar
 
@@ -70,8 +69,7 @@ def tokenize(
         )
     num_bytes = sum(file.bytes for file in written.files)
     if json:
-        told = {"path": str(folder), "num_captions": opened.num_pairs, "bytes": num_bytes}
-        sys.stdout.write(json_format.dumps(told) + "\n")
+        print_json({"path": str(folder), "num_captions": opened.num_pairs, "bytes": num_bytes})
         return
     line = f"{folder}: tokens of {opened.num_pairs:,} captions, {num_bytes / 1e6:,.1f} MB"
     Console(highlight=False, soft_wrap=True).print(Text(printable(line)))

@@ -12,13 +12,7 @@ from rich.progress import TaskID
 
 from cit_curate.config import COUNT_SUFFIXES, QUERY_MAX_ROWS, QUERY_TIMEOUT_SECONDS
 from cit_curate.errors import ConfigError
-from cit_curate.printing import (
-    print_csv,
-    print_json,
-    print_table,
-    show,
-    unique_names,
-)
+from cit_curate.printing import print_json, show
 from cit_curate.storage.durable import atomic_file, sweep_temporary
 from cit_curate.storage.remote import remote_url
 from cit_curate.storage.upload import check_empty, made_here
@@ -71,20 +65,15 @@ def query(
         raise ConfigError("--csv, --json and --parquet exclude each other; choose one")
     from cit_curate.pool.mixture import PoolMixture
     from cit_curate.run.ledger import Run
-    from cit_curate.run.query import query_run
+    from cit_curate.run.query_result import print_csv, print_table, unique_names
 
     opened = Run.open(run)
     source = run_pool(opened, pool)
     if source is not None and any(each.pool.is_remote for each in PoolMixture.of(source)):
         # It is fetched whole for SQL: only when the SQL may be about it.
         source = _fetched(source) if "pairs" in sql.lower() else None
-    table = query_run(
-        opened,
-        sql,
-        pool=source,
-        timeout_seconds=timeout_seconds,
-        max_rows=max_rows,
-    )
+    with opened.database(source) as database:
+        table = database.query(sql, timeout_seconds=timeout_seconds, max_rows=max_rows)
     if parquet is not None:
         import pyarrow.parquet as pq
 

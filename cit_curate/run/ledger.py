@@ -6,11 +6,11 @@ SHA-256. The rename of that manifest is the commit. Readers see only what a mani
 killed run left beyond its last commit is removed by `Run.roll_back` and made again identically.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,6 +35,10 @@ from cit_curate.storage.durable import (
 )
 from cit_curate.storage.remote import refuse_remote_run
 from cit_curate.storage.replace_folder import replacing
+
+if TYPE_CHECKING:  # they import DuckDB, which few readers of a run need
+    from cit_curate.pool.mixture import PoolMixture
+    from cit_curate.run.query import PairSource, RunDatabase
 
 FORMAT_VERSION = 1
 
@@ -205,6 +209,24 @@ class Run:
         parts = [as_now(pq.ParquetFile(path).read(), schema) for path in self.files(table)]
         return pa.concat_tables(parts) if parts else schema.empty_table()
 
+    def database(
+        self,
+        pool: "PairSource | PoolMixture | None" = None,
+        *,
+        commits: Sequence[Commit] | None = None,
+    ) -> "RunDatabase":
+        """The ledger as SQL views, and with a pool its pairs.
+
+        Args:
+            pool: The pool that the run was made from, or the mixture.
+            commits: The outer steps that the views show; None = all that are committed now.
+        """
+        from cit_curate.run.query import RunDatabase
+
+        steps = self.commits() if commits is None else commits
+        files = [entry for commit in steps for entry in commit.files]
+        return RunDatabase(self.path, files, pool, has_several_pools=self.has_several_pools)
+
     def counts(self) -> dict[str, int]:
         """The curated dataset: how often training used each pair, by pair key.
 
@@ -214,14 +236,11 @@ class Run:
         Raises:
             ConfigError: Two pools have used pairs of the same key, so a key does not say which.
         """
-        from cit_curate.run.query import (
-            EXPORT_BATCH_ROWS,
-            RunDatabase,
-        )  # here, since it reads this module
+        from cit_curate.run.query import EXPORT_BATCH_ROWS
 
         counts: dict[str, int] = {}
         last = None
-        with RunDatabase(self) as database:
+        with self.database() as database:
             for batch in database.batches(COUNTS_BY_KEY, EXPORT_BATCH_ROWS):
                 last = refuse_same_keys(batch["pair_key"], last)
                 keys, values = batch["pair_key"].to_pylist(), batch["count"].to_pylist()

@@ -5,7 +5,6 @@ may open exactly these files, and its settings are locked before a person's SQL 
 that is still going shows the outer steps that were committed when the database was opened.
 """
 
-import os
 import shutil
 import tempfile
 import threading
@@ -21,10 +20,17 @@ import pyarrow as pa
 from cit_curate.config import QUERY_MAX_ROWS, QUERY_TIMEOUT_SECONDS
 from cit_curate.errors import DamagedError, QueryError, ResourceError
 from cit_curate.pool.mixture import PoolMixture
-from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.ledger_tables import LEDGER_TABLES, POOL_COUNTS, RECALL, SCHEMAS, LedgerTable
 from cit_curate.run.one_select import check_select, short_message
 from cit_curate.storage.durable import FileEntry, check_file
+from cit_curate.storage.sql import (
+    exact_pattern,
+    identifier,
+    literal,
+    lock_down,
+    open_database,
+    parquet,
+)
 
 MEMORY_LIMIT = "2GB"
 SPILL_LIMIT = "20GB"
@@ -96,36 +102,42 @@ class RunDatabase:
     """The views selections, near_misses, rounds, used, rejects, counts and, with a pool, pairs.
 
     In a run of several pools a pair is known by its pool and its key: counts and pairs have a
-    column pool, too.
+    column pool, too. `Run.database` opens one.
 
     Attributes:
-        commits: The committed outer steps that the views show.
         views: Their names.
         pool_sql: The pool of a row of a view, in SQL; `''` in a run of one pool.
     """
 
     def __init__(
         self,
-        run: Run,
+        folder: Path,
+        files: Sequence[FileEntry],
         pool: PairSource | PoolMixture | None = None,
         *,
-        memory_limit: str = MEMORY_LIMIT,
+        has_several_pools: bool = False,
     ) -> None:
-        self.commits: list[Commit] = run.commits()
+        """Make the views of a run.
+
+        Args:
+            folder: The run's folder.
+            files: The files of its committed outer steps, in order; each lies in the folder of its
+                table.
+            pool: The pool whose pairs are shown, or the mixture.
+            has_several_pools: Whether the run was made from a mixture.
+        """
         self.views: tuple[str, ...] = (*LEDGER_TABLES, "counts")
-        self.pool_sql = "pool" if run.has_several_pools else "''"
+        self.pool_sql = "pool" if has_several_pools else "''"
         self._spill = Path(tempfile.mkdtemp(prefix="cit-query-"))
-        self._connection = duckdb.connect(
-            ":memory:",
-            config={
-                "temp_directory": str(self._spill),
-                "max_temp_directory_size": SPILL_LIMIT,
-                "memory_limit": memory_limit,
-                "threads": min(MAX_THREADS, os.cpu_count() or 1),
-            },
+        self._connection = open_database(
+            None,
+            spill=self._spill,
+            memory=MEMORY_LIMIT,
+            max_spill=SPILL_LIMIT,
+            max_threads=MAX_THREADS,
         )
         try:
-            self._create_views(run, _by_name(pool))
+            self._create_views(folder, files, _by_name(pool))
         except BaseException:
             self.close()
             raise
@@ -201,12 +213,13 @@ class RunDatabase:
             if not num_batches:
                 yield pa.RecordBatch.from_pylist([], schema=reader.schema)
 
-    def _create_views(self, run: Run, pools: Mapping[str, PairSource]) -> None:
+    def _create_views(
+        self, folder: Path, files: Sequence[FileEntry], pools: Mapping[str, PairSource]
+    ) -> None:
         sources: dict[str, list[Path]] = {
             table: [
-                check_file(run.path, entry, full=False)
-                for commit in self.commits
-                for entry in commit.files
+                check_file(folder, entry, full=False)
+                for entry in files
                 if entry.path.startswith(f"{table}/")
             ]
             for table in LEDGER_TABLES
@@ -218,46 +231,31 @@ class RunDatabase:
         if pools:
             sources["pairs"] = [path for paths in pairs.values() for path in paths]
             self.views = (*self.views, "pairs")
-        patterns = {name: [_pattern(path) for path in paths] for name, paths in sources.items()}
-        allowed = [
-            *(pattern for paths in patterns.values() for pattern in paths),
-            *(str(path.absolute()) for paths in sources.values() for path in paths),
-        ]
+        readable = [path.absolute() for paths in sources.values() for path in paths]
         with self._named_errors():
-            self._connection.execute(f"SET allowed_paths = {_sql_list(allowed)}")
             for table in LEDGER_TABLES:
-                self._connection.execute(self._ledger_view(table, patterns[table]))
-            self._connection.execute(self._counts_view())
-            if pools and run.has_several_pools:
+                self._connection.execute(self._ledger_view(table, sources[table]))
+            self._connection.execute(self._counts_view(files))
+            if pools and self.pool_sql == "pool":
                 self._connection.execute(self._mixed_pairs_view(pairs))
             elif pools:
-                self._connection.execute(_pairs_view(patterns["pairs"]))
-            for setting in (
-                "python_enable_replacements = false",
-                "allow_community_extensions = false",
-                "autoinstall_known_extensions = false",
-                "autoload_known_extensions = false",
-                "allow_persistent_secrets = false",
-                "enable_external_access = false",
-                "lock_configuration = true",
-            ):
-                self._connection.execute(f"SET {setting}")
+                self._connection.execute(_pairs_view(sources["pairs"]))
+            lock_down(self._connection, [*map(str, readable), *map(exact_pattern, readable)])
 
-    def _counts_view(self) -> str:
-        entries = [entry for commit in self.commits for entry in commit.files]
-        was_used = any(entry.rows for entry in entries if entry.path.startswith("used/"))
+    def _counts_view(self, files: Sequence[FileEntry]) -> str:
+        was_used = any(entry.rows for entry in files if entry.path.startswith("used/"))
         table, count = ("used", "sum(times_used)") if was_used else ("selections", "count(*)")
         keys = "pair_key" if self.pool_sql == "''" else "pool, pair_key"
         return _COUNTS_VIEW.format(table=table, count=count, keys=keys)
 
-    def _ledger_view(self, table: LedgerTable, patterns: Sequence[str]) -> str:
-        if not patterns:
+    def _ledger_view(self, table: LedgerTable, paths: Sequence[Path]) -> str:
+        if not paths:
             columns = ", ".join(_null(field) for field in SCHEMAS[table])
             return f"CREATE VIEW {table} AS SELECT {columns} WHERE false"
-        scan = _scan(patterns)
+        scan = parquet(paths)
         # A run only ever grows: what its first file has, all have.
-        if self._lacking(table, _scan(patterns[:1])):
-            scan = _scan(patterns, "union_by_name = true")
+        if self._lacking(table, parquet(paths[:1])):
+            scan = parquet(paths, "union_by_name = true")
         nulls = "".join(f", {_null(field)}" for field in self._lacking(table, scan))
         return f"CREATE VIEW {table} AS SELECT *{nulls} FROM {scan}"  # noqa: S608 - our own names
 
@@ -269,11 +267,11 @@ class RunDatabase:
     def _mixed_pairs_view(self, pairs: Mapping[str, Sequence[Path]]) -> str:
         selects = []
         for name, paths in pairs.items():
-            scan = _scan([_pattern(path) for path in paths])
+            scan = parquet(paths)
             # A pool may carry a column `pool` along; here the name means the pool itself.
             others = "* EXCLUDE (pool)" if "pool" in self._columns(scan) else "*"
             key = "concat(image_id, '_', text_key) AS pair_key"
-            selects.append(f"FROM {scan} SELECT {_literal(name)} AS pool, {key}, {others}")
+            selects.append(f"FROM {scan} SELECT {literal(name)} AS pool, {key}, {others}")
         return f"CREATE VIEW pairs AS {' UNION ALL BY NAME '.join(f'({s})' for s in selects)}"
 
     def _columns(self, scan: str) -> set[str]:
@@ -328,19 +326,6 @@ class RunDatabase:
             raise QueryError(f"DuckDB refuses the query: {message}") from None
 
 
-def query_run(
-    run: Run,
-    sql: str,
-    *,
-    pool: PairSource | PoolMixture | None = None,
-    timeout_seconds: float = QUERY_TIMEOUT_SECONDS,
-    max_rows: int = QUERY_MAX_ROWS,
-) -> pa.Table:
-    """The result of one SELECT over a run; see `RunDatabase` for its views and errors."""
-    with RunDatabase(run, pool) as database:
-        return database.query(sql, timeout_seconds=timeout_seconds, max_rows=max_rows)
-
-
 def _by_name(pool: PairSource | PoolMixture | None) -> dict[str, PairSource]:
     """The pools whose pairs are shown, by what the ledger calls them."""
     if pool is None:
@@ -351,38 +336,15 @@ def _by_name(pool: PairSource | PoolMixture | None) -> dict[str, PairSource]:
 
 
 def _null(field: pa.Field) -> str:
-    return f"CAST(NULL AS {_SQL_TYPES[field.type]}) AS {_identifier(field.name)}"
+    return f"CAST(NULL AS {_SQL_TYPES[field.type]}) AS {identifier(field.name)}"
 
 
-def _pairs_view(patterns: Sequence[str]) -> str:
+def _pairs_view(paths: Sequence[Path]) -> str:
     key = "concat(image_id, '_', text_key) AS pair_key"
-    if patterns:
-        return f"CREATE VIEW pairs AS FROM {_scan(patterns)} SELECT {key}, *"
+    if paths:
+        return f"CREATE VIEW pairs AS FROM {parquet(paths)} SELECT {key}, *"
     return (
         "CREATE VIEW pairs AS SELECT NULL::VARCHAR AS pair_key, NULL::VARCHAR AS image_id, "
         "NULL::VARCHAR AS text_key, NULL::VARCHAR AS caption, NULL::VARCHAR AS image_uri, "
         "NULL::VARCHAR AS source WHERE false"
     )
-
-
-def _scan(patterns: Sequence[str], *options: str) -> str:
-    # Without the flag, the folder name `step=000001` would become a column.
-    settings = ", ".join(["hive_partitioning = false", *options])
-    return f"read_parquet({_sql_list(patterns)}, {settings})"
-
-
-def _pattern(path: Path) -> str:
-    """A path as DuckDB's glob for exactly this file: `run[1]` is a folder's name too."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(path.absolute()))
-
-
-def _sql_list(values: Sequence[str]) -> str:
-    return "[" + ", ".join(_literal(value) for value in values) + "]"
-
-
-def _literal(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
-
-
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

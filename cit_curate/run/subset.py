@@ -13,14 +13,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.pool.build.ingest import Progress
-from cit_curate.pool.catalog import file_list, rebuild_catalog
+from cit_curate.pool.catalog import rebuild_catalog
 from cit_curate.pool.format import (
     CATALOG_NAME,
     MANIFEST_NAME,
@@ -38,6 +37,7 @@ from cit_curate.records import Int64
 from cit_curate.run.ledger import Run
 from cit_curate.storage.lock import writer_lock
 from cit_curate.storage.replace_folder import replacing
+from cit_curate.storage.sql import Connection, parquet
 
 BATCH_ROWS = 65_536
 
@@ -197,7 +197,7 @@ def _write(
     )
 
 
-def _find(sql: duckdb.DuckDBPyConnection, pool: Pool, run: Run) -> None:
+def _find(sql: Connection, pool: Pool, run: Run) -> None:
     """Make the table `found`: the place in the pool of each pair that the run selected.
 
     Raises:
@@ -205,10 +205,9 @@ def _find(sql: duckdb.DuckDBPyConnection, pool: Pool, run: Run) -> None:
         ConfigError: It was made from another pool, and this one lacks some.
     """
     create_places(sql, pool)
-    files = [path.relative_to(run.path).as_posix() for path in run.files("selections")]
     sql.execute(
         "CREATE TABLE wanted AS SELECT DISTINCT image_id, text_key "  # noqa: S608
-        f"FROM read_parquet({file_list(run.path, files)}, hive_partitioning = false)"
+        f"FROM {parquet(run.files('selections'))}"
     )
     sql.execute(_FOUND)
     wanted = _count(sql, "wanted")
@@ -236,7 +235,7 @@ def _not_in_pool(
     )
 
 
-def _count(sql: duckdb.DuckDBPyConnection, table: str) -> int:
+def _count(sql: Connection, table: str) -> int:
     ((count,),) = sql.execute(f"SELECT count(*) FROM {table}").fetchall()  # noqa: S608
     return int(count)
 
@@ -246,7 +245,7 @@ def _ranges(limit: int) -> Generator[Int64]:
         yield np.arange(start, min(start + BATCH_ROWS, limit), dtype=np.int64)
 
 
-def _chosen_places(sql: duckdb.DuckDBPyConnection) -> Generator[Int64]:
+def _chosen_places(sql: Connection) -> Generator[Int64]:
     query = "SELECT place FROM chosen ORDER BY place"
     with sql.sql(query).to_arrow_reader(BATCH_ROWS) as reader:
         for batch in reader:

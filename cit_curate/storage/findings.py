@@ -1,7 +1,5 @@
 """What is wrong with stored data, file by file: what `verify` tells and `repair` mends."""
 
-import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -9,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cit_curate.errors import DamagedError
+from cit_curate.printing import print_json
 from cit_curate.terminal import print_line
 
 
@@ -73,7 +72,7 @@ def tell_findings(name: str, found: Findings, *, as_json: bool) -> None:
         SystemExit: With 4, where the JSON document has said so.
     """
     if as_json:
-        sys.stdout.write(json.dumps({"path": name, **found.as_json()}) + "\n")
+        print_json({"path": name, **found.as_json()})
         if found.damage:
             raise SystemExit(DamagedError.exit_code)
         return

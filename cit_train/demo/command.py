@@ -1,7 +1,5 @@
 """What `cit demo` does: the whole of cit on real data that ships inside packages, on a CPU."""
 
-import json as json_format
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +9,7 @@ from statistics import mean, stdev
 from rich.table import Table
 
 from cit_curate.errors import ConfigError
+from cit_curate.printing import print_json
 from cit_curate.storage.cache_folder import cache_folder
 from cit_curate.storage.durable import atomic_file, read_json, write_json
 from cit_curate.terminal import add_row, draw, print_line
@@ -102,7 +101,7 @@ def demo(
             "paths": {name: str(path) for name, path in paths.items()},
             "seconds": seconds,
         }
-        sys.stdout.write(json_format.dumps(value) + "\n")
+        print_json(value)
         return
     draw(result_table(results))
     say(f"{seconds:.0f} s in all. Made:")

@@ -1,14 +1,13 @@
 """What `cit eval` does: zero-shot evaluation of a saved model on tasks, or on an image folder."""
 
 import difflib
-import json as json_format
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
 from cit_curate.errors import BadInputError, CitError, ConfigError, DamagedError, ResourceError
+from cit_curate.printing import print_json
 from cit_curate.text_encoder.hub import HUB_PREFIX, hub_folder
 from cit_train.recipes import EVAL_RECIPES
 
@@ -161,7 +160,7 @@ def _evaluate_tasks(
             if out is not None:
                 write_json(out, suite_report(results, **facts))
     if json:
-        sys.stdout.write(json_format.dumps(suite_report(results, **facts)) + "\n")
+        print_json(suite_report(results, **facts))
     else:
         draw(suite_table(results, title=f"zero-shot, {model}"))
     _raise_first_failure(results)
@@ -216,12 +215,12 @@ def _evaluate_folder(
         max_text_length=options.max_text_length,
     )
     if json:
-        _write_folder_json(result, model, data)
+        _show_folder_json(result, model, data)
     else:
         _print_folder_table(result, data)
 
 
-def _write_folder_json(result: "Evaluation", model: Path, data: Path) -> None:
+def _show_folder_json(result: "Evaluation", model: Path, data: Path) -> None:
     value = {
         "model": str(model),
         "data": str(data),
@@ -237,7 +236,7 @@ def _write_folder_json(result: "Evaluation", model: Path, data: Path) -> None:
             for name, each in result.per_class.items()
         },
     }
-    sys.stdout.write(json_format.dumps(value) + "\n")
+    print_json(value)
 
 
 def _print_folder_table(result: "Evaluation", data: Path) -> None:

@@ -1,7 +1,5 @@
 """What `cit predict` does: the nearest classes of pictures, by a saved model."""
 
-import json as json_format
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +9,7 @@ from rich.table import Table
 
 from cit_curate.config import MetadataConfig
 from cit_curate.errors import BadInputError, ConfigError
+from cit_curate.printing import print_json
 from cit_curate.terminal import add_row, count_and_rate, draw, print_line, progress_bar
 from cit_curate.text_encoder.hub import HUB_PREFIX, hub_folder
 
@@ -95,7 +94,7 @@ def predict(
                 rejected.append(result)
     _check_some(predictions, rejected)
     if json:
-        _print_json(model, named, predictions, rejected)
+        _show_json(model, named, predictions, rejected)
     else:
         _print_tables(predictions)
     _tell(named, mapping, rejected)
@@ -136,7 +135,7 @@ def _line(rejected: "RejectedImage") -> str:
     return f"{rejected.title}: {rejected.reason} ({rejected.detail})"
 
 
-def _print_json(
+def _show_json(
     model: str,
     labels: "ClassLabels",
     predictions: Sequence["Prediction"],
@@ -165,7 +164,7 @@ def _print_json(
             {"image": each.title, "reason": each.reason, "detail": each.detail} for each in rejected
         ],
     }
-    sys.stdout.write(json_format.dumps(value) + "\n")
+    print_json(value)
 
 
 def _print_tables(predictions: Sequence["Prediction"]) -> None:

@@ -1,7 +1,5 @@
 """What `cit convert` does: foreign weights into Hugging Face directories."""
 
-import json as json_format
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +7,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from cit_curate.config import TextTowerConfig
+from cit_curate.printing import print_json
 from cit_curate.terminal import console, print_line
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ def _show(convert: Callable[[], "Conversion"], *, json: bool) -> None:
             "left_out": list(done.left_out),
             "tokenizer": done.tokenizer,
         }
-        sys.stdout.write(json_format.dumps(value) + "\n")
+        print_json(value)
         return
     text = (
         f"{done.folder}: {done.model_type}, {done.architecture}, {done.image_size} pixels, "

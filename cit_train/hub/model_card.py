@@ -17,7 +17,6 @@ from transformers import AutoConfig
 
 from cit_curate.pool.mixture import run_pools
 from cit_curate.run.ledger import Run
-from cit_curate.run.query import RunDatabase
 from cit_curate.run.report.facts import shortened
 from cit_curate.storage.durable import read_json
 from cit_curate.text_encoder.hub import HUB_PREFIX
@@ -151,8 +150,9 @@ class _Curation:
 
 def _curation(run: Run, update: int | None) -> _Curation:
     settings = run.config
-    with RunDatabase(run) as database:
-        last = database.commits[-1].update if database.commits else 0
+    commits = run.commits()
+    with run.database(commits=commits) as database:
+        last = commits[-1].update if commits else 0
         seen = last if update is None else update
         steps = database.rows(_STEPS, [max(seen, 1)])
         last_step = max((row["outer_step"] for row in steps), default=-1)

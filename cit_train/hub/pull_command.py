@@ -1,9 +1,7 @@
 """What `cit pull` and `cit pull list` do: weights onto this machine, and what to do with them."""
 
-import json as json_format
 import shlex
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,6 +19,7 @@ from rich.progress import (
 from rich.table import Table
 
 from cit_curate.errors import ConfigError
+from cit_curate.printing import print_json
 from cit_curate.storage.cache_folder import cache_folder
 from cit_curate.storage.durable import atomic_folder, file_sha256
 from cit_curate.terminal import InertColumn, add_row, console, draw, print_line
@@ -39,7 +38,7 @@ def pull_list(*, json: bool = False) -> None:
         json: Print one JSON document instead of a table.
     """
     if json:
-        sys.stdout.write(json_format.dumps([asdict(m) for m in KNOWN_MODELS.values()]) + "\n")
+        print_json([asdict(model) for model in KNOWN_MODELS.values()])
         return
     table = Table()
     for column in ("name", "role", "what", "licence"):
@@ -147,7 +146,7 @@ def _one_file(model: KnownModel, folder: Path, sha256: str) -> dict[str, Any]:
 
 def _show(summary: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json_format.dumps(summary) + "\n")
+        print_json(summary)
         return
     size = f": {summary['bytes'] / 1e6:,.1f} MB" if "bytes" in summary else ""
     lines = [f"{summary['path']}{size}"]

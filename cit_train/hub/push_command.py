@@ -1,7 +1,5 @@
 """What `cit push` does: a model with its card to a repository of the hub, or into a folder."""
 
-import json as json_format
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from cit_curate.errors import ConfigError, ResourceError, first_line
+from cit_curate.printing import print_json
 from cit_curate.terminal import print_line
 from cit_curate.text_encoder.hub import HUB_PREFIX, HubName, network_errors, refuse_offline
 
@@ -137,7 +136,7 @@ def _described(num_bytes: int, sha256: str) -> dict[str, Any]:
 
 def _show(summary: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json_format.dumps(summary) + "\n")
+        print_json(summary)
         return
     lines = [
         f"  {name:<28} {entry['bytes'] / 1e6:>10,.3f} MB"

@@ -1,7 +1,6 @@
 """What `cit launch slurm` does: a recipe, a sweep or an evaluation becomes jobs of a cluster."""
 
 import importlib.util
-import json as json_format
 import logging
 import shlex
 import shutil
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from cit_curate.errors import CitError, ConfigError
+from cit_curate.printing import print_json
 from cit_curate.terminal import print_document, print_line
 from cit_train.launch.flags import LaunchFlags
 from cit_train.launch.job_report import (
@@ -25,6 +25,7 @@ from cit_train.launch.job_report import (
 )
 from cit_train.launch.plan import EVAL, Plan, plan_jobs
 from cit_train.launch.resources import Resources
+from cit_train.ranks.status import STOPPED
 from cit_train.recipes import EVAL_RECIPES, RECIPES, recipe_help
 from cit_train.sweeps import SWEEPS
 
@@ -138,8 +139,7 @@ def _show(plan: Plan, resources: Resources, flags: LaunchFlags) -> None:
     script = executor.script(len(plan.jobs))
     commands = {job.name: f"cit {shlex.join(job.command)}" for job in plan.jobs}
     if flags.json:
-        shown = {"script": script, "commands": commands, "missing": _missing()}
-        sys.stdout.write(json_format.dumps(shown) + "\n")
+        print_json({"script": script, "commands": commands, "missing": _missing()})
         return
     print_document(script)
     for number, command in enumerate(commands.values()):
@@ -155,7 +155,7 @@ def _submit(plan: Plan, resources: Resources, flags: LaunchFlags) -> None:
     submitted = submit(plan.name, _jobs(plan, resources, flags), folder, resources)
     write_launch(folder, submitted)
     if flags.json:
-        _write_json(folder, submitted)
+        _show_json(folder, submitted)
         return
     first = submitted[0]
     number = first.job_id.split("_")[0]
@@ -180,23 +180,23 @@ def _run_here(plan: Plan, resources: Resources, flags: LaunchFlags) -> None:
 
     def on_end(job: LaunchedJob, report: JobReport) -> None:
         ends.append((job, report))
-        how = {0: "finished", 75: "stopped"}.get(report.code, f"failed with {report.code}")
+        how = {0: "finished", STOPPED: "stopped"}.get(report.code, f"failed with {report.code}")
         place = job.run if Path(job.run).exists() else job.log
         _line(f"{how}: {job.name}, {len(ends)} of {len(plan.jobs)}; {place}")
 
     run_here(_jobs(plan, resources, flags), folder, resources, on_start=on_start, on_end=on_end)
     if flags.json:
-        _write_json(folder, started, {job.name: report.code for job, report in ends})
+        _show_json(folder, started, {job.name: report.code for job, report in ends})
     for _, report in ends:
         if report.code:
             raise FailedJobsError(report.message, report.code if 0 < report.code < 256 else 1)
 
 
-def _write_json(
+def _show_json(
     folder: Path, jobs: Sequence[LaunchedJob], codes: dict[str, int] | None = None
 ) -> None:
     rows = [asdict(job) | ({"code": codes[job.name]} if codes else {}) for job in jobs]
-    sys.stdout.write(json_format.dumps({"jobs_folder": str(folder), "jobs": rows}) + "\n")
+    print_json({"jobs_folder": str(folder), "jobs": rows})
 
 
 def _line(text: str) -> None:

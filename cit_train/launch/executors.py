@@ -13,9 +13,10 @@ from submitit.helpers import clean_env, environment_variables
 from submitit.slurm.slurm import SlurmJob
 
 from cit_curate.errors import CitError, ConfigError
-from cit_train.launch.job import STOPPED, CitJob, log_path
+from cit_train.launch.job import CitJob, log_path
 from cit_train.launch.job_report import JobReport, LaunchedJob
 from cit_train.launch.resources import Resources
+from cit_train.ranks.status import STOPPED
 
 _POLL_SECONDS = 0.1
 

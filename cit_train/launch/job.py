@@ -23,8 +23,8 @@ from cit_curate.errors import CitError, DamagedError
 from cit_curate.storage.durable import read_json
 from cit_train.launch.child import Child, die_with_parent
 from cit_train.launch.job_report import JobReport
+from cit_train.ranks.status import STOPPED
 
-STOPPED = 75
 # How a command ends that was asked to stop: by itself, or by a signal that it does not handle.
 _STOPPED_CODES = frozenset(
     {STOPPED} | {-signal.SIGTERM, -signal.SIGUSR2} | {128 + signal.SIGTERM, 128 + signal.SIGUSR2}

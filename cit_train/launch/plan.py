@@ -1,12 +1,9 @@
 """From a name and its flags to the commands of the jobs, checked before anything is queued."""
 
-import contextlib
 import difflib
 import functools
 import inspect
-import io
-import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from typing import Any
 from cit_curate.errors import ConfigError
 from cit_train.config import flat
 from cit_train.recipes import EVAL_RECIPES, RECIPES
+from cit_train.resolve import resolve
 from cit_train.sweeps import SWEEPS
 
 EVAL = "eval"
@@ -84,29 +82,27 @@ def plan_jobs(
 
 
 def _training(name: str, given: Sequence[str], out: Path | None, own: Collection[str]) -> Plan:
-    from cit_train import train_command
-
-    _check_flags(given, flat(RECIPES[name]()), own)
-    config = _resolved(train_command.main, name, given)
+    recipe = RECIPES[name]()
+    _check_flags(given, flat(recipe), own)
+    config = resolve(recipe, given, prog=f"cit train {name}")
     run = (out or Path("runs") / name).absolute()
     command = ("train", name, *given, "--out", str(run), "--resume")
-    return Plan(name, run, (PlannedJob(run.name, run, command),), int(config["lanes"]))
+    return Plan(name, run, (PlannedJob(run.name, run, command),), config.curate.lanes)
 
 
 def _sweep(
     name: str, given: Sequence[str], out: Path | None, only: str, own: Collection[str]
 ) -> Plan:
-    from cit_train.launch import sweep_command
-
-    _check_flags(given, flat(SWEEPS[name].base()), own)
-    configs = _resolved(sweep_command.main, name, [*given, "--only", only] if only else given)
+    base = SWEEPS[name].base()
+    _check_flags(given, flat(base), own)
+    configs = SWEEPS[name].chosen(resolve(base, given, prog=f"cit sweep {name}"), only)
     folder = (out or Path("runs") / name).absolute()
     place = ("--out", str(folder))
     jobs = tuple(
         PlannedJob(run, folder / run, ("sweep", name, *given, "--only", run, *place))
         for run in configs
     )
-    return Plan(name, folder, jobs, min(int(config["lanes"]) for config in configs.values()))
+    return Plan(name, folder, jobs, min(config.curate.lanes for config in configs.values()))
 
 
 def _evaluation(name: str, given: Sequence[str], out: Path | None, own: Collection[str]) -> Plan:
@@ -135,14 +131,6 @@ def _evaluation(name: str, given: Sequence[str], out: Path | None, own: Collecti
     results = (out or Path("runs") / f"{title}.json").absolute()
     command = (EVAL, *words, *(("--out", str(results)) if has_file else ()))
     return Plan(title, results, (PlannedJob(results.stem, results, command),), 1, trains=False)
-
-
-def _resolved(main: Callable[[Sequence[str]], None], name: str, given: Sequence[str]) -> Any:
-    """The fields that the command would run with; the command itself checks them."""
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text):
-        main([name, *given, "--print-config"])
-    return json.loads(text.getvalue())
 
 
 def _refuse_only(only: str) -> None:

@@ -7,15 +7,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from cit_curate.errors import DamagedError
 from cit_curate.storage.durable import read_json
 from cit_curate.storage.lock import may_have_writer
 from cit_train.launch.job_report import JobReport
-
-if TYPE_CHECKING:  # it imports Arrow, which `--help` must not wait for
-    pass
+from cit_train.ranks.status import STOPPED
 
 State = Literal["waiting", "running", "stopped", "finished", "failed"]
 # After so long without a line or a commit a running run is marked; a scan of a big pool takes long.
@@ -66,7 +64,7 @@ def read_run_state(path: Path, report: JobReport | None = None) -> RunState:
         report: How its last job ended, where a job was launched for it.
     """
     if not (path / "config.json").is_file():
-        if report is not None and report.code not in (0, 75):
+        if report is not None and report.code not in (0, STOPPED):
             told = report.reason
             return RunState(name=path.name, path=str(path), state="failed", reason=told)
         return RunState(name=path.name, path=str(path), state="waiting")
@@ -123,7 +121,7 @@ def _state(path: Path, report: JobReport | None, *, done: bool) -> tuple[State, 
         return "stopped", ""
     if code == 0:
         return "finished", ""
-    return ("stopped", message) if code == 75 else ("failed", message)
+    return ("stopped", message) if code == STOPPED else ("failed", message)
 
 
 def _signs(path: Path) -> list[Path]:

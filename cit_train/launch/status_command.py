@@ -1,7 +1,5 @@
 """What `cit sweep status` does: a table of runs, from their folders alone."""
 
-import json as json_format
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -10,6 +8,7 @@ from pathlib import Path
 import tyro
 
 from cit_curate.errors import ConfigError
+from cit_curate.printing import print_json
 from cit_train.launch.job_report import (
     JobReport,
     LaunchedJob,
@@ -40,7 +39,7 @@ def status(
     paths = _run_paths(sweep, out)
     states = [_state(path) for path in paths]
     if json:
-        sys.stdout.write(json_format.dumps([asdict(state) for state in states]) + "\n")
+        print_json([asdict(state) for state in states])
     else:
         _print_table(states)
 

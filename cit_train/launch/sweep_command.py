@@ -1,23 +1,22 @@
 """What `cit sweep` does: the runs of a sweep, one after another, and a table of them."""
 
 import difflib
-import json as json_format
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import tyro
 from rich.table import Table
 
 from cit_curate.errors import CitError, ConfigError
+from cit_curate.printing import print_json
 from cit_curate.terminal import add_row, draw, one_line, print_line
 from cit_train.config import RunConfig, flat
 from cit_train.ranks.stopping import StoppedError
 from cit_train.recipes import recipe_help
+from cit_train.resolve import RunFlags, call_with_flags
 from cit_train.sweeps import SWEEPS
-from cit_train.train_command import one_pool_flag
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def main(args: Sequence[str]) -> None:
         raise ConfigError(f"there is no sweep {name!r}; there are {', '.join(SWEEPS)}{hint}")
 
     def sweep(
-        config: tyro.conf.OmitArgPrefixes[RunConfig] = SWEEPS[name].base(),  # noqa: B008 - frozen
+        config: RunFlags = SWEEPS[name].base(),  # noqa: B008 - frozen
         *,
         out: Path | None = None,
         only: str = "",
@@ -81,37 +80,13 @@ def main(args: Sequence[str]) -> None:
             print_config: Show the resolved fields of every run and do nothing else.
             json: Print one JSON document at the end instead of a table.
         """
-        _refuse_own_fields(config, SWEEPS[name].base())
-        runs = _chosen(SWEEPS[name].runs(config), only)
+        runs = SWEEPS[name].chosen(config, only)
         if print_config:
-            shown = {run: flat(each) for run, each in runs.items()}
-            sys.stdout.write(json_format.dumps(shown, indent=1) + "\n")
+            print_json({run: flat(each) for run, each in runs.items()})
             return
         _sweep(runs, out or Path("runs") / name, as_json=json)
 
-    style = (tyro.conf.FlagCreatePairsOff,)
-    tyro.cli(sweep, prog=f"cit sweep {name}", args=one_pool_flag(args[1:]), config=style)
-
-
-def _refuse_own_fields(config: RunConfig, base: RunConfig) -> None:
-    """Stop at a flag whose value each run would replace by its own."""
-    given, own = flat(config), flat(base)
-    for field in ("metadata", "eval_task"):
-        if given[field] != own[field]:
-            flag = field.replace("_", "-")
-            raise ConfigError(
-                f"--{flag} {given[field]}: each run of a sweep has its own; choose runs with --only"
-            )
-
-
-def _chosen(runs: dict[str, RunConfig], only: str) -> dict[str, RunConfig]:
-    names = [name.strip() for name in only.split(",") if name.strip()]
-    for name in names:
-        if name not in runs:
-            close = difflib.get_close_matches(name, runs, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ConfigError(f"--only: the sweep has no run {name!r}{hint}")
-    return {name: runs[name] for name in names or runs}
+    call_with_flags(sweep, args[1:], prog=f"cit sweep {name}")
 
 
 def _sweep(runs: dict[str, RunConfig], out: Path, *, as_json: bool) -> None:
@@ -141,7 +116,7 @@ def _sweep(runs: dict[str, RunConfig], out: Path, *, as_json: bool) -> None:
         rows.append(_row(out / name, message, time.monotonic() - started))
     if is_shown():
         if as_json:
-            sys.stdout.write(json_format.dumps([asdict(row) for row in rows]) + "\n")
+            print_json([asdict(row) for row in rows])
         else:
             draw(_table(rows))
     if first_error is not None:

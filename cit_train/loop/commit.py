@@ -148,7 +148,7 @@ def _write_lane(
     run = session.run
     num_updates = state.update - streams.first_update
     place = {"outer_step": state.outer_step, "lane": scan.lane}
-    pairs_per_update = session.config.curate.batch_size * session.config.train.accumulate
+    pairs_per_update = session.config.pairs_per_update
     uses = count_uses(
         stream.rows.slice(0, num_updates * pairs_per_update),
         first_update=state.update - num_updates + 1,

@@ -142,7 +142,7 @@ def _never(image: bytes) -> bool:
 def _num_updates(session: Session, state: TrainState, selections: Sequence[LaneSelection]) -> int:
     """Updates of this outer step: as many as its pairs and the run have left."""
     config = session.config
-    pairs_per_update = config.curate.batch_size * config.train.accumulate
+    pairs_per_update = config.pairs_per_update
     own = min(len(each.rows) for each in selections)
     updates: int = min(session.world.agree("started their shards", own)) // pairs_per_update
     if not updates:
@@ -168,7 +168,7 @@ def updates(
         BadInputError: There are too few images for one update.
     """
     accumulate, world = session.config.train.accumulate, session.world
-    pairs_per_update = session.config.curate.batch_size * accumulate
+    pairs_per_update = session.config.pairs_per_update
     may_lack = session.config.curate.on_shortfall == "train"
     for update in range(state.update, streams.first_update + streams.num_updates):
         batch: list[LaneBatch] = []
@@ -224,6 +224,6 @@ def _too_few_images(session: Session, state: TrainState) -> BadInputError:
     config = session.config
     return BadInputError(
         f"outer step {state.outer_step} has too few images that can be opened for one update "
-        f"of {config.curate.batch_size * config.train.accumulate} pairs; lower --threshold or "
-        f"--batch-size, and check the pool's image root with: {session.curator.pools.info_commands}"
+        f"of {config.pairs_per_update} pairs; lower --threshold or --batch-size, and check "
+        f"the pool's image root with: {session.curator.pools.info_commands}"
     )

@@ -14,6 +14,7 @@ from typing import Any
 from cit_curate.errors import CitError, DamagedError, ResourceError
 from cit_curate.storage.durable import read_json, write_sealed
 
+# The exit code of a run that was asked to stop and can go on.
 STOPPED = 75
 # By exit code (docs/formats.md).
 REASONS = {

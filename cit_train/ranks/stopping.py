@@ -9,6 +9,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from cit_curate.errors import CitError
+from cit_train.ranks.status import STOPPED
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 # A launcher, a scheduler and a terminal may each pass on the same request; what follows the first
@@ -19,7 +20,7 @@ SAME_REQUEST_SECONDS = 0.5
 class StoppedError(CitError):
     """The run was asked to stop; what it has is on disk, and it can be taken up again."""
 
-    exit_code = 75
+    exit_code = STOPPED
 
 
 class EndedBySignal(SystemExit):

@@ -30,7 +30,7 @@ from cit_curate.run.ledger import Run, step_folder
 from cit_curate.run.ledger_tables import SCHEMAS
 from cit_curate.run.shards import Sample, ShardWriter, closed_shards, remove_shards
 from cit_curate.storage.durable import read_json, write_sealed
-from cit_train.streaming.image_budget import ImageBudget
+from cit_train.streaming.image_limit import ImageLimit
 from cit_train.streaming.waiting import Waiting
 
 # First word of the random key of the training order.
@@ -165,7 +165,7 @@ class ShardStream(threading.Thread):
         self._ahead: deque[Future[bytes]] = deque()
         self._later: Iterator[dict[str, Any]] | None = None
         self._rejects: list[dict[str, Any]] = []
-        self._budget = ImageBudget(pools, outer_step=scan.step.number, num_pairs=num_pairs)
+        self._image_limit = ImageLimit(pools, outer_step=scan.step.number, num_pairs=num_pairs)
         key = (scan.config.seed, ORDER_KEY, scan.step.number, scan.lane)
         order = np.random.default_rng(key).permutation(len(selection))
         self._planned = selection.take(order)
@@ -344,7 +344,7 @@ class ShardStream(threading.Thread):
                 ) from error
             self._reject(fields, error)
             return None
-        self._budget.opened()
+        self._image_limit.opened()
         return image
 
     def _opened(self, place: int) -> "Future[bytes]":
@@ -372,7 +372,7 @@ class ShardStream(threading.Thread):
             return self.scan.take(1)
         except ShortfallError as error:
             raise ShortfallError(
-                f"{error}. It is short because {self._budget.told}",
+                f"{error}. It is short because {self._image_limit.message}",
                 best_similarity=error.best_similarity,
                 suggested_threshold=error.suggested_threshold,
             ) from error
@@ -393,7 +393,7 @@ class ShardStream(threading.Thread):
         if error.reason == "no_image":  # the pool says so itself: nothing is wrong with it
             return
         try:
-            self._budget.rejected(fields, error)
+            self._image_limit.rejected(fields, error)
         except BadInputError as over:
             self._write_rejects()
             raise BadInputError(f"{over}; all are in {self._rejects_path}") from over

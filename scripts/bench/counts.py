@@ -21,7 +21,7 @@ import duckdb
 
 from cit_curate.run.exports.export import export_counts
 from cit_curate.run.ledger import Commit, Run, step_folder
-from cit_curate.run.query import MAX_THREADS, MEMORY_LIMIT, RunDatabase
+from cit_curate.run.query import MAX_THREADS, MEMORY_LIMIT
 from cit_curate.storage.durable import FileEntry
 from scripts.bench.side_by_side import Comparison, Timing, add_output, show
 
@@ -142,7 +142,7 @@ def plain_totals(folder: Path) -> object:
 
 def view_totals(folder: Path) -> object:
     """The same over the view `counts` of the run."""
-    with RunDatabase(Run.open(folder / "run")) as database:
+    with Run.open(folder / "run").database() as database:
         return database.rows(TOTALS.format(counts="counts"))
 
 

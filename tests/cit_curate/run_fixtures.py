@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from cit_curate.images.read import ImageRejected
 from cit_curate.records import PoolCursor, pair_key
 from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.ledger_tables import HISTOGRAM_BINS, SCHEMAS
+from cit_curate.run.query import PairSource
 from cit_curate.storage.durable import FileEntry, describe_file
 
 CLASSES = ("cat", "dog", "owl")
@@ -193,3 +195,9 @@ def small_run(
             }
         )
     return run
+
+
+def query_run(run: Run, sql: str, pool: PairSource | None = None, **limits: Any) -> pa.Table:
+    """The result of one SELECT over a run."""
+    with run.database(pool) as database:
+        return database.query(sql, **limits)

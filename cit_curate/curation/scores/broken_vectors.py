@@ -1,4 +1,4 @@
-"""Captions whose vector is NaN, infinite or zero: set aside one by one, up to a budget.
+"""Captions whose vector is NaN, infinite or zero: set aside one by one, up to a limit.
 
 A text tower gives them for a rare token that has overflowed, or for every caption once training has
 diverged. Their similarity is NaN from where they are embedded to where the scan leaves them out.
@@ -14,14 +14,11 @@ import numpy as np
 
 from cit_curate.errors import BrokenVectorsError, NotFiniteError
 from cit_curate.records import Bool, CaptionBatch, Embedder, Float32, Int64, PoolCursor, pair_key
+from cit_curate.reject_limit import LANE_LIMIT
 from cit_curate.text_encoder.texts import Texts
 from indexes.protocol import MetadataIndex, Queries
 
 REASON = "broken_vector"
-# The limit of an outer step and lane, as for images that cannot be opened: so many one after the
-# other, or a share of the captions scanned, which means something once there are as many.
-MAX_RATIO = 0.01
-MAX_IN_A_ROW = 100
 _SHOWN_CHARS = 80
 
 Rejects = Mapping[PoolCursor, Sequence[Mapping[str, Any]]]
@@ -86,9 +83,7 @@ def leave_out_broken(
     return kept, rejects
 
 
-def check_budget(
-    rejects: Rejects, *, before: Sequence[Mapping[str, Any]], num_scanned: int
-) -> None:
+def check_limit(rejects: Rejects, *, before: Sequence[Mapping[str, Any]], num_scanned: int) -> None:
     """Say what of a window is set aside, or raise when it is too much.
 
     Args:
@@ -97,7 +92,7 @@ def check_budget(
         num_scanned: Captions scanned, those of this window included.
 
     Raises:
-        NotFiniteError: They are more than the budget, or all captions there were.
+        NotFiniteError: They are more than the limit, or all captions there were.
     """
     rows = [row for batch in rejects.values() for row in batch]
     num_broken = len(before) + len(rows)
@@ -106,8 +101,8 @@ def check_budget(
         f"{num_broken:,} of {num_scanned:,} captions ({in_a_row:,} in a row) have a vector that is "
         f"NaN, infinite or zero, such as {rows[0]['pair_key']} ({rows[0]['detail']})"
     )
-    is_over = num_broken > max(MAX_RATIO * num_scanned, MAX_IN_A_ROW)
-    if is_over or in_a_row >= MAX_IN_A_ROW or num_broken == num_scanned:
+    is_over = LANE_LIMIT.is_exceeded(num_broken, num_seen=num_scanned, in_a_row=in_a_row)
+    if is_over or num_broken == num_scanned:
         raise NotFiniteError(
             f"{message}. The text tower is broken or has diverged: check --text-encoder, or lower "
             "--lr and start from an earlier checkpoint",

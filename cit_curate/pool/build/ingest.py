@@ -34,7 +34,7 @@ from cit_curate.pool.format import (
     parts_fingerprint,
     write_manifest,
 )
-from cit_curate.pool.build.malformed import Counted, check_budget, count_malformed, keeping_rejects
+from cit_curate.pool.build.malformed import Counted, check_limit, count_malformed, keeping_rejects
 from cit_curate.pool.parts import PartsWritten, cut_groups, write_parts, write_rejects
 from cit_curate.pool.build.place import (
     builder_lock,
@@ -192,7 +192,7 @@ def _merge(
             f"{', '.join(str(source.path) for source in sources)}: {what} and no pair came of them"
             f"{staging.top_reasons()}"
         )
-    check_budget(malformed, records, max_reject_ratio, staging.top_reasons)
+    check_limit(malformed, records, max_reject_ratio, staging.top_reasons)
     return counts
 
 

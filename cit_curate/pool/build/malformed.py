@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 
 from cit_curate.errors import BadInputError
 from cit_curate.pool.format import REJECT_SCHEMA
+from cit_curate.reject_limit import RejectLimit
 from cit_curate.sources.rows import MALFORMED, Reject
 from cit_curate.storage.durable import atomic_file, sweep_temporary
 
-MAX_IN_A_ROW = 100
+MAX_IN_A_ROW = RejectLimit.max_in_a_row
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Counted:
     in_a_row: int = 0
 
 
-def check_budget(
+def check_limit(
     malformed: int, records: int, max_reject_ratio: float, top_reasons: Callable[[], str]
 ) -> None:
     """Raise when too many records were malformed.
@@ -35,7 +36,7 @@ def check_budget(
     Raises:
         BadInputError: More than the share `max_reject_ratio`.
     """
-    if malformed > max_reject_ratio * records:
+    if RejectLimit(max_ratio=max_reject_ratio).is_exceeded(malformed, num_seen=records):
         raise BadInputError(
             f"{malformed:,} of {records:,} rows are malformed, more than --max-reject-ratio "
             f"{max_reject_ratio}{top_reasons()}; mend the source or raise the limit"

@@ -19,10 +19,10 @@ from cit_curate.pool.format import (
     read_manifest,
 )
 from cit_curate.pool.build.source_entries import Asked, differences
-from cit_curate.pool.build.staging import STAGING_MEMORY
 from cit_curate.storage.durable import check_file, read_json, sweep_temporary, write_json
 from cit_curate.storage.lock import writer_lock
 from cit_curate.storage.replace_folder import settle
+from cit_curate.storage.sql import DISK_FULL_WORDS, STAGING_MEMORY
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +30,6 @@ STAGING_PREFIX = ".staging-"
 _KEY_NAME = "key.json"
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_DISK_FULL_WORDS = ("no space left", "file too large", "quota exceeded", "max_temp_directory_size")
 # Of a source of images, captions and paths are copied, and no image.
 _WITH_IMAGES = ("folder", "webdataset")
 # An empty pool needs about so much: DuckDB's files have a least size.
@@ -145,7 +144,7 @@ def _explained(
     """The error as one that a person can act on, or None when it is not about resources."""
     text = str(error).lower()
     full = isinstance(error, OSError) and error.errno in _DISK_FULL
-    if full or any(words in text for words in _DISK_FULL_WORDS):
+    if full or any(words in text for words in DISK_FULL_WORDS):
         free = shutil.disk_usage(out.parent).free
         return ResourceError(
             f"the disk of {out} is full: about {_needed_bytes(entries):,} bytes are needed while "

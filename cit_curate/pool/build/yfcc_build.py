@@ -29,7 +29,7 @@ from cit_curate.pool.format import (
     parts_fingerprint,
     write_manifest,
 )
-from cit_curate.pool.build.malformed import Counted, check_budget, count_malformed, keeping_rejects
+from cit_curate.pool.build.malformed import Counted, check_limit, count_malformed, keeping_rejects
 from cit_curate.pool.parts import PartsWritten, write_rejects
 from cit_curate.pool.build.place import (
     builder_lock,
@@ -231,7 +231,7 @@ def _read(
             num_lines += segment.num_lines
             progress("reading", num_lines, task.stop / tasks[-1].stop)
             yield segments[-1]
-        check_budget(counted.num_malformed, counted.num_records, max_reject_ratio, top_reasons)
+        check_limit(counted.num_malformed, counted.num_records, max_reject_ratio, top_reasons)
 
 
 def _write(

@@ -1,7 +1,5 @@
 """What `cit import-counts` does, and what it prints."""
 
-import json as json_format
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from cit_curate.config import MAX_MISSING_RATIO, MAX_REJECT_RATIO
+from cit_curate.printing import print_json
 from cit_curate.terminal import print_line, progress_bar
 
 if TYPE_CHECKING:  # they import Arrow and DuckDB, which `--help` must not wait for
@@ -73,7 +72,7 @@ def _show(imported: "ImportedCounts", *, as_json: bool) -> None:
         "rejects": imported.rejects,
     }
     if as_json:
-        sys.stdout.write(json_format.dumps(summary) + "\n")
+        print_json(summary)
         return
     lines = [
         f"{imported.run.path}: {imported.num_pairs:,} of {imported.num_entries:,} entries are "

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from cit_curate.config import COUNT_SUFFIXES
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.records import split_pair_key
-from cit_curate.run.exports.export import csv_text
+from cit_curate.run.csv_cells import csv_text
 
 BATCH_ENTRIES = 65_536
 # What every JSON reader holds exactly.

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 
 from cit_curate.config import MAX_MISSING_RATIO, MAX_REJECT_RATIO
@@ -17,6 +16,7 @@ from cit_curate.errors import BadInputError, ConfigError, DamagedError
 from cit_curate.pool.lookup import create_places, open_staging
 from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor
+from cit_curate.reject_limit import RejectLimit
 from cit_curate.run.environment import describe_environment
 from cit_curate.run.exports.counts_file import (
     ENTRY_SCHEMA,
@@ -27,6 +27,7 @@ from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.ledger_tables import HISTOGRAM_BINS, SCHEMAS
 from cit_curate.storage.durable import FileEntry, check_sums, file_sha256
 from cit_curate.storage.lock import writer_lock
+from cit_curate.storage.sql import Connection
 
 # Dead links make a download miss some of a published list, seldom half of it. When more is
 # missing, it is mostly another pool, or ids that are written in another way.
@@ -159,9 +160,7 @@ def import_counts(
     return ImportedCounts(Run(out), num_entries, num_pairs, num_uses, num_missing, rejects)
 
 
-def _stage(
-    sql: duckdb.DuckDBPyConnection, file: Path, max_reject_ratio: float, progress: Progress
-) -> int:
+def _stage(sql: Connection, file: Path, max_reject_ratio: float, progress: Progress) -> int:
     """Make the tables `entries` (each key once) and `rejects`; gives the entries of the file."""
     for name, schema in (("entries", ENTRY_SCHEMA), ("rejects", REJECT_SCHEMA)):
         _insert(sql, f"CREATE TABLE {name} AS", schema.empty_table())
@@ -179,7 +178,8 @@ def _stage(
     bad = _count(sql, "rejects")
     if not num_entries:
         raise BadInputError(f"{file} has no entry, so there is nothing to import")
-    if bad > max_reject_ratio * num_entries or bad == num_entries:
+    is_over = RejectLimit(max_ratio=max_reject_ratio).is_exceeded(bad, num_seen=num_entries)
+    if is_over or bad == num_entries:
         raise BadInputError(
             f"{file}: {bad:,} of {num_entries:,} entries are no pair key with a count, more than "
             f"--max-reject-ratio {max_reject_ratio:g}; {_top_reasons(sql)}"
@@ -187,7 +187,7 @@ def _stage(
     return num_entries
 
 
-def _match(sql: duckdb.DuckDBPyConnection, file: Path, pool: Pool, max_missing_ratio: float) -> int:
+def _match(sql: Connection, file: Path, pool: Pool, max_missing_ratio: float) -> int:
     """Make the table `found`, and add what the pool lacks to `rejects`; gives how many it lacks."""
     create_places(sql, pool)
     sql.execute(_FOUND)
@@ -213,7 +213,7 @@ def _match(sql: duckdb.DuckDBPyConnection, file: Path, pool: Pool, max_missing_r
     return missing
 
 
-def _commit(sql: duckdb.DuckDBPyConnection, run: Run, progress: Progress) -> tuple[int, int]:
+def _commit(sql: Connection, run: Run, progress: Progress) -> tuple[int, int]:
     """Write the ledger of the one outer step; gives its pairs and their uses."""
     ((num_pairs, num_uses),) = sql.execute(
         "SELECT count(*), CAST(sum(count) AS VARCHAR) FROM found"
@@ -260,22 +260,22 @@ def _round(num_pairs: int) -> dict[str, object]:
     }
 
 
-def _insert(sql: duckdb.DuckDBPyConnection, verb: str, table: pa.Table) -> None:
+def _insert(sql: Connection, verb: str, table: pa.Table) -> None:
     sql.register("batch", table)
     sql.execute(f"{verb} FROM batch")
     sql.unregister("batch")
 
 
-def _count(sql: duckdb.DuckDBPyConnection, table: str) -> int:
+def _count(sql: Connection, table: str) -> int:
     ((count,),) = sql.execute(f"SELECT count(*) FROM {table}").fetchall()  # noqa: S608
     return int(count)
 
 
-def _examples(sql: duckdb.DuckDBPyConnection, query: str) -> str:
+def _examples(sql: Connection, query: str) -> str:
     return ", ".join(str(key) for (key,) in sql.execute(f"{query} LIMIT 3").fetchall())
 
 
-def _top_reasons(sql: duckdb.DuckDBPyConnection) -> str:
+def _top_reasons(sql: Connection) -> str:
     """The reasons by how often they occur, each with its first entry."""
     rows = sql.execute(
         "SELECT reason, count(*) AS rows, arg_min(detail, entry) FROM rejects "

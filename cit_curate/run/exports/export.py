@@ -23,6 +23,7 @@ from cit_curate.images.decoders import decoders
 from cit_curate.images.read import ImageRejected, image_suffix
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.run.counts import COUNTS_BY_KEY, refuse_same_keys
+from cit_curate.run.csv_cells import csv_text
 from cit_curate.run.ledger import Run
 from cit_curate.run.query import EXPORT_BATCH_ROWS, ImageSource, PairSource, RunDatabase
 from cit_curate.run.shards import Sample, ShardWriter
@@ -33,9 +34,6 @@ from cit_curate.storage.durable import (
     sweep_temporary,
     write_sums,
 )
-
-# What a spreadsheet takes for a formula when a text cell starts with it.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 # What `json.dumps` does not write as it stands.
 _ESCAPED_IN_JSON = '["\\\\\\x00-\\x1f]'
@@ -105,7 +103,7 @@ def export_counts(run: Run, path: Path, *, pool: PairSource | PoolMixture | None
     sql = _COUNTS_PARTS if pool is None else _COUNTS_PAIRS
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep_temporary(path.parent, below=False, name=path.name)
-    with RunDatabase(run, pool) as database, atomic_file(path) as temporary:
+    with run.database(pool) as database, atomic_file(path) as temporary:
         sql = COUNTS_BY_KEY if write is _write_json else _with_keys(sql, run)
         num_pairs = write(database.batches(sql, EXPORT_BATCH_ROWS), temporary)
         # Until there is a new one: never that of another file.
@@ -148,7 +146,7 @@ def export_webdataset(
     sweep_temporary(folder.parent, below=False, name=folder.name)
     rejects: Counter[str] = Counter()
     side = int(run.config.get("shard_image_side", 0)) if image_side is None else image_side
-    with RunDatabase(run, pool) as database:
+    with run.database(pool) as database:
         _check_images(database, pool, folder)
         total = database.rows("SELECT count(*) AS total FROM counts")[0]["total"]
         with atomic_folder(folder) as temporary:
@@ -199,13 +197,6 @@ def _paths(pool: PairSource | PoolMixture) -> str:
     if isinstance(pool, PoolMixture):
         return " and ".join(each.pool.location for each in pool)
     return pool.location
-
-
-def csv_text(value: object) -> object:
-    """A CSV cell: a text that a spreadsheet would run as a formula gets a `'` in front."""
-    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
-        return f"'{value}"
-    return value
 
 
 def _write_json(batches: Iterator[pa.RecordBatch], path: Path) -> int:

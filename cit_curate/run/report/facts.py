@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cit_curate.pool.mixture import run_pools
-from cit_curate.run.ledger import Run
+from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.ledger_tables import HISTOGRAM_BINS
 from cit_curate.run.query import RunDatabase
 from cit_curate.run.report.values import (
@@ -103,11 +103,11 @@ FROM each GROUP BY ALL ORDER BY min(place)
 """
 
 
-def collect_facts(run: Run, database: RunDatabase) -> RunFacts:
-    """Read what the page shows of a run's committed outer steps."""
+def collect_facts(run: Run, commits: Sequence[Commit], database: RunDatabase) -> RunFacts:
+    """Read what the page shows of a run's committed outer steps, which the database shows."""
     steps = tuple(_step(row) for row in database.rows(_STEPS))
     classes = database.rows(_with_pool(_CLASSES, database))
-    last_update = database.commits[-1].update if database.commits else -1
+    last_update = commits[-1].update if commits else -1
     metrics = [record for record in run.metrics() if record.get("update", 0) <= last_update]
     reasons = database.rows(
         "SELECT reason, count(*) AS pairs FROM rejects GROUP BY reason ORDER BY pairs DESC, reason"
@@ -117,7 +117,7 @@ def collect_facts(run: Run, database: RunDatabase) -> RunFacts:
         name=run.path.resolve().name,
         updates=max(last_update, 0),
         notices=(
-            *_notices(run, config, len(database.commits), last_update),
+            *_notices(run, config, len(commits), last_update),
             *_ruled_out(database),
         ),
         config=flattened(config),

@@ -12,7 +12,7 @@ import jinja2
 
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.run.ledger import Run
-from cit_curate.run.query import ImageSource, RunDatabase
+from cit_curate.run.query import ImageSource
 from cit_curate.run.report import charts
 from cit_curate.run.report.facts import MAX_CLASSES, collect_facts
 from cit_curate.run.report.thumbnails import Thumbnail, pool_thumbnail
@@ -35,8 +35,9 @@ def build_report(run: Run, pool: ImageSource | PoolMixture | None, out: Path) ->
     Returns:
         `out`.
     """
-    with RunDatabase(run, pool) as database:
-        facts = collect_facts(run, database)
+    commits = run.commits()
+    with run.database(pool, commits=commits) as database:
+        facts = collect_facts(run, commits, database)
     page = _CONTROL.sub("", _rendered(facts, pool))
     out.parent.mkdir(parents=True, exist_ok=True)
     sweep_temporary(out.parent, below=False, name=out.name)

@@ -22,6 +22,7 @@ from transformers import VisionTextDualEncoderModel
 from cit_curate.errors import BadInputError, NotFiniteError
 from cit_curate.images.read import ImageRejected
 from cit_curate.records import Int64
+from cit_curate.reject_limit import RejectLimit
 from cit_train.evaluation.readers.labelled_images import ImageFiles, Images
 from cit_train.models.freeze import with_head
 from cit_train.models.pooled_vision import PooledVision
@@ -35,8 +36,7 @@ __all__ = [
     "project",
 ]
 
-MAX_REJECTED_RATIO = 0.01
-
+_LIMIT = RejectLimit()
 IMAGES_PER_BATCH = 64
 # Batches that are being decoded while the tower encodes another.
 BATCHES_AHEAD = 2
@@ -212,10 +212,10 @@ def _view(images: Images, row: int, side: int) -> Tensor | RejectedImage:
 
 
 def _check_rejected(rejected: list[RejectedImage], num_images: int) -> None:
-    if len(rejected) <= MAX_REJECTED_RATIO * num_images:
+    if not _LIMIT.is_exceeded(len(rejected), num_seen=num_images):
         return
     shown = "; ".join(f"{image.title}: {image.reason} ({image.detail})" for image in rejected[:3])
     raise BadInputError(
         f"{len(rejected)} of {num_images} pictures cannot be read, more than "
-        f"{MAX_REJECTED_RATIO:.0%}: {shown}{'; …' if len(rejected) > 3 else ''}"
+        f"{_LIMIT.max_ratio:.0%}: {shown}{'; …' if len(rejected) > 3 else ''}"
     )

@@ -1,7 +1,5 @@
 """What `cit verify` and `cit repair` do, for runs and pools, and what they print."""
 
-import json as json_format
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -12,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cit_curate.errors import ConfigError, DamagedError, ResourceError
+from cit_curate.printing import print_json
 from cit_curate.storage.findings import Findings, tell_findings
 from cit_curate.storage.lock import lock_path, writer_lock, writer_of
 from cit_curate.storage.remote import remote_url
@@ -68,7 +67,7 @@ def repair(
     name = str(path)
     if json:
         value: dict[str, Any] = {"path": name, "dry_run": dry_run, "done": done, "failed": failed}
-        sys.stdout.write(json_format.dumps({**value, **found.as_json()}) + "\n")
+        print_json(value | found.as_json())
         if failed or found.damage:
             raise SystemExit(DamagedError.exit_code)
         return

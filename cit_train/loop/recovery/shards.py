@@ -87,11 +87,11 @@ def remake_shards(run: Run, pools: PoolMixture, commits: Sequence[Commit], outer
         DamagedError: The pool is not as it was, or an image cannot be opened any more.
     """
     settings = {**flat(RunConfig()), **run.config}
-    budget = settings["curate_every"] * settings["accumulate"] * settings["batch_size"]
     per_update = settings["accumulate"] * settings["batch_size"]
+    budget = settings["curate_every"] * per_update
     _check_pools(run, pools)
     names = range(settings["lanes"])
-    with RunDatabase(run, pools if run.has_several_pools else pools.single) as database:
+    with run.database(pools if run.has_several_pools else pools.single) as database:
         lanes = [_lane(database, run, pools, outer_step, lane) for lane in names]
     first_update = commits[outer_step - 1].update if outer_step else 0
     fewest = min(min(len(lane.pairs), budget) for lane in lanes)

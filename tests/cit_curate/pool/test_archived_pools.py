@@ -143,7 +143,7 @@ def test_a_damaged_tar_stops_the_build_and_leaves_nothing(tmp_path):
 
 
 @pytest.mark.faults("S2")
-def test_interleaved_tars_are_over_the_budget(tmp_path):
+def test_interleaved_tars_are_over_the_limit(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name in ("a.jpg", "b.jpg", "a.txt", "b.txt", "c.jpg", "c.txt"):
             info = tarfile.TarInfo(name)
@@ -153,7 +153,7 @@ def test_interleaved_tars_are_over_the_budget(tmp_path):
         Pool.build([tmp_path / "a.tar"], tmp_path / "pool")
 
 
-def test_a_wrong_json_field_is_over_the_budget(tmp_path):
+def test_a_wrong_json_field_is_over_the_limit(tmp_path):
     pool = Pool.build([zipped(tmp_path / "in")], tmp_path / "pool", columns=WIDE)
     export_webdataset(small_run(tmp_path / "run"), pool, tmp_path / "shards")
     with pytest.raises(BadInputError, match=r"no pair came of them.*no text in titel"):

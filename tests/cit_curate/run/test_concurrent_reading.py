@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from run_fixtures import small_run
+from run_fixtures import query_run, small_run
 
 from cit_curate.run.ledger import Run
-from cit_curate.run.query import query_run
 
 NUM_READS = 1000
 READS_PER_STEP = 25

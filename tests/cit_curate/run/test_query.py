@@ -8,13 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from run_fixtures import row, scanned, small_pool, small_run, write_step
+from run_fixtures import query_run, row, scanned, small_pool, small_run, write_step
 
 from cit_curate.errors import DamagedError, QueryError, ResourceError
 from cit_curate.run import query
 from cit_curate.run.ledger import Run
 from cit_curate.run.ledger_tables import LEDGER_TABLES, SCHEMAS
-from cit_curate.run.query import RunDatabase, query_run
 from cit_curate.run.report.page import build_report
 from cit_curate.storage.durable import describe_file, read_json, write_json
 
@@ -163,7 +162,7 @@ def test_the_sandbox_refuses_by_itself_what_the_check_would_refuse(
     monkeypatch.chdir(tmp_path)
     in_scope(monkeypatch)
     before = hashes(run)
-    with RunDatabase(run) as database, pytest.raises((QueryError, DamagedError)):
+    with run.database() as database, pytest.raises((QueryError, DamagedError)):
         database.rows(aimed(sql, run))
     assert list(tmp_path.iterdir()) == []
     assert hashes(run) == before
@@ -277,9 +276,10 @@ def test_a_query_with_too_many_rows_is_stopped(run: Run) -> None:
 @pytest.mark.slow
 def test_a_query_with_too_much_memory_is_stopped(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cit_curate.run.query.SPILL_LIMIT", "1MB")
+    monkeypatch.setattr("cit_curate.run.query.MEMORY_LIMIT", "30MB")
     sql = "SELECT md5(range::VARCHAR) AS h FROM range(3000000) ORDER BY h"
-    with RunDatabase(run, memory_limit="30MB") as database, pytest.raises(ResourceError) as caught:
-        database.query(sql)
+    with pytest.raises(ResourceError) as caught:
+        query_run(run, sql)
     assert "more memory or spill space" in str(caught.value)
 
 
@@ -300,7 +300,7 @@ def test_a_query_sees_the_steps_that_were_committed_when_it_began(tmp_path: Path
     write_step(run, 1, selections=late, commit=False)
     sql = "SELECT max(outer_step) AS last FROM selections"
     assert query_run(run, sql).to_pylist() == [{"last": 0}]
-    with RunDatabase(run) as database:
+    with run.database() as database:
         write_step(run, 1, selections=late)
         assert database.query(sql).to_pylist() == [{"last": 0}]
     assert query_run(run, sql).to_pylist() == [{"last": 1}]

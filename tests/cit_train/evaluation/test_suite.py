@@ -270,7 +270,7 @@ def test_data_that_may_not_be_read_fail_the_task(
     assert "Permission denied" in result.reason
 
 
-def test_unreadable_images_over_the_budget_fail_the_task(
+def test_unreadable_images_over_the_limit_fail_the_task(
     model: VisionTextDualEncoderModel, tokenizer: object, root: Path
 ) -> None:
     (root / "cifar10" / "bird" / "5.png").write_bytes(image_bytes(0)[:60])

@@ -15,11 +15,14 @@ from tiny import make_config, make_pool
 
 from cit_curate.errors import BadInputError
 from cit_curate.pool.pool import Pool
+from cit_curate.reject_limit import RejectLimit
 from cit_curate.run.ledger import Run
 from cit_curate.sources.columns import Columns
 from cit_train.outer_loop import train
-from cit_train.streaming import image_budget
+from cit_train.streaming import image_limit
 from cit_train.streaming.shard_stream import read_rejects, rejects_path
+
+SMALL_LIMIT = RejectLimit(max_in_a_row=6, always_allowed=6)
 
 
 def as_zips(rows: list[dict[str, str]], folder: Path) -> Path:
@@ -55,7 +58,7 @@ def as_tar(rows: list[dict[str, str]], folder: Path) -> Path:
 
 
 @pytest.mark.faults("I5")
-@pytest.mark.parametrize("num_images", [300, 160])  # with fewer, the scan is over before the budget
+@pytest.mark.parametrize("num_images", [300, 160])  # with fewer, the scan is over before the limit
 def test_a_zip_that_is_gone_ends_training_with_3_and_is_named(world, tmp_path, num_images):
     picture = str(next((world / "pictures").rglob("*.png")))
     rows = [{"image_id": str(n), "image": picture, "title": f"a {n}"} for n in range(num_images)]
@@ -77,7 +80,7 @@ def test_a_zip_that_is_gone_ends_training_with_3_and_is_named(world, tmp_path, n
 def test_a_zip_that_is_gone_counts_once_whatever_it_held(
     world, tmp_path, monkeypatch, images_per_zip, is_over
 ):
-    monkeypatch.setattr(image_budget, "MAX_IN_A_ROW", 6)
+    monkeypatch.setattr(image_limit, "LANE_LIMIT", SMALL_LIMIT)
     shutil.copy(next((world / "pictures").rglob("*.png")), tmp_path / "a.png")
     rows = [{"image_id": str(n), "image": "a.png", "title": f"a {n}"} for n in range(120)]
     for number, row in enumerate(rows):
@@ -101,7 +104,7 @@ def test_a_zip_that_is_gone_counts_once_whatever_it_held(
 
 @pytest.mark.faults("I1", "I5")
 def test_too_many_images_that_cannot_be_opened_end_training_with_3(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(image_budget, "MAX_IN_A_ROW", 6)
+    monkeypatch.setattr(image_limit, "LANE_LIMIT", SMALL_LIMIT)
     broken = tuple(range(0, 96, 3))
     pool = make_pool(tmp_path / "data", broken=broken)
     config = make_config(world, pool=str(pool), threshold=-1.0, curate_every=6)

@@ -19,7 +19,6 @@ from cit_curate.pool.pool import Pool
 from cit_curate.run import commands
 from cit_curate.run.exports.export import export_counts, export_webdataset
 from cit_curate.run.ledger import Run
-from cit_curate.run.query import query_run
 from cit_curate.run.report.page import build_report
 from cit_curate.run.shards import read_shard, shard_entry
 from cit_curate.run.subset import subset_pool
@@ -28,7 +27,8 @@ from cit_train.config import RunConfig
 from cit_train.inner_loop.trainer import TrainState, UpdateReport
 from cit_train.loop.watcher import Watcher
 from cit_train.outer_loop import train
-from cit_train.train_command import main, one_pool_flag
+from cit_train.resolve import one_pool_flag
+from cit_train.train_command import main
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,8 @@ def test_queries_and_the_report_tell_the_pools_apart(
     source = commands.run_pool(run)
     assert isinstance(source, PoolMixture)
     sql = "SELECT pool, count(*) AS pairs FROM pairs JOIN counts USING (pool, pair_key) GROUP BY 1"
-    rows = query_run(run, f"{sql} ORDER BY 1", pool=source).to_pylist()
+    with run.database(source) as database:
+        rows = database.rows(f"{sql} ORDER BY 1")
     assert rows == [{"pool": "discs", "pairs": 12}, {"pool": "shapes", "pairs": 96}]
     commands.query(run.path, "SELECT unnest(pools).scanned AS n FROM rounds", csv=True)
     assert capsys.readouterr().out == "n\n96\n32\n"

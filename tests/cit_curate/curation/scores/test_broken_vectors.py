@@ -133,7 +133,7 @@ def test_a_scan_that_goes_on_from_a_state_sets_the_same_aside() -> None:
         (10_400, 105, False),
     ],
 )
-def test_over_the_budget_the_run_ends_with_7(sound: int, broken: int, ends: bool) -> None:
+def test_over_the_limit_the_run_ends_with_7(sound: int, broken: int, ends: bool) -> None:
     config = CurateConfig(threshold=0.8, batch_size=64, on_shortfall="train")
     rest = ["0"] * max(sound - broken, 0)
     pairs = ["nan", "0"] if sound else ["nan"]

@@ -229,7 +229,7 @@ def test_a_source_that_lacks_a_column_of_the_others_is_named(tmp_path):
 
 
 @pytest.mark.faults("P1")
-def test_malformed_rows_over_the_budget_stop_the_build(tmp_path):
+def test_malformed_rows_over_the_limit_stop_the_build(tmp_path):
     rows = [(str(number), "t", "x") for number in range(198)]
     source = write_long(tmp_path / "a.csv", [*rows, ("short",), ("short", "too")])
     Pool.build([source], tmp_path / "at", columns=LONG)
@@ -283,7 +283,7 @@ def test_a_hundred_malformed_rows_in_a_row_stop_the_build(tmp_path):
                 Pool.build([source], tmp_path / "none", columns=LONG)
 
 
-def test_duplicates_and_empty_texts_never_count_against_the_budget(tmp_path):
+def test_duplicates_and_empty_texts_never_count_against_the_limit(tmp_path):
     rows = [("1", "t", "x"), *[("1", "t", "y")] * 300, *[("2", "t", " ")] * 300]
     pool = Pool.build([write_long(tmp_path / "a.csv", rows)], tmp_path / "pool", columns=LONG)
     assert pool.manifest.rejects == {"duplicate_key": 300, "empty_text": 300}

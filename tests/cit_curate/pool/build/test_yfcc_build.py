@@ -256,7 +256,7 @@ def test_a_pool_of_several_parts(ten_thousand, tmp_path, monkeypatch):
 
 
 @pytest.mark.faults("P1")
-def test_malformed_lines_over_the_budget_stop_the_build(tmp_path):
+def test_malformed_lines_over_the_limit_stop_the_build(tmp_path):
     rng = random.Random(0)
     lines = [made_up(image, rng) for image in range(197)]
     lines[50:50] = ["short", "", made_up("x", rng)]
@@ -278,7 +278,7 @@ def test_malformed_lines_over_the_budget_stop_the_build(tmp_path):
         ("dataset.txt", 51, "column_count"),
         ("dataset.txt", 53, "bad_image_id"),
     ]
-    # What was read is kept: the same command with a larger budget goes on at once.
+    # What was read is kept: the same command with a higher limit goes on at once.
     assert (tmp_path / ".staging-over").is_dir()
     build(source, tmp_path / "over", max_reject_ratio=0.1, range_bytes=5_000)
     assert not (tmp_path / ".staging-over").exists()

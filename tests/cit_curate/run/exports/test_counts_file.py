@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cit_curate.errors import BadInputError, ConfigError
+from cit_curate.run.csv_cells import csv_text
 from cit_curate.run.exports import counts_file
 from cit_curate.run.exports.counts_file import read_counts
-from cit_curate.run.exports.export import csv_text
 
 
 def written(path: Path, text: str | bytes) -> Path:

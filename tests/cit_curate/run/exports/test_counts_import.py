@@ -13,14 +13,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from run_fixtures import image_bytes, small_run
+from run_fixtures import image_bytes, query_run, small_run
 
 from cit_curate.errors import BadInputError, ConfigError, ResourceError
 from cit_curate.pool.pool import Pool
 from cit_curate.run.exports.counts_import import import_counts
 from cit_curate.run.exports.export import export_counts
 from cit_curate.run.ledger import Run
-from cit_curate.run.query import query_run
 from cit_curate.run.report.page import build_report
 from cit_curate.sources.columns import Columns
 from cit_curate.storage.lock import writer_lock
@@ -162,7 +161,7 @@ def test_the_first_of_a_repeated_key_counts_and_the_others_are_set_aside(
     assert details[0] == "entry 3: the key came first as entry 1, with count 3; now it has 8"
 
 
-def test_malformed_entries_stop_an_import_only_over_the_budget(tmp_path: Path, pool: Pool) -> None:
+def test_malformed_entries_stop_an_import_only_over_the_limit(tmp_path: Path, pool: Pool) -> None:
     file = written(tmp_path / "c.json", {"a_b_tag": 3, "__tag": 0})
     imported = import_counts(file, pool, tmp_path / "run", max_reject_ratio=0.5)
     assert imported.rejects == {"bad_count": 1}

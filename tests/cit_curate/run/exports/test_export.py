@@ -26,7 +26,8 @@ from run_fixtures import (
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor
-from cit_curate.run.exports.export import csv_text, export_counts, export_webdataset, json_members
+from cit_curate.run.csv_cells import csv_text
+from cit_curate.run.exports.export import export_counts, export_webdataset, json_members
 from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.ledger_tables import SCHEMAS
 from cit_curate.run.shards import read_shard, shard_entry

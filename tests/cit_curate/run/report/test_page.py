@@ -27,7 +27,6 @@ from run_fixtures import (
 from cit_curate.records import PoolCursor
 from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.ledger_tables import HISTOGRAM_BINS, SCHEMAS
-from cit_curate.run.query import RunDatabase
 from cit_curate.run.report.facts import MAX_CLASSES, collect_facts, flattened
 from cit_curate.run.report.page import build_report
 
@@ -245,8 +244,8 @@ def test_a_training_run_below_its_updates_is_announced(tmp_path: Path) -> None:
 
 def test_the_numbers_are_those_of_the_ledger(tmp_path: Path) -> None:
     run = small_run(tmp_path / "run", steps=2)
-    with RunDatabase(run) as database:
-        facts = collect_facts(run, database)
+    with run.database() as database:
+        facts = collect_facts(run, run.commits(), database)
     assert [(step.scanned, step.kept) for step in facts.steps] == [(8, 7), (8, 7)]
     assert facts.steps[1].ratio == 7 / 8
     assert facts.num_distinct == 8
@@ -279,8 +278,8 @@ def test_examples_are_the_best_the_worst_kept_and_the_best_missed(tmp_path: Path
         1,
         selections=[scanned(30, outer_step=1, similarity=0.7, entry=0, classes=["cat"])],
     )
-    with RunDatabase(run, small_pool(tmp_path / "pool", 40)) as database:
-        [cat] = collect_facts(run, database).classes
+    with run.database(small_pool(tmp_path / "pool", 40)) as database:
+        [cat] = collect_facts(run, run.commits(), database).classes
 
     def numbers(name: str) -> list[int]:
         return [int(example.pair_key[:8]) for example in getattr(cat, name)]
@@ -293,8 +292,8 @@ def test_examples_are_the_best_the_worst_kept_and_the_best_missed(tmp_path: Path
 
 def test_a_class_of_few_pairs_shows_each_once(tmp_path: Path) -> None:
     run = small_run(tmp_path / "run", steps=1)
-    with RunDatabase(run) as database:
-        cat = collect_facts(run, database).classes[0]
+    with run.database() as database:
+        cat = collect_facts(run, run.commits(), database).classes[0]
     assert len(cat.most_similar) == cat.num_pairs == 3
     assert cat.borderline == ()
 
@@ -322,8 +321,8 @@ def test_pairs_that_no_similarity_chose_are_shown_by_use(tmp_path: Path) -> None
     assert "nan" not in page.lower()
     assert "2 uses" in page
     assert "no similarity chose them" in page
-    with RunDatabase(run) as database:
-        [entry] = collect_facts(run, database).classes
+    with run.database() as database:
+        [entry] = collect_facts(run, run.commits(), database).classes
     assert [example.pair_key[:8] for example in entry.most_used][:2] == ["00000005", "00000000"]
 
 

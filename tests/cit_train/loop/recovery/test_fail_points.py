@@ -15,7 +15,6 @@ from jobs import JOBS, make_world, result_of, run_job
 from cit_curate.errors import ResourceError
 from cit_curate.pool.pool import Pool
 from cit_curate.run.ledger import Run
-from cit_curate.run.query import RunDatabase
 from cit_curate.run.report.facts import collect_facts
 from cit_curate.run.report.page import build_report
 from cit_curate.storage import durable
@@ -176,8 +175,8 @@ def test_the_report_of_a_training_killed_in_its_second_manifest_has_the_first_st
     run, pool = Run.open(tmp_path / "out" / "run"), Pool.open(world / "data" / "pool")
     assert list(run.path.glob("selections/step=000001/*.parquet"))
     assert any(record["update"] > 3 for record in run.metrics())
-    with RunDatabase(run, pool) as database:
-        facts = collect_facts(run, database)
+    with run.database(pool) as database:
+        facts = collect_facts(run, run.commits(), database)
     assert [step.outer_step for step in facts.steps] == [0]
     assert facts.updates == 3
     assert {evaluation.update for evaluation in facts.evaluations} == {2}

@@ -64,11 +64,12 @@ CHANGES = {"cut": cut, "flipped": flip, "deleted": delete, "removed": shutil.rmt
 def verified(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """What `cit verify --json` prints; and that its exit code fits it."""
     code: object = 0
+    capsys.readouterr()  # what was printed before
     try:
         commands.verify(path, json=True)
     except SystemExit as end:
         code = end.code
-    value: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    value: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert code == (4 if value["damaged"] else 0)
     return value
 
@@ -246,9 +247,10 @@ def test_what_cannot_be_set_back_is_left_and_told(
     assert ledger_hashes(run) == {
         name: value for name, value in ledger_hashes(run).items() if name in before
     }
+    capsys.readouterr()  # what was printed before
     with pytest.raises(SystemExit):
         commands.repair(run, json=True)
-    value = json.loads(capsys.readouterr().out.splitlines()[-1])
+    value = json.loads(capsys.readouterr().out)
     assert value["failed"]
     assert value["damaged"]
 

@@ -7,20 +7,17 @@ from cit_curate.errors import BadInputError
 from cit_curate.images.read import ImageRejected
 from cit_curate.images.uri import parse_image_uri
 from cit_curate.pool.mixture import PoolMixture
-
-# An outer step fails when this many images in a row cannot be opened, or a larger share than
-# this; the share counts from as many rejects on, since it means nothing in a small selection. An
-# archive that cannot be read at all counts once, whatever was asked of it, unless there is nothing
-# but such archives.
-MAX_IN_A_ROW = 100
-MAX_RATIO = 0.01
+from cit_curate.reject_limit import LANE_LIMIT
 
 
-class ImageBudget:
-    """Counts the images of one lane and outer step that cannot be opened.
+class ImageLimit:
+    """Counts the images of one lane and outer step that cannot be opened, up to `LANE_LIMIT`.
+
+    An archive that cannot be read at all counts once, however many images of it are wanted, unless
+    there is nothing but such archives.
 
     Attributes:
-        told: What is known of them, for whoever has too few pairs.
+        message: What is known of them, for an error about too few pairs.
     """
 
     def __init__(self, pools: PoolMixture, *, outer_step: int, num_pairs: int) -> None:
@@ -29,37 +26,38 @@ class ImageBudget:
         Args:
             pools: Where the images are.
             outer_step: The outer step.
-            num_pairs: That are wanted, of which a share may fail.
+            num_pairs: The pairs that are wanted, of which a share may fail.
         """
-        self.told = "some selected pairs have no image"
-        self._pools, self._outer_step = pools, outer_step
-        self._num_allowed = max(MAX_RATIO * num_pairs, MAX_IN_A_ROW)
+        self.message = "some selected pairs have no image"
+        self._pools, self._outer_step, self._num_pairs = pools, outer_step, num_pairs
         self._num_unreadable = self._num_counted = self._in_a_row = 0
         self._archives: set[tuple[str, str, str]] = set()  # those that have been counted
         self._has_opened = False
 
     def opened(self) -> None:
-        """An image was opened."""
+        """Count an image that was opened."""
         self._in_a_row, self._has_opened = 0, True
 
     def rejected(self, fields: Mapping[str, Any], error: ImageRejected) -> None:
-        """An image of a pair was not.
+        """Count an image that cannot be opened.
 
         Raises:
-            BadInputError: They are more than the budget.
+            BadInputError: They are more than the limit.
         """
         self._num_unreadable += 1
         if self._counts(fields, error):
             self._num_counted += 1
             self._in_a_row += 1
-        self.told = (
+        self.message = (
             f"{self._num_unreadable} of the selected images cannot be opened ({self._in_a_row} in "
             f"a row); the last one is {fields['image_uri']} of source {fields['source']}: "
             f"{error.reason}, {error.detail}. Check the image root of the pool with: cit pool info "
             f"{self._pools[fields['pool']].location}"
         )
-        if self._in_a_row >= MAX_IN_A_ROW or self._num_counted > self._num_allowed:
-            raise BadInputError(f"outer step {self._outer_step}: {self.told}")
+        if LANE_LIMIT.is_exceeded(
+            self._num_counted, num_seen=self._num_pairs, in_a_row=self._in_a_row
+        ):
+            raise BadInputError(f"outer step {self._outer_step}: {self.message}")
 
     def _counts(self, fields: Mapping[str, Any], error: ImageRejected) -> bool:
         """Whether a reject counts: of an archive as a whole, only the first."""

@@ -1,0 +1,63 @@
+"""The result of a query as it is printed: a table for a person, or CSV."""
+
+import csv
+import sys
+
+import pyarrow as pa
+from rich.console import JustifyMethod
+from rich.table import Table
+
+from cit_curate.run.csv_cells import csv_text
+from cit_curate.terminal import add_row, draw, inert, print_line, printable
+
+SHOWN_ROWS = 100
+
+
+def print_table(table: pa.Table) -> None:
+    """Print the first rows as a table of a terminal."""
+    shown = table.slice(0, SHOWN_ROWS)
+    drawn = Table(header_style="bold")
+    for field in table.schema:
+        number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        justify: JustifyMethod = "right" if number else "left"
+        drawn.add_column(inert(field.name), justify=justify)
+    columns = [column.to_pylist() for column in shown.columns]
+    for row in zip(*columns, strict=True):
+        add_row(drawn, *map(_cell, row))
+    rest = "; --csv, --json and --parquet FILE give all" if len(table) > len(shown) else ""
+    rows = f"{len(shown):,} of {len(table):,} rows" if rest else f"{len(table):,} rows"
+    draw(drawn)
+    print_line(f"{rows}{rest}")
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value)
+
+
+def print_csv(table: pa.Table) -> None:
+    """Print all rows as CSV."""
+    # What a terminal would obey stays out of it; a file or a pipe gets the text as it is.
+    clean = printable if sys.stdout.isatty() else str
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow([csv_text(clean(name)) for name in table.schema.names])
+    for batch in table.to_batches():
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            writer.writerow(
+                [csv_text(clean(value)) if isinstance(value, str) else value for value in row]
+            )
+
+
+def unique_names(table: pa.Table) -> pa.Table:
+    """The table with distinct column names: of SELECT 1 AS a, 2 AS a the second becomes a_1."""
+    names: list[str] = []
+    for name in table.schema.names:
+        unique, number = name, 0
+        while unique in names:
+            number += 1
+            unique = f"{name}_{number}"
+        names.append(unique)
+    return table.rename_columns(names)
