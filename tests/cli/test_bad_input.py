@@ -260,7 +260,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("work has begun")
 
-    monkeypatch.setattr("cit_curate.curation.curator.embedder", never)
+    monkeypatch.setattr("cit_curate.curation.curate.TextEncoder.load", never)
     monkeypatch.setattr("cit_train.outer_loop.open_session", never)
 
 
