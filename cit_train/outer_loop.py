@@ -10,13 +10,13 @@ from cit_curate.storage.durable import check_room
 from cit_curate.storage.lock import writer_lock
 from cit_curate.storage.remote import refuse_remote_run
 from cit_train.config import RunConfig
-from cit_train.loop.commit import commit_step, end_run, save_within_step, stop_here
+from cit_train.loop.commit import commit_step, end_run, save_and_stop, save_within_step
 from cit_train.loop.curate_step import curate_lanes
-from cit_train.loop.evaluate_step import after_update, evaluated, is_done
+from cit_train.loop.evaluate_step import evaluate_and_record, is_done, log_and_evaluate
 from cit_train.loop.resume import resume_selections, resume_within_step
 from cit_train.loop.session import Session, open_session
 from cit_train.loop.tensorboard import TensorBoardWatcher
-from cit_train.loop.updates import open_streams, updates
+from cit_train.loop.updates import open_shard_writers, updates
 from cit_train.loop.watcher import Watcher, Watchers
 from cit_train.ranks.attempt import attempt
 from cit_train.ranks.preflight import allow_open_files
@@ -95,20 +95,20 @@ def train_session(session: Session, watcher: Watcher) -> Run:
             scores = ahead.scores or curator.lane_scores(encoder, index)
             selections = resume_selections(session, state, encoder, scores)
             selections = selections or curate_lanes(session, state, encoder, scores, watcher)
-            with open_streams(session, state, selections, began_at=began_at) as streams:
-                ahead.begin(state, selections, streams.num_updates)  # the next outer step
+            with open_shard_writers(session, state, selections, began_at=began_at) as writers:
+                ahead.begin(state, selections, writers.num_updates)  # the next outer step
                 state = resume_within_step(session, state)
                 if state.owes_evaluation:
-                    state = evaluated(session, state, streams, watcher)
-                for planned in updates(batches, streams, session, state):
+                    state = evaluate_and_record(session, state, writers, watcher)
+                for planned in updates(batches, writers, session, state):
                     if planned.stops:
-                        stop_here(session, state, streams, planned.lost)
+                        save_and_stop(session, state, writers, planned.lost)
                     if planned.saves:
-                        save_within_step(session, state, streams)
+                        save_within_step(session, state, writers)
                     state, report = trainer.step(planned.batches, state)
-                    state = after_update(session, state, streams, report, watcher)
-                streams.finish()
-            state = commit_step(session, state, streams, watcher)
+                    state = log_and_evaluate(session, state, writers, report, watcher)
+                writers.finish()
+            state = commit_step(session, state, writers, watcher)
         end_run(session)
     session.world.beat("finished", outer_step=state.outer_step, update=state.update)
     return session.run

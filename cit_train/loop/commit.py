@@ -28,17 +28,17 @@ from cit_train.loop.recovery.mid_step import (
     write_selection,
 )
 from cit_train.loop.session import Session
-from cit_train.loop.updates import Streams
+from cit_train.loop.updates import ShardWriters
 from cit_train.loop.watcher import StepNumbers, Watcher
 from cit_train.ranks.stopping import StoppedError
 from cit_train.streaming.batches import count_uses
-from cit_train.streaming.shard_stream import ShardStream
+from cit_train.streaming.shard_stream import ShardWriterThread
 
 
 def commit_step(
     session: Session,
     state: TrainState,
-    streams: Streams,
+    writers: ShardWriters,
     watcher: Watcher,
 ) -> TrainState:
     """Weights, cursors, ledger and counts of an outer step become part of the run, all at once.
@@ -47,8 +47,8 @@ def commit_step(
     begins. The watcher is told once the commit is on the disk.
     """
     written = [
-        _write_lane(session, streams, lane, selection.scan, state)
-        for lane, selection in zip(streams.lanes, streams.selections, strict=True)
+        _write_lane(session, writers, lane, selection.scan, state)
+        for lane, selection in zip(writers.lanes, writers.selections, strict=True)
     ]
     if session.trainer.cache is not None:
         session.trainer.cache.flush()
@@ -79,15 +79,15 @@ def commit_step(
     return after
 
 
-def stop_here(
-    session: Session, state: TrainState, streams: Streams, lost: CitError | None = None
+def save_and_stop(
+    session: Session, state: TrainState, writers: ShardWriters, lost: CitError | None = None
 ) -> NoReturn:
     """Save the state and end the try.
 
     Args:
         session: The run.
         state: Where it stands.
-        streams: What writes the shards of this outer step.
+        writers: What writes the shards of this outer step.
         lost: Why it ends, where nobody asked it to.
 
     Raises:
@@ -95,7 +95,7 @@ def stop_here(
         PeerLostError: What writes the shards is gone, on this rank or on another.
         DamagedError: A shard is damaged.
     """
-    save_within_step(session, state, streams)
+    save_within_step(session, state, writers)
     session.saver.wait()
     # None ends before all is written: launchers kill the ranks that are left.
     told = session.world.agree("saved the state", [lost is not None, session.stop.requested])
@@ -107,11 +107,11 @@ def stop_here(
     raise StoppedError("asked to stop")
 
 
-def save_within_step(session: Session, state: TrainState, streams: Streams) -> None:
+def save_within_step(session: Session, state: TrainState, writers: ShardWriters) -> None:
     """Save the state in the middle of an outer step, while training goes on."""
-    if state.update == streams.first_update:  # the last commit is this very state
+    if state.update == writers.first_update:  # the last commit is this very state
         return
-    written = [asdict(e) for each in streams.selections for e in write_selection(session.run, each)]
+    written = [asdict(e) for each in writers.selections for e in write_selection(session.run, each)]
     if session.trainer.cache is not None:
         session.trainer.cache.flush()
     entries = [entry for rank in session.world.agree("saved", written) for entry in rank]
@@ -142,11 +142,15 @@ def num_kept_shards(keep: str) -> int:
 
 
 def _write_lane(
-    session: Session, streams: Streams, stream: ShardStream, scan: LaneScan, state: TrainState
+    session: Session,
+    writers: ShardWriters,
+    stream: ShardWriterThread,
+    scan: LaneScan,
+    state: TrainState,
 ) -> dict[str, Any]:
     """Write the ledger tables of one lane; gives what the commit says of it, as JSON."""
     run = session.run
-    num_updates = state.update - streams.first_update
+    num_updates = state.update - writers.first_update
     place = {"outer_step": state.outer_step, "lane": scan.lane}
     pairs_per_update = session.config.pairs_per_update
     uses = count_uses(
@@ -168,7 +172,7 @@ def _write_lane(
         "metrics": {
             **metrics_record(scan),
             "staleness": session.ahead.staleness,
-            **streams.seconds(stream),
+            **writers.seconds(stream),
         },
     }
 

@@ -7,10 +7,10 @@ from typing import Any
 from cit_curate.errors import PeerLostError
 from cit_train.evaluation.zero_shot import Evaluation
 from cit_train.inner_loop.trainer import TrainState, UpdateReport
-from cit_train.loop.commit import stop_here
+from cit_train.loop.commit import save_and_stop
 from cit_train.loop.recovery.checkpoint import checkpoint_name, save_checkpoint, take_snapshot
 from cit_train.loop.session import Session
-from cit_train.loop.updates import Streams
+from cit_train.loop.updates import ShardWriters
 from cit_train.loop.watcher import Watcher
 from cit_train.ranks.stopping import StoppedError
 
@@ -25,13 +25,17 @@ def is_done(session: Session, state: TrainState) -> bool:
     return session.evaluator.is_out_of_patience(update=state.update, best_update=best_update)
 
 
-def after_update(
-    session: Session, state: TrainState, streams: Streams, report: UpdateReport, watcher: Watcher
+def log_and_evaluate(
+    session: Session,
+    state: TrainState,
+    writers: ShardWriters,
+    report: UpdateReport,
+    watcher: Watcher,
 ) -> TrainState:
     """Log an update, and evaluate when it is time.
 
     Raises:
-        StoppedError: See `evaluated`.
+        StoppedError: See `evaluate_and_record`.
     """
     session.world.beat("training", outer_step=state.outer_step, update=state.update)
     if session.world.is_first:
@@ -50,11 +54,11 @@ def after_update(
     is_time = state.update % config.evaluation.eval_every == 0 or is_last
     if session.evaluator is None or not is_time:
         return state
-    return evaluated(session, state, streams, watcher)
+    return evaluate_and_record(session, state, writers, watcher)
 
 
-def evaluated(
-    session: Session, state: TrainState, streams: Streams, watcher: Watcher
+def evaluate_and_record(
+    session: Session, state: TrainState, writers: ShardWriters, watcher: Watcher
 ) -> TrainState:
     """The state with the best evaluation so far; rank 0 evaluates, and keeps the best weights.
 
@@ -76,7 +80,7 @@ def evaluated(
     best = _recorded(session, state, evaluation, watcher) if evaluation else None
     best = world.agree("seen the evaluation", best)[0]
     if best is None:
-        stop_here(session, replace(state, owes_evaluation=True), streams, lost)
+        save_and_stop(session, replace(state, owes_evaluation=True), writers, lost)
     return replace(state, best=best, owes_evaluation=False)
 
 

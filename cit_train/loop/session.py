@@ -46,7 +46,7 @@ from cit_train.ranks.preflight import has_shared_memory
 from cit_train.ranks.status import clear_status
 from cit_train.ranks.stopping import StopSignals
 from cit_train.ranks.world import World
-from cit_train.streaming.batches import BatchStream, StreamConfig
+from cit_train.streaming.batches import BatchReader, BatchReaderConfig
 from cit_train.streaming.views import ViewMaker
 from cit_train.transforms import Normalizer, image_statistics
 
@@ -62,7 +62,7 @@ class Session:
     curator: Curator
     trainer: Trainer
     evaluator: Evaluator | None
-    batches: BatchStream
+    batches: BatchReader
     saver: Saver
     ahead: PrefetchScorer
     world: World
@@ -144,7 +144,7 @@ def open_session(
         curator=curator,
         trainer=trainer,
         evaluator=evaluator,
-        batches=BatchStream(stream, state.outer_step, first_batch=done * config.train.accumulate),
+        batches=BatchReader(stream, state.outer_step, first_batch=done * config.train.accumulate),
         saver=_open_saver(config, opened.run, trainer, state, world),
         ahead=PrefetchScorer(config, opened.run, curator, towers.device),
         world=world,
@@ -367,8 +367,8 @@ def _open_saver(
 
 def _stream_config(
     config: RunConfig, run: Run, views: ViewMaker, lanes: Sequence[int]
-) -> StreamConfig:
-    return StreamConfig(
+) -> BatchReaderConfig:
+    return BatchReaderConfig(
         folder=run.path / "shards",
         batch_size=config.curate.batch_size,
         pairs_per_shard=config.train.pairs_per_shard,

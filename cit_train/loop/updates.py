@@ -14,15 +14,15 @@ from cit_train.loop.session import Session
 from cit_train.ranks.stopping import StoppedError
 from cit_train.streaming.batches import LaneBatch
 from cit_train.streaming.disk_room import DiskRoom
-from cit_train.streaming.shard_stream import ShardStream, image_threads
+from cit_train.streaming.shard_stream import ShardWriterThread, image_threads
 
 
 @dataclass
-class Streams:
-    """The shard streams of one outer step, one for each lane of this rank.
+class ShardWriters:
+    """The shard writers of one outer step, one for each lane of this rank.
 
     Attributes:
-        lanes: The streams.
+        lanes: The writers.
         selections: What they write, by lane.
         first_update: Updates made before this outer step.
         num_updates: Updates that its pairs are enough for, on all ranks.
@@ -31,7 +31,7 @@ class Streams:
         first_batch_at: When the first batch was there to be trained on; None before.
     """
 
-    lanes: list[ShardStream]
+    lanes: list[ShardWriterThread]
     selections: Sequence[LaneSelection]
     first_update: int
     num_updates: int
@@ -48,7 +48,7 @@ class Streams:
         """Wait until so many pairs of each lane are written; False when a lane ends with fewer."""
         return all(each.has_written(num_pairs, wait_seconds=wait_seconds) for each in self.lanes)
 
-    def seconds(self, stream: ShardStream) -> dict[str, Any]:
+    def seconds(self, stream: ShardWriterThread) -> dict[str, Any]:
         """When a lane's pairs were selected and could be trained on, since its selection began."""
         moments = {
             "select_seconds": self.opened_at,
@@ -92,13 +92,13 @@ class Planned:
 
 
 @contextlib.contextmanager
-def open_streams(
+def open_shard_writers(
     session: Session,
     state: TrainState,
     selections: Sequence[LaneSelection],
     *,
     began_at: float,
-) -> Iterator[Streams]:
+) -> Iterator[ShardWriters]:
     """Start writing the shards of an outer step; stop it when training ends early."""
     opened_at = time.monotonic()
     train, cache = session.config.train, session.trainer.cache
@@ -109,7 +109,7 @@ def open_streams(
         session.run.path / "shards", state.outer_step, removes=train.keep_shards != "all"
     )
     lanes = [
-        ShardStream(
+        ShardWriterThread(
             session.run,
             session.curator.pools,
             each.scan,
@@ -127,7 +127,7 @@ def open_streams(
     for stream in lanes:
         stream.start()
     try:
-        yield Streams(lanes, selections, state.update, num_updates, began_at, opened_at)
+        yield ShardWriters(lanes, selections, state.update, num_updates, began_at, opened_at)
     finally:
         for stream in lanes:
             stream.stop()
@@ -154,7 +154,7 @@ def _num_updates(session: Session, state: TrainState, selections: Sequence[LaneS
 
 
 def updates(
-    batches: Iterator[LaneBatch], streams: Streams, session: Session, state: TrainState
+    batches: Iterator[LaneBatch], writers: ShardWriters, session: Session, state: TrainState
 ) -> Iterator[Planned]:
     """The updates of this outer step from where the run stands; the last may be a stop.
 
@@ -170,37 +170,37 @@ def updates(
     accumulate, world = session.config.train.accumulate, session.world
     pairs_per_update = session.config.pairs_per_update
     may_lack = session.config.curate.on_shortfall == "train"
-    for update in range(state.update, streams.first_update + streams.num_updates):
+    for update in range(state.update, writers.first_update + writers.num_updates):
         batch: list[LaneBatch] = []
         lost: PeerLostError | DamagedError | None = None
-        done, lacks = update - streams.first_update, False
+        done, lacks = update - writers.first_update, False
         try:
             with session.stop.interrupting():
-                lacks = may_lack and not streams.have_written(
+                lacks = may_lack and not writers.have_written(
                     (done + 1) * pairs_per_update, wait_seconds=session.config.train.stream_seconds
                 )
                 if not lacks:
-                    batch = list(islice(batches, len(streams.lanes) * accumulate))
+                    batch = list(islice(batches, len(writers.lanes) * accumulate))
         except StoppedError:
             pass
         except (PeerLostError, DamagedError) as error:
-            lost = streams.lost_peer(error)
-        if streams.first_batch_at is None:
-            streams.first_batch_at = time.monotonic()
+            lost = writers.lost_peer(error)
+        if writers.first_batch_at is None:
+            writers.first_batch_at = time.monotonic()
         # Rank 0 has the clock and writes.
         is_due = world.is_first and session.saver.is_due(update)
         stops, saves, lacks = world.any_of(not batch and not lacks, is_due, lacks)
         if lacks and not stops:
             if not done:
                 raise _too_few_images(session, state)
-            _skip_the_rest(batches, streams, session, done * accumulate, batch)
+            _skip_the_rest(batches, writers, session, done * accumulate, batch)
             return
         yield Planned(batch, saves or stops, stops, lost)
 
 
 def _skip_the_rest(
     batches: Iterator[LaneBatch],
-    streams: Streams,
+    writers: ShardWriters,
     session: Session,
     num_trained: int,
     drawn: Sequence[LaneBatch],
@@ -209,14 +209,14 @@ def _skip_the_rest(
 
     Args:
         batches: Where they come from.
-        streams: What wrote them.
+        writers: What wrote them.
         session: The run.
         num_trained: Batches of each lane that were trained on.
         drawn: Of all lanes, batches that were taken since.
     """
-    streams.finish()
-    num_batches = min(len(each.rows) // session.config.curate.batch_size for each in streams.lanes)
-    for _ in islice(batches, (num_batches - num_trained) * len(streams.lanes) - len(drawn)):
+    writers.finish()
+    num_batches = min(len(each.rows) // session.config.curate.batch_size for each in writers.lanes)
+    for _ in islice(batches, (num_batches - num_trained) * len(writers.lanes) - len(drawn)):
         pass
 
 

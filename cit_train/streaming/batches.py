@@ -1,6 +1,6 @@
 """Shards to the batches of one update and lane, in training order.
 
-`BatchStream` follows the shard folders of a run from one outer step to the next: it waits for a
+`BatchReader` follows the shard folders of a run from one outer step to the next: it waits for a
 shard that is still being written, and never for one that follows it. Workers of a DataLoader
 share the batches out by number, so that the order is that of one process.
 """
@@ -77,7 +77,7 @@ class LaneBatch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamConfig:
+class BatchReaderConfig:
     """What a stream of batches depends on."""
 
     folder: Path
@@ -92,10 +92,10 @@ class StreamConfig:
     shares_memory: bool = True
 
 
-class BatchStream(IterableDataset[LaneBatch | CitError]):
+class BatchReader(IterableDataset[LaneBatch | CitError]):
     """The batches from a place on, lanes in turn, one outer step after the other; without end."""
 
-    def __init__(self, config: StreamConfig, outer_step: int, *, first_batch: int = 0) -> None:
+    def __init__(self, config: BatchReaderConfig, outer_step: int, *, first_batch: int = 0) -> None:
         super().__init__()
         self.config = config
         self.outer_step = outer_step
@@ -221,7 +221,7 @@ class BatchStream(IterableDataset[LaneBatch | CitError]):
 
 @contextlib.contextmanager
 def open_batches(
-    stream: BatchStream, *, num_workers: int, pins: bool = False
+    stream: BatchReader, *, num_workers: int, pins: bool = False
 ) -> Iterator[Iterator[LaneBatch]]:
     """The stream's batches, made by worker processes when there are any; spawned, never forked.
 

@@ -103,7 +103,7 @@ class PairScan(Protocol):
         """The `rejects` rows of captions that it set aside."""
 
 
-class ShardStream(threading.Thread):
+class ShardWriterThread(threading.Thread):
     """Writes the shards of one lane's selection; a thread beside the training loop.
 
     Attributes:

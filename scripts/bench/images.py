@@ -27,7 +27,7 @@ from cit_curate.images.read import ImageRejected, check_image, read_image
 from cit_curate.images.shard_image import shard_image
 from cit_curate.run.ledger import step_folder
 from cit_curate.run.shards import Sample, ShardWriter
-from cit_train.streaming.batches import BatchStream, StreamConfig, open_batches
+from cit_train.streaming.batches import BatchReader, BatchReaderConfig, open_batches
 from cit_train.streaming.shard_stream import lane_prefix
 from cit_train.streaming.views import ViewMaker, empty_views
 from cit_train.transforms import train_view
@@ -208,9 +208,9 @@ def write_steps(folder: Path, images: Sequence[bytes], num_pairs: int) -> None:
         writer.close()
 
 
-def stream_of(folder: Path, *, fast: bool) -> BatchStream:
+def stream_of(folder: Path, *, fast: bool) -> BatchReader:
     """The batches of the shards that `write_steps` made."""
-    config = StreamConfig(
+    config = BatchReaderConfig(
         folder=folder,
         batch_size=BATCH_SIZE,
         pairs_per_shard=512,
@@ -221,11 +221,11 @@ def stream_of(folder: Path, *, fast: bool) -> BatchStream:
         with_views=True,
         wait_seconds=60,
     )
-    return BatchStream(config, 0)
+    return BatchReader(config, 0)
 
 
 def loader_seconds(
-    stream: BatchStream, workers: int, num_batches: int, *, warm: int = WARM_BATCHES
+    stream: BatchReader, workers: int, num_batches: int, *, warm: int = WARM_BATCHES
 ) -> float:
     """Seconds for some batches of a loader that is running already."""
     with open_batches(stream, num_workers=workers) as batches:

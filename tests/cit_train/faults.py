@@ -127,13 +127,13 @@ def _curate(strike: Callable[..., None], change: Change) -> None:
 
 
 def _stream(strike: Callable[..., None], change: Change) -> None:
-    add = shard_stream.ShardStream._add
+    add = shard_stream.ShardWriterThread._add
 
     def added(self: Any, writer: Any, sample: Any) -> None:
         strike(self.scan.step.update)
         add(self, writer, sample)
 
-    change(shard_stream.ShardStream, "_add", added)
+    change(shard_stream.ShardWriterThread, "_add", added)
 
 
 def _train(strike: Callable[..., None], change: Change) -> None:

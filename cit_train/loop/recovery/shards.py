@@ -2,7 +2,7 @@
 
 The ledger has what a lane selected, in scan order, and what it rejected, with the reason. The first
 of them, up to the budget, are the selection as it was made; the others are those that took the
-place of rejected ones. So what `ShardStream` did can be done again.
+place of rejected ones. So what `ShardWriterThread` did can be done again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,12 @@ from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.query import RunDatabase
 from cit_curate.run.shards import shard_entry
 from cit_train.config import RunConfig, flat
-from cit_train.streaming.shard_stream import ShardStream, image_threads, lane_prefix, shard_folder
+from cit_train.streaming.shard_stream import (
+    ShardWriterThread,
+    image_threads,
+    lane_prefix,
+    shard_folder,
+)
 
 _SELECTED = """
 SELECT s.scan_position, s.pair_key, s.image_id, s.text_key, s.similarity, s.metadata_text,
@@ -104,7 +109,7 @@ def remake_shards(run: Run, pools: PoolMixture, commits: Sequence[Commit], outer
         rules = CurateConfig(seed=settings["seed"])
         scan = RecordedScan(rules, step, number, lane.pairs.slice(budget))
         with image_threads() as threads:
-            stream = ShardStream(
+            stream = ShardWriterThread(
                 run,
                 pools,
                 scan,

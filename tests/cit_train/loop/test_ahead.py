@@ -323,14 +323,14 @@ def test_the_first_batch_waits_for_the_first_shard_and_not_for_the_last(
 ) -> None:
     from cit_train.streaming import shard_stream
 
-    add = shard_stream.ShardStream._add
+    add = shard_stream.ShardWriterThread._add
 
     def slow(self: Any, writer: Any, sample: Any) -> None:
         if len(writer.entries) > 0:  # only what comes after the first shard
             threading.Event().wait(0.05)
         add(self, writer, sample)
 
-    monkeypatch.setattr(shard_stream.ShardStream, "_add", slow)
+    monkeypatch.setattr(shard_stream.ShardWriterThread, "_add", slow)
     run = train(make_config(world, max_updates=2), tmp_path / "run")
     [line] = [line for line in run.metrics() if line["kind"] == "outer_step"]
     # Who reads the first shard may come before who notes that it is closed.

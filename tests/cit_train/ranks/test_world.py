@@ -138,7 +138,7 @@ def updates_of(world: World, pairs: list[int], images: list[int], config: RunCon
         lanes: Any = [WrittenStream(min(number, most)) for number in images]
         num_batches = min(len(lane.rows) // size for lane in lanes)
         batches = iter([*["this step"] * num_batches * len(lanes), "next step"])
-        streams = updates.Streams(lanes, selections, 0, num_updates, 0.0, 0.0)
+        streams = updates.ShardWriters(lanes, selections, 0, num_updates, 0.0, 0.0)
         planned = list(updates.updates(batches, streams, session, state))  # type: ignore[arg-type]
         return len(planned), next(batches)
     except BadInputError as error:
