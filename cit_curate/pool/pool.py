@@ -1,7 +1,6 @@
 """A pool that was built: its counts, its pairs by row group, its images by name."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +14,7 @@ from cit_curate.images.read import MAX_IMAGE_BYTES, read_image_bytes
 from cit_curate.images.root import ImageRoot, image_root
 from cit_curate.pool.build.ingest import Progress, build_pool
 from cit_curate.pool.catalog import rebuild_catalog
-from cit_curate.pool.format import Part, PoolManifest, SourceEntry, read_manifest
+from cit_curate.pool.format import Part, PoolManifest, RowGroup, SourceEntry, read_manifest
 from cit_curate.pool.remote_pool import FETCHES, RemotePool
 from cit_curate.pool.token_files import TokenFiles
 from cit_curate.records import PAIR_COLUMNS
@@ -23,16 +22,6 @@ from cit_curate.sources.columns import Columns
 from cit_curate.sources.source import find_sources
 from cit_curate.storage.durable import check_file, sweep_temporary
 from cit_curate.storage.remote import remote_url
-
-
-@dataclass(frozen=True)
-class RowGroup:
-    """Where a row group lies (`part`, and `group` within it), and what it holds."""
-
-    part: int
-    group: int
-    rows: int
-    images: int
 
 
 class Pool:
