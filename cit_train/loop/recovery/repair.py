@@ -14,8 +14,9 @@ from cit_curate.metadata.stored_index import load_vectors
 from cit_curate.pool.check import check_pool
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool
-from cit_curate.run.ledger import Commit, Run, step_folder
+from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.metrics_log import sound_lines
+from cit_curate.run.paths import lane_prefix, step_folder
 from cit_curate.run.shards import closed_shards
 from cit_curate.storage.durable import atomic_file, json_text, leftovers
 from cit_curate.storage.findings import Findings
@@ -32,7 +33,6 @@ from cit_train.loop.recovery.ledger import alien_manifests, check_ledger, extra_
 from cit_train.loop.recovery.mid_step import checked_mid_step
 from cit_train.loop.recovery.set_back import beyond, put_aside, set_back, whole_checkpoints
 from cit_train.loop.recovery.shards import remake_shards
-from cit_train.streaming.shard_stream import lane_prefix
 
 OpenPools = Callable[[], PoolMixture | None]
 
