@@ -1,0 +1,1 @@
+"""A new pool, made out of sources."""
