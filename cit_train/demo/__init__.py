@@ -1,1 +1,1 @@
-"""The whole thing on real packaged data, on a CPU."""
+"""The demo: curation, training and evaluation on real packaged data, on a CPU."""

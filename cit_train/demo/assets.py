@@ -1,11 +1,11 @@
-"""The demo's real pictures: Debian packages fetched with Debian's own clients, without root.
+"""The demo's pictures: Debian packages, fetched with Debian's own clients and without root.
 
-`apt-get download` fetches, `dpkg-deb -x` unpacks into the cache folder, nothing is installed and no
-system file is written. A package is whole in the cache or absent from it:
+`apt-get download` fetches, `dpkg-deb -x` unpacks into the cache folder. Nothing is installed and no
+system file is written. A package in the cache is complete or absent:
 
-    CACHE/debs/NAME_VERSION_all.deb      as downloaded, or put there by hand
+    CACHE/debs/NAME_VERSION_all.deb      downloaded, or placed by hand
     CACHE/packages/NAME/                 unpacked; `.fetched.json` has the count, version, SHA-256
-    CACHE/apt/                           private package lists, where the system's do not serve
+    CACHE/apt/                           private package lists, where the system's are of no use
 """
 
 import difflib
@@ -39,11 +39,11 @@ class DebianAsset:
     """A Debian package of pictures.
 
     Attributes:
-        folder: Where its pictures lie below the unpacked package.
-        suffix: Their file name ending.
-        min_files: Fewer regular files of that ending (links not counted) mean a wrong package;
-            a tenth below the count of Debian 12's version.
-        num_bytes: Size of the download.
+        folder: The pictures' folder in the unpacked package.
+        suffix: The suffix of their names.
+        min_files: The minimum number of regular files with that suffix, links not counted: a tenth
+            below that of Debian 12's version.
+        num_bytes: The size of the download.
     """
 
     folder: str
@@ -72,7 +72,7 @@ DEBIAN_ASSETS: Mapping[str, DebianAsset] = MappingProxyType(
             min_files=700,
             num_bytes=160_880_444,
         ),
-        # Further pictures to evaluate on: scripts/make_eval_folders.py.
+        # More evaluation pictures, for scripts/make_eval_folders.py.
         "pysiogame": DebianAsset(
             folder="usr/share/games/pysiogame/res/images/art4apps",
             suffix=".jpg",
@@ -93,13 +93,13 @@ def fetch_deb(name: str, cache: Path, on_progress: Callable[[str], None]) -> Pat
     """Fetch, check and unpack a Debian package of pictures, unless the cache has it.
 
     A `.deb` in `cache/debs` is used instead of a download. Its SHA-256 is compared with Debian's
-    package list where that lists the same version; otherwise unpacking it whole and the number of
-    its pictures are the check.
+    package list, if that lists the same version. Otherwise the check is that it unpacks and has
+    enough pictures.
 
     Args:
         name: One of `DEBIAN_ASSETS`.
-        cache: The cache folder, such as `cache_folder()`; made when missing.
-        on_progress: Called with a line for people at each stage, and about every two seconds of a
+        cache: The cache folder, such as `cache_folder()`; created if necessary.
+        on_progress: Called with a line of text at each stage, and about every two seconds during a
             download.
 
     Returns:
@@ -107,7 +107,7 @@ def fetch_deb(name: str, cache: Path, on_progress: Callable[[str], None]) -> Pat
 
     Raises:
         ConfigError: The name is unknown, or a client is missing or finds no such package.
-        DamagedError: The `.deb` is cut, changed or not the package it should be.
+        DamagedError: The `.deb` is truncated, altered or another package.
         ResourceError: The download failed.
     """
     asset = _known(name)
@@ -119,22 +119,22 @@ def fetch_deb(name: str, cache: Path, on_progress: Callable[[str], None]) -> Pat
         sweep_temporary(cache / "debs")
         if shutil.which("dpkg-deb") is None:
             raise ConfigError(
-                f"dpkg-deb, which unpacks {name}, is not on PATH; install the package dpkg, or put "
-                f"an unpacked copy's {asset.folder} somewhere and build the pool from that folder"
+                f"dpkg-deb, which unpacks {name}, is not on PATH; install the package dpkg, or "
+                f"unpack {name} elsewhere and build the pool from its {asset.folder}"
             )
         apt = _Apt(cache.absolute() / "apt")
         deb = _stored_deb(name, cache.absolute() / "debs")
         if deb is None:
             deb = _download(name, asset, cache.absolute() / "debs", apt, on_progress)
         on_progress(f"checking {deb.name}")
-        marker = _checked(name, deb, apt)
+        marker = _verify(name, deb, apt)
         on_progress(f"unpacking {deb.name}")
         _unpack(asset, deb, unpacked, marker)
     return unpacked / asset.folder
 
 
 class _Apt:
-    """Debian's download client, on the system's package lists or on private ones."""
+    """Debian's download clients, with the system's package lists or private ones."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -149,19 +149,25 @@ class _Apt:
             f"-oDir::Cache={self._folder / 'archives'}",
         )
         on_progress("fetching Debian's package lists (10 MB) into the cache")
-        _finish(self.command("apt-get", "update"), "Debian's package lists could not be fetched")
+        command = self.command("apt-get", "update")
+        outcome = _run(command)
+        if outcome.returncode != 0:
+            raise ResourceError(
+                f"Debian's package lists could not be fetched: `{' '.join(command)}` says: "
+                f"{_last_line(outcome)}"
+            )
 
     def command(self, client: str, *words: str) -> list[str]:
-        # Retries: mirrors drop connections. The sandbox user cannot write into a home folder, and
-        # apt warns about it when root runs it.
+        # Retries: mirrors drop connections. Sandbox user: when root runs apt, its default user
+        # cannot write into a home folder, and apt warns about it.
         common = ("-q", "-oAcquire::Retries=3", "-oAPT::Sandbox::User=root")
         return [client, *common, *self._options, *words]
 
     def releases(self, name: str) -> dict[str, str]:
-        """SHA-256 by version, of the package's versions in the lists; empty without lists."""
+        """The SHA-256 of each listed version of a package, by version; empty without lists."""
         if shutil.which("apt-cache") is None:
             return {}
-        shown = _finished(self.command("apt-cache", "show", name))
+        shown = _run(self.command("apt-cache", "show", name))
         if shown.returncode != 0:
             return {}
         releases = {}
@@ -183,8 +189,8 @@ def _known(name: str) -> DebianAsset:
 
 def _num_pictures(unpacked: Path, asset: DebianAsset) -> int:
     folder = unpacked / asset.folder
-    found = folder.rglob(f"*{asset.suffix}")
-    return sum(1 for path in found if path.is_file() and not path.is_symlink())
+    files = folder.rglob(f"*{asset.suffix}")
+    return sum(path.is_file() and not path.is_symlink() for path in files)
 
 
 def _is_whole(unpacked: Path, asset: DebianAsset) -> bool:
@@ -198,8 +204,8 @@ def _is_whole(unpacked: Path, asset: DebianAsset) -> bool:
 
 
 def _stored_deb(name: str, debs: Path) -> Path | None:
-    found = sorted(debs.glob(f"{name}_*.deb"), key=lambda path: (path.stat().st_mtime, path.name))
-    return found[-1] if found else None
+    stored = debs.glob(f"{name}_*.deb")
+    return max(stored, key=lambda path: (path.stat().st_mtime, path.name), default=None)
 
 
 def _download(
@@ -212,30 +218,30 @@ def _download(
         raise ConfigError(
             f"apt-get, which downloads {name}, is not on PATH; use a Debian machine, {by_hand}"
         )
-    private = not apt.releases(name)
-    if private:
+    is_private = not apt.releases(name)
+    if is_private:
         apt.use_private_lists(on_progress)
-    with tempfile.TemporaryDirectory(prefix=own_prefix(), dir=debs) as made:
-        folder = Path(made)
-        outcome = _downloaded(name, asset, folder, apt, on_progress)
-        if outcome.returncode != 0 and not private:
+    with tempfile.TemporaryDirectory(prefix=own_prefix(), dir=debs) as temporary:
+        folder = Path(temporary)
+        outcome = _run_download(name, asset, folder, apt, on_progress)
+        if outcome.returncode != 0 and not is_private:
             # Old lists name files that the mirror has since replaced.
             apt.use_private_lists(on_progress)
-            outcome = _downloaded(name, asset, folder, apt, on_progress)
-        found = sorted(folder.glob(f"{name}_*.deb"))
-        if outcome.returncode != 0 or not found:
+            outcome = _run_download(name, asset, folder, apt, on_progress)
+        debs_here = sorted(folder.glob(f"{name}_*.deb"))
+        if outcome.returncode != 0 or not debs_here:
             error = ResourceError if apt.releases(name) else ConfigError
             raise error(
                 f"`apt-get download {name}` failed: {_last_line(outcome)}; check the network and "
                 f"that apt's sources are Debian's or Ubuntu's, {by_hand}"
             )
-        return found[0].replace(debs / found[0].name)
+        return debs_here[0].replace(debs / debs_here[0].name)
 
 
-def _downloaded(
+def _run_download(
     name: str, asset: DebianAsset, folder: Path, apt: _Apt, on_progress: Callable[[str], None]
 ) -> subprocess.CompletedProcess[str]:
-    """Run the download in `folder` and report its size, rate and time left while it grows."""
+    """Run the download in `folder` and report bytes, rate and time left."""
     total = asset.num_bytes / 1e6
     on_progress(f"downloading {name} ({total:.0f} MB) with apt-get")
     start = time.monotonic()
@@ -265,10 +271,10 @@ def _downloaded(
         return subprocess.CompletedProcess(command, process.returncode, output.read(), "")
 
 
-def _checked(name: str, deb: Path, apt: _Apt) -> dict[str, str]:
-    """The package's version and SHA-256, once its name and, where listed, its hash are right."""
+def _verify(name: str, deb: Path, apt: _Apt) -> dict[str, str]:
+    """Check a package's name and, where listed, its hash; return them with its version."""
     remedy = f"delete {deb} and run again"
-    fields = _finished(["dpkg-deb", "--show", "--showformat=${Package}\\n${Version}", str(deb)])
+    fields = _run(["dpkg-deb", "--show", "--showformat=${Package}\\n${Version}", str(deb)])
     package, _, version = fields.stdout.strip().partition("\n")
     if fields.returncode != 0:
         raise DamagedError(f"{deb} is not a Debian package: {_last_line(fields)}; {remedy}")
@@ -285,9 +291,9 @@ def _checked(name: str, deb: Path, apt: _Apt) -> dict[str, str]:
 
 
 def _unpack(asset: DebianAsset, deb: Path, unpacked: Path, marker: Mapping[str, str]) -> None:
-    with tempfile.TemporaryDirectory(prefix=own_prefix(), dir=unpacked.parent) as made:
-        temporary = Path(made) / unpacked.name
-        outcome = _finished(["dpkg-deb", "-x", str(deb), str(temporary)])
+    with tempfile.TemporaryDirectory(prefix=own_prefix(), dir=unpacked.parent) as parent:
+        temporary = Path(parent) / unpacked.name
+        outcome = _run(["dpkg-deb", "-x", str(deb), str(temporary)])
         if outcome.returncode != 0:
             raise DamagedError(
                 f"{deb} could not be unpacked: {_last_line(outcome)}; make sure that "
@@ -299,11 +305,11 @@ def _unpack(asset: DebianAsset, deb: Path, unpacked: Path, marker: Mapping[str, 
                 f"{deb} has {pictures:,} {asset.suffix} files in {asset.folder}, and at least "
                 f"{asset.min_files:,} are expected; delete it and run again"
             )
-        # One sync for thousands of files; the rename must not reach the disk before them.
+        # One sync for thousands of files, which must reach the disk before the rename.
         os.sync()
         write_json(temporary / MARKER, {**marker, "pictures": pictures})
         if unpacked.exists():
-            unpacked.rename(Path(made) / "damaged")
+            unpacked.rename(Path(parent) / "damaged")
         temporary.rename(unpacked)
 
 
@@ -311,7 +317,7 @@ def _c_locale() -> dict[str, str]:
     return {**os.environ, "LC_ALL": "C"}
 
 
-def _finished(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
@@ -321,12 +327,6 @@ def _finished(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         env=_c_locale(),
         check=False,
     )
-
-
-def _finish(command: Sequence[str], failure: str) -> None:
-    outcome = _finished(command)
-    if outcome.returncode != 0:
-        raise ResourceError(f"{failure}: `{' '.join(command)}` says: {_last_line(outcome)}")
 
 
 def _last_line(outcome: subprocess.CompletedProcess[str]) -> str:

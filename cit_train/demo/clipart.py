@@ -1,4 +1,4 @@
-"""The clip-art pool's table: every openclipart picture with the texts of the SVG it was made from.
+"""The clip-art pool's table: every openclipart picture with the texts of its SVG.
 
 The SVG's RDF `<metadata>` holds a Dublin Core title, description and keywords: three text keys per
 picture, a YFCC in miniature. (`openclipart-png`, `openclipart-svg` 0.18 of Debian; public domain.)
@@ -33,7 +33,7 @@ class ClipartTexts:
     tag: str = ""
 
 
-class _MetadataEnd(Exception):  # noqa: N818  (ends the parse early; no error)
+class _MetadataEnd(Exception):  # noqa: N818  (ends the parse early; not an error)
     """The drawing's metadata have been read."""
 
 
@@ -41,14 +41,14 @@ def write_clipart_table(png_root: Path, svg_root: Path, out: Path) -> int:
     """Write the CSV table of the pool and return its number of rows.
 
     Columns: image_id (8 digits: the row's number in the order of the paths), image (path relative
-    to `png_root`, with slashes), title, desc, tag (keywords joined by commas). Same folders, same
-    bytes. Links are duplicates of other pictures and are skipped; a picture whose SVG is missing or
+    to `png_root`, with slashes), title, desc, tag (keywords joined by commas). The same folders
+    make the same bytes. Links, which are duplicates, are skipped. A picture whose SVG is missing or
     broken keeps its row with empty texts, and the log counts these.
 
     Args:
-        png_root: Folder of the pictures, such as `usr/share/openclipart/png`.
-        svg_root: Folder with an SVG of the same relative path for each.
-        out: The CSV file; it is replaced as a whole.
+        png_root: The folder of the pictures, such as `usr/share/openclipart/png`.
+        svg_root: The folder of the SVGs, with the same relative paths.
+        out: The CSV file, which is replaced atomically.
 
     Raises:
         ConfigError: A folder is missing or has no PNG.
@@ -67,9 +67,9 @@ def write_clipart_table(png_root: Path, svg_root: Path, out: Path) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
         atomic_file(out) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as stream,
+        temporary.open("w", encoding="utf-8", newline="") as file,
     ):
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("image_id", "image", "title", "desc", "tag"))
         for number, picture in enumerate(pictures):
             try:
@@ -87,8 +87,8 @@ def write_clipart_table(png_root: Path, svg_root: Path, out: Path) -> int:
 def read_svg_texts(path: Path) -> ClipartTexts:
     """The title, description and keywords in an SVG's metadata.
 
-    White space is collapsed. Nothing outside the file is read, and entities declared in the file
-    are not expanded in texts; a file whose entities refer to others or to files is refused.
+    White space is collapsed. Nothing outside the file is read. Entities that the file declares are
+    not expanded in texts; a file whose entities refer to others or to files is rejected.
 
     Raises:
         OSError: The file cannot be read.
@@ -96,8 +96,8 @@ def read_svg_texts(path: Path) -> ClipartTexts:
     """
     reader = _MetadataReader()
     try:
-        with path.open("rb") as stream:
-            while chunk := stream.read(_CHUNK_BYTES):
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
                 reader.parser.Parse(chunk, False)
             reader.parser.Parse(b"", True)
     except _MetadataEnd:

@@ -1,4 +1,4 @@
-"""What `cit demo` does: the whole of cit on real data that ships inside packages, on a CPU."""
+"""`cit demo`: curation, training and evaluation on real packaged data, on a CPU."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from cit_train.demo.clipart import write_clipart_table
 from cit_train.demo.tuxpaint import CLASSES, link_evaluation_pictures
 from cit_train.recipes import clipart_demo
 
-# How many times as many updates the last arm has.
+# The last arm's updates, as a multiple of the others'.
 LONGER = 4
 
 
@@ -28,15 +28,15 @@ class ArmResult:
     """One line of the table; accuracies in percent, after the last update.
 
     Attributes:
-        arm: What was trained on.
-        seed: Seed of the run.
-        updates: Updates of 64 pairs.
-        scanned: Captions that the outer steps read.
-        kept_ratio: Share of them that was kept.
-        accuracy: Zero-shot accuracy over all pictures.
-        mean_per_class: Zero-shot accuracy, mean over the classes.
-        chance: Accuracy of guessing.
-        seconds: Wall-clock time of the arm; features computed by an earlier arm are reused.
+        arm: The kind of training pairs.
+        seed: The seed of the run.
+        updates: The updates, each of 64 pairs.
+        scanned: The captions that the outer steps scanned.
+        kept_ratio: The share of them that was kept.
+        accuracy: The zero-shot accuracy over all pictures.
+        mean_per_class: The mean zero-shot accuracy of the classes.
+        chance: The accuracy of guessing.
+        seconds: The wall-clock time of the arm, which reuses features of earlier arms.
     """
 
     arm: str
@@ -62,18 +62,18 @@ def demo(
     """Curate clip art for 22 classes while training, and compare with training on any pairs.
 
     Fetches about 320 MB of Debian packages into the cache folder (CIT_CACHE) the first time.
-    A stopped demo goes on where it was when the same command is given again.
+    The same command resumes a stopped demo.
 
         cit demo
         cit demo --seeds 0,1,2
 
     Args:
-        out: Folder for everything that is made.
+        out: Folder of all results.
         seeds: Seeds, separated by commas; the table has a line for each and their mean.
-        compare: Train on uncurated pairs too, for as many and four times as many updates.
-            Left out with --no-compare.
+        compare: Also train on uncurated pairs, for as many and four times as many updates.
+            Off with --no-compare.
         updates: Updates of the curated run.
-        fetch_only: Download and check the packages, and stop.
+        fetch_only: Only download and check the packages.
         json: Print one JSON document instead of the table.
     """
     chosen = _seeds(seeds)
@@ -104,16 +104,16 @@ def demo(
         print_json(value)
         return
     draw(result_table(results))
-    say(f"{seconds:.0f} s in all. Made:")
+    say(f"{seconds:.0f} s in all. Results:")
     for name, path in paths.items():
         say(f"  {name:<18} {path}")
 
 
 def prepare(out: Path, folders: Mapping[str, Path], say: Callable[[str], None]) -> RunConfig:
-    """Build the pool and the evaluation folder from the packages; what is there is reused.
+    """Build the pool and the evaluation folder from the packages, unless they exist.
 
     Returns:
-        The recipe, with its pool, classes and pictures.
+        The demo's recipe with its pool, classes and pictures.
     """
     from cit_curate.pool.pool import Pool
     from cit_curate.sources.columns import Columns
@@ -149,14 +149,14 @@ def arms(config: RunConfig, seed: int, *, compare: bool) -> list[tuple[str, RunC
     curated = replace_fields(config, seed=seed)
     if not compare:
         return [("curated", curated)]
-    # Before `skip_until` everything passes: the same loop, stream and trainer, without the rules.
+    # Before `skip_until` every pair passes: the same loop and trainer, without curation.
     uncurated = replace_fields(curated, skip_until=LONGER * updates)
     longer = replace_fields(uncurated, max_updates=LONGER * updates)
     return [("curated", curated), ("uncurated", uncurated), (f"uncurated {LONGER}x", longer)]
 
 
 def result_table(results: Sequence[ArmResult]) -> Table:
-    """The table at the end: a line for each run, and the mean over several seeds."""
+    """The table of results: a line for each run, and the mean over several seeds."""
     # Narrow enough for 80 columns.
     table = Table(
         title="zero-shot on Tux Paint's pictures",
@@ -209,7 +209,7 @@ def _summary(lines: Sequence[ArmResult]) -> tuple[str, ...]:
 
 
 def _run_arm(arm: str, config: RunConfig, out: Path, say: Callable[[str], None]) -> ArmResult:
-    """Train one arm, or take it up where it stopped."""
+    """Train one arm, or resume it."""
     from cit_train.loop.progress import TerminalWatcher
     from cit_train.outer_loop import train
 
@@ -221,11 +221,11 @@ def _run_arm(arm: str, config: RunConfig, out: Path, say: Callable[[str], None])
     with TerminalWatcher(updates, label=arm) as watcher:
         run = train(config, folder, resume=True, watcher=watcher)
     seconds = time.monotonic() - started
-    timed = folder / "seconds.json"
-    if timed.exists():  # finished by an earlier call
-        seconds = float(read_json(timed)["seconds"])
+    time_file = folder / "seconds.json"
+    if time_file.exists():  # finished by an earlier call
+        seconds = float(read_json(time_file)["seconds"])
     else:
-        write_json(timed, {"seconds": seconds})
+        write_json(time_file, {"seconds": seconds})
     rounds = run.read("rounds").to_pylist()
     scanned = sum(row["scanned"] for row in rounds)
     last = [record for record in run.metrics() if record["kind"] == "eval"][-1]
@@ -243,10 +243,10 @@ def _run_arm(arm: str, config: RunConfig, out: Path, say: Callable[[str], None])
 
 
 def _export(run_folder: Path, out: Path, say: Callable[[str], None]) -> dict[str, Path]:
-    """Counts, shards and report of the curated run.
+    """Write counts, shards and report of the curated run.
 
     Returns:
-        What there is to look at, by name.
+        The paths of the results, by name.
     """
     from cit_curate.pool.pool import Pool
     from cit_curate.run.exports.export import export_counts, export_webdataset

@@ -14,7 +14,7 @@ from cit_curate.storage.replace_folder import replacing
 
 __all__ = ["CLASSES", "evaluation_pictures", "link_evaluation_pictures"]
 
-# A folder stands for every PNG below it; a path that ends in .png for that picture alone.
+# A folder stands for every PNG below it, a path to a .png for that picture alone.
 CLASSES: dict[str, tuple[str, ...]] = {
     "mammal": ("animals/mammals", "animals/marsupials"),
     "bird": ("animals/birds",),
@@ -59,7 +59,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "flag": ("town/flags",),
 }
 
-# Pictures that their folder files under the wrong class, looked through by hand.
+# Pictures in a folder of another class, found by hand.
 _MISFILED = frozenset(
     {
         "animals/fish/lobster.png",
@@ -86,16 +86,16 @@ _MIRRORED = "_mirror"
 def evaluation_pictures(stamps_root: Path) -> Mapping[str, Path]:
     """The evaluation's pictures: `<class name>/<file>.png` → the stamp, in the order of `CLASSES`.
 
-    Mirrored variants, links, SVG stamps and pictures of another class than their folder's are left
-    out. A file is named by the stamp's path with `__` for each slash, so that names are unique.
+    Mirrored variants, links, SVG stamps and misfiled pictures are left out. A file's name is the
+    stamp's path with `__` for each slash, so that names are unique.
 
     Raises:
         ConfigError: `stamps_root` lacks a folder or a picture of `CLASSES`.
     """
     pictures: dict[str, Path] = {}
-    for name, places in CLASSES.items():
-        for place in places:
-            path = stamps_root / place
+    for name, sources in CLASSES.items():
+        for source in sources:
+            path = stamps_root / source
             if not path.exists():
                 raise ConfigError(
                     f"{path} is missing; point at the folder usr/share/tuxpaint/stamps of Debian's "
@@ -110,18 +110,18 @@ def evaluation_pictures(stamps_root: Path) -> Mapping[str, Path]:
 
 
 def link_evaluation_pictures(stamps_root: Path, out: Path) -> int:
-    """Make the image folder `out/<class name>/<file>.png` and return its number of pictures.
+    """Create the image folder `out/<class name>/<file>.png` and return its number of pictures.
 
-    Pictures are hard links where the file system allows it, copies elsewhere. An `out` that holds
-    exactly these pictures is left as it is; an older or incomplete one is replaced as a whole.
+    Pictures are hard links where the file system allows it, copies elsewhere. An `out` with exactly
+    these pictures is kept; an older or incomplete one is replaced atomically.
 
     Args:
         stamps_root: Tux Paint's folder `stamps`.
         out: The image folder.
 
     Raises:
-        ConfigError: Stamps are missing, or `out` holds something that was not made here.
-        ResourceError: Another process makes the folder.
+        ConfigError: Stamps are missing, or `out` holds foreign files.
+        ResourceError: Another process is creating the folder.
     """
     pictures = evaluation_pictures(stamps_root)
     if out.exists():
@@ -131,7 +131,7 @@ def link_evaluation_pictures(stamps_root: Path, out: Path) -> int:
         foreign = sorted(name for name in present if name.split("/")[0] not in CLASSES)
         if foreign:
             raise ConfigError(
-                f"{out} holds {foreign[0]!r}, which is no evaluation picture; "
+                f"{out} holds {foreign[0]!r}, which is not an evaluation picture; "
                 "name a folder that does not exist yet"
             )
     with writer_lock(out), replacing(out) as folder:
@@ -150,7 +150,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 def _present(out: Path) -> dict[str, int]:
-    """Size by path of everything below `out` that is not a folder."""
+    """The size of every file below `out`, by path."""
     return {
         path.relative_to(out).as_posix(): path.stat().st_size
         for path in out.rglob("*")

@@ -1,1 +1,1 @@
-"""Zero-shot evaluation."""
+"""Zero-shot evaluation: tasks, prompts, metrics and class predictions."""

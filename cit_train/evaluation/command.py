@@ -1,4 +1,4 @@
-"""What `cit eval` does: zero-shot evaluation of a saved model on tasks, or on an image folder."""
+"""`cit eval`: zero-shot evaluation of a saved model on tasks, or on an image folder."""
 
 import difflib
 from pathlib import Path
@@ -38,12 +38,11 @@ def evaluate(
     out: Path | None = None,
     json: bool = False,
 ) -> None:
-    """Classify pictures by the names of their classes: built-in tasks, or a folder of one's own.
+    """Classify pictures by the names of their classes: built-in tasks, or a folder of your own.
 
     A task's data lie in ROOT/TASK: an image folder (class folders, also below test or val), a file
     list (labels.csv), a WebDataset or Parquet export of CLIP benchmark (also as ROOT/wds_TASK), or
-    what torchvision unpacked into ROOT or ROOT/TASK. A task without data is reported, and the
-    others go on.
+    what torchvision unpacked into ROOT or ROOT/TASK. A task without data is reported and skipped.
 
         cit eval RUN --data pictures --prompts "a photo of a {}" "a drawing of a {}"
         cit eval RUN --tasks all --data ROOT --out results.json
@@ -55,20 +54,20 @@ def evaluate(
             the original (directory, .tar or .pth), hf://org/name, or an evaluation recipe.
         data: With --tasks the folder of the tasks' data; without, a folder with one sub-folder of
             pictures for each class.
-        tasks: all or mt (the 26 built-in tasks), or names with commas between them; a name that is
-            no built-in task is an image folder in --data.
-        limit: Pictures of each task, spread over all of it; left out, all.
-        classes: File of the classes' names, when the sub-folders' names are not.
+        tasks: all or mt (the 26 built-in tasks), or names separated by commas; a name that is not a
+            built-in task is an image folder in --data.
+        limit: Pictures of each task, spread evenly over it; all by default.
+        classes: File of class names, when the sub-folders are named otherwise.
             One a line, in the order of the sorted sub-folders; or a CSV with columns folder, class.
-        prompts: Templates of the class names; several are averaged. Left out, those of the task; of
-            a folder of one's own those of the run, or "a photo of a {}".
-        no_template: Take the class names alone.
+        prompts: Templates of the class names; several are averaged. By default the task's own; for
+            a folder of your own, the run's or "a photo of a {}".
+        no_template: Use the class names alone.
         extra_prompts: Two further prompts for ImageNet; auto = when it is the only task and has its
             own prompts.
         tokenizer: Tokenizer to use instead of the model's own: a directory or hf://org/name.
-        max_text_length: Prompts are cut to this many tokens; left out, as in the run, or 32.
-        batch_size: Pictures that are decoded and encoded together; left out, what suits the device.
-        num_threads: That decode pictures; left out, as many as there are cores.
+        max_text_length: Maximum tokens of a prompt; by default the run's, or 32.
+        batch_size: Pictures that are decoded and encoded together; by default as the device allows.
+        num_threads: Threads that decode pictures; one a core by default.
         device: auto = the first GPU, else the CPU; cpu, cuda or cuda:N.
         out: JSON file for the results of --tasks; rewritten after each task.
         json: Print one JSON document instead of a table.
@@ -81,7 +80,7 @@ def evaluate(
         recipe = EVAL_RECIPES[model]()
         if not Path(recipe.model).exists():
             raise ConfigError(
-                f"the recipe {model} evaluates {recipe.model}, which is not there; train it with "
+                f"the recipe {model} evaluates {recipe.model}, which does not exist; train it with "
                 f"`cit train {Path(recipe.model).name}`, or name a model: `cit eval MODEL --tasks "
                 f"{tasks or recipe.tasks}`"
             )
@@ -97,7 +96,7 @@ def evaluate(
     is_run = (path / "manifests").is_dir()
     settings = Run.open(path).config if is_run else {}
     names = task_names(tasks, data) if tasks else ()
-    # Whoever gives prompts means these and no others.
+    # Explicit prompts are used as they are, without the extra ones.
     is_imagenet_alone = extra_prompts == "auto" and names == ("imagenet",) and not prompts
     if classes is not None and len(names) > 1:
         raise ConfigError("--classes names the classes of one task; give one with --tasks")
@@ -106,7 +105,7 @@ def evaluate(
         raise ConfigError(f"{flag} is for --tasks; add --tasks NAME with --data at its parent")
     if not names and not no_template:
         prompts = prompts or prompts_of_run(settings)
-    from cit_train.evaluation.suite import SuiteOptions  # torch, once the names are right
+    from cit_train.evaluation.suite import SuiteOptions  # imports torch; the names are valid by now
 
     options = SuiteOptions(
         limit=limit,
@@ -153,10 +152,10 @@ def _evaluate_tasks(
     facts: dict[str, Any] = {"model": str(model), "data": str(root), "limit": options.limit}
     with SuiteProgress() as progress:
         for result in run_suite(
-            encoder, tokenizer, names, root, options=options, on_images=progress.images
+            encoder, tokenizer, names, root, options=options, on_images=progress.update
         ):
             results.append(result)
-            progress.ended(result)
+            progress.finish(result)
             if out is not None:
                 write_json(out, suite_report(results, **facts))
     if json:
@@ -167,9 +166,9 @@ def _evaluate_tasks(
 
 
 def _raise_first_failure(results: "Sequence[TaskResult]") -> None:
-    """End with the exit code of what went wrong; absent data are wrong only when all are absent.
+    """Raise the error of the worst failed task; missing data is an error only if all is missing.
 
-    Damaged data go before bad input, and both before what the user must put right.
+    Damaged data outranks bad input, and both outrank configuration errors.
     """
     failed = [result for result in results if result.status == "failed"]
     if failed:
@@ -190,10 +189,10 @@ def _evaluate_folder(
     json: bool,
 ) -> None:
     from cit_curate.text_encoder.encoder import choose_device
+    from cit_train.evaluation.pooled_images import pooled_images
     from cit_train.evaluation.prompts import choose_prompts
     from cit_train.evaluation.readers.image_folder import ImageFolder
     from cit_train.evaluation.zero_shot import evaluate as evaluate_folder
-    from cit_train.evaluation.zero_shot import pooled_images
     from cit_train.models.load import load_dual_encoder
 
     folder = ImageFolder.open(data, options.classes)
@@ -210,8 +209,8 @@ def _evaluate_folder(
         encoder,
         tokenizer,
         pooled,
-        folder,
-        prompts=choose_prompts(None, given=options.prompts, use_template=options.use_template),
+        folder.labelled(),
+        prompts=choose_prompts(None, requested=options.prompts, use_template=options.use_template),
         max_text_length=options.max_text_length,
     )
     if json:
@@ -232,8 +231,8 @@ def _show_folder_json(result: "Evaluation", model: Path, data: Path) -> None:
         "mean_per_class": result.mean_per_class,
         "chance": result.chance,
         "per_class": {
-            name: {"num_images": each.num_images, "accuracy": each.accuracy}
-            for name, each in result.per_class.items()
+            name: {"num_images": row.num_images, "accuracy": row.accuracy}
+            for name, row in result.per_class.items()
         },
     }
     print_json(value)
@@ -248,8 +247,8 @@ def _print_folder_table(result: "Evaluation", data: Path) -> None:
     table.add_column("class")
     table.add_column("pictures", justify="right")
     table.add_column("accuracy %", justify="right")
-    for name, each in result.per_class.items():
-        add_row(table, name, f"{each.num_images:,}", f"{each.accuracy:.1f}")
+    for name, row in result.per_class.items():
+        add_row(table, name, f"{row.num_images:,}", f"{row.accuracy:.1f}")
     table.add_section()
     add_row(table, "accuracy", f"{result.num_images:,}", f"{result.accuracy:.1f}")
     low, high = result.interval

@@ -1,4 +1,4 @@
-"""What a person sees of an evaluation: a bar for each task, a line when it ends, a table."""
+"""Terminal output of an evaluation: a bar for each task, a line when it ends, a table."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -21,14 +21,14 @@ METRIC_TITLES: dict[Metric, str] = {
 
 
 class SuiteProgress:
-    """Shows tasks on stderr; on a stream that is no terminal, only a line for each."""
+    """The progress of tasks on stderr; only one line a task where stderr is not a terminal."""
 
     def __init__(self) -> None:
         self._progress = progress_bar()
         self._bar: TaskID | None = None
 
     def __enter__(self) -> "SuiteProgress":
-        """Start to show."""
+        """Start the display."""
         self._progress.start()
         return self
 
@@ -38,20 +38,20 @@ class SuiteProgress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         self._progress.stop()
 
-    def images(self, task: str, done: int, total: int) -> None:
-        """A task's images so far."""
+    def update(self, task: str, done: int, total: int) -> None:
+        """Show how many images of a task are done."""
         if self._bar is None:
             numbers = count_and_rate(done, total, None, "pictures")
             self._bar = self._progress.add_task(task, total=total, numbers=numbers)
-        started = next(bar for bar in self._progress.tasks if bar.id == self._bar)
-        numbers = count_and_rate(done, total, started.elapsed, "pictures")
+        bar = next(bar for bar in self._progress.tasks if bar.id == self._bar)
+        numbers = count_and_rate(done, total, bar.elapsed, "pictures")
         self._progress.update(self._bar, completed=done, numbers=numbers)
 
-    def ended(self, result: TaskResult) -> None:
-        """A line with what a task gave."""
+    def finish(self, result: TaskResult) -> None:
+        """Replace a task's bar by a line with its result."""
         if self._bar is not None:
             self._progress.remove_task(self._bar)
             self._bar = None
@@ -59,7 +59,7 @@ class SuiteProgress:
 
 
 def suite_table(results: Sequence[TaskResult], *, title: str) -> Table:
-    """One row a task, and the mean of those that were done."""
+    """The table of results: one row a task, and the mean of the finished ones."""
     table = Table(title=inert(title), title_justify="left")
     table.add_column("task", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)

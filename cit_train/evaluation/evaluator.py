@@ -1,4 +1,4 @@
-"""Zero-shot evaluation of a model while it trains: pictures go through the frozen tower once."""
+"""Zero-shot evaluation during training: pictures pass through a frozen vision tower only once."""
 
 from pathlib import Path
 
@@ -8,13 +8,10 @@ from cit_curate.errors import ConfigError
 from cit_curate.metadata.tasks import Metric, load_task
 from cit_train.config import EvaluationConfig
 from cit_train.evaluation.open_task import open_task
+from cit_train.evaluation.pooled_images import PooledImages, pooled_images
 from cit_train.evaluation.prompts import DEFAULT_PROMPTS, choose_prompts
 from cit_train.evaluation.readers.image_folder import ImageFolder
 from cit_train.evaluation.readers.labelled_images import LabelledImages
-from cit_train.evaluation.readers.pooled_images import (
-    PooledImages,
-    pooled_images,
-)
 from cit_train.evaluation.zero_shot import Evaluation, evaluate
 from cit_train.models.freeze import trains_vision_tower
 
@@ -22,7 +19,7 @@ __all__ = ["Evaluator"]
 
 
 class Evaluator:
-    """One task, or one image folder, evaluated again and again."""
+    """One task or image folder that a model is evaluated on repeatedly."""
 
     def __init__(
         self,
@@ -42,12 +39,12 @@ class Evaluator:
 
     @classmethod
     def open(cls, config: EvaluationConfig, max_text_length: int) -> "Evaluator | None":
-        """The evaluator that a config names; None when it names no pictures.
+        """The evaluator of a config; None when the config has no `eval_data`.
 
         Raises:
-            ConfigError: The task, the folder or the class file is not as it must be.
+            ConfigError: The task, the folder or the class file is missing or malformed.
             BadInputError: There is no image, or one without a label.
-            DamagedError: A file of the task is cut.
+            DamagedError: A file of the task is truncated.
         """
         if not config.eval_data:
             return None
@@ -55,7 +52,9 @@ class Evaluator:
         classes = Path(config.eval_classes) if config.eval_classes else None
         if not config.eval_task:
             images = ImageFolder.open(root, classes).labelled()
-            prompts = choose_prompts(None, given=config.prompts, use_template=config.use_template)
+            prompts = choose_prompts(
+                None, requested=config.prompts, use_template=config.use_template
+            )
             return cls(config, images, max_text_length, prompts=prompts)
         task = load_task(config.eval_task)
         if not root.is_dir():
@@ -63,7 +62,7 @@ class Evaluator:
         images = open_task(task.name, root, classes=classes)
         prompts = choose_prompts(
             task,
-            given=() if config.prompts == DEFAULT_PROMPTS else config.prompts,
+            requested=() if config.prompts == DEFAULT_PROMPTS else config.prompts,
             use_template=config.use_template,
             extra_prompts=config.extra_prompts,
         )
@@ -72,12 +71,12 @@ class Evaluator:
     def __call__(
         self, model: VisionTextDualEncoderModel, tokenizer: PreTrainedTokenizerBase
     ) -> Evaluation:
-        """Evaluate the model as it is now.
+        """Evaluate the model's current weights.
 
         Args:
-            model: While the vision tower below its head is frozen, it must be that of the first
-                call, which alone looks at pixels.
-            tokenizer: Of its text tower.
+            model: The dual encoder. While its vision tower is frozen below the head, only the first
+                call reads pixels; later calls must pass the same model.
+            tokenizer: The text tower's tokenizer.
         """
         if self._pooled is None or trains_vision_tower(model):
             self._pooled = pooled_images(model, self.images.images)
@@ -93,7 +92,7 @@ class Evaluator:
 
     @property
     def best_metric(self) -> str:
-        """What `checkpoints/best` is chosen by: the task's metric, or the config's."""
+        """The metric that chooses `checkpoints/best`: the task's, or the config's."""
         return self.metric if self.config.eval_task else self.config.best_metric
 
     def best_value(self, evaluation: Evaluation) -> float:
@@ -107,11 +106,11 @@ class Evaluator:
     def is_out_of_patience(self, *, update: int, best_update: int) -> bool:
         """Whether training should stop: `patience` evaluations have passed since the best one.
 
-        A pure function of update numbers, so that a resumed run stops where the other would have.
+        A pure function of update numbers, so that a resumed run stops at the same update.
 
         Args:
-            update: Of the evaluation that was just made.
-            best_update: Of the best one so far, which may be the same.
+            update: The update of the latest evaluation.
+            best_update: The update of the best evaluation so far, which may be the latest.
         """
         every, patience = self.config.eval_every, self.config.patience
         return patience > 0 and update // every - best_update // every >= patience

@@ -1,8 +1,8 @@
 """Metrics of the tasks, in percent, and their 95 % intervals (docs/method.md, "Evaluation").
 
-Every interval is Wilson's. For plain accuracy it is the textbook one. A metric that is no plain
-share of right answers takes the number of images that would give a share of its value the variance
-that the metric has; so all intervals stay within 0 and 100 and are never empty.
+Every interval is Wilson's. For plain accuracy it is the textbook one. Any other metric uses an
+effective number of images: the number for which a plain share of the same value would have the
+metric's variance. So all intervals stay within 0 and 100 and are never empty.
 """
 
 import math
@@ -17,27 +17,26 @@ from cit_curate.metadata.tasks import Metric
 from cit_curate.records import Bool, Float32, Int64
 
 __all__ = [
-    "Answers",
     "Interval",
+    "MetricInputs",
     "Score",
     "accuracy",
     "mean_per_class",
     "mean_top1_top5",
     "roc_auc",
     "score",
-    "top5",
     "top5_hits",
     "wilson_interval",
 ]
 
 Float64 = npt.NDArray[np.float64]
 
-# Quantile of the normal distribution that leaves 2.5 % on each side.
+# The quantile of the normal distribution that leaves 2.5 % on each side.
 _Z = 1.959963984540054
 
 
 class Interval(NamedTuple):
-    """Bounds of a 95 % interval, in percent."""
+    """The bounds of a 95 % interval, in percent."""
 
     low: float
     high: float
@@ -51,14 +50,14 @@ class Score(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
-    """What the metrics need of a model's answers; small, also for 50,000 images of 1,000 classes.
+class MetricInputs:
+    """The inputs of all metrics, instead of the large matrix of images by classes.
 
     Attributes:
         predictions: int64 [images], the class of the highest similarity.
         targets: int64 [images].
-        in_top5: bool [images], whether the target is among the five most similar classes.
-        margins: float32 [images], similarity of class 1 minus that of class 0.
+        in_top5: bool [images], True = the target is among the five most similar classes.
+        margins: float32 [images], the similarity of class 1 minus that of class 0.
     """
 
     predictions: Int64
@@ -67,38 +66,39 @@ class Answers:
     margins: Float32
 
 
-def score(metric: Metric, answers: Answers) -> Score:
-    """The metric's value with its interval.
+def score(metric: Metric, inputs: MetricInputs) -> Score:
+    """The metric's value and its interval.
 
     Raises:
         ValueError: There is no image.
-        BadInputError: The metric is ROC-AUC, and the images are of one class or of three.
+        BadInputError: The metric is ROC-AUC, and the images do not have exactly two classes.
     """
-    predictions, targets = answers.predictions, answers.targets
+    predictions, targets = inputs.predictions, inputs.targets
     if metric == "mean_per_class":
         value = mean_per_class(predictions, targets)
         variance = _variance_per_class(predictions == targets, targets)
     elif metric == "roc_auc":
-        value = roc_auc(answers.margins, targets)
-        variance = _variance_of_auc(answers.margins, targets)
+        value = roc_auc(inputs.margins, targets)
+        variance = _variance_of_auc(inputs.margins, targets)
     else:
         right = (predictions == targets).astype(np.float64)
         value = accuracy(predictions, targets)
         if metric == "mean_top1_top5":
-            right = (right + answers.in_top5) / 2
-            value = mean_top1_top5(predictions, answers.in_top5, targets)
+            right = (right + inputs.in_top5) / 2
+            value = mean_top1_top5(predictions, inputs.in_top5, targets)
         variance = float(right.var()) / len(right)
     share = value / 100
-    of_one_image = share * (1 - share)
-    num_effective = of_one_image / variance if variance > 0 and of_one_image > 0 else len(targets)
+    image_variance = share * (1 - share)
+    has_spread = variance > 0 and image_variance > 0
+    num_effective = image_variance / variance if has_spread else len(targets)
     return Score(value, wilson_interval(share, num_effective))
 
 
 def accuracy(predictions: Int64, targets: Int64) -> float:
-    """Share of the images whose predicted class is theirs.
+    """The share of images whose predicted class is right.
 
     Args:
-        predictions: int64 [images], a class each.
+        predictions: int64 [images], the predicted classes.
         targets: int64 [images].
 
     Raises:
@@ -109,10 +109,10 @@ def accuracy(predictions: Int64, targets: Int64) -> float:
 
 
 def mean_per_class(predictions: Int64, targets: Int64) -> float:
-    """Mean over the classes that have images of the share predicted right within each.
+    """The mean of the accuracies of the classes that have images.
 
     Args:
-        predictions: int64 [images], a class each.
+        predictions: int64 [images], the predicted classes.
         targets: int64 [images].
 
     Raises:
@@ -125,25 +125,11 @@ def mean_per_class(predictions: Int64, targets: Int64) -> float:
     )
 
 
-def top5(logits: Float32, targets: Int64) -> float:
-    """Share of the images whose class is among their five highest logits.
-
-    Args:
-        logits: float32 [images, classes]; of equal logits the earlier class is the higher.
-        targets: int64 [images].
-
-    Raises:
-        ValueError: The lengths differ, or there is no image.
-    """
-    _check(len(logits), targets)
-    return 100.0 * float(np.mean(top5_hits(logits, targets)))
-
-
 def top5_hits(logits: Float32, targets: Int64) -> Bool:
     """Whether each image's class is among its five highest logits.
 
     Args:
-        logits: float32 [images, classes]; of equal logits the earlier class is the higher.
+        logits: float32 [images, classes]; ties go to the earlier class.
         targets: int64 [images].
 
     Returns:
@@ -157,10 +143,10 @@ def top5_hits(logits: Float32, targets: Int64) -> Bool:
 
 
 def mean_top1_top5(predictions: Int64, in_top5: Bool, targets: Int64) -> float:
-    """Mean of accuracy and top-5 accuracy (the metric of Kinetics-700).
+    """The mean of accuracy and top-5 accuracy (the metric of Kinetics-700).
 
     Args:
-        predictions: int64 [images], a class each.
+        predictions: int64 [images], the predicted classes.
         in_top5: bool [images], from `top5_hits`.
         targets: int64 [images].
 
@@ -172,17 +158,17 @@ def mean_top1_top5(predictions: Int64, in_top5: Bool, targets: Int64) -> float:
 
 
 def roc_auc(scores: Float32, targets: Int64) -> float:
-    """Area under the ROC curve: how often an image of class 1 scores above one of class 0.
+    """The area under the ROC curve: how often an image of class 1 scores above one of class 0.
 
     Args:
-        scores: float32 [images]; equal ones count half.
+        scores: float32 [images]; ties count half.
         targets: int64 [images], 0 or 1.
 
     Raises:
         ValueError: The lengths differ, or there is no image.
         BadInputError: One of the two classes has no image, or there is a third.
     """
-    above, _ = _placements(scores, targets)
+    above, _ = _shares(scores, targets)
     return 100.0 * float(above.mean())
 
 
@@ -190,14 +176,16 @@ def wilson_interval(share: float, num_images: float) -> Interval:
     """Wilson's 95 % interval of a share (Wilson 1927), in percent.
 
     Args:
-        share: 0 to 1.
-        num_images: That it is the share of; need not be whole.
+        share: A share from 0 to 1.
+        num_images: The number of images that it is a share of; need not be whole.
 
     Raises:
         ValueError: The share or the number is out of range.
     """
     if not 0 <= share <= 1 or not num_images > 0:
-        raise ValueError(f"share is {share} of {num_images} images; give 0 to 1 of more than 0")
+        raise ValueError(
+            f"share is {share} of {num_images} images; it must be 0 to 1 of more than 0"
+        )
     shrink = 1 + _Z**2 / num_images
     centre = (share + _Z**2 / (2 * num_images)) / shrink
     spread = share * (1 - share) / num_images + _Z**2 / (4 * num_images**2)
@@ -209,39 +197,39 @@ def wilson_interval(share: float, num_images: float) -> Interval:
 
 
 def _variance_per_class(right: Bool, targets: Int64) -> float:
-    """Variance of the mean over classes; classes are independent of each other."""
+    """The variance of the mean over classes, which are independent of each other."""
     variances = []
     for target in np.unique(targets):
         own = right[targets == target]
-        # Laplace's estimate: a class whose few images are all right is not certain for that.
+        # Laplace's estimate: a class whose few images are all right still has a variance.
         share = (own.sum() + 1) / (len(own) + 2)
         variances.append(share * (1 - share) / len(own))
     return float(np.sum(variances)) / len(variances) ** 2
 
 
 def _variance_of_auc(scores: Float32, targets: Int64) -> float:
-    """Variance of the area (DeLong, DeLong and Clarke-Pearson 1988)."""
-    above, below = _placements(scores, targets)
+    """The variance of the area (DeLong, DeLong and Clarke-Pearson 1988)."""
+    above, below = _shares(scores, targets)
     if min(len(above), len(below)) < 2:
         return 0.0
     return float(above.var(ddof=1) / len(above) + below.var(ddof=1) / len(below))
 
 
-def _placements(scores: Float32, targets: Int64) -> tuple[Float64, Float64]:
-    """For each image of class 1 the share of class 0 below it; for each of class 0, of 1 above."""
+def _shares(scores: Float32, targets: Int64) -> tuple[Float64, Float64]:
+    """The share of class 0 below each image of class 1, and of class 1 above each of class 0."""
     _check(len(scores), targets)
-    found = np.unique(targets)
-    if found.tolist() != [0, 1]:
+    classes = np.unique(targets).tolist()
+    if classes != [0, 1]:
         raise BadInputError(
             "ROC-AUC needs images of class 0 and of class 1, and of no other; "
-            f"these are of {', '.join(map(str, found.tolist()))}"
+            f"these are of {', '.join(map(str, classes))}"
         )
     ones, zeros = np.sort(scores[targets == 1]), np.sort(scores[targets == 0])
     return _share_below(ones, zeros), 1 - _share_below(zeros, ones)
 
 
 def _share_below(scores: Float32, others: Float32) -> Float64:
-    """Share of `others`, sorted, below each score; equal ones count half."""
+    """The share of `others`, sorted, below each score; ties count half."""
     below = np.searchsorted(others, scores, side="left")
     up_to = np.searchsorted(others, scores, side="right")
     return np.asarray((below + up_to) / (2 * len(others)), dtype=np.float64)

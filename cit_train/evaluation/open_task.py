@@ -1,4 +1,4 @@
-"""Find a task's data below a root folder, whatever layout it has."""
+"""Find a task's data below a root folder, in any supported layout."""
 
 import difflib
 from collections.abc import Mapping
@@ -12,15 +12,14 @@ from cit_train.evaluation.labels import attach
 from cit_train.evaluation.readers.cifar_binary import CIFAR_VERSIONS, open_cifar_binary
 from cit_train.evaluation.readers.file_list import FILE_LISTS, open_file_list
 from cit_train.evaluation.readers.image_folder import ImageFolder
-from cit_train.evaluation.readers.labelled_images import FoundImages, LabelledImages
+from cit_train.evaluation.readers.labelled_images import LabelledImages, SourceImages
 from cit_train.evaluation.readers.parquet_export import find_parquet, open_parquet_export
 from cit_train.evaluation.readers.torchvision_sets import TORCHVISION_SETS, open_torchvision_set
 from cit_train.evaluation.readers.webdataset_export import find_shards, open_webdataset_export
 
 __all__ = ["NoDataError", "open_task", "task_folder", "task_names"]
 
-# What CLIP benchmark calls the tasks, where that is another name; `wds_` and `vtab-` may stand
-# before any name.
+# CLIP benchmark's names of the tasks, where they differ; `wds_` and `vtab-` may precede any name.
 _OTHER_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "cub200": ("cub",),
@@ -41,13 +40,13 @@ _CLASS_FILES = ("classes.csv", "classes.txt")
 
 
 class NoDataError(ConfigError):
-    """The data of a task is not below the root."""
+    """There is no data of the task below the root."""
 
 
 def task_names(tasks: str, root: Path) -> tuple[str, ...]:
-    """The tasks that `--tasks` asks for: `all`, `mt`, or names with commas between them.
+    """The tasks that `--tasks` requests: `all`, `mt`, or names separated by commas.
 
-    `mt` is the multi-task setting, whose 26 tasks are those of `all`. A name that is no built-in
+    `mt` is the multi-task setting, whose 26 tasks are those of `all`. A name that is not a built-in
     task is a folder below the root.
 
     Raises:
@@ -69,7 +68,7 @@ def task_names(tasks: str, root: Path) -> tuple[str, ...]:
 
 
 def task_folder(root: Path, name: str) -> Path | None:
-    """The folder of a task below the root, by any of its names; None = there is none."""
+    """The folder of a task below the root, under any of its names; None = no folder."""
     for other in (name, *_OTHER_NAMES.get(name, ())):
         for prefix in _PREFIXES:
             folder = root / f"{prefix}{other}"
@@ -79,63 +78,60 @@ def task_folder(root: Path, name: str) -> Path | None:
 
 
 def open_task(name: str, root: Path, *, classes: Path | None = None) -> LabelledImages:
-    """List the images of a task, with the reader that fits what lies below the root.
+    """List the images of a task with the reader of their layout.
 
-    Tried in this order: WebDataset export, Parquet export, file list, CIFAR's binary files,
-    torchvision's layout, image folder.
+    The layouts are tried in this order: WebDataset export, file list, Parquet export, CIFAR's
+    binary files, torchvision's layout, image folder.
 
     Args:
-        name: A built-in task, or a folder below the root.
-        root: Has the tasks' folders.
-        classes: Names of the classes of an image folder, as in `ImageFolder.open`.
+        name: The name of a built-in task, or of a folder below the root.
+        root: The parent of the tasks' folders.
+        classes: The class names of an image folder, as in `ImageFolder.open`.
 
     Raises:
-        NoDataError: Nothing below the root belongs to the task; the message says how to get it.
-        ConfigError: Something does, but its labels or its classes are not as they must be.
-        BadInputError: It holds no image, or an image without a label.
-        DamagedError: A file is cut.
+        NoDataError: The task has no data below the root; the message says how to get it.
+        ConfigError: The labels or the classes do not fit the task.
+        BadInputError: There is no image, or an image without a label.
+        DamagedError: A file is truncated.
     """
     task = load_task(name) if name in TASK_NAMES else None
     folder = task_folder(root, name)
-    found = _open(name, root, folder, classes)
-    if found is None:
-        raise _no_data(name, root, folder, task)
-    images = attach(found, task, name=name)
-    if not len(images.targets):
+    source = _open(name, root, folder, classes)
+    images = None if source is None else attach(source, task, name=name)
+    if images is None or not len(images.targets):
         raise _no_data(name, root, folder, task)
     return images
 
 
-def _open(name: str, root: Path, folder: Path | None, classes: Path | None) -> FoundImages | None:
+def _open(name: str, root: Path, folder: Path | None, classes: Path | None) -> SourceImages | None:
     if folder is not None:
         if find_shards(folder) is not None:
             return open_webdataset_export(folder)
-        for place in (folder, *(folder / split for split in _SPLITS)):
-            lists = [place / each for each in FILE_LISTS if (place / each).is_file()]
+        for split in (folder, *(folder / name for name in _SPLITS)):
+            lists = [split / file for file in FILE_LISTS if (split / file).is_file()]
             if lists:
                 return open_file_list(lists[0])
         if find_parquet(folder):
             return open_parquet_export(folder)
-    # torchvision's root may be that of all tasks, or the task's own folder.
-    for place in (root, *([folder] if folder is not None else [])):
-        cifar = open_cifar_binary(name, place) if name in CIFAR_VERSIONS else None
+    # torchvision's root may be the parent of all tasks, or the task's own folder.
+    for parent in (root, *([folder] if folder is not None else [])):
+        cifar = open_cifar_binary(name, parent) if name in CIFAR_VERSIONS else None
         if cifar is not None:
             return cifar
-        known = TORCHVISION_SETS.get(name)
-        if known is not None and known.is_below(place):
-            return open_torchvision_set(name, place)
+        if name in TORCHVISION_SETS and TORCHVISION_SETS[name].is_below(parent):
+            return open_torchvision_set(name, parent)
     return _open_folder(folder, classes) if folder is not None else None
 
 
-def _open_folder(folder: Path, classes: Path | None) -> FoundImages | None:
+def _open_folder(folder: Path, classes: Path | None) -> SourceImages | None:
     splits = [folder / split for split in _SPLITS if _has_folders(folder / split)]
-    place = splits[0] if splits else folder
-    if not _has_folders(place):
+    images = splits[0] if splits else folder
+    if not _has_folders(images):
         return None
     if classes is None:
-        beside = [at / name for at in (place, folder) for name in _CLASS_FILES]
-        classes = next((path for path in beside if path.is_file()), None)
-    return ImageFolder.open(place, classes).found(prompts=_own_prompts(folder))
+        class_files = [parent / name for parent in (images, folder) for name in _CLASS_FILES]
+        classes = next((path for path in class_files if path.is_file()), None)
+    return ImageFolder.open(images, classes).source_images(prompts=_own_prompts(folder))
 
 
 def _own_prompts(folder: Path) -> tuple[str, ...]:
@@ -162,15 +158,15 @@ def _has_folders(folder: Path) -> bool:
 
 
 def _is_own_folder(root: Path, name: str) -> bool:
-    """Whether a name is a folder directly below the root, and leads nowhere else."""
+    """Whether a name is that of a folder directly below the root."""
     return Path(name).name == name and not name.startswith(".") and (root / name).is_dir()
 
 
 def _no_data(name: str, root: Path, folder: Path | None, task: Task | None) -> NoDataError:
     if folder is not None:
         return NoDataError(
-            f"{folder} has nothing that can be read: put there class folders with images, "
-            "labels.csv with paths and labels, tars of a WebDataset export, or Parquet files"
+            f"{folder} has nothing that can be read: add class folders with images, labels.csv "
+            "with paths and labels, tars of a WebDataset export, or Parquet files"
         )
     how = f"; {task.how_to_get}" if task is not None and task.how_to_get else ""
-    return NoDataError(f"nothing of {name} in {root}; put it into {root / name}{how}")
+    return NoDataError(f"{root} has no data of {name}; put it into {root / name}{how}")

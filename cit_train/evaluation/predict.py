@@ -1,4 +1,4 @@
-"""Zero-shot classes of pictures: the nearest class texts, best first."""
+"""Zero-shot classification of pictures: the most probable labels first."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +15,9 @@ from cit_curate.errors import NotFiniteError
 from cit_curate.images.decoders import decoders
 from cit_curate.images.read import ImageRejected, read_image_bytes
 from cit_curate.sources.folder import IMAGE_SUFFIXES
-from cit_train.evaluation.readers.class_mapping import ClassLabels
+from cit_train.evaluation.class_mapping import ClassLabels
+from cit_train.evaluation.pooled_images import RejectedImage
 from cit_train.evaluation.readers.image_folder import images_below
-from cit_train.evaluation.zero_shot import RejectedImage
 from cit_train.models.freeze import with_head
 from cit_train.models.pooled_vision import PooledVision
 from cit_train.transforms import Normalizer, eval_view, image_statistics
@@ -32,9 +32,9 @@ class Guess:
     """One label of a picture.
 
     Attributes:
-        label: A class, or what a mapping makes of one or several.
-        similarity: Cosine of picture and class text; of several classes the best.
-        probability: Softmax over all classes of logit scale times cosine; of several the sum.
+        label: The name of a class, or the mapped label of one or several classes.
+        similarity: The cosine of picture and class text; the best one of several classes.
+        probability: The softmax over all classes of logit scale times cosine; summed over several.
     """
 
     label: str
@@ -51,27 +51,29 @@ class Prediction:
 
 
 def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[RejectedImage]]:
-    """The picture files that paths stand for: themselves, or all below a folder, sorted.
+    """The picture files that paths name: a file itself, or all files below a folder, sorted.
 
-    Hidden files, and links to folders, are not followed. What is given twice comes once.
+    Hidden files and linked folders are left out. Duplicates appear once.
 
     Returns:
         The files, and the paths that are neither a file nor a folder with pictures.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     rejected: list[RejectedImage] = []
     for path in paths:
         if path.is_dir():
             below = images_below(path)
-            found += below
+            files += below
             if not below:
-                detail = f"the folder has no file that ends in {', '.join(sorted(IMAGE_SUFFIXES))}"
+                detail = (
+                    f"the folder has no file that ends with {', '.join(sorted(IMAGE_SUFFIXES))}"
+                )
                 rejected.append(RejectedImage(str(path), "no_image", detail))
         elif path.exists():
-            found.append(path)
+            files.append(path)
         else:
             rejected.append(RejectedImage(str(path), "missing_image", "there is no such file"))
-    return list(dict.fromkeys(found)), rejected
+    return list(dict.fromkeys(files)), rejected
 
 
 def predict_images(
@@ -83,21 +85,20 @@ def predict_images(
     top: int = 5,
     on_image: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Prediction | RejectedImage]:
-    """Classify pictures one after the other; a picture that cannot be read does not stop it.
+    """Classify pictures one after another; an unreadable picture is reported as a reject.
 
-    A picture's numbers do not depend on the pictures beside it.
+    The result of a picture does not depend on the other pictures.
 
     Args:
         model: The dual encoder, in eval mode, on any device.
         paths: Image files.
-        class_vectors: float32 [classes, dim], unit norm, of `class_features`.
-        labels: Of the classes.
-        top: Labels of each picture; fewer when there are fewer.
-        on_image: Told the pictures looked at so far.
+        class_vectors: float32 [classes, dim], unit norm, from `class_features`.
+        labels: The labels of the classes.
+        top: The maximum number of labels of a picture.
+        on_image: Called with the number of pictures done so far.
 
     Yields:
-        A prediction or a reject for each path, in order. Of equally probable labels the earlier
-        comes first.
+        A prediction or a reject for each path, in order. Ties go to the earlier label.
 
     Raises:
         NotFiniteError: A similarity is NaN or infinite; the message names the picture.
@@ -127,7 +128,7 @@ def _features(
 ) -> Tensor:
     """float32 [views, dim], unit norm, on the CPU.
 
-    Row by row through head and projection: a matrix product's last bits depend on its rows.
+    Head and projection run row by row: the last bits of a matrix product depend on its rows.
     """
     below_head = vision(torch.stack(list(views))).to(model.logit_scale.device)
     pooled = [with_head(model.vision_model, row) for row in below_head.unsqueeze(1)]
@@ -141,10 +142,10 @@ def _guesses(
     """The best labels of one picture; `similarity` is float32 [classes]."""
     if not similarity.isfinite().all():
         raise NotFiniteError(
-            f"the similarities of {path} have NaN or infinity; the model is broken"
+            f"the similarities of {path} have a NaN or an infinity; the model is broken"
         )
     label_of = torch.tensor(labels.label_of)
-    # float64: the sum over a thousand classes must not be seen in the digits shown
+    # float64: rounding in the sum over a thousand classes must not reach the digits shown
     probability = torch.softmax(scale.double() * similarity.double(), dim=0)
     summed = torch.zeros(len(labels.labels), dtype=torch.float64).index_add_(
         0, label_of, probability
@@ -157,7 +158,7 @@ def _guesses(
 
 
 def _decoded(paths: Sequence[Path], side: int) -> Iterator[list[Tensor | RejectedImage]]:
-    """Batches of views uint8 [3, side, side], in order."""
+    """Batches of views, uint8 [3, side, side], in order."""
     with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode") as threads:
         for start in range(0, len(paths), IMAGES_PER_BATCH):
             batch = paths[start : start + IMAGES_PER_BATCH]

@@ -1,4 +1,4 @@
-"""Many tasks, one after the other: what each gave, or why it gave nothing."""
+"""Evaluation on many tasks, one after another: the result of each, or why there is none."""
 
 import dataclasses
 import time
@@ -14,31 +14,31 @@ from cit_curate.errors import CitError, ConfigError, NotFiniteError, ResourceErr
 from cit_curate.metadata.tasks import TASK_NAMES, Metric, load_task
 from cit_train.evaluation.metrics import Interval
 from cit_train.evaluation.open_task import NoDataError, open_task
+from cit_train.evaluation.pooled_images import pooled_images
 from cit_train.evaluation.prompts import choose_prompts
 from cit_train.evaluation.readers.labelled_images import spread_rows
-from cit_train.evaluation.readers.pooled_images import pooled_images
 from cit_train.evaluation.zero_shot import evaluate
 
 __all__ = ["SuiteOptions", "TaskResult", "mean_value", "run_suite", "suite_report"]
 
 Status = Literal["done", "no data", "failed"]
-# Images looked at so far, and how many there are.
+# Called with the images done so far, and with their total.
 OnImages = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteOptions:
-    """What all tasks of a run share.
+    """The settings that all tasks share.
 
     Attributes:
-        limit: Images of each task at most; None = all.
-        prompts: In the place of each task's own; empty = each task's own.
-        use_template: Off = the class names alone.
-        extra_prompts: Add two prompts to ImageNet's.
-        classes: File with the class names of an image folder; None = the folders' names.
-        max_text_length: Tokens that a prompt is cut to.
-        batch_size: Images that are decoded and encoded together; None = what suits the device.
-        num_threads: That decode; None = as many as there are cores.
+        limit: The maximum number of images of a task; None = all.
+        prompts: The prompts of all tasks; empty = each task's own.
+        use_template: False = the class names alone.
+        extra_prompts: Whether to add two prompts to ImageNet's.
+        classes: The file with the class names of an image folder; None = the folders' names.
+        max_text_length: The maximum number of tokens of a prompt.
+        batch_size: The images that are decoded and encoded together; None = as the device allows.
+        num_threads: The threads that decode; None = one a core.
     """
 
     limit: int | None = None
@@ -63,27 +63,27 @@ class SuiteOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult:
-    """What a task gave, in percent, or why it gave nothing.
+    """The result of a task, in percent, or the reason why there is none.
 
     Attributes:
-        task: Its name.
-        metric: What `value` is.
-        status: `done`, `no data`, or `failed`: the data are there and cannot be used.
-        value: Of the metric; None unless done.
-        interval: 95 %, of the metric.
-        accuracy: Plain accuracy, whatever the metric.
-        chance: Accuracy of guessing.
-        num_images: That were classified.
-        num_found: That the data hold; more than `num_images` after `limit` or when some are broken.
-        num_rejected: That could not be read.
-        num_classes: To choose from.
-        is_partial: Whether `limit` left images out: the value is for a quick look.
-        seconds: Of wall clock, for reading, encoding and scoring.
-        source: The reader that was taken.
-        prompts: That were used.
-        notes: What a person must know to read the value.
-        reason: Why there is no value.
-        exit_code: Of what went wrong; 0 when nothing did.
+        task: The name of the task.
+        metric: The metric of `value`.
+        status: `done`, `no data`, or `failed` when the data cannot be used.
+        value: The value of the metric; None unless done.
+        interval: The 95 % interval of the metric.
+        accuracy: The plain accuracy, for any metric.
+        chance: The accuracy of guessing.
+        num_images: The images that were classified.
+        num_found: The images of the data; `limit` and broken images make `num_images` smaller.
+        num_rejected: The images that could not be read.
+        num_classes: The classes to choose from.
+        is_partial: Whether `limit` left images out, which makes the value a rough one.
+        seconds: The wall-clock time of reading, encoding and scoring.
+        source: The reader of the data.
+        prompts: The prompts of the class names.
+        notes: Remarks that a person needs to interpret the value.
+        reason: The reason why there is no value.
+        exit_code: The exit code of the failure; 0 = none.
     """
 
     task: str
@@ -115,29 +115,29 @@ def run_suite(
     options: SuiteOptions,
     on_images: Callable[[str, int, int], None] | None = None,
 ) -> Iterator[TaskResult]:
-    """Evaluate a model on tasks, in the order given; one that cannot be is reported, not raised.
+    """Evaluate a model on tasks, in order; the failure of a task is a result and not an exception.
 
     Args:
         model: The dual encoder, on any device.
-        tokenizer: Of its text tower.
-        names: From `task_names`.
-        root: Has the tasks' data.
-        options: Of all tasks.
-        on_images: Told a task's name, its images so far and all of them, after each batch.
+        tokenizer: The text tower's tokenizer.
+        names: The tasks, from `task_names`.
+        root: The folder of the tasks' data.
+        options: The settings of all tasks.
+        on_images: Called after each batch with the task, its images so far and their total.
 
     Raises:
-        NotFiniteError: The model is broken, so every task would be.
+        NotFiniteError: The model is broken, so that every task would fail.
     """
     for name in names:
         metric: Metric = load_task(name).metric if name in TASK_NAMES else "accuracy"
         start = time.monotonic()
 
-        def tell(done: int, total: int, name: str = name) -> None:
+        def report(done: int, total: int, name: str = name) -> None:
             if on_images is not None:
                 on_images(name, done, total)
 
         try:
-            result = _run_task(model, tokenizer, name, root, metric, options, tell)
+            result = _run_task(model, tokenizer, name, root, metric, options, report)
         except NotFiniteError:
             raise
         except NoDataError as error:
@@ -170,7 +170,7 @@ def mean_value(results: Sequence[TaskResult]) -> float | None:
 
 
 def suite_report(results: Sequence[TaskResult], **facts: Any) -> dict[str, Any]:
-    """A JSON document with the facts given, one object a task, and the mean."""
+    """A JSON document with the facts, one object a task, and the mean."""
     return {
         **facts,
         "mean": mean_value(results),
@@ -187,27 +187,27 @@ def _run_task(
     root: Path,
     metric: Metric,
     options: SuiteOptions,
-    tell: OnImages,
+    on_images: OnImages,
 ) -> TaskResult:
     images = open_task(name, root, classes=options.classes)
     task = load_task(name) if name in TASK_NAMES else None
     prompts = choose_prompts(
         task,
-        given=options.prompts,
-        beside=images.prompts,
+        requested=options.prompts,
+        stored=images.prompts,
         use_template=options.use_template,
         extra_prompts=options.extra_prompts and name == "imagenet",
     )
     num_found = len(images.targets)
     rows = spread_rows(num_found, options.limit)
-    tell(0, len(rows))
+    on_images(0, len(rows))
     pooled = pooled_images(
         model,
         images.images,
         rows=rows,
         batch_size=options.batch_size,
         num_threads=options.num_threads,
-        on_batch=lambda done: tell(done, len(rows)),
+        on_batch=lambda done: on_images(done, len(rows)),
     )
     evaluation = evaluate(
         model,
@@ -231,7 +231,7 @@ def _run_task(
         num_rejected=evaluation.num_rejected,
         num_classes=evaluation.num_classes,
         is_partial=len(rows) < num_found,
-        source=images.source,
+        source=images.reader,
         prompts=prompts,
         notes=images.notes,
     )

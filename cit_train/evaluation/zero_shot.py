@@ -1,9 +1,8 @@
-"""Zero-shot: pictures against the texts of their classes (docs/method.md, "Evaluation")."""
+"""Zero-shot classification by class texts (docs/method.md, "Evaluation")."""
 
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,59 +16,27 @@ from cit_curate.metadata.tasks import Metric
 from cit_curate.records import Int64
 from cit_curate.text_encoder.encoder import tokenize
 from cit_train.evaluation.metrics import (
-    Answers,
     Interval,
+    MetricInputs,
     accuracy,
     mean_per_class,
     score,
     top5_hits,
 )
+from cit_train.evaluation.pooled_images import PooledImages, encoding, project
 from cit_train.evaluation.prompts import NAME_ONLY
-from cit_train.evaluation.readers.pooled_images import (
-    PooledImages,
-    RejectedImage,
-    encoding,
-    pooled_images,
-    project,
-)
+from cit_train.evaluation.readers.labelled_images import LabelledImages
 
-__all__ = [
-    "NAME_ONLY",
-    "ClassAccuracy",
-    "Evaluation",
-    "Labelled",
-    "PooledImages",
-    "RejectedImage",
-    "class_features",
-    "evaluate",
-    "pooled_images",
-    "project",
-]
+__all__ = ["ClassAccuracy", "Evaluation", "class_features", "evaluate"]
 
 TEXTS_PER_PASS = 256
 # Rows of the similarity matrix at once: 4096 images of 1,000 classes are 16 MB.
 IMAGES_PER_BLOCK = 4096
 
 
-class Labelled(Protocol):
-    """The labels of pictures: `ImageFolder` and `LabelledImages`."""
-
-    @property
-    def classes(self) -> tuple[MetadataEntry, ...]:
-        """To choose from."""
-
-    @property
-    def targets(self) -> Int64:
-        """Each picture's position in `classes`."""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """What each class is called where the pictures lie."""
-
-
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """How one class fared: its images, and the percent of them that were predicted right."""
+    """The images of one class, and the percentage of them that were predicted right."""
 
     num_images: int
     accuracy: float
@@ -80,17 +47,17 @@ class Evaluation:
     """One zero-shot evaluation, in percent.
 
     Attributes:
-        num_images: Pictures that were classified.
-        num_classes: Classes to choose from, with or without pictures.
-        accuracy: Over the pictures.
-        mean_per_class: Over the classes that have pictures.
-        metric: The task's, which `value` and `interval` are of.
-        value: Of the metric.
-        interval: 95 %, of the metric.
-        chance: What guessing gives, 100 / num_classes.
-        per_class: By class name, in the order of the classes that have pictures; a name that
-            several classes share is followed by its folder.
-        num_rejected: Pictures that could not be read.
+        num_images: The pictures that were classified.
+        num_classes: The classes to choose from, with or without pictures.
+        accuracy: The accuracy over the pictures.
+        mean_per_class: The mean accuracy of the classes that have pictures.
+        metric: The task's metric.
+        value: The value of the metric.
+        interval: The 95 % interval of the metric.
+        chance: The accuracy of guessing, 100 / num_classes.
+        per_class: The accuracies by class name, in class order, of the classes that have pictures;
+            a name that several classes share is followed by its folder.
+        num_rejected: The pictures that could not be read.
     """
 
     num_images: int
@@ -113,17 +80,17 @@ def class_features(
     *,
     max_text_length: int = 32,
 ) -> Tensor:
-    """The vector of each class: its names in every prompt, encoded with the text projection.
+    """The vector of each class: its names in every prompt, through the text projection.
 
     The features are normalised, averaged over names and prompts, and normalised again. The model
-    is in eval mode meanwhile, in float32, and as before afterwards.
+    runs in eval mode and float32; its modes are restored afterwards.
 
     Args:
         model: The dual encoder, on any device.
-        tokenizer: Of its text tower.
-        classes: At least one.
-        prompts: Texts with `{}` for the name, at least one.
-        max_text_length: Tokens that a prompt is cut to.
+        tokenizer: The text tower's tokenizer.
+        classes: The classes, at least one.
+        prompts: The texts with `{}` for the name, at least one.
+        max_text_length: The maximum number of tokens of a prompt.
 
     Returns:
         float32 [classes, dim], unit norm, on the CPU.
@@ -135,7 +102,7 @@ def class_features(
     texts = [entry.texts(prompts) for entry in classes]
     if not texts or not texts[0]:
         raise ValueError(f"there are {len(classes)} classes and {len(prompts)} prompts; give both")
-    # By length, so that a pass pads its texts to about their own length.
+    # Sorted by length, so that a pass pads its texts little.
     distinct = sorted(dict.fromkeys(itertools.chain.from_iterable(texts)), key=len)
     row_of = {text: row for row, text in enumerate(distinct)}
     device = model.logit_scale.device
@@ -165,42 +132,42 @@ def evaluate(
     model: VisionTextDualEncoderModel,
     tokenizer: PreTrainedTokenizerBase,
     pooled: PooledImages,
-    labelled: Labelled,
+    labelled: LabelledImages,
     *,
     prompts: Sequence[str] = NAME_ONLY,
     max_text_length: int = 32,
     metric: Metric = "accuracy",
 ) -> Evaluation:
-    """Classify pictures by the nearest class text; of equal ones the earlier.
+    """Classify pictures by the nearest class text; ties go to the earlier class.
 
     Args:
-        model: The dual encoder as it is now.
-        tokenizer: Of its text tower.
-        pooled: `pooled_images` of the pictures or of a part of them.
-        labelled: The pictures' classes and labels.
-        prompts: Texts with `{}` for the class name.
-        max_text_length: Tokens that a prompt is cut to.
-        metric: The task's.
+        model: The dual encoder with its current weights.
+        tokenizer: The text tower's tokenizer.
+        pooled: The `pooled_images` of all or some of the pictures.
+        labelled: The pictures with their classes.
+        prompts: The texts with `{}` for the class name.
+        max_text_length: The maximum number of tokens of a prompt.
+        metric: The task's metric.
 
     Raises:
         NotFiniteError: The vector of a class or a picture is not finite.
-        BadInputError: ROC-AUC is asked of pictures that are of one class.
+        BadInputError: The metric is ROC-AUC, and the pictures do not have exactly two classes.
     """
     classes = class_features(
         model, tokenizer, labelled.classes, prompts, max_text_length=max_text_length
     )
     targets = labelled.targets[pooled.rows.numpy()]
-    answers = _answers(project(model, pooled), classes, targets)
-    right = answers.predictions == targets
-    found = score(metric, answers)
+    inputs = _metric_inputs(project(model, pooled), classes, targets)
+    right = inputs.predictions == targets
+    value, interval = score(metric, inputs)
     return Evaluation(
         num_images=len(targets),
         num_classes=len(labelled.classes),
-        accuracy=accuracy(answers.predictions, targets),
-        mean_per_class=mean_per_class(answers.predictions, targets),
+        accuracy=accuracy(inputs.predictions, targets),
+        mean_per_class=mean_per_class(inputs.predictions, targets),
         metric=metric,
-        value=found.value,
-        interval=found.interval,
+        value=value,
+        interval=interval,
         chance=100.0 / len(labelled.classes),
         per_class={
             _class_title(labelled, target): ClassAccuracy(
@@ -213,8 +180,8 @@ def evaluate(
     )
 
 
-def _answers(images: Tensor, classes: Tensor, targets: Int64) -> Answers:
-    """Predictions of images, a block at a time: the matrix of all similarities may be large."""
+def _metric_inputs(images: Tensor, classes: Tensor, targets: Int64) -> MetricInputs:
+    """Predict a block of images at a time: the matrix of all similarities may be large."""
     predictions, in_top5, margins = [], [], []
     for start in range(0, len(images), IMAGES_PER_BLOCK):
         rows = slice(start, start + IMAGES_PER_BLOCK)
@@ -229,7 +196,7 @@ def _answers(images: Tensor, classes: Tensor, targets: Int64) -> Answers:
         in_top5.append(top5_hits(values, targets[rows]))
         # Class 1 against class 0; with a single class there is nothing to compare.
         margins.append(values[:, min(1, len(classes) - 1)] - values[:, 0])
-    return Answers(
+    return MetricInputs(
         predictions=np.concatenate(predictions),
         targets=targets,
         in_top5=np.concatenate(in_top5),
@@ -237,7 +204,7 @@ def _answers(images: Tensor, classes: Tensor, targets: Int64) -> Answers:
     )
 
 
-def _class_title(labelled: Labelled, target: int) -> str:
+def _class_title(labelled: LabelledImages, target: int) -> str:
     name = labelled.classes[target].name
     shared = sum(entry.name == name for entry in labelled.classes) > 1
     return f"{name} ({labelled.labels[target]})" if shared else name

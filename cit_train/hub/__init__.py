@@ -1,1 +1,1 @@
-"""Models from elsewhere, and models for others: pull and push."""
+"""Models from and for others: pull, convert and push."""

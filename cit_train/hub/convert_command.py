@@ -1,4 +1,4 @@
-"""What `cit convert` does: foreign weights into Hugging Face directories."""
+"""`cit convert`: foreign weights into Hugging Face directories."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 __all__ = ["convert_augreg", "convert_checkpoint", "convert_moco", "convert_swag"]
 
-# Names that are shown of tensors that were left out.
+# Names shown of the tensors that were left out.
 _SHOWN = 3
 
 
 def convert_moco(
     source: tyro.conf.Positional[str], out: tyro.conf.Positional[Path], *, json: bool = False
 ) -> None:
-    """MoCo-v3's own checkpoint into a Hugging Face directory, with its projector.
+    """Convert a MoCo-v3 checkpoint, with its projector, into a Hugging Face directory.
 
         cit convert moco vit-b-300ep.pth.tar moco-v3-b16
         cit train laptop --vision-encoder moco-v3-b16 --pool POOL --metadata classes.txt --out RUN
@@ -30,7 +30,7 @@ def convert_moco(
     The momentum encoder and the predictor are left out.
 
     Args:
-        source: The file, with names under module.base_encoder.
+        source: The checkpoint file, with tensors under module.base_encoder.
         out: The directory to write.
         json: Print one JSON document.
     """
@@ -40,14 +40,14 @@ def convert_moco(
 def convert_augreg(
     source: tyro.conf.Positional[str], out: tyro.conf.Positional[Path], *, json: bool = False
 ) -> None:
-    """An AugReg ViT of timm into a Hugging Face directory.
+    """Convert an AugReg ViT of timm into a Hugging Face directory.
 
         cit convert augreg model.safetensors augreg-b16
         cit convert augreg timm:vit_base_patch16_224 augreg-b16
 
     Args:
-        source: A weight file under timm's names, the folder that has it, or a timm name.
-            A name is fetched from the hub; without a tag it means .augreg_in21k.
+        source: A weight file with timm's tensor names, its folder, or a timm model name.
+            A model name is fetched from the hub; its default tag is .augreg_in21k.
         out: The directory to write.
         json: Print one JSON document.
     """
@@ -57,14 +57,14 @@ def convert_augreg(
 def convert_swag(
     source: tyro.conf.Positional[str], out: tyro.conf.Positional[Path], *, json: bool = False
 ) -> None:
-    """A SWAG ViT into a Hugging Face directory.
+    """Convert a SWAG ViT into a Hugging Face directory.
 
         cit convert swag vit_b16.torch swag-b16
 
     A classifier is left out. torchvision's files of the same weights work too.
 
     Args:
-        source: The weight file. Of a torch hub name (vit_b16) no code is run: fetch its file.
+        source: The weight file. A torch hub name (vit_b16) would run code: fetch its file instead.
         out: The directory to write.
         json: Print one JSON document.
     """
@@ -79,7 +79,7 @@ def convert_checkpoint(
     config: Path | None = None,
     json: bool = False,
 ) -> None:
-    """A checkpoint of the original CiT into a Hugging Face directory with safetensors.
+    """Convert a checkpoint of the original CiT into a Hugging Face directory with safetensors.
 
         cit convert checkpoint yfcc15m_in1k_mocob16.tar yfcc15m_in1k_mocob16
         cit convert checkpoint checkpoint-best.pth best --tokenizer TOKENIZER
@@ -88,9 +88,9 @@ def convert_checkpoint(
         source: A folder with config.json and pytorch_model.bin, its tar, or checkpoint-best.pth.
         out: The directory to write.
         tokenizer: Directory, or hub id to fetch: the original's is
-            princeton-nlp/unsup-simcse-bert-base-uncased. Left out, the source's own, else the
-            original's if a hub's cache has it, else none.
-        config: The model's config.json, when a .pth has other towers than a known ViT and a BERT.
+            princeton-nlp/unsup-simcse-bert-base-uncased. By default the source's own, else the
+            original's if it is in the hub's cache, else none.
+        config: The model's config.json, for a .pth whose towers are not a known ViT and a BERT.
         json: Print one JSON document.
     """
     from cit_train.models import convert
@@ -109,34 +109,34 @@ def _convert(family: str, source: str, out: Path, *, json: bool) -> None:
 
 def _show(convert: Callable[[], "Conversion"], *, json: bool) -> None:
     with console(stderr=True).status("converting"):
-        done = convert()
+        result = convert()
     if json:
         value = {
-            "folder": str(done.folder),
-            "model_type": done.model_type,
-            "architecture": done.architecture,
-            "image_size": done.image_size,
-            "pooled_size": done.pooled_size,
-            "num_tensors": done.num_tensors,
-            "left_out": list(done.left_out),
-            "tokenizer": done.tokenizer,
+            "folder": str(result.folder),
+            "model_type": result.model_type,
+            "architecture": result.architecture,
+            "image_size": result.image_size,
+            "pooled_size": result.pooled_size,
+            "num_tensors": result.num_tensors,
+            "left_out": list(result.left_out),
+            "tokenizer": result.tokenizer,
         }
         print_json(value)
         return
     text = (
-        f"{done.folder}: {done.model_type}, {done.architecture}, {done.image_size} pixels, "
-        f"pooled output of {done.pooled_size}, {done.num_tensors} tensors; loads back equal"
+        f"{result.folder}: {result.model_type}, {result.architecture}, {result.image_size} pixels, "
+        f"pooled output of {result.pooled_size}, {result.num_tensors} tensors; loads back equal"
     )
     print_line(text)
-    if done.left_out:
-        more = ", …" if len(done.left_out) > _SHOWN else ""
-        names = ", ".join(done.left_out[:_SHOWN])
-        left_out = f"left out of the source's tensors: {len(done.left_out)} ({names}{more})"
+    if result.left_out:
+        more = ", …" if len(result.left_out) > _SHOWN else ""
+        names = ", ".join(result.left_out[:_SHOWN])
+        left_out = f"left out of the source's tensors: {len(result.left_out)} ({names}{more})"
         print_line(left_out)
-    if done.model_type == "vision-text-dual-encoder" and not done.tokenizer:
+    if result.model_type == "vision-text-dual-encoder" and not result.tokenizer:
         print_line(
-            "there is no tokenizer in it: convert again with --tokenizer "
+            "it has no tokenizer: convert again with --tokenizer "
             f"(a directory, or {TextTowerConfig.text_encoder}, which is fetched), "
-            "or give it to `cit eval --tokenizer`",
+            "or use `cit eval --tokenizer`",
             stderr=True,
         )

@@ -1,8 +1,8 @@
-"""Files of one web address, resumed where a download broke off, also by a kill.
+"""Download of one file, resumed where it broke off, even after a kill.
 
-    PATH               the file, whole, and its record: see `stored_file`
-    PATH.part          what has arrived of it
-    PATH.part.json     what the server said of it: a file that has changed since starts anew
+    PATH               the complete file, with its record: see `stored_file`
+    PATH.part          the bytes that have arrived
+    PATH.part.json     the server's version: a file that has changed since is fetched from the start
 
 Neither torch.hub nor pooch resumes, and huggingface_hub only does so for its own hub.
 """
@@ -21,14 +21,14 @@ import httpx2
 from cit_curate.errors import ConfigError, DamagedError, ResourceError
 from cit_curate.storage.durable import atomic_file, file_sha256, read_json, write_json
 from cit_curate.storage.lock import writer_lock
-from cit_train.hub.stored_file import StoredFile, beside, check_asked, stored_file, write_record
+from cit_train.hub.stored_file import StoredFile, beside, check_sha256, stored_file, write_record
 
 __all__ = ["Progress", "download"]
 
 MAX_BYTES = 16 * 10**9
 MAX_REDIRECTS = 10
 TIMEOUT_SECONDS = 15.0
-# Seconds before each further try; a try that brought bytes starts them anew.
+# Seconds before each further try; the list restarts after a try that received bytes.
 PAUSES = (1.0, 2.0, 4.0)
 
 _HEADERS = {"User-Agent": "cit", "Accept-Encoding": "identity"}
@@ -39,7 +39,7 @@ Progress = Callable[[int, int | None], None]
 
 
 class _BrokenOffError(Exception):
-    """An answer that another try may better."""
+    """A failure that another try may overcome."""
 
 
 def download(
@@ -52,20 +52,20 @@ def download(
     timeout_seconds: float = TIMEOUT_SECONDS,
     pauses: tuple[float, ...] = PAUSES,
 ) -> StoredFile:
-    """Fetch a file, unless it is there; go on where an earlier call was stopped.
+    """Fetch a file unless it exists; resume where an earlier call stopped.
 
     Args:
-        url: `https://`, to which redirects are held too; `http://` on this machine only.
-        path: Of the file; its name is not the server's to choose.
-        sha256: What its bytes must hash to, in hex; "" = what the first download recorded.
-        max_bytes: A larger file is refused.
-        on_progress: Called with the bytes that are there and the total, None when unknown.
-        timeout_seconds: For a connection, and for silence.
-        pauses: Seconds before each further try after a broken connection.
+        url: The `https://` address, which may only redirect to others; `http://` on this machine.
+        path: The path of the file; the server has no say in its name.
+        sha256: The SHA-256 of the file, in hex; "" = the one that the first download recorded.
+        max_bytes: The size above which a file is refused.
+        on_progress: Called with the bytes so far and the total, which is None when unknown.
+        timeout_seconds: The time limit to connect, and to wait for bytes.
+        pauses: The seconds before each further try after a broken connection.
 
     Raises:
-        ConfigError: The address, or what the server says to it, is wrong; or there is no network.
-        DamagedError: The file is not the one that was expected.
+        ConfigError: The address is wrong, the server refuses it, or there is no network.
+        DamagedError: The file is not the expected one.
         ResourceError: The connection keeps breaking, or the disk is too small.
     """
     _check_address(url)
@@ -81,7 +81,7 @@ def download(
 
 @dataclass(frozen=True)
 class _Version:
-    """What the server said of a file when its first byte arrived."""
+    """The version of a file, from the response headers of its first byte."""
 
     url: str
     etag: str = ""
@@ -90,19 +90,19 @@ class _Version:
 
     @property
     def validator(self) -> str:
-        """What tells this version of the file from another; "" when the server gave nothing."""
+        """The value for `If-Range` that identifies this version; "" = the server sent none."""
         return self.etag if self.etag and not self.etag.startswith("W/") else self.last_modified
 
-    def goes_on(self, headers: Mapping[str, str], start: int) -> bool:
-        """Whether a partial answer continues this version from a byte on."""
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
-        if found is None or int(found[1]) != start:
+    def is_continued_by(self, headers: Mapping[str, str], start: int) -> bool:
+        """Whether a partial response continues this version at byte `start`."""
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
+        if match is None or int(match[1]) != start:
             return False
-        return found[2] in ("*", str(self.bytes)) and headers.get("ETag", self.etag) == self.etag
+        return match[2] in ("*", str(self.bytes)) and headers.get("ETag", self.etag) == self.etag
 
 
 class _Transfer:
-    """One file on its way into `PATH.part`."""
+    """The transfer of one file into `PATH.part`."""
 
     def __init__(
         self, url: str, path: Path, client: httpx2.Client, max_bytes: int, on_progress: Progress
@@ -118,7 +118,7 @@ class _Transfer:
         self._by_hand = f"get the file elsewhere and put it at {path}"
 
     def run(self, pauses: tuple[float, ...]) -> None:
-        """Fetch what is missing, over as many connections as it takes."""
+        """Fetch the missing bytes, over as many connections as necessary."""
         left, is_first = list(pauses), True
         while True:
             before = self._size()
@@ -135,36 +135,36 @@ class _Transfer:
                 if not left:
                     raise ResourceError(
                         f"{self._url} broke off at {self._size():,} bytes: {error}; run the "
-                        "command again: it goes on from there"
+                        "command again to resume"
                     ) from error
             time.sleep(left.pop(0))
             is_first = False
 
     def finish(self, sha256: str) -> StoredFile:
-        """Give the file its name, once it has the hash that was asked for."""
-        found, size = file_sha256(self._part), self._part.stat().st_size
+        """Check the hash of the complete file and move it to its path."""
+        actual, size = file_sha256(self._part), self._part.stat().st_size
         try:
-            check_asked(self._path, found, sha256)
+            check_sha256(self._path, actual, sha256)
         except ConfigError:
-            self._forget()  # going on from it would end in the same bytes
+            self._discard()  # resuming would end with the same bytes
             raise
         stored = StoredFile(
-            path=self._path, url=self._url, bytes=size, sha256=found, etag=self._version.etag
+            path=self._path, url=self._url, bytes=size, sha256=actual, etag=self._version.etag
         )
-        # The record first: a file without one would count as put there by hand.
+        # The record first: a file without one counts as placed by hand.
         write_record(stored)
         with atomic_file(self._path) as temporary:
             self._part.replace(temporary)
         self._version_path.unlink(missing_ok=True)
         return stored
 
-    def _forget(self) -> None:
-        """Remove what has arrived."""
+    def _discard(self) -> None:
+        """Remove the partial file."""
         self._part.unlink(missing_ok=True)
         self._version_path.unlink(missing_ok=True)
 
     def _known_version(self) -> _Version:
-        """The version of the file that `PATH.part` is the start of."""
+        """The version of the file that `PATH.part` belongs to."""
         try:
             version = _Version(**read_json(self._version_path))
         except (DamagedError, TypeError):
@@ -172,19 +172,21 @@ class _Transfer:
         return version if version.url == self._url else _Version(self._url)
 
     def _size(self) -> int:
-        """Bytes that have arrived and can be built on."""
+        """The number of bytes that a transfer can resume from."""
         return self._part.stat().st_size if self._part.is_file() and self._version.validator else 0
 
     def _fetch_rest(self, start: int) -> None:
-        if start and start == self._version.bytes:  # stopped before it got its name
+        if start and start == self._version.bytes:  # stopped before `finish`
             return
-        # Without a match the server sends the whole file as it is now.
-        wanted = {"Range": f"bytes={start}-", "If-Range": self._version.validator} if start else {}
-        with closing(self._answer(wanted)) as response:
+        # If the version has changed, the server sends the whole current file.
+        headers = {"Range": f"bytes={start}-", "If-Range": self._version.validator} if start else {}
+        with closing(self._response(headers)) as response:
             resumed = response.status_code == 206
-            if resumed and not self._version.goes_on(response.headers, start):
-                self._forget()
-                raise _BrokenOffError("the file changed on the server; it is fetched anew")
+            if resumed and not self._version.is_continued_by(response.headers, start):
+                self._discard()
+                raise _BrokenOffError(
+                    "the file changed on the server; it is fetched from the start"
+                )
             if not resumed:
                 self._begin(response.headers)
             self._check_room()
@@ -193,8 +195,8 @@ class _Transfer:
         if total is not None and self._part.stat().st_size != total:
             raise _BrokenOffError(f"the connection was cut; {total:,} bytes were announced")
 
-    def _answer(self, headers: Mapping[str, str]) -> httpx2.Response:
-        """The answer behind all redirects, of which each may lead where a first request may go."""
+    def _response(self, headers: Mapping[str, str]) -> httpx2.Response:
+        """The response after all redirects, whose addresses are checked like the first."""
         request = self._client.build_request("GET", self._url, headers=headers)
         for _ in range(MAX_REDIRECTS):
             response = self._client.send(request, stream=True)
@@ -207,14 +209,14 @@ class _Transfer:
             return response
         response.close()
         status, reason = response.status_code, response.reason_phrase
-        if status == 416:  # there is no such range: what we have is no start of it
-            self._forget()
+        if status == 416:  # no such range: the partial file is not a prefix of the file
+            self._discard()
         elif status < 500 and status != 429:
-            raise ConfigError(f"{self._url} answers {status} {reason}; {self._by_hand}")
+            raise ConfigError(f"{self._url} returned {status} {reason}; {self._by_hand}")
         raise _BrokenOffError(f"HTTP Error {status}: {reason}")
 
     def _begin(self, headers: Mapping[str, str]) -> None:
-        """The first byte of a version of the file is about to arrive."""
+        """Start a new version of the file, from the headers of its response."""
         length = headers.get("Content-Length", "")
         self._version = _Version(
             self._url,
@@ -222,23 +224,23 @@ class _Transfer:
             headers.get("Last-Modified", ""),
             int(length) if length.isdigit() else None,
         )
-        self._forget()
+        self._discard()
         write_json(self._version_path, asdict(self._version))
 
     def _receive(self, response: httpx2.Response, *, append: bool) -> None:
         total = self._version.bytes
         done = self._size() if append else 0
-        with self._part.open("ab" if append else "wb") as stream:
+        with self._part.open("ab" if append else "wb") as file:
             self._on_progress(done, total)
             for chunk in response.iter_raw():
                 done += len(chunk)
                 self._check_size(done)
-                stream.write(chunk)
+                file.write(chunk)
                 self._on_progress(done, total)
 
     def _check_size(self, num_bytes: int) -> None:
         if num_bytes > self._max_bytes:
-            self._forget()
+            self._discard()
             raise ConfigError(
                 f"{self._url} has {num_bytes:,} bytes or more; the limit is {self._max_bytes:,}"
             )
@@ -257,14 +259,14 @@ class _Transfer:
 
 
 def _check_address(url: str, *, from_url: str = "") -> None:
-    """Refuse what is not `https://`, but for this machine's own `http://`.
+    """Refuse an address that is neither `https://` nor `http://` on this machine.
 
     Raises:
-        ConfigError: With the reason.
+        ConfigError: The address is refused.
     """
     parts = urlsplit(url)
     ends = (parts, urlsplit(from_url or url))
     is_here = parts.scheme == "http" and all(end.hostname in _THIS_MACHINE for end in ends)
     if not is_here and not (parts.scheme == "https" and parts.hostname):
-        source = f", to which {from_url} leads," if from_url else ""
+        source = f", to which {from_url} redirects," if from_url else ""
         raise ConfigError(f"{url}{source} is not an https:// address; nothing was fetched from it")

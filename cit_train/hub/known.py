@@ -1,7 +1,7 @@
-"""The models that the method is used with, and where their weights come from.
+"""The models that `cit pull` knows, and the sources of their weights.
 
-Of the direct addresses none has a published SHA-256: `cit pull` records the one it finds, and
-compares it from then on.
+No direct address has a published SHA-256: `cit pull` records the one of the first download and
+checks it from then on.
 """
 
 import difflib
@@ -22,14 +22,15 @@ class KnownModel:
     """One model that `cit pull` knows by name.
 
     Attributes:
-        role: A tower, or both of them trained.
-        what: What it is, in a few words.
+        name: The name for `cit pull`.
+        role: The tower that it is, or both.
+        what: A description in a few words.
         source: `https://…` (one file), `hf://…` (a repository of the hub), or `package:…` (inside
             an installed package, so that nothing is pulled).
-        license: Of the weights, as their publisher says.
-        next_step: Command or flag to use it with; `{path}` is what was pulled,
-            `{name}` the model's name.
-        sha256: Hex, where the publisher gives one; "" where not.
+        license: The licence of the weights, according to their publisher.
+        next_step: The command or flag to use it with; `{path}` stands for the pulled file or
+            folder, `{name}` for the model's name.
+        sha256: The SHA-256 in hex; "" = the publisher states none.
     """
 
     name: str
@@ -121,10 +122,10 @@ KNOWN_MODELS: Mapping[str, KnownModel] = MappingProxyType({model.name: model for
 
 
 def known_model(name: str) -> KnownModel:
-    """The model of a name.
+    """The model of that name.
 
     Raises:
-        ConfigError: There is none; the message has the nearest spelling.
+        ConfigError: The name is unknown; the message has the nearest spelling.
     """
     if name in KNOWN_MODELS:
         return KNOWN_MODELS[name]

@@ -1,7 +1,7 @@
-"""The model card of a repository: what the weights are, and what they were curated from.
+"""The model card of a repository: the weights, and the data that they were curated from.
 
-Class names, paths and settings come from other people. In the card each of their characters that
-means something in Markdown or HTML is a character reference, which shows but never acts.
+Class names, paths and settings are untrusted. In the card, every character of theirs that has a
+meaning in Markdown or HTML is a character reference, which is shown but never interpreted.
 """
 
 import math
@@ -31,7 +31,7 @@ MAX_RANGES = 10
 MAX_CLASSES = 20
 MAX_EVALUATIONS = 20
 MAX_TEXT = 200
-# Encoders whose publishers allow no commercial use.
+# Encoders whose licences forbid commercial use.
 _RESTRICTED = {"moco": "MoCo-v3", "swag": "SWAG"}
 
 # All but letters, digits, spaces, commas, hyphens, and the dots inside numbers.
@@ -43,8 +43,8 @@ SELECT outer_step, max(threshold) AS threshold, CAST(sum(scanned) AS BIGINT) AS 
        max(best_similarity) AS best_similarity
 FROM rounds WHERE "update" < $1 GROUP BY outer_step ORDER BY outer_step
 """
-# An outer step may go on after the weights were saved: what it used by then counts, once where
-# the ledger only has the first and the last of several uses.
+# An outer step may continue after the weights were saved: only uses until then count. Where the
+# ledger has only the first and the last of several uses, one is counted.
 _USED = """
 SELECT count(DISTINCT pair_key) AS pairs,
        CAST(coalesce(sum(if(last_update <= $1, times_used, 1)), 0) AS BIGINT) AS uses,
@@ -63,17 +63,17 @@ GROUP BY metadata_id ORDER BY pairs DESC, metadata_id
 
 
 def inert(text: object) -> str:
-    """A text that shows as it is in Markdown and HTML, on one line, and never acts as either."""
+    """The text on one line, escaped so that Markdown and HTML show it and never interpret it."""
     line = " ".join(str(text).split())
-    return _ACTIVE.sub(lambda letter: _reference(letter[0]), line)
+    return _ACTIVE.sub(lambda match: _reference(match[0]), line)
 
 
-def _reference(letter: str) -> str:
-    return f"&#{ord(letter)};" if letter.isprintable() else "\ufffd"
+def _reference(character: str) -> str:
+    return f"&#{ord(character)};" if character.isprintable() else "\ufffd"
 
 
 def _code(name: str) -> str:
-    """A plain name as code, which is easier to read in the source; any other made inert."""
+    """A plain name as code, which keeps the source readable; any other name escaped."""
     return f"`{name}`" if re.fullmatch(r"[a-z0-9_]+", name) else inert(name)
 
 
@@ -83,18 +83,18 @@ def write_model_card(
     """Write `README.md` beside a model's files.
 
     Args:
-        folder: Has config.json of a dual encoder.
-        repo: Name of the repository, `org/name`.
+        folder: The folder with the dual encoder's config.json.
+        repo: The name of the repository, `org/name`.
         run: The run that trained it; None = unknown, and the card has no statistics.
-        update: Updates that the weights have seen; None = all of the run's.
-        license: Identifier of the hub, such as apache-2.0; "" = none is stated.
+        update: The update of the weights; None = the run's last.
+        license: The hub's identifier of the licence, such as apache-2.0; "" = none stated.
     """
     config = read_json(folder / "config.json")
     settings = run.config if run else {}
     curation = _curation(run, update) if run else None
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("cit_train.hub", "."),
-        autoescape=False,  # noqa: S701 - it is Markdown; every foreign text goes through `inert`
+        autoescape=False,  # noqa: S701 - it is Markdown; every untrusted text goes through `inert`
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -120,7 +120,7 @@ _PARTS = ("vision_config", "text_config")
 
 @dataclass(frozen=True)
 class _Best:
-    """The value of these weights by the task's own metric."""
+    """The evaluation of these weights by the task's own metric."""
 
     task: str
     metric: str
@@ -128,8 +128,18 @@ class _Best:
 
 
 @dataclass(frozen=True)
+class _Evaluations:
+    """The evaluations of a run up to these weights; every text is escaped."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    pictures: str
+    best: _Best | None
+
+
+@dataclass(frozen=True)
 class _Curation:
-    """What the card says of a run; every text is inert already."""
+    """The card's facts about a run; every text is escaped."""
 
     num_steps: str
     updates: str
@@ -140,12 +150,9 @@ class _Curation:
     reasons: str
     classes: tuple[tuple[str, ...], ...]
     rest: str
-    evaluations: tuple[tuple[str, ...], ...]
-    eval_header: tuple[str, ...]
-    eval_note: str
+    evaluations: _Evaluations
     config: tuple[tuple[str, ...], ...]
     versions: tuple[tuple[str, ...], ...]
-    best: _Best | None
 
 
 def _curation(run: Run, update: int | None) -> _Curation:
@@ -159,11 +166,6 @@ def _curation(run: Run, update: int | None) -> _Curation:
         used = database.rows(_USED, [seen])[0]
         reasons = database.rows(_REASONS, [last_step])
         classes = database.rows(_CLASSES, [last_step])
-    evaluations = [
-        record
-        for record in run.metrics()
-        if record.get("kind") == "eval" and record["update"] <= seen
-    ]
     rest = len(classes) - MAX_CLASSES
     environment = read_json(run.path / "environment.json")
     return _Curation(
@@ -176,12 +178,9 @@ def _curation(run: Run, update: int | None) -> _Curation:
         reasons=", ".join(f"{inert(row['reason'])} {row['pairs']:,}" for row in reasons) or "none",
         classes=tuple((inert(_short(r["name"])), f"{r['pairs']:,}") for r in classes[:MAX_CLASSES]),
         rest=f"And {rest:,} more classes with pairs." if rest > 0 else "",
-        evaluations=_evaluations(evaluations[-MAX_EVALUATIONS:]),
-        eval_header=("update", "accuracy", "mean per class", *_other_metric(evaluations)),
-        eval_note=f", on {_pictures(settings)}",
+        evaluations=_evaluations(run, seen),
         config=tuple((_code(name), inert(value)) for name, value in _public(settings)),
         versions=_versions(environment),
-        best=_best(settings, evaluations, seen),
     )
 
 
@@ -190,11 +189,11 @@ def _data(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     pool, metadata = (f" (fingerprint {inert(value)})" if value else "" for value in fingerprints)
     pools = [
         (
-            f"pool {inert(_short(each['name']))}",
-            f"{100 * each['weight']:.3g} % of the scanned captions "
-            f"(fingerprint {inert(each['fingerprint'])})",
+            f"pool {inert(_short(one['name']))}",
+            f"{100 * one['weight']:.3g} % of the scanned captions "
+            f"(fingerprint {inert(one['fingerprint'])})",
         )
-        for each in run_pools(settings)
+        for one in run_pools(settings)
     ]
     prompts = ", ".join(inert(prompt) for prompt in settings.get("templates", ()))
     return (
@@ -212,7 +211,7 @@ def _ranges(steps: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], ...]:
         part = steps[start : start + length]
         first, last = part[0]["outer_step"], part[-1]["outer_step"]
         scanned, kept, selected = (sum(r[n] for r in part) for n in ("scanned", "kept", "selected"))
-        # Before `skip_until` and without curation nothing is compared: no threshold held.
+        # Before `skip_until` and without curation nothing is compared with a threshold.
         scored = [row for row in part if row["best_similarity"] is not None]
         thresholds = sorted({f"{row['threshold']:g}" for row in scored}, key=float)
         rows.append(
@@ -229,17 +228,28 @@ def _ranges(steps: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], ...]:
     return tuple(rows)
 
 
-def _evaluations(records: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], ...]:
-    columns = ("accuracy", "mean_per_class", *(["value"] if _other_metric(records) else []))
-    return tuple(
-        (f"{r['update']:,}", *(f"{r[column]:.1f}" for column in columns))
-        for r in records
-        if all(isinstance(r.get(column), float) for column in columns)
+def _evaluations(run: Run, update: int) -> _Evaluations:
+    records = [
+        record
+        for record in run.metrics()
+        if record.get("kind") == "eval" and record["update"] <= update
+    ]
+    shown = records[-MAX_EVALUATIONS:]
+    columns = ("accuracy", "mean_per_class", *(["value"] if _other_metric(shown) else []))
+    return _Evaluations(
+        header=("update", "accuracy", "mean per class", *_other_metric(records)),
+        rows=tuple(
+            (f"{record['update']:,}", *(f"{record[column]:.1f}" for column in columns))
+            for record in shown
+            if all(isinstance(record.get(column), float) for column in columns)
+        ),
+        pictures=_pictures(run.config),
+        best=_best(run.config, records, update),
     )
 
 
 def _other_metric(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The task's metric, when it is neither of the two that every evaluation has."""
+    """The task's metric, unless it is one of the two that every evaluation has."""
     metrics = {str(record.get("metric", "accuracy")) for record in records}
     return tuple(
         inert(metric.replace("_", " ")) for metric in metrics - {"accuracy", "mean_per_class"}
@@ -247,7 +257,7 @@ def _other_metric(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
 
 
 def _pictures(settings: Mapping[str, Any]) -> str:
-    """What was evaluated on: a built-in task, or a folder of somebody's own."""
+    """The pictures of the evaluations: a built-in task, or an image folder."""
     if settings.get("eval_task"):
         return f"the task {inert(_short(settings['eval_task']))}"
     return f"the pictures of {_last_part(settings.get('eval_data', ''))}"
@@ -265,7 +275,7 @@ def _best(
 
 
 def _public(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The settings without the folders of the machine: a path is shown as its last part."""
+    """The settings without this machine's folders: a path is shown as its last part."""
     return [
         (name, _short(", ".join(_without_folders(str(entry)) for entry in values)))
         for name, value in _with_pool_names(settings).items()
@@ -331,8 +341,7 @@ def _front_matter(
     names = [str(settings.get(f"{tower}_encoder", "")) for tower in ("vision", "text")]
     bases = [name.removeprefix(HUB_PREFIX).partition("@")[0] for name in names if _is_hub_id(name)]
     results = None
-    if curation and curation.best:
-        best = curation.best
+    if curation and (best := curation.evaluations.best):
         results = [
             EvalResult(
                 task_type="zero-shot-image-classification",

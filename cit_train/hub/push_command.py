@@ -1,4 +1,4 @@
-"""What `cit push` does: a model with its card to a repository of the hub, or into a folder."""
+"""`cit push`: upload a model with its card to the hub, or write both to a folder."""
 
 import tempfile
 from pathlib import Path
@@ -11,7 +11,7 @@ from cit_curate.printing import print_json
 from cit_curate.terminal import print_line
 from cit_curate.text_encoder.hub import HUB_PREFIX, HubName, network_errors, refuse_offline
 
-if TYPE_CHECKING:  # it imports Arrow, which `--help` must not wait for
+if TYPE_CHECKING:  # imports Arrow, which `--help` must not wait for
     from cit_train.hub.model_files import ExportedModel
 
 
@@ -26,24 +26,24 @@ def push(
     message: str = "",
     json: bool = False,
 ) -> None:
-    """Publish a model with a card that says what it was curated from.
+    """Publish a model with a card that describes the data it was curated from.
 
-    Weights (safetensors), configuration, tokenizer and processor, and a README.md with the pool's
-    and the metadata's fingerprints, the curation's numbers from the ledger, the evaluations and the
-    settings. The optimizer's state, captions, pictures and local paths stay here; the names of the
-    20 classes with the most pairs are in the card.
+    Published are weights (safetensors), configuration, tokenizer, processor and a README.md with
+    the fingerprints of pool and metadata, the curation's numbers from the ledger, the evaluations,
+    the settings and the names of the 20 classes with the most pairs. The optimizer's state,
+    captions, pictures and local paths stay private.
 
         cit push RUN me/toys --dry-run --out toys
         cit push RUN me/toys --private --license apache-2.0
 
     Args:
         model: A run (its best checkpoint, else its last), or a checkpoint's folder.
-        repo: Repository on the hub: org/name. It is made when it is not there.
+        repo: Repository on the hub: org/name. It is created if necessary.
         dry_run: Only write the folder that would be uploaded; needs --out.
-        out: Keep the folder that is uploaded here.
-        private: Make the repository private, when it is made.
+        out: Folder to keep the uploaded files in.
+        private: Make a new repository private.
         license: The hub's identifier of the weights' licence, such as apache-2.0.
-        message: Of the commit.
+        message: Message of the commit.
         json: Print one JSON document instead of lines.
     """
     from cit_train.hub.model_files import export_model
@@ -53,8 +53,8 @@ def push(
         raise ConfigError("--dry-run writes a folder: name it with --out FOLDER")
     if not dry_run:
         _check_may_upload()
-    with tempfile.TemporaryDirectory(prefix="cit-push-") as made:
-        exported = export_model(model, out or Path(made) / "model", repo=name, license=license)
+    with tempfile.TemporaryDirectory(prefix="cit-push-") as temporary:
+        exported = export_model(model, out or Path(temporary) / "model", repo=name, license=license)
         url = "" if dry_run else _upload(exported, name, private=private, message=message)
         kept = exported.folder if out else None
     summary = {
@@ -64,7 +64,9 @@ def push(
         "folder": str(kept) if kept else None,
         "update": exported.update,
         "run": str(exported.run) if exported.run else None,
-        "files": {entry.path: _described(entry.bytes, entry.sha256) for entry in exported.files},
+        "files": {
+            entry.path: {"bytes": entry.bytes, "sha256": entry.sha256} for entry in exported.files
+        },
     }
     _show(summary, as_json=json)
 
@@ -89,7 +91,10 @@ def _check_may_upload() -> None:
 
 
 def _upload(exported: "ExportedModel", repo: str, *, private: bool, message: str) -> str:
-    """Make the repository, upload the folder as one commit, and give its address.
+    """Create the repository if necessary and upload the folder as one commit.
+
+    Returns:
+        The address of the repository.
 
     Raises:
         ConfigError: The hub refuses.
@@ -100,12 +105,12 @@ def _upload(exported: "ExportedModel", repo: str, *, private: bool, message: str
 
     api = huggingface_hub.HfApi()
     try:
-        # Without --private an existing repository, and an organisation's rule, stay as they are.
-        place = api.create_repo(
+        # Without --private an existing repository and an organisation's default are unchanged.
+        created = api.create_repo(
             repo, repo_type="model", private=True if private else None, exist_ok=True
         )
         api.upload_folder(
-            repo_id=place.repo_id,
+            repo_id=created.repo_id,
             repo_type="model",
             folder_path=str(exported.folder),
             commit_message=message or _message(exported),
@@ -122,16 +127,12 @@ def _upload(exported: "ExportedModel", repo: str, *, private: bool, message: str
         raise ResourceError(
             f"the upload to {repo} failed: {first_line(error)}; run the command again"
         ) from error
-    return str(place)
+    return str(created)
 
 
 def _message(exported: "ExportedModel") -> str:
-    seen = f" of update {exported.update}" if exported.update is not None else ""
-    return f"Upload the dual encoder{seen} with cit"
-
-
-def _described(num_bytes: int, sha256: str) -> dict[str, Any]:
-    return {"bytes": num_bytes, "sha256": sha256}
+    of_update = f" of update {exported.update}" if exported.update is not None else ""
+    return f"Upload the dual encoder{of_update} with cit"
 
 
 def _show(summary: dict[str, Any], *, as_json: bool) -> None:
@@ -146,6 +147,6 @@ def _show(summary: dict[str, Any], *, as_json: bool) -> None:
         lines.append(f"uploaded to {summary['url']}")
         lines.append(f"use it with: cit predict hf://{summary['repo']} --image FILE --labels FILE")
     else:
-        lines.append(f"not uploaded: {summary['folder']} is what would be")
+        lines.append(f"not uploaded; the files are in {summary['folder']}")
     for line in lines:
         print_line(line)

@@ -1,6 +1,6 @@
-"""A file that was fetched, with a record of it beside it that every later use compares it with.
+"""A fetched file, with a record beside it that every later use checks it against.
 
-PATH         the file, whole
+PATH         the complete file
 PATH.json    address, bytes, ETag, SHA-256
 """
 
@@ -10,19 +10,19 @@ from pathlib import Path
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.storage.durable import file_sha256, read_json, write_json
 
-__all__ = ["StoredFile", "beside", "check_asked", "stored_file", "write_record"]
+__all__ = ["StoredFile", "beside", "check_sha256", "stored_file", "write_record"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFile:
-    """A file that is whole, and where it came from.
+    """A complete file and its origin.
 
     Attributes:
-        path: Where it lies.
-        url: Its address; "" for a file that was put there by hand.
-        bytes: Its size.
-        sha256: Hex SHA-256 of its bytes, taken when it was complete.
-        etag: The server's tag of this version; "" when it gave none.
+        path: The path of the file.
+        url: The address that it came from; "" = placed by hand.
+        bytes: The size of the file.
+        sha256: The SHA-256 of the complete file, in hex.
+        etag: The server's tag of this version; "" = none.
     """
 
     path: Path
@@ -33,39 +33,41 @@ class StoredFile:
 
 
 def stored_file(path: Path, *, sha256: str = "", url: str = "") -> StoredFile | None:
-    """The file at `path` if it is there and still what it was; one put there by hand is recorded.
+    """The file at `path`, checked against its record; None = no file.
+
+    A file without a record counts as placed by hand and is recorded.
 
     Args:
-        path: Of the file.
-        sha256: What its bytes must hash to, in hex; "" = what was recorded.
-        url: Where it should have come from; "" = anywhere.
+        path: The path of the file.
+        sha256: The SHA-256 that it must have, in hex; "" = the recorded one.
+        url: The address that it must have come from; "" = any.
 
     Raises:
-        ConfigError: It is not what was asked for.
+        ConfigError: It does not have the requested SHA-256.
         DamagedError: It has changed, or came from another address.
     """
     if not path.is_file():
         return None
-    found, size = file_sha256(path), path.stat().st_size
+    actual, size = file_sha256(path), path.stat().st_size
     record = beside(path, ".json")
     if not record.is_file():
-        check_asked(path, found, sha256)
-        stored = StoredFile(path=path, url="", bytes=size, sha256=found, etag="")
+        check_sha256(path, actual, sha256)
+        stored = StoredFile(path=path, url="", bytes=size, sha256=actual, etag="")
         write_record(stored)
         return stored
     value = read_json(record)
     if not isinstance(value, dict) or not value.keys() >= {"url", "sha256", "etag"}:
-        raise DamagedError(f"{record} is damaged; delete it, and {path} is recorded anew")
-    if found != str(value["sha256"]).lower():
+        raise DamagedError(f"{record} is damaged; delete it, and the file is recorded again")
+    if actual != str(value["sha256"]).lower():
         raise DamagedError(
-            f"{path} has the SHA-256 {found}, and its record {record.name} says {value['sha256']}; "
-            "delete it and fetch it again"
+            f"{path} has the SHA-256 {actual}, but its record {record.name} has "
+            f"{value['sha256']}; delete the file and fetch it again"
         )
-    check_asked(path, found, sha256)
+    check_sha256(path, actual, sha256)
     if url and value["url"] not in ("", url):
         raise DamagedError(f"{path} came from {value['url']}, not from {url}; move it away")
     return StoredFile(
-        path=path, url=str(value["url"]), bytes=size, sha256=found, etag=str(value["etag"])
+        path=path, url=str(value["url"]), bytes=size, sha256=actual, etag=str(value["etag"])
     )
 
 
@@ -76,20 +78,20 @@ def write_record(stored: StoredFile) -> None:
     write_json(beside(stored.path, ".json"), record)
 
 
-def check_asked(path: Path, found: str, asked: str) -> None:
-    """Compare a file's SHA-256 with the one that was asked for; "" = any.
+def check_sha256(path: Path, actual: str, expected: str) -> None:
+    """Compare a file's SHA-256 with the expected one; "" = any.
 
     Raises:
         ConfigError: They differ.
     """
-    if asked and found != asked.lower():
+    if expected and actual != expected.lower():
         raise ConfigError(
-            f"{path} has the SHA-256 {found}, and what was asked for is {asked.lower()}: it is "
-            "another file, or the hash is mistyped; look where it came from, and run cit pull "
+            f"{path} has the SHA-256 {actual}, but {expected.lower()} was requested: it is "
+            "another file, or the hash is mistyped; check where it came from, and run cit pull "
             "again with the right --sha256"
         )
 
 
 def beside(path: Path, suffix: str) -> Path:
-    """A file of the same name with a longer ending."""
+    """The path with a suffix appended to its name."""
     return path.with_name(path.name + suffix)

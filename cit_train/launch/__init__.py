@@ -1,1 +1,1 @@
-"""Runs as jobs of a SLURM cluster, through submitit."""
+"""Runs as jobs of a SLURM cluster, through submitit, and the state of those runs."""

@@ -1,4 +1,4 @@
-"""What is special about a cluster: a small TOML file of the user, never code."""
+"""The facts of a cluster: a small TOML file of the user, never code."""
 
 import difflib
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 from cit_curate.errors import ConfigError
 
-# What cit decides for each job itself; another value would break its logs, signals or requeueing.
+# The options that cit sets for each job; other values would break logs, signals or requeueing.
 _OWN_OPTIONS = frozenset(
     {"array", "chdir", "error", "gpus_per_node", "job_name", "nodes", "ntasks_per_node"}
     | {"open_mode", "output", "requeue", "no_requeue", "signal", "time"}
@@ -22,18 +22,18 @@ _OPTION = re.compile(r"--(?P<name>[a-z][a-z0-9-]*)(=(?P<value>.+))?")
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """The facts of one cluster; `""` and None leave a thing to SLURM's own defaults."""
+    """The facts of one cluster; `""` and None mean SLURM's own defaults."""
 
     partition: str = ""
     """Queue of the jobs."""
     account: str = ""
-    """Whom the time is charged to."""
+    """Account that is charged for the time."""
     qos: str = ""
     """Quality of service."""
     constraint: str = ""
     """Features that the nodes must have."""
     time: str = ""
-    """Time limit of a job when no --time is given, as HH:MM:SS."""
+    """Time limit of a job without --time, as HH:MM:SS."""
     cpus_per_task: int | None = None
     """Cores of each rank."""
     mem_gb: int | None = None
@@ -41,21 +41,21 @@ class Cluster:
     sbatch: tuple[str, ...] = ()
     """Further options of sbatch, such as "--exclusive" or "--mail-type=END"."""
     modules: tuple[str, ...] = ()
-    """Environment modules that are loaded before the job starts."""
+    """Environment modules to load before the job starts."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Environment variables of the job."""
     python: str = ""
-    """Command that starts Python on the nodes; left out, the Python that launches."""
+    """Command that starts Python on the nodes; by default the launching Python."""
 
     @property
     def options(self) -> dict[str, str | bool]:
-        """`sbatch` as submitit takes it: name with underscores to value; True = without one."""
-        matches = (_OPTION.fullmatch(each) for each in self.sbatch)
+        """`sbatch` for submitit: values by names with underscores; True = no value."""
+        matches = (_OPTION.fullmatch(option) for option in self.sbatch)
         return {m["name"].replace("-", "_"): m["value"] or True for m in matches if m is not None}
 
     @property
     def setup(self) -> list[str]:
-        """Lines of the batch script before the job."""
+        """The lines of the batch script before the job."""
         import shlex
 
         lines = [f"module load {shlex.join(self.modules)}"] if self.modules else []
@@ -64,7 +64,7 @@ class Cluster:
 
 
 def cluster_path() -> Path:
-    """Where the file is looked for when none is named."""
+    """The default path of the file."""
     home = os.environ.get("XDG_CONFIG_HOME", "")
     # The XDG specification: a relative path there is invalid and is ignored.
     folder = Path(home) if Path(home).is_absolute() else Path.home() / ".config"
@@ -72,37 +72,37 @@ def cluster_path() -> Path:
 
 
 def read_cluster(path: Path | None = None) -> Cluster:
-    """The facts in `path`, or in the user's own file; without that, none.
+    """The facts in `path`, or in the user's default file; defaults if that does not exist.
 
     Raises:
-        ConfigError: The file named is missing, is no TOML, or a key or a value in it is wrong.
+        ConfigError: `path` is missing, or a file is not TOML or has a wrong key or value.
     """
-    found = path if path is not None else cluster_path()
+    file = path if path is not None else cluster_path()
     try:
-        text = found.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
         values = tomllib.loads(text)
     except FileNotFoundError:
         if path is None:
             return Cluster()
         raise ConfigError(f"--cluster: there is no file {path}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{found} is not TOML: {error}") from error
+        raise ConfigError(f"{file} is not TOML: {error}") from error
     except OSError as error:
-        raise ConfigError(f"{found} cannot be read: {error.strerror}") from error
-    known = [each.name for each in fields(Cluster)]
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    known = [field.name for field in fields(Cluster)]
     for key in values:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
-            raise ConfigError(f"{_where(found, text, key)}: there is no key {key!r}{hint}")
+            hint = f"; did you mean {close[0]}?" if close else f"; the keys are {', '.join(known)}"
+            raise ConfigError(f"{_where(file, text, key)}: there is no key {key!r}{hint}")
     checked = {
-        key: _CHECKS[key](_where(found, text, key), key, value) for key, value in values.items()
+        key: _CHECKS[key](_where(file, text, key), key, value) for key, value in values.items()
     }
     return Cluster(**checked)
 
 
 def _where(path: Path, text: str, key: str) -> str:
-    """`FILE, line N`, where the key is first set, or its table begins."""
+    """`FILE, line N` of the line that sets the key or starts its table."""
     starts = re.compile(rf"""\s*\[?\s*["']?{re.escape(key)}["']?\s*[\]=.]""")
     lines = enumerate(text.splitlines(), 1)
     number = next((number for number, line in lines if starts.match(line)), None)
@@ -124,7 +124,7 @@ def _count(where: str, key: str, value: Any) -> int:
 def _texts(where: str, key: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise ConfigError(f'{where}: {key} is {value!r}; it must be a list, such as ["…", "…"]')
-    return tuple(_text(where, f"an entry of {key}", each) for each in value)
+    return tuple(_text(where, f"an entry of {key}", entry) for entry in value)
 
 
 def _options(where: str, key: str, value: Any) -> tuple[str, ...]:
@@ -143,11 +143,11 @@ def _options(where: str, key: str, value: Any) -> tuple[str, ...]:
 def _environment(where: str, key: str, value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         raise ConfigError(f"{where}: {key} is {value!r}; it must be a table, [{key}]")
-    for name, each in value.items():
+    for name, text in value.items():
         if not _NAME.fullmatch(name):
-            raise ConfigError(f"{where}: {key} has {name!r}, which is no name of a variable")
-        if not isinstance(each, str) or not (each.isprintable() or not each):
-            raise ConfigError(f"{where}: {key}.{name} is {each!r}; write it as text in quotes")
+            raise ConfigError(f"{where}: {key} has {name!r}, which is not the name of a variable")
+        if not isinstance(text, str) or not (text.isprintable() or not text):
+            raise ConfigError(f"{where}: {key}.{name} is {text!r}; write it as text in quotes")
     return dict(value)
 
 

@@ -1,4 +1,4 @@
-"""What `cit launch slurm` does: a recipe, a sweep or an evaluation becomes jobs of a cluster."""
+"""`cit launch slurm`: run a recipe, a sweep or an evaluation as jobs of a cluster."""
 
 import importlib.util
 import logging
@@ -32,12 +32,12 @@ from cit_train.sweeps import SWEEPS
 if TYPE_CHECKING:
     from cit_train.launch.job import CitJob
 
-# What the scheduler may do after TERM until it kills; sites give preempted jobs minutes at most.
+# The wait for the scheduler's decision after TERM; sites give preempted jobs minutes at most.
 _DECISION_SECONDS = 600.0
 
 
 class FailedJobsError(CitError):
-    """Jobs of this machine failed; the exit code is that of the first one's command."""
+    """Jobs on this machine failed; the exit code is that of the first failed command."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -45,10 +45,10 @@ class FailedJobsError(CitError):
 
 
 def main(args: Sequence[str]) -> None:
-    """`cit launch slurm NAME …`: the launcher's flags are its own, all others the command's.
+    """Run `cit launch slurm NAME …`; flags that are not the launcher's go to the command.
 
     Raises:
-        ConfigError: No such name, a flag or the cluster file is wrong, or SLURM is not here.
+        ConfigError: The name, a flag or the cluster file is wrong, or SLURM is not installed.
         CitError: With --local: a job failed or was stopped.
     """
     if not args or args[0] in ("-h", "--help"):
@@ -68,9 +68,9 @@ def main(args: Sequence[str]) -> None:
     _check(plan, resources, flags)
     if importlib.util.find_spec("submitit") is None:
         raise ConfigError("cit launch needs submitit: pip install 'cit[slurm]'")
-    import submitit  # noqa: F401 - it sets up its logger when it is first imported
+    import submitit  # noqa: F401 - the first import sets up its logger
 
-    # It writes to stdout, which is the document's; warnings go to stderr with all others.
+    # Its logger writes to stdout, which is reserved for the document; stderr has the warnings.
     logging.getLogger("submitit").handlers.clear()
     if flags.dry_run:
         _show(plan, resources, flags)
@@ -81,7 +81,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def _check(plan: Plan, resources: Resources, flags: LaunchFlags) -> None:
-    """Stop before anything is queued that could not run."""
+    """Raise before a job is queued that could not run."""
     if plan.lanes % resources.num_ranks:
         raise ConfigError(
             f"{resources.num_ranks} ranks do not divide the {plan.lanes} "
@@ -100,7 +100,7 @@ def _check(plan: Plan, resources: Resources, flags: LaunchFlags) -> None:
 
 
 def _missing() -> str:
-    """What of SLURM is not here; empty when all is."""
+    """The reason why SLURM cannot be used here; empty = it can."""
     absent = [name for name in ("sbatch", "srun") if shutil.which(name) is None]
     verb = "is" if len(absent) == 1 else "are"
     return f"{' and '.join(absent)} {verb} not on the PATH" if absent else ""
@@ -117,7 +117,7 @@ def _jobs(plan: Plan, resources: Resources, flags: LaunchFlags) -> "list[CitJob]
             folder=str(Path.cwd()),
             run=str(job.run),
             report=str(report_path(folder, job.name)),
-            # The rest is for submitit and scontrol.
+            # A tenth of the warning time is left for submitit and scontrol.
             stop_seconds=max(1.0, 0.9 * resources.signal_seconds),
             decision_seconds=0.0 if flags.local else _DECISION_SECONDS,
             max_requeues=resources.max_requeues,

@@ -1,4 +1,4 @@
-"""Jobs handed to submitit: as a batch script for SLURM, or as processes of this machine."""
+"""Submission through submitit: to SLURM as a batch script, or as processes on this machine."""
 
 import os
 import signal
@@ -22,17 +22,17 @@ _POLL_SECONDS = 0.1
 
 
 class StoppedLaunchError(CitError):
-    """The jobs of this machine were asked to stop; the same command goes on."""
+    """The jobs on this machine were stopped; the same command resumes them."""
 
     exit_code = STOPPED
 
 
 class ScriptExecutor(submitit.SlurmExecutor):
-    """submitit's SLURM executor; it also writes scripts where there is no SLURM."""
+    """submitit's SLURM executor, which can also write scripts without SLURM."""
 
     @classmethod
     def affinity(cls) -> int:
-        """Whether SLURM is here is asked before, with a better message."""
+        """Always usable: the launcher has checked for SLURM, with a better message."""
         return 2
 
     def script(self, num_jobs: int) -> str:
@@ -47,7 +47,7 @@ class ScriptExecutor(submitit.SlurmExecutor):
     def _internal_process_submissions(
         self, delayed_submissions: list[DelayedSubmission]
     ) -> list[submitit.Job[int]]:
-        """As submitit's own, whose arrays forget which Python was asked for (1.5.4)."""
+        """Submit like submitit, whose arrays ignore the configured Python (1.5.4)."""
         if len(delayed_submissions) == 1:
             return super()._internal_process_submissions(delayed_submissions)
         folder = JobPaths.get_first_id_independent_folder(self.folder)
@@ -73,10 +73,10 @@ class ScriptExecutor(submitit.SlurmExecutor):
 
 
 def slurm_executor(name: str, folder: Path, resources: Resources) -> ScriptExecutor:
-    """An executor whose jobs ask for these resources."""
+    """The executor of jobs with these resources."""
     cluster = resources.cluster
     executor = ScriptExecutor(folder, resources.max_requeues, python=cluster.python or None)
-    wishes = {
+    options = {
         "partition": cluster.partition,
         "account": cluster.account,
         "qos": cluster.qos,
@@ -85,7 +85,7 @@ def slurm_executor(name: str, folder: Path, resources: Resources) -> ScriptExecu
         "cpus_per_task": cluster.cpus_per_task,
         "mem": f"{cluster.mem_gb}GB" if cluster.mem_gb else None,
         "setup": cluster.setup,
-        # srun does not take this over from sbatch (since SLURM 22.05).
+        # srun does not inherit this from sbatch (since SLURM 22.05).
         "srun_args": [f"--cpus-per-task={cluster.cpus_per_task}"] if cluster.cpus_per_task else [],
     }
     executor.update_parameters(
@@ -95,9 +95,9 @@ def slurm_executor(name: str, folder: Path, resources: Resources) -> ScriptExecu
         time=resources.minutes,
         signal_delay_s=resources.signal_seconds,
         array_parallelism=resources.array_parallelism,
-        # Some clusters do not let a job be queued again unless it says that it may.
+        # Some clusters requeue a job only with this option.
         additional_parameters={"requeue": True, **cluster.options},
-        **{key: value for key, value in wishes.items() if value},
+        **{key: value for key, value in options.items() if value},
     )
     return executor
 
@@ -108,21 +108,21 @@ def submit(
     """Submit one job, or several as an array.
 
     Raises:
-        ConfigError: sbatch refused it.
+        ConfigError: sbatch refused the job.
     """
     executor = slurm_executor(name, folder, resources)
     try:
-        # A job that launches jobs must not hand them its own place in the cluster.
+        # A job that launches jobs must not pass its own SLURM variables on.
         with clean_env():
             submitted = executor.submit_array(jobs)
     except (FailedJobError, FailedSubmissionError) as error:
         raise ConfigError(f"sbatch refused the job: {error}") from error
-    pairs = zip(jobs, submitted, strict=True)
-    return [launched(job, folder, str(each.job_id)) for job, each in pairs]
+    ids = (str(one.job_id) for one in submitted)
+    return [launched(job, folder, job_id) for job, job_id in zip(jobs, ids, strict=True)]
 
 
 def launched(job: CitJob, folder: Path, job_id: str) -> LaunchedJob:
-    """What is remembered of a job that was submitted."""
+    """The record of a submitted job."""
     return LaunchedJob(
         name=job.name,
         run=job.run,
@@ -143,7 +143,7 @@ def run_here(
     """Run jobs on this machine, at most `array_parallelism` at a time, and wait for all.
 
     Raises:
-        StoppedLaunchError: Ctrl-C or TERM; what ran has been asked to stop, and has ended.
+        StoppedLaunchError: Ctrl-C or TERM; the running jobs were asked to stop, and have ended.
     """
     executor = submitit.LocalExecutor(
         folder, resources.max_requeues, python=resources.cluster.python or None
@@ -167,12 +167,12 @@ def run_here(
             _collect(running, folder, on_end)
             time.sleep(_POLL_SECONDS)
     except KeyboardInterrupt:
-        for job_id in running:  # the launcher's pid; it passes the signal on to its ranks
+        for job_id in running:  # the launcher's pid; it forwards the signal to its ranks
             os.kill(int(job_id), signal.SIGTERM)
         while running:
             _collect(running, folder, on_end)
             time.sleep(_POLL_SECONDS)
-        raise StoppedLaunchError("stopped; the same command goes on from there") from None
+        raise StoppedLaunchError("stopped; run the same command again to resume") from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -180,7 +180,7 @@ def run_here(
 def _start(
     executor: submitit.LocalExecutor, job: CitJob, resources: Resources
 ) -> submitit.Job[int]:
-    # A terminal gives Ctrl-C to everybody; submitit's launcher would kill its ranks a second later.
+    # A terminal sends Ctrl-C to all processes; submitit's launcher would kill its ranks after 1 s.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with environment_variables(**resources.cluster.environment):
@@ -197,12 +197,12 @@ def _collect(
     for job_id, (submitted, job) in list(running.items()):
         if submitted.done():
             del running[job_id]
-            end = launched(job, folder, job_id)
+            record = launched(job, folder, job_id)
             report = JobReport.read(Path(job.report)) or JobReport(
                 job_id=job_id,
-                log=end.log,
+                log=record.log,
                 code=1,
-                reason="it ended without a word",
-                message=f"{job.run}: it ended without a word; see {submitted.paths.stderr}",
+                reason="it ended without a report",
+                message=f"{job.run}: it ended without a report; see {submitted.paths.stderr}",
             )
-            on_end(end, report)
+            on_end(record, report)

@@ -1,4 +1,4 @@
-"""The flags of `cit launch slurm`; all others are those of the command that it launches."""
+"""The launcher's own flags; all others belong to the command that it launches."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ from cit_curate.errors import ConfigError
 from cit_train.launch.cluster import Cluster, cluster_path, read_cluster
 from cit_train.launch.resources import Resources, seconds_of, with_flags
 
-# Without --time on this machine: nobody waits for its end.
+# The time limit on this machine without --time, long enough to be none.
 _LOCAL_SECONDS = 30 * 24 * 3600
 
 
@@ -16,7 +16,7 @@ class LaunchFlags:
     """Run a recipe, a sweep or an evaluation as jobs of a SLURM cluster.
 
     All other flags are those of `cit train RECIPE`, `cit sweep SWEEP` or `cit eval`; their --help
-    lists them. A job that is preempted or out of time saves, is queued again and goes on. A sweep
+    lists them. A job that is preempted or out of time saves, is queued again and resumes. A sweep
     is an array with one job for each run.
 
         cit launch slurm RECIPE --pool POOL --out RUN --nodes 2 --gpus-per-node 8 --time 24:00:00
@@ -26,21 +26,21 @@ class LaunchFlags:
     """
 
     out: Path | None = None
-    """As for the command; runs/NAME when left out. Beside it lies NAME.jobs."""
+    """As for the command; runs/NAME by default. NAME.jobs lies beside it."""
     only: str = ""
-    """Names of some runs of a sweep, separated by commas."""
+    """Names of the runs of a sweep to launch, separated by commas."""
     nodes: int = 1
     """Machines of a job."""
     gpus_per_node: int = 1
     """GPUs of each machine; 0 for CPUs."""
     ranks_per_node: int | None = None
-    """Processes of each machine; one for each GPU when left out."""
+    """Processes of each machine; one for each GPU by default."""
     partition: str = ""
     """Queue."""
     time: str = ""
-    """Time limit of one try, HH:MM:SS; the next one goes on."""
+    """Time limit of one try, HH:MM:SS; the next try resumes."""
     account: str = ""
-    """Whom the time is charged to."""
+    """Account that is charged for the time."""
     qos: str = ""
     """Quality of service."""
     constraint: str = ""
@@ -50,25 +50,25 @@ class LaunchFlags:
     mem_gb: int | None = None
     """Memory of each node, in GB."""
     signal_seconds: int = 120
-    """How long before the time limit a job is told to save and end."""
+    """Seconds before the time limit at which a job is signalled to save and end."""
     max_requeues: int = 50
-    """How often a job may be queued again."""
+    """Maximum number of times that a job is queued again."""
     array_parallelism: int | None = None
-    """Runs of a sweep that are made at the same time; 256 on a cluster, 1 with --local."""
+    """Maximum runs of a sweep at the same time; 256 on a cluster, 1 with --local."""
     cluster: Path | None = None
-    """File with the facts of the cluster; ~/.config/cit/cluster.toml when left out."""
+    """File with the facts of the cluster; ~/.config/cit/cluster.toml by default."""
     local: bool = False
     """Run the jobs on this machine instead, and wait for them."""
     dry_run: bool = False
-    """Print the batch script, and submit nothing."""
+    """Print the batch script and submit nothing."""
     json: bool = False
     """Print one JSON document."""
 
     def resources(self, *, one_rank: bool) -> Resources:
-        """What a job gets, from the flags and the cluster file.
+        """The resources of a job, from the flags and the cluster file.
 
         Args:
-            one_rank: It is a command that does not run on several ranks.
+            one_rank: Whether the command cannot run on several ranks.
 
         Raises:
             ConfigError: A flag or the cluster file is wrong, or there is no time limit.

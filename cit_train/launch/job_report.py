@@ -1,4 +1,4 @@
-"""How a job ended, and what was launched: small JSON files beside the runs."""
+"""The records of launched jobs and of how they ended: small JSON files beside the runs."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,14 +12,14 @@ LAUNCH_FILE = "launch.json"
 
 @dataclass(frozen=True, kw_only=True)
 class JobReport:
-    """How the last try of a job ended; there is none while it waits or runs.
+    """The end of a job's last try; there is none while the job waits or runs.
 
     Attributes:
-        job_id: As SLURM counts.
-        log: What the command of its first rank said.
-        code: Its exit code; negative = the signal that ended it.
-        reason: What went wrong, in a line; empty when it is done.
-        message: The same with the last lines of the log.
+        job_id: The SLURM job id.
+        log: The log of the first rank's command.
+        code: The exit code of that command; negative = the signal that ended it.
+        reason: The cause of a failure, in one line; empty = done.
+        message: The reason with the last lines of the log.
     """
 
     job_id: str
@@ -29,15 +29,15 @@ class JobReport:
     message: str = ""
 
     def write(self, path: Path) -> None:
-        """Store it, whole or not at all."""
+        """Write the report atomically."""
         write_json(path, asdict(self))
 
     @classmethod
     def read(cls, path: Path) -> "JobReport | None":
-        """The report at `path`; None where there is none.
+        """The report at `path`; None = no file.
 
         Raises:
-            DamagedError: What is there is no report.
+            DamagedError: The file is not a report.
         """
         if not path.is_file():
             return None
@@ -52,11 +52,11 @@ class LaunchedJob:
     """One job that was submitted.
 
     Attributes:
-        name: Of its run.
+        name: The name of the run.
         run: The run folder, or the file of the results.
-        command: What comes after `cit`.
-        job_id: As SLURM counts; an array's are `ID_0`, `ID_1`, …
-        log: What the command of its first rank says.
+        command: The arguments of `cit`.
+        job_id: The SLURM job id; those of an array are `ID_0`, `ID_1`, …
+        log: The log of the first rank's command.
     """
 
     name: str
@@ -67,25 +67,25 @@ class LaunchedJob:
 
 
 def jobs_folder(out: Path) -> Path:
-    """Where the jobs of a run, or of the runs in a folder, have their scripts, logs and reports."""
+    """The folder of scripts, logs and reports of a run's jobs, or of those of a sweep."""
     out = out.absolute()  # `.` has no name
     return out.with_name(f"{out.name.removesuffix('.json')}.jobs")
 
 
 def report_path(folder: Path, name: str) -> Path:
-    """The report of the job of one run."""
+    """The path of the report of one run's job."""
     return folder / "reports" / f"{name}.json"
 
 
 def write_launch(folder: Path, jobs: Sequence[LaunchedJob]) -> None:
-    """Remember what was submitted; a run that was launched before keeps its place."""
+    """Record submitted jobs; a run that was launched before keeps its position in the file."""
     known = {job.name: job for job in read_launch(folder)}
     known |= {job.name: job for job in jobs}
     write_json(folder / LAUNCH_FILE, {"jobs": [asdict(job) for job in known.values()]})
 
 
 def read_launch(folder: Path) -> list[LaunchedJob]:
-    """What was submitted, the first first; empty where nothing was.
+    """The submitted jobs, in order; empty = none.
 
     Raises:
         DamagedError: The file is damaged.

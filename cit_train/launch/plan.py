@@ -1,4 +1,4 @@
-"""From a name and its flags to the commands of the jobs, checked before anything is queued."""
+"""From a name and flags to the commands of the jobs, checked before anything is queued."""
 
 import difflib
 import functools
@@ -22,9 +22,9 @@ class PlannedJob:
     """One command.
 
     Attributes:
-        name: Of its run.
+        name: The name of the run.
         run: The run folder, or the file of the results; absolute.
-        command: What comes after `cit`.
+        command: The arguments of `cit`.
     """
 
     name: str
@@ -37,10 +37,10 @@ class Plan:
     """The commands of one launch.
 
     Attributes:
-        name: Recipe, sweep or evaluation.
+        name: The recipe, sweep or evaluation.
         out: The run folder, the folder of a sweep's runs, or the file of the results; absolute.
-        jobs: One, or a sweep's.
-        lanes: Curation streams of each job, which its ranks share; 1 where nothing is trained.
+        jobs: The single job, or one for each run of a sweep.
+        lanes: The lanes of each job, which its ranks share; 1 without training.
         trains: Whether the commands can run on several ranks.
     """
 
@@ -54,18 +54,18 @@ class Plan:
 def plan_jobs(
     name: str, given: Sequence[str], *, out: Path | None, only: str, own: Collection[str]
 ) -> Plan:
-    """What to run for a recipe, a sweep or an evaluation.
+    """The jobs of a recipe, a sweep or an evaluation.
 
     Args:
-        name: RECIPE, SWEEP, an evaluation recipe, or `eval`.
+        name: A recipe, a sweep, an evaluation recipe, or `eval`.
         given: The flags that are not the launcher's, as for `cit train`, `cit sweep`, `cit eval`.
-        out: As for them.
-        only: Runs of a sweep, separated by commas.
-        own: Names of the launcher's flags, for the nearest spelling.
+        out: The value of --out, as for those commands.
+        only: The runs of a sweep to launch, separated by commas.
+        own: The names of the launcher's flags, for the nearest spelling.
 
     Raises:
-        ConfigError: There is no such name, or a flag is none or does not fit.
-        SystemExit: A value is none of its type (2); what is wrong is on stderr.
+        ConfigError: The name or a flag is unknown, or a flag does not fit.
+        SystemExit: A value has the wrong type (code 2); stderr has the message.
     """
     if name in RECIPES:
         _refuse_only(only)
@@ -139,7 +139,7 @@ def _refuse_only(only: str) -> None:
 
 
 def _check_flags(given: Sequence[str], fields: Collection[str], own: Collection[str]) -> None:
-    """Stop at a flag that neither the launcher nor the command has."""
+    """Raise on a flag that neither the launcher nor the command has."""
     for word in given:
         flag = word.split("=", 1)[0]
         field = flag.removeprefix("--").replace("-", "_")

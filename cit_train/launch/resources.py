@@ -1,4 +1,4 @@
-"""What a job asks of a cluster: nodes, ranks, time, and how often it may be queued again."""
+"""The resources of a job: nodes, ranks, time, and its limit of requeues."""
 
 import re
 from dataclasses import dataclass, replace
@@ -6,24 +6,24 @@ from dataclasses import dataclass, replace
 from cit_curate.errors import ConfigError
 from cit_train.launch.cluster import Cluster
 
-# The forms that sbatch takes: [D-]HH[:MM[:SS]] with days, [HH:]MM:SS or MM without.
+# The forms that sbatch accepts: [D-]HH[:MM[:SS]] with days, [HH:]MM:SS or MM without.
 _WITH_DAYS = re.compile(r"(\d+)-(\d+)(?::(\d+))?(?::(\d+))?", re.ASCII)
 _WITHOUT_DAYS = re.compile(r"(?:(?:(\d+):)?(\d+):(\d+))|(\d+)", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one job asks for.
+    """The resources of one job.
 
     Attributes:
-        cluster: Facts of the cluster, after the flags.
-        nodes: Machines.
-        gpus_per_node: GPUs of each; 0 = none.
-        ranks_per_node: Processes of each that train together.
-        seconds: Time limit of one try.
-        signal_seconds: How long before the limit a job is told to stop.
-        max_requeues: How often a job that was preempted or ran out of time goes on.
-        array_parallelism: Jobs of a sweep that run at the same time.
+        cluster: The facts of the cluster, overridden by the flags.
+        nodes: The number of machines.
+        gpus_per_node: The GPUs of each machine; 0 = none.
+        ranks_per_node: The processes of each machine that train together.
+        seconds: The time limit of one try.
+        signal_seconds: The seconds before the limit at which a job is signalled to stop.
+        max_requeues: The maximum number of times that a job is queued again.
+        array_parallelism: The maximum number of a sweep's jobs that run at the same time.
     """
 
     cluster: Cluster
@@ -50,18 +50,18 @@ class Resources:
                 raise ConfigError(f"--{flag} is {getattr(self, name)}; it must be at least {least}")
         if self.signal_seconds >= self.seconds:
             raise ConfigError(
-                f"--signal-seconds {self.signal_seconds} leaves nothing of a job of "
+                f"--signal-seconds {self.signal_seconds} leaves no time in a job of "
                 f"{self.seconds} seconds; give more --time"
             )
 
     @property
     def num_ranks(self) -> int:
-        """Processes of a job, over all its nodes."""
+        """The number of processes of a job, over all its nodes."""
         return self.nodes * self.ranks_per_node
 
     @property
     def minutes(self) -> int:
-        """The time limit as sbatch counts, rounded up."""
+        """The time limit in minutes, the unit of sbatch, rounded up."""
         return -(-self.seconds // 60)
 
     def __str__(self) -> str:
@@ -72,23 +72,23 @@ class Resources:
         return f"{nodes}, {gpus}, {ranks}, {hours}:{rest // 60:02d}:{rest % 60:02d}"
 
 
-def with_flags(cluster: Cluster, **given: str | int | None) -> Cluster:
-    """The facts of a file, where a flag that was given wins.
+def with_flags(cluster: Cluster, **flags: str | int | None) -> Cluster:
+    """The facts of a cluster, overridden by the flags that are set.
 
     Raises:
         ConfigError: A number is below 1.
     """
-    for name, value in given.items():
+    for name, value in flags.items():
         if isinstance(value, int) and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
-    return replace(cluster, **{name: value for name, value in given.items() if value})  # type: ignore[arg-type]
+    return replace(cluster, **{name: value for name, value in flags.items() if value})  # type: ignore[arg-type]
 
 
 def seconds_of(time: str) -> int:
-    """Seconds of a time limit, in any form that sbatch takes.
+    """The seconds of a time limit, in any form that sbatch accepts.
 
     Raises:
-        ConfigError: It has none of them.
+        ConfigError: It has another form.
     """
     if match := _WITH_DAYS.fullmatch(time):
         days, hours, minutes, seconds = (int(part or 0) for part in match.groups())

@@ -1,6 +1,6 @@
-"""How runs stand, read from their folders alone: no scheduler is asked, nothing is opened to write.
+"""The states of runs, read from their folders alone, without a scheduler and without writing.
 
-A run is `waiting` (nothing there yet), `running`, `stopped` (it can go on), `finished` or `failed`.
+A run is `waiting` (not started yet), `running`, `stopped` (it can resume), `finished` or `failed`.
 """
 
 import time
@@ -16,29 +16,29 @@ from cit_train.launch.job_report import JobReport
 from cit_train.ranks.status import STOPPED
 
 State = Literal["waiting", "running", "stopped", "finished", "failed"]
-# After so long without a line or a commit a running run is marked; a scan of a big pool takes long.
+# A run that writes nothing for so long is marked as quiet; the scan of a big pool takes long.
 QUIET_SECONDS = 1800.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """How one run stands.
+    """The state of one run.
 
     Attributes:
-        name: Of the run.
-        path: Its folder.
-        state: See above.
-        outer_step: Outer steps that are committed.
-        update: Updates that are logged.
-        max_updates: Updates of the whole run; None before it starts.
-        updates_per_second: Over the last committed outer step, curation included; None before
-            there are two.
-        metric: What `value` is; empty before the first evaluation.
+        name: The name of the run.
+        path: The run folder.
+        state: The state, as above.
+        outer_step: The number of committed outer steps.
+        update: The number of logged updates.
+        max_updates: The updates of the whole run; None before it starts.
+        updates_per_second: The rate over the last committed outer step, with curation; None before
+            the second commit.
+        metric: The metric of `value`; empty before the first evaluation.
         value: The best evaluation so far, in percent.
-        quiet_seconds: Since it last wrote something; None before it starts.
-        reason: Why it failed or stopped, or what is odd.
-        job_id: Of the job that was launched for it; empty when none was.
-        log: What that job's command says.
+        quiet_seconds: The seconds since the run last wrote something; None before it starts.
+        reason: The reason why it failed or stopped, or a warning.
+        job_id: The id of the job that was launched for it; empty = none.
+        log: The log of that job's command.
     """
 
     name: str
@@ -57,16 +57,16 @@ class RunState:
 
 
 def read_run_state(path: Path, report: JobReport | None = None) -> RunState:
-    """How the run at `path` stands.
+    """The state of the run at `path`.
 
     Args:
-        path: Its folder, which need not be there.
-        report: How its last job ended, where a job was launched for it.
+        path: The run folder, which need not exist.
+        report: The report of its last job; None = no job has ended.
     """
     if not (path / "config.json").is_file():
         if report is not None and report.code not in (0, STOPPED):
-            told = report.reason
-            return RunState(name=path.name, path=str(path), state="failed", reason=told)
+            reason = report.reason
+            return RunState(name=path.name, path=str(path), state="failed", reason=reason)
         return RunState(name=path.name, path=str(path), state="waiting")
     try:
         return _started(path, report)
@@ -86,7 +86,7 @@ def _started(path: Path, report: JobReport | None) -> RunState:
     best = commits[-1].best if commits else None
     evaluated = [line for line in lines if line.get("kind") == "eval" and "value" in line]
     best = max([*evaluated, *([best] if best else [])], key=lambda one: one["value"], default=None)
-    quiet = time.time() - max(each.stat().st_mtime for each in _signs(path))
+    quiet = time.time() - max(file.stat().st_mtime for file in _written_files(path))
     done = bool(commits) and commits[-1].update >= max_updates
     state, reason = _state(path, report, done=done)
     if state == "running" and quiet > QUIET_SECONDS:
@@ -107,7 +107,7 @@ def _started(path: Path, report: JobReport | None) -> RunState:
 
 
 def _state(path: Path, report: JobReport | None, *, done: bool) -> tuple[State, str]:
-    """The state and its reason, from what the last try left."""
+    """The state and its reason, from the files of the last try."""
     if (path / "status.json").is_file():
         status: Mapping[str, Any] = read_json(path / "status.json")
         code, message = int(status.get("code", 1)), str(status.get("message", ""))
@@ -124,15 +124,15 @@ def _state(path: Path, report: JobReport | None, *, done: bool) -> tuple[State, 
     return ("stopped", message) if code == STOPPED else ("failed", message)
 
 
-def _signs(path: Path) -> list[Path]:
-    """Files that a living run writes."""
+def _written_files(path: Path) -> list[Path]:
+    """The files that a running run writes."""
     manifests = sorted((path / "manifests").glob("step=*.json"))[-1:]
     metrics = path / "metrics.jsonl"
     return [path / "config.json", *manifests, *([metrics] if metrics.is_file() else [])]
 
 
 def _rate(path: Path, updates: list[int]) -> float | None:
-    """Updates a second between the last two commits."""
+    """The updates a second between the last two commits."""
     if len(updates) < 2:
         return None
     manifests = sorted((path / "manifests").glob("step=*.json"))[-2:]

@@ -1,4 +1,4 @@
-"""What `cit sweep status` does: a table of runs, from their folders alone."""
+"""`cit sweep status`: a table of runs, from their folders alone."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ from cit_train.sweeps import SWEEPS
 def status(
     sweep: tyro.conf.Positional[str], *, out: Path | None = None, json: bool = False
 ) -> None:
-    """Show how runs stand: those of a sweep, of a folder, or one.
+    """Show the states of runs: those of a sweep or of a folder, or a single run.
 
-    It reads the run folders, so it works while they run and where there is no SLURM.
+    It reads only the run folders, so it works while they run and without SLURM.
 
         cit sweep status SWEEP
         cit sweep status runs/my-sweep
@@ -33,7 +33,7 @@ def status(
 
     Args:
         sweep: A sweep, a folder of runs, or a run.
-        out: Folder of the sweep's runs; runs/SWEEP when left out.
+        out: Folder of the sweep's runs; runs/SWEEP by default.
         json: Print one JSON document instead of a table.
     """
     paths = _run_paths(sweep, out)
@@ -45,35 +45,35 @@ def status(
 
 
 def _run_paths(sweep: str, out: Path | None) -> list[Path]:
-    """The folders of the runs that are asked for; some may not be there yet."""
-    known: list[str] = []
+    """The folders of the requested runs; some may not exist yet."""
+    names: list[str] = []
     if sweep in SWEEPS and not Path(sweep).exists():
         folder = out or Path("runs") / sweep
-        known += SWEEPS[sweep].runs(SWEEPS[sweep].base())
+        names += SWEEPS[sweep].runs(SWEEPS[sweep].base())
     elif out is not None:
         raise ConfigError(f"--out is for a sweep; there are {', '.join(SWEEPS)}")
     else:
         folder = Path(sweep)
         if (folder / "config.json").is_file() or _launched(folder) is not None:
             return [folder]
-    known += [job.name for job in read_launch(jobs_folder(folder))]
+    names += [job.name for job in read_launch(jobs_folder(folder))]
     for jobs in sorted(folder.glob("*.jobs")):
-        known += [job.name for job in read_launch(jobs) if _is_run_in(folder, job)]
-    known += sorted(path.parent.name for path in folder.glob("*/config.json"))
-    if not known:
+        names += [job.name for job in read_launch(jobs) if _is_run_in(folder, job)]
+    names += sorted(path.parent.name for path in folder.glob("*/config.json"))
+    if not names:
         raise ConfigError(
-            f"{sweep} is no sweep, no run and no folder of runs; sweeps: {', '.join(SWEEPS)}"
+            f"{sweep} is neither a sweep, a run nor a folder of runs; sweeps: {', '.join(SWEEPS)}"
         )
-    return [folder / name for name in dict.fromkeys(known)]
+    return [folder / name for name in dict.fromkeys(names)]
 
 
 def _is_run_in(folder: Path, job: LaunchedJob) -> bool:
-    """Whether a job makes a run in this folder, not an evaluation or a run of a sweep below it."""
+    """Whether a job's run lies directly in this folder and is not an evaluation."""
     return Path(job.run).parent == folder.absolute() and Path(job.run).suffix != ".json"
 
 
 def _launched(path: Path) -> tuple[LaunchedJob, JobReport | None] | None:
-    """The job that was launched for a run, alone or in a sweep, and how it ended."""
+    """The job that was launched for a run, alone or in a sweep, and its report."""
     for jobs in (jobs_folder(path), jobs_folder(path.parent)):
         for job in read_launch(jobs):
             if job.name == path.name and Path(job.run) == path.absolute():
@@ -94,8 +94,8 @@ def _print_table(states: Sequence[RunState]) -> None:
 
     table = Table()
     for heading in ("run", "state", "outer step", "update", "updates/s", "best %", "job"):
-        is_word = heading in ("run", "state", "job")
-        table.add_column(heading, justify="left" if is_word else "right")
+        is_text = heading in ("run", "state", "job")
+        table.add_column(heading, justify="left" if is_text else "right")
     for state in states:
         total = f" of {state.max_updates:,}" if state.max_updates else ""
         rate, value = state.updates_per_second, state.value

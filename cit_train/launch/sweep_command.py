@@ -1,4 +1,4 @@
-"""What `cit sweep` does: the runs of a sweep, one after another, and a table of them."""
+"""`cit sweep`: the runs of a sweep, one after another, and a table of them."""
 
 import difflib
 import sys
@@ -21,16 +21,16 @@ from cit_train.sweeps import SWEEPS
 
 @dataclass(frozen=True)
 class SweepRow:
-    """One run of a sweep: how it ended, and its best evaluation.
+    """The outcome of one run of a sweep.
 
     Attributes:
-        name: The run's folder.
-        state: `finished`, or `failed`.
-        updates: Updates that are committed.
-        metric: What `value` is; empty when nothing was evaluated.
-        value: In percent.
-        seconds: Wall-clock time of this call.
-        message: What went wrong.
+        name: The name of the run's folder.
+        state: `finished` or `failed`.
+        updates: The number of committed updates.
+        metric: The metric of `value`; empty = no evaluation.
+        value: The best evaluation, in percent.
+        seconds: The wall-clock time of this call.
+        message: The error of a failed run.
     """
 
     name: str
@@ -43,11 +43,11 @@ class SweepRow:
 
 
 def main(args: Sequence[str]) -> None:
-    """`cit sweep SWEEP …`: the sweep is looked up first, its base's fields are the flags.
+    """Run `cit sweep SWEEP …`; the fields of the sweep's base are the flags.
 
     Raises:
-        ConfigError: No such sweep, with the nearest spelling.
-        CitError: A run failed; the others were made all the same.
+        ConfigError: The sweep is unknown; the message has the nearest spelling.
+        CitError: A run failed; the other runs were still made.
     """
     if not args or args[0] in ("-h", "--help"):
         sys.stdout.write(_overview())
@@ -66,18 +66,18 @@ def main(args: Sequence[str]) -> None:
         print_config: bool = False,
         json: bool = False,
     ) -> None:
-        """Train every run of a sweep; what is finished stays, what was stopped goes on.
+        """Train every run of a sweep; finished runs are kept, stopped ones resume.
 
-        The sweep sets --metadata and --eval-task of each run; the other fields hold for all.
+        The sweep sets --metadata and --eval-task of each run; the other fields apply to all.
 
             cit sweep SWEEP --pool POOL --eval-data ROOT
             cit sweep SWEEP --pool POOL --eval-data ROOT --only food101,pets
 
         Args:
-            config: What all runs share.
-            out: Folder of the runs, one sub-folder each; runs/SWEEP when left out.
-            only: Names of some runs, separated by commas.
-            print_config: Show the resolved fields of every run and do nothing else.
+            config: Fields that all runs share.
+            out: Folder of the runs, one sub-folder each; runs/SWEEP by default.
+            only: Names of the runs to train, separated by commas.
+            print_config: Only print the resolved fields of every run.
             json: Print one JSON document at the end instead of a table.
         """
         runs = SWEEPS[name].chosen(config, only)

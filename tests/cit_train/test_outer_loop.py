@@ -173,8 +173,9 @@ def test_the_checkpoint_loads_without_us_and_gives_the_similarities_of_our_evalu
 
 def first_similarity(folder: Path, pictures: Path) -> float:
     """Cosine of the first picture and the first class, by our evaluation's own functions."""
+    from cit_train.evaluation.pooled_images import pooled_images, project
     from cit_train.evaluation.readers.image_folder import ImageFolder
-    from cit_train.evaluation.zero_shot import class_features, pooled_images, project
+    from cit_train.evaluation.zero_shot import class_features
     from cit_train.models.load import load_dual_encoder
 
     model, tokenizer = load_dual_encoder(folder)

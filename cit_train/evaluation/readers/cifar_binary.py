@@ -1,8 +1,8 @@
 """Reader of the binary version of CIFAR-10 and CIFAR-100 (Krizhevsky 2009).
 
 A record is one label byte (CIFAR-100: the coarse and then the fine label) and 3,072 bytes, the red,
-green and blue planes of 32 x 32 pixels. The other versions that its authors offer are pickles and
-a MATLAB file; pickles can run code and are never opened.
+green and blue planes of 32 x 32 pixels. Its authors' other versions are pickles and a MATLAB file;
+pickles can run code and are never opened.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cit_curate.errors import ConfigError, DamagedError
-from cit_train.evaluation.readers.labelled_images import FoundImages
+from cit_train.evaluation.readers.labelled_images import SourceImages
 
 __all__ = ["CIFAR_VERSIONS", "CifarVersion", "open_cifar_binary"]
 
@@ -24,7 +24,7 @@ _PIXEL_BYTES = 3 * _SIDE * _SIDE
 
 
 class CifarVersion(NamedTuple):
-    """File of the test split, label bytes of a record, folder of the pickled version, download."""
+    """The test split's file, a record's label bytes, the pickles' folder, and the download."""
 
     file: str
     label_bytes: int
@@ -48,7 +48,7 @@ CIFAR_VERSIONS: Mapping[str, CifarVersion] = MappingProxyType(
 
 
 class CifarImages:
-    """Images of one file, which is not read as a whole."""
+    """The images of one file, which is mapped and not read as a whole."""
 
     def __init__(self, path: Path, records: npt.NDArray[np.uint8]) -> None:
         self._path = path
@@ -68,15 +68,15 @@ class CifarImages:
         return f"{self._path}: record {row}"
 
 
-def open_cifar_binary(task: str, root: Path) -> FoundImages | None:
-    """Open the test split below `root`; None = CIFAR is not there.
+def open_cifar_binary(task: str, root: Path) -> SourceImages | None:
+    """Open the test split below `root`; None = there is no CIFAR.
 
     Args:
         task: `cifar10` or `cifar100`.
-        root: Has the folder `cifar-10-batches-bin` or `cifar-100-binary`.
+        root: The parent of the folder `cifar-10-batches-bin` or `cifar-100-binary`.
 
     Raises:
-        ConfigError: Only the version of pickles is there.
+        ConfigError: There are only the pickles.
         DamagedError: The file does not consist of whole records.
     """
     version = CIFAR_VERSIONS[task]
@@ -92,12 +92,12 @@ def open_cifar_binary(task: str, root: Path) -> FoundImages | None:
     record_bytes, size = version.label_bytes + _PIXEL_BYTES, path.stat().st_size
     if not size or size % record_bytes:
         raise DamagedError(
-            f"{path} has {size:,} bytes, which are no whole records of {record_bytes:,}; "
+            f"{path} has {size:,} bytes, not a multiple of the {record_bytes:,} of a record; "
             f"unpack {version.download} again"
         )
     records = np.memmap(path, dtype=np.uint8, mode="r", shape=(size // record_bytes, record_bytes))
-    return FoundImages(
-        source="CIFAR binary",
+    return SourceImages(
+        reader="CIFAR binary",
         images=CifarImages(path, records),
         labels=records[:, version.label_bytes - 1].astype(np.int64),
         names=None,

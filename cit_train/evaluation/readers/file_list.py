@@ -14,7 +14,7 @@ from cit_curate.images.decoders import decoders
 from cit_curate.images.read import read_image_bytes
 from cit_curate.metadata.entries import MetadataEntry, parse_entries, read_utf8
 from cit_curate.sources.folder import IMAGE_SUFFIXES
-from cit_train.evaluation.readers.labelled_images import FoundImages
+from cit_train.evaluation.readers.labelled_images import SourceImages
 
 __all__ = ["FILE_LISTS", "open_file_list", "read_class_names"]
 
@@ -26,7 +26,7 @@ _LABEL_COLUMNS = ("label", "class", "target")
 
 @dataclass(frozen=True)
 class ListedImages:
-    """Images below a folder, named by a list; one that leads out of the folder is refused."""
+    """Images below a folder, named by a list; a path that leads out of the folder is rejected."""
 
     root: Path
     paths: tuple[str, ...]
@@ -39,20 +39,20 @@ class ListedImages:
         return decoders().read_image(read_image_bytes(self.root, self.paths[row]))
 
     def title(self, row: int) -> str:
-        """Its path."""
+        """The image's path."""
         return str(self.root / self.paths[row])
 
 
-def open_file_list(path: Path) -> FoundImages:
-    """Read a list of images, one a line: the path below the list's folder, and its label.
+def open_file_list(path: Path) -> SourceImages:
+    """Read a list of images, one a line: the path below the list's folder, and the label.
 
-    `.csv` has commas, `.tsv` tabs; in `.txt` the label is what follows the first tab, or else the
-    last blank. A header is optional; with one, the columns are found by their names (path, file,
-    filename or image; label, class or target). Labels are numbers from 0, or else class names.
-    A `classes.txt` beside the list says what the numbers mean.
+    `.csv` has commas, `.tsv` tabs; in `.txt` the label follows the first tab, or else the last
+    space. An optional header names the columns (path, file, filename or image; label, class or
+    target). Labels are numbers from 0, or else class names. A `classes.txt` beside the list names
+    the numbers.
 
     Raises:
-        ConfigError: The list has no line, or its header lacks a column.
+        ConfigError: The list is empty, or its header lacks a column.
         BadInputError: A line has no label, or the table cannot be read.
     """
     rows = _rows(path)
@@ -65,15 +65,15 @@ def open_file_list(path: Path) -> FoundImages:
     else:
         names = names or tuple(MetadataEntry(text) for text in sorted(set(texts)))
         labels = _positions(texts, names, path)
-    return FoundImages(
-        source="file list", images=ListedImages(path.parent, paths), labels=labels, names=names
+    return SourceImages(
+        reader="file list", images=ListedImages(path.parent, paths), labels=labels, names=names
     )
 
 
 def read_class_names(folder: Path) -> tuple[MetadataEntry, ...] | None:
     """The classes of `classes.txt` (or `classnames.txt`) in a folder, in the order of the labels.
 
-    Two classes may have one name, so a line is an entry, whatever stood before.
+    Two classes may have one name, so each line is an entry of its own.
     """
     for name in _CLASS_FILES:
         if (folder / name).is_file():
@@ -91,19 +91,19 @@ def _rows(path: Path) -> list[tuple[str, str]]:
         try:
             table = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
         except csv.Error as error:
-            raise BadInputError(f"{path} is no table: {error}") from error
+            raise BadInputError(f"{path} is not a table: {error}") from error
     numbered = [(line, cells) for line, cells in enumerate(table, 1) if any(cells)]
     if not numbered:
         raise ConfigError(f"{path} lists no image; write a path and a label on each line")
-    of_path, of_label = 0, 1
+    path_column, label_column = 0, 1
     if not any(Path(cell).suffix.lower() in IMAGE_SUFFIXES for cell in numbered[0][1]):
-        of_path, of_label = _columns(numbered[0][1], path)
+        path_column, label_column = _columns(numbered[0][1], path)
         numbered = numbered[1:]
     rows = []
     for line, cells in numbered:
-        if max(of_path, of_label) >= len(cells) or not cells[of_label].strip():
+        if max(path_column, label_column) >= len(cells) or not cells[label_column].strip():
             raise BadInputError(f"{path}:{line}: {cells[:2]} has no label; write path and label")
-        rows.append((cells[of_path].strip(), cells[of_label].strip()))
+        rows.append((cells[path_column].strip(), cells[label_column].strip()))
     if not rows:
         raise ConfigError(f"{path} has a header and no image; write a path and a label a line")
     return rows
@@ -116,19 +116,19 @@ def _split(line: str) -> list[str]:
 
 def _columns(header: list[str], path: Path) -> tuple[int, int]:
     names = [cell.strip().lower() for cell in header]
-    of_path = [names.index(name) for name in _PATH_COLUMNS if name in names]
-    of_label = [names.index(name) for name in _LABEL_COLUMNS if name in names]
-    if not of_path or not of_label:
+    path_columns = [names.index(name) for name in _PATH_COLUMNS if name in names]
+    label_columns = [names.index(name) for name in _LABEL_COLUMNS if name in names]
+    if not path_columns or not label_columns:
         raise ConfigError(
             f"{path}: its first line, {', '.join(header)}, is neither an image with its label nor "
             f"a header with one column of {', '.join(_PATH_COLUMNS)} "
             f"and one of {', '.join(_LABEL_COLUMNS)}"
         )
-    return of_path[0], of_label[0]
+    return path_columns[0], label_columns[0]
 
 
 def _positions(texts: list[str], names: tuple[MetadataEntry, ...], path: Path) -> np.ndarray:
-    position = {entry.name: place for place, entry in enumerate(names)}
+    position = {entry.name: at for at, entry in enumerate(names)}
     unknown = [row for row, text in enumerate(texts) if text not in position]
     if unknown:
         raise BadInputError(

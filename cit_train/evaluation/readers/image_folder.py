@@ -1,7 +1,8 @@
-"""An evaluation task of one's own: a folder with one sub-folder of images for each class."""
+"""Reader of an image folder: one sub-folder of images for each class."""
 
 import csv
 import io
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,12 @@ from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.metadata.entries import MetadataEntry, parse_entries, read_utf8
 from cit_curate.records import Int64
 from cit_curate.sources.folder import IMAGE_SUFFIXES
-from cit_train.evaluation.readers.labelled_images import FoundImages, ImageFiles, LabelledImages
+from cit_train.evaluation.readers.labelled_images import ImageFiles, LabelledImages, SourceImages
 
 __all__ = ["ImageFolder", "images_below"]
 
 _CLASS_COLUMNS = ("folder", "class")
-_SOURCE = "image folder"
+_READER = "image folder"
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class ImageFolder:
 
     Attributes:
         root: The folder that was opened.
-        folders: Name of each class's sub-folder, sorted.
-        classes: What each class is called.
-        paths: The images, by their suffix; not opened yet.
+        folders: The sub-folder of each class, sorted.
+        classes: The name of each class.
+        paths: The images, chosen by their suffix; not opened yet.
         targets: int64 [paths], each image's position in `classes`.
     """
 
@@ -40,15 +41,15 @@ class ImageFolder:
 
     @classmethod
     def open(cls, root: Path, classes: Path | None = None) -> "ImageFolder":
-        """List a folder's images; sub-folders of a class belong to it, hidden files to none.
+        """List a folder's images, also those in sub-folders of a class.
 
-        Links to folders below a class are not followed, as in pools.
+        Hidden files and linked folders below a class are left out, as in pools.
 
         Args:
-            root: Has one sub-folder for each class.
-            classes: What the classes are called: None = as their sub-folders; a `.csv` with the
-                columns `folder` and `class`; or else a metadata file, whose n-th entry is the name
-                of the n-th sub-folder. Synonyms are separated by `|`.
+            root: The folder with one sub-folder for each class.
+            classes: The file of class names: a `.csv` with the columns `folder` and `class`, or
+                a metadata file, whose n-th entry names the n-th sub-folder. None = the names of
+                the sub-folders. Synonyms are separated by `|`.
 
         Raises:
             ConfigError: The folder, its sub-folders or the names are missing or do not match.
@@ -57,29 +58,24 @@ class ImageFolder:
         folders = _class_folders(root)
         entries = _class_entries(root, folders, classes)
         images = [images_below(root / folder) for folder in folders]
-        counts = [len(found) for found in images]
+        counts = [len(paths) for paths in images]
         if not sum(counts):
             raise BadInputError(
                 f"none of the {len(folders)} class folders in {root} holds an image; "
-                f"a name ends in {', '.join(sorted(IMAGE_SUFFIXES))}"
+                f"a name ends with {', '.join(sorted(IMAGE_SUFFIXES))}"
             )
         return cls(
             root=root,
             folders=folders,
             classes=entries,
-            paths=tuple(path for found in images for path in found),
+            paths=tuple(itertools.chain.from_iterable(images)),
             targets=np.repeat(np.arange(len(folders), dtype=np.int64), counts),
         )
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """What tells classes of one name apart: their folders."""
-        return self.folders
-
-    def found(self, *, prompts: tuple[str, ...] = ()) -> FoundImages:
-        """The folder as a reader's finding, whose classes may be those of a built-in task."""
-        return FoundImages(
-            source=_SOURCE,
+    def source_images(self, *, prompts: tuple[str, ...] = ()) -> SourceImages:
+        """The images with the folder's labels, which may be matched to a built-in task."""
+        return SourceImages(
+            reader=_READER,
             images=ImageFiles(self.paths),
             labels=self.targets,
             names=self.classes,
@@ -88,9 +84,9 @@ class ImageFolder:
         )
 
     def labelled(self) -> LabelledImages:
-        """The folder as a task of its own, with its own classes."""
+        """The images as a task of their own, with the folder's classes."""
         return LabelledImages(
-            source=_SOURCE,
+            reader=_READER,
             images=ImageFiles(self.paths),
             targets=self.targets,
             classes=self.classes,
@@ -104,8 +100,8 @@ def _class_folders(root: Path) -> tuple[str, ...]:
     visible = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
     folders = tuple(name for name in visible if (root / name).is_dir())
     if not folders:
-        found = f"{len(visible)} files, such as {visible[0]}" if visible else "nothing"
-        raise ConfigError(f"{root} has no class folder but {found}; put images into CLASS/")
+        content = f"{len(visible)} files, such as {visible[0]}" if visible else "nothing"
+        raise ConfigError(f"{root} has no class folder but {content}; put images into CLASS/")
     return folders
 
 
@@ -136,8 +132,8 @@ def _entries_by_folder(
     root: Path, folders: tuple[str, ...], classes: Path
 ) -> tuple[MetadataEntry, ...]:
     named: dict[str, MetadataEntry] = {}
-    with io.StringIO(read_utf8(classes), newline="") as stream:
-        reader = csv.DictReader(stream)
+    with io.StringIO(read_utf8(classes), newline="") as file:
+        reader = csv.DictReader(file)
         columns = reader.fieldnames or []
         if not set(_CLASS_COLUMNS) <= set(columns):
             raise ConfigError(
@@ -164,16 +160,16 @@ def _entries_by_folder(
 
 
 def images_below(folder: Path) -> list[Path]:
-    """The picture files below a folder, sorted; hidden ones and linked folders are left out."""
-    found: list[Path] = []
+    """The picture files below a folder, sorted, without hidden files and linked folders."""
+    files: list[Path] = []
     for parent, below, names in os.walk(folder):
         below[:] = [name for name in below if not name.startswith(".")]
-        found.extend(
+        files.extend(
             Path(parent, name)
             for name in names
             if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
         )
-    return sorted(found)
+    return sorted(files)
 
 
 def _some(names: tuple[str, ...] | list[str]) -> str:

@@ -1,7 +1,7 @@
-"""The border between readers of data sets and the evaluation: images, their labels, their classes.
+"""The border between readers and the evaluation: images, their labels, their classes.
 
-A reader gives `FoundImages`, with the labels as its format has them; `labels.attach` turns those
-into positions in a task's class list, and the result is `LabelledImages`.
+A reader returns `SourceImages`, with the labels of its format; `labels.attach` maps those to
+positions in a task's class list and returns `LabelledImages`.
 """
 
 from collections.abc import Sequence
@@ -17,29 +17,29 @@ from cit_curate.images.read import read_image_bytes
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.records import Int64
 
-__all__ = ["FoundImages", "ImageFiles", "Images", "LabelledImages", "spread_rows"]
+__all__ = ["ImageFiles", "Images", "LabelledImages", "SourceImages", "spread_rows"]
 
 
 class Images(Protocol):
-    """Images by their row; read from several threads at once."""
+    """Images by row; `read` is called from several threads at once."""
 
     def __len__(self) -> int:
-        """How many there are, readable or not."""
+        """The number of images, readable or not."""
 
     def read(self, row: int) -> Image.Image:
         """The image as RGB.
 
         Raises:
-            ImageRejected: It cannot be used; the reason is in it.
+            ImageRejected: The image cannot be used; the error has the reason.
         """
 
     def title(self, row: int) -> str:
-        """Where the image is, for messages."""
+        """The image's location, for messages."""
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files. A link in the place of an image leads nowhere outside of its own folder."""
+    """Image files; a link that leads out of its own folder is rejected."""
 
     paths: Sequence[Path]
 
@@ -52,26 +52,26 @@ class ImageFiles:
         return decoders().read_image(read_image_bytes(path.parent, path.name))
 
     def title(self, row: int) -> str:
-        """Its path."""
+        """The image's path."""
         return str(self.paths[row])
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoundImages:
-    """What a reader found.
+class SourceImages:
+    """Images with the labels of their source.
 
     Attributes:
-        source: The reader, as shown to people.
+        reader: The reader's name, for people.
         images: The images.
-        labels: int64 [images]: positions in `names`; without names, what the source says itself.
-        names: What the source calls its classes; None when it has numbers only.
-        names_are_readable: Whether the names could stand in a prompt, if they had to; a folder's
-            name may as well be an identifier.
-        prompts: That lie beside the images, with `{}` for the class name.
-        notes: What a person must know to read the result.
+        labels: int64 [images], positions in `names`; without names, the source's own numbers.
+        names: The source's class names; None = it has numbers only.
+        names_are_readable: Whether the names may be used in prompts; a folder's name may be an
+            identifier.
+        prompts: The prompts beside the images, with `{}` for the class name.
+        notes: Remarks that a person needs to interpret the result.
     """
 
-    source: str
+    reader: str
     images: Images
     labels: Int64
     names: tuple[MetadataEntry, ...] | None
@@ -85,16 +85,16 @@ class LabelledImages:
     """Images whose labels are positions in a list of classes.
 
     Attributes:
-        source: The reader, as shown to people.
+        reader: The reader's name, for people.
         images: The images.
         targets: int64 [images], positions in `classes`.
-        classes: To choose from, with or without images.
-        labels: [classes] What the source calls each class; tells classes of one name apart.
-        prompts: That lie beside the images; empty when there are none.
-        notes: What a person must know to read the result.
+        classes: The classes to choose from, with or without images.
+        labels: [classes], the source's label of each class; distinguishes classes of one name.
+        prompts: The prompts beside the images; empty = none.
+        notes: Remarks that a person needs to interpret the result.
     """
 
-    source: str
+    reader: str
     images: Images
     targets: Int64
     classes: tuple[MetadataEntry, ...]
@@ -104,13 +104,13 @@ class LabelledImages:
 
 
 def spread_rows(num_images: int, limit: int | None) -> Int64:
-    """At most `limit` rows, at equal distances over all of them.
+    """At most `limit` rows, evenly spaced over all of them.
 
-    Data sets lie sorted by class; the first rows would be of one class.
+    Data sets are sorted by class, so the first rows would be of one class.
 
     Args:
-        num_images: Rows there are.
-        limit: At least 1; None = all rows.
+        num_images: The number of rows.
+        limit: The maximum number of rows, at least 1; None = all.
 
     Returns:
         int64 [min(limit, num_images)], ascending, without repeats.
@@ -122,5 +122,5 @@ def spread_rows(num_images: int, limit: int | None) -> Int64:
         return np.arange(num_images, dtype=np.int64)
     if limit < 1:
         raise ValueError(f"limit is {limit}; it must be at least 1")
-    # The middle of each of `limit` equal parts: the first and the last class are not favoured.
+    # The middle of each of `limit` equal parts favours neither the first nor the last class.
     return (2 * np.arange(limit, dtype=np.int64) + 1) * num_images // (2 * limit)

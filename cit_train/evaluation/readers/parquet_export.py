@@ -1,7 +1,7 @@
-"""Reader of a Parquet export, as Hugging Face's `datasets` writes them.
+"""Reader of a Parquet export, as Hugging Face's `datasets` writes it.
 
 An image is bytes, or a struct of `bytes` and `path`; a label is a whole number or a name. The names
-of numbers stand in the file's own metadata (`ClassLabel`) or in a `classes.txt` beside it.
+of numbers are in the file's schema metadata (`ClassLabel`) or in a `classes.txt` beside it.
 """
 
 import json
@@ -22,7 +22,7 @@ from cit_curate.images.read import ImageRejected, read_image_bytes
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.records import Int64
 from cit_train.evaluation.readers.file_list import read_class_names
-from cit_train.evaluation.readers.labelled_images import FoundImages
+from cit_train.evaluation.readers.labelled_images import SourceImages
 from cit_train.evaluation.readers.webdataset_export import read_templates
 
 __all__ = ["find_parquet", "open_parquet_export"]
@@ -31,16 +31,16 @@ _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
 _LABEL_COLUMNS = ("label", "labels", "cls", "fine_label", "class", "target")
 _SPLITS = ("test", "validation", "val")
 _MAX_LABEL = 10**12
-# Row groups in memory at once: threads read ahead over the border of one.
+# Row groups in memory at once: threads read ahead across a row group's end.
 _GROUPS_KEPT = 2
 
 
 class ParquetImages:
-    """Images of Parquet files; a row group is read when one of its images is."""
+    """The images of Parquet files; a row group is read when one of its images is requested."""
 
     def __init__(self, files: Sequence[Path], column: str) -> None:
         self._column = column
-        # (file, row group, number of rows before it), in order
+        # (file, row group), in order; `starts` has the number of rows before each
         self._groups: list[tuple[Path, int]] = []
         starts = [0]
         for path in files:
@@ -57,7 +57,7 @@ class ParquetImages:
 
     def read(self, row: int) -> Image.Image:
         """The image as RGB."""
-        group, offset = self._place(row)
+        group, offset = self._locate(row)
         value = self._rows(group)[offset].as_py()
         if isinstance(value, dict):
             data, name = value.get("bytes"), value.get("path")
@@ -76,11 +76,11 @@ class ParquetImages:
 
     def title(self, row: int) -> str:
         """The file and the row in it, from 0."""
-        group, offset = self._place(row)
+        group, offset = self._locate(row)
         path, number = self._groups[group]
         return f"{path}: row {offset} of row group {number}"
 
-    def _place(self, row: int) -> tuple[int, int]:
+    def _locate(self, row: int) -> tuple[int, int]:
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
         return group, row - int(self._starts[group])
 
@@ -103,8 +103,8 @@ def find_parquet(folder: Path) -> list[Path]:
     """The Parquet files of the test split, else of the validation split, else all; sorted."""
     files = sorted(
         path
-        for place in (folder, folder / "data", folder / "test", folder / "default")
-        for path in place.glob("*.parquet")
+        for parent in (folder, folder / "data", folder / "test", folder / "default")
+        for path in parent.glob("*.parquet")
     )
     for split in _SPLITS:
         of_split = [path for path in files if path.name.startswith(split)]
@@ -114,12 +114,12 @@ def find_parquet(folder: Path) -> list[Path]:
     return in_test or [path for path in files if not path.name.startswith("train")]
 
 
-def open_parquet_export(folder: Path) -> FoundImages:
-    """Read the labels of an export; images are read when they are asked for.
+def open_parquet_export(folder: Path) -> SourceImages:
+    """Read the labels of an export; images are read on request.
 
     Raises:
         ConfigError: There is no Parquet file, or no column with images or with labels.
-        DamagedError: A file is cut or is no Parquet.
+        DamagedError: A file is truncated or not Parquet.
         BadInputError: A row has no label.
     """
     files = find_parquet(folder)
@@ -142,8 +142,8 @@ def open_parquet_export(folder: Path) -> FoundImages:
         raise BadInputError(f"{where} has no label; a test split without labels cannot be used")
     names = _class_names(schema, label) or read_class_names(folder)
     labels, names = _labels(values, names, files[0])
-    return FoundImages(
-        source="Parquet export",
+    return SourceImages(
+        reader="Parquet export",
         images=images,
         labels=labels,
         names=names,
@@ -169,15 +169,15 @@ def _column(schema: pa.Schema, known: Sequence[str], what: str, path: Path) -> s
 
 
 def _class_names(schema: pa.Schema, label: str) -> tuple[MetadataEntry, ...] | None:
-    """The names that `datasets` keeps in the schema's metadata, in the order of the labels."""
+    """The class names that `datasets` stores in the schema metadata, in the order of the labels."""
     raw = (schema.metadata or {}).get(b"huggingface")
     try:
-        found: Any = json.loads(raw)["info"]["features"][label]["names"] if raw else None
+        names: Any = json.loads(raw)["info"]["features"][label]["names"] if raw else None
     except (ValueError, KeyError, TypeError):
         return None
-    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None
-    return tuple(MetadataEntry(name.replace("_", " ")) for name in found) or None
+    return tuple(MetadataEntry(name.replace("_", " ")) for name in names) or None
 
 
 def _labels(
@@ -187,16 +187,16 @@ def _labels(
         labels = np.array(values, dtype=np.int64)
         if names is not None and not 0 <= labels.min() <= labels.max() < len(names):
             raise BadInputError(
-                f"{path}: labels are {labels.min()} to {labels.max()}; "
-                f"the names that come with them are {len(names)}"
+                f"{path}: labels are {labels.min()} to {labels.max()}, "
+                f"but there are only {len(names)} names"
             )
         return labels, names
     if not all(isinstance(value, str) for value in values):
         raise ConfigError(f"{path}: labels must be names, or whole numbers that count from 0")
-    found = sorted(set(values))
-    position = {name: place for place, name in enumerate(found)}
+    distinct = sorted(set(values))
+    position = {name: at for at, name in enumerate(distinct)}
     labels = np.array([position[value] for value in values], dtype=np.int64)
-    return labels, tuple(MetadataEntry(name) for name in found)
+    return labels, tuple(MetadataEntry(name) for name in distinct)
 
 
 def _damaged(path: Path, error: Exception) -> DamagedError:

@@ -1,8 +1,7 @@
-"""Reader of torchvision's own data sets, as its classes lay them out; nothing is downloaded.
+"""Reader of torchvision's data sets, in the layouts of its classes; nothing is downloaded.
 
-CIFAR is read from its binary version here: the one that torchvision unpacks consists of pickles,
-which can run code. What needs a further package (Flowers102 and StanfordCars: SciPy for `.mat`
-files; PCAM: h5py) says so.
+CIFAR is left to `cifar_binary`, because torchvision unpacks pickles, which can run code. Some data
+sets need a further package (Flowers102 and StanfordCars: SciPy for `.mat` files; PCAM: h5py).
 """
 
 import csv
@@ -22,7 +21,7 @@ from cit_curate.images.decoders import decoders
 from cit_curate.images.read import ImageRejected, read_image_bytes
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.records import Int64
-from cit_train.evaluation.readers.labelled_images import FoundImages
+from cit_train.evaluation.readers.labelled_images import SourceImages
 
 __all__ = ["TORCHVISION_SETS", "TorchvisionSet", "open_torchvision_set"]
 
@@ -33,18 +32,18 @@ _ALL_PICTURES = (
 
 @dataclass(frozen=True, kw_only=True)
 class TorchvisionSet:
-    """How one data set is opened.
+    """The way to open one data set.
 
     Attributes:
         name: The class in `torchvision.datasets`.
-        marker: Path below the root that is there when the data set is; several where its files may
-            have other names. A folder that class folders may have as well does not do.
-        arguments: Of the constructor besides the root, such as the split.
-        labels: Attribute with the label of each image, or with tuples that end in it.
-        names: Attribute with the class names; empty = the labels are the task's positions.
-        loads: Whether the class takes a function that opens an image file.
-        requires: Package that it needs besides torchvision.
-        note: What a person must know to read the result.
+        marker: A path below the root that identifies the data set; several for several layouts. It
+            must not be a folder that an image folder may have too.
+        arguments: The constructor's arguments besides the root, such as the split.
+        labels: The attribute with the label of each image, or with tuples that end with the label.
+        names: The attribute with the class names; empty = the labels are positions in the task.
+        loads: Whether the constructor takes a function that opens an image file.
+        requires: A package that it needs besides torchvision.
+        note: A remark that a person needs to interpret the result.
     """
 
     name: str
@@ -165,12 +164,12 @@ TORCHVISION_SETS: Mapping[str, TorchvisionSet] = MappingProxyType(
     }
 )
 
-# What torchvision's classes raise on files that are missing or not as they must be.
+# The errors of torchvision's classes on missing or malformed files.
 _READ_ERRORS = (RuntimeError, OSError, ValueError, LookupError, TypeError, csv.Error)
 
 
 class TorchvisionImages:
-    """Images of a torchvision data set."""
+    """The images of a torchvision data set."""
 
     def __init__(self, dataset: Any, title: str) -> None:
         self._dataset = dataset
@@ -194,47 +193,47 @@ class TorchvisionImages:
         return f"{self._title}: image {row}"
 
 
-def open_torchvision_set(task: str, root: Path) -> FoundImages:
+def open_torchvision_set(task: str, root: Path) -> SourceImages:
     """Open the data set of a task below torchvision's root.
 
     Args:
         task: One of `TORCHVISION_SETS`.
-        root: The folder that was given to torchvision.
+        root: The root that torchvision unpacked into.
 
     Raises:
         ConfigError: A package is missing.
-        DamagedError: Files are missing or not as torchvision wants them.
+        DamagedError: Files are missing or malformed.
     """
-    known = TORCHVISION_SETS[task]
-    if known.requires and importlib.util.find_spec(known.requires) is None:
+    spec = TORCHVISION_SETS[task]
+    if spec.requires and importlib.util.find_spec(spec.requires) is None:
         raise ConfigError(
-            f"{task}: torchvision's {known.name} needs a further package; "
-            f"run: pip install {known.requires}"
+            f"{task}: torchvision's {spec.name} needs a further package; "
+            f"run: pip install {spec.requires}"
         )
     from torchvision import datasets
 
-    errors: tuple[type[Exception], ...] = (*_READ_ERRORS, *_errors_of(known.requires))
-    arguments = {**known.arguments, **({"loader": _load} if known.loads else {})}
+    errors: tuple[type[Exception], ...] = (*_READ_ERRORS, *_errors_of(spec.requires))
+    arguments = {**spec.arguments, **({"loader": _load} if spec.loads else {})}
     try:
-        dataset = getattr(datasets, known.name)(str(root), **arguments)
-        labels = _pcam_labels(root) if known.name == "PCAM" else _labels(dataset, known.labels)
+        dataset = getattr(datasets, spec.name)(str(root), **arguments)
+        labels = _pcam_labels(root) if spec.name == "PCAM" else _labels(dataset, spec.labels)
     except errors as error:
-        raise DamagedError(f"{root}: torchvision's {known.name} cannot open it: {error}") from error
-    names = _names(dataset, known)
-    if known.name == "CLEVRClassification":
-        # Its label is the number of objects itself.
+        raise DamagedError(f"{root}: torchvision's {spec.name} cannot open it: {error}") from error
+    names = _names(dataset, spec)
+    if spec.name == "CLEVRClassification":
+        # Its labels are numbers of objects.
         names = tuple(MetadataEntry(str(number)) for number in range(int(labels.max()) + 1))
-    return FoundImages(
-        source=f"torchvision {known.name}",
-        images=TorchvisionImages(dataset, f"{known.name} in {root}"),
+    return SourceImages(
+        reader=f"torchvision {spec.name}",
+        images=TorchvisionImages(dataset, f"{spec.name} in {root}"),
         labels=labels,
         names=names,
-        notes=(known.note,) if known.note else (),
+        notes=(spec.note,) if spec.note else (),
     )
 
 
 def _errors_of(package: str) -> tuple[type[Exception], ...]:
-    """What a package raises on broken files besides Python's own errors."""
+    """The errors of a package on broken files, besides Python's own."""
     if package != "scipy":
         return ()
     matlab = importlib.import_module("scipy.io.matlab")
@@ -242,7 +241,7 @@ def _errors_of(package: str) -> tuple[type[Exception], ...]:
 
 
 def _load(path: str | Path) -> Image.Image:
-    """Open an image file as everything here is opened: by its bytes, with a limit of pixels."""
+    """Open an image file with our own decoder, which limits the number of pixels."""
     path = Path(path)
     return decoders().read_image(read_image_bytes(path.parent, path.name))
 
@@ -252,7 +251,7 @@ def _labels(dataset: Any, attribute: str) -> Int64:
     if attribute == "_samples":
         values = [sample[-1] for sample in values]
     if any(value is None for value in values):
-        raise ValueError("the test split that is there has no labels")
+        raise ValueError("this copy of the test split has no labels")
     return np.asarray([int(value) for value in values], dtype=np.int64)
 
 
@@ -262,10 +261,8 @@ def _pcam_labels(root: Path) -> Int64:
         return np.asarray(file["y"], dtype=np.int64).reshape(-1)
 
 
-def _names(dataset: Any, known: TorchvisionSet) -> tuple[MetadataEntry, ...] | None:
-    if not known.names:
+def _names(dataset: Any, spec: TorchvisionSet) -> tuple[MetadataEntry, ...] | None:
+    if not spec.names:
         return None
-    names = [
-        str(name).replace("_", " ").replace("/", " ") for name in getattr(dataset, known.names)
-    ]
+    names = [str(name).replace("_", " ").replace("/", " ") for name in getattr(dataset, spec.names)]
     return tuple(MetadataEntry(name) for name in names)

@@ -1,9 +1,9 @@
-"""Reader of a WebDataset export, as CLIP benchmark makes them.
+"""Reader of a WebDataset export, as CLIP benchmark writes it.
 
-A folder `test` with `0.tar`, `1.tar`, … and `nshards.txt`; in a tar, a sample is
+The folder `test` has `0.tar`, `1.tar`, … and `nshards.txt`. In a tar, a sample is
 `KEY.webp|png|jpg` with `KEY.cls`, the label in decimal digits. Beside `test` lie `classnames.txt`
-and `zeroshot_classification_templates.txt`. Members of any other kind, pickled ones among them, are
-never read.
+and `zeroshot_classification_templates.txt`. Members of other kinds, such as pickles, are never
+read.
 """
 
 import tarfile
@@ -18,7 +18,7 @@ from cit_curate.images.decoders import decoders
 from cit_curate.images.read import MAX_IMAGE_BYTES, ImageRejected
 from cit_curate.metadata.entries import read_utf8
 from cit_train.evaluation.readers.file_list import read_class_names
-from cit_train.evaluation.readers.labelled_images import FoundImages
+from cit_train.evaluation.readers.labelled_images import SourceImages
 
 __all__ = ["find_shards", "open_webdataset_export", "read_templates"]
 
@@ -32,7 +32,7 @@ _BLOCK = tarfile.BLOCKSIZE
 
 @dataclass(frozen=True)
 class _Member:
-    """Where the bytes of a member lie."""
+    """The location of a member's bytes."""
 
     shard: Path
     name: str
@@ -40,14 +40,14 @@ class _Member:
     size: int
 
     def bytes(self) -> bytes:
-        with self.shard.open("rb") as stream:
-            stream.seek(self.offset)
-            return stream.read(self.size)
+        with self.shard.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
 
 
 @dataclass(frozen=True)
 class ShardImages:
-    """Images inside tars, by their place in them."""
+    """Images inside tars, read by their offsets."""
 
     members: tuple[_Member, ...]
 
@@ -70,39 +70,39 @@ class ShardImages:
 
 def find_shards(folder: Path) -> Path | None:
     """The folder of the tars: a split of an export, or the folder itself; None = no tar."""
-    for place in (*(folder / split for split in _SPLITS), folder):
-        if place.is_dir() and any(place.glob("*.tar")):
-            return place
+    for parent in (*(folder / split for split in _SPLITS), folder):
+        if parent.is_dir() and any(parent.glob("*.tar")):
+            return parent
     return None
 
 
-def open_webdataset_export(folder: Path) -> FoundImages:
-    """List the samples of an export; of the images only the place is read.
+def open_webdataset_export(folder: Path) -> SourceImages:
+    """List the samples of an export; the images themselves are read on request.
 
     Raises:
         ConfigError: The export is for retrieval or has several labels an image.
-        DamagedError: A tar is missing, cut or no tar.
-        BadInputError: An image has no label, or a label is no number.
+        DamagedError: A tar is missing, truncated or not a tar.
+        BadInputError: An image has no label, or a label is not a number.
     """
-    place = find_shards(folder)
-    if place is None:
+    split = find_shards(folder)
+    if split is None:
         raise ConfigError(f"there is no tar in {folder} or {folder / 'test'}")
     _check_type(folder)
     images, labels = [], []
-    for shard in _shards(place):
-        found = _samples(shard)
-        images += [image for image, _ in found]
-        labels += [_label(label) for _, label in found]
+    for shard in _shards(split):
+        samples = _samples(shard)
+        images += [image for image, _ in samples]
+        labels += [_label(label) for _, label in samples]
     if not images:
-        raise BadInputError(f"the tars in {place} hold no image with a .{_LABEL_TYPE} beside it")
+        raise BadInputError(f"the tars in {split} hold no image with a .{_LABEL_TYPE} beside it")
     names = read_class_names(folder)
     if names is not None and max(labels) >= len(names):
         raise BadInputError(
-            f"{place} has the label {max(labels)}, and {folder / 'classnames.txt'} names "
+            f"{split} has the label {max(labels)}, and {folder / 'classnames.txt'} names "
             f"{len(names)} classes"
         )
-    return FoundImages(
-        source="WebDataset export",
+    return SourceImages(
+        reader="WebDataset export",
         images=ShardImages(tuple(images)),
         labels=np.array(labels, dtype=np.int64),
         names=names,
@@ -111,7 +111,7 @@ def open_webdataset_export(folder: Path) -> FoundImages:
 
 
 def read_templates(folder: Path) -> tuple[str, ...]:
-    """The prompts of an export, with `{}` where it says `{c}`; empty when it has none."""
+    """The prompts of an export, with `{}` for its `{c}`; empty = none."""
     path = folder / _TEMPLATES
     if not path.is_file():
         return ()
@@ -126,15 +126,15 @@ def _check_type(folder: Path) -> None:
         raise ConfigError(f"{path} says {kind!r}; only classification with one label an image fits")
 
 
-def _shards(place: Path) -> list[Path]:
-    """The tars in the order of their numbers, as many as `nshards.txt` says."""
-    count = place / "nshards.txt"
+def _shards(split: Path) -> list[Path]:
+    """The tars in numerical order, as many as `nshards.txt` says."""
+    count = split / "nshards.txt"
     if not count.is_file():
-        return sorted(place.glob("*.tar"))
+        return sorted(split.glob("*.tar"))
     text = read_utf8(count).strip()
     if not text.isdecimal() or len(text) > 6:
         raise DamagedError(f"{count} holds {text[:20]!r}; it must be the number of tars")
-    shards = [place / f"{number}.tar" for number in range(int(text))]
+    shards = [split / f"{number}.tar" for number in range(int(text))]
     missing = [shard for shard in shards if not shard.is_file()]
     if missing:
         raise DamagedError(f"{missing[0]} is missing; {count} says there are {text} tars")
@@ -142,7 +142,7 @@ def _shards(place: Path) -> list[Path]:
 
 
 def _samples(shard: Path) -> list[tuple[_Member, _Member]]:
-    """Image and label of each sample, in the order of the images."""
+    """The image and the label of each sample, in the order of the images."""
     images: dict[str, _Member] = {}
     labels: dict[str, _Member] = {}
     try:
@@ -159,22 +159,22 @@ def _samples(shard: Path) -> list[tuple[_Member, _Member]]:
             end = tar.offset
     except tarfile.TarError as error:
         raise _damaged(shard, str(error)) from error
-    # tarfile takes a tar that was cut between two members for a whole one.
-    with shard.open("rb") as stream:
-        stream.seek(max(0, end - _BLOCK))
-        if bytes(_BLOCK) not in stream.read(2 * _BLOCK):
-            raise _damaged(shard, "it has no end")
-    without = [key for key in images if key not in labels]
-    if without:
+    # tarfile accepts a tar that was truncated between two members.
+    with shard.open("rb") as file:
+        file.seek(max(0, end - _BLOCK))
+        if bytes(_BLOCK) not in file.read(2 * _BLOCK):
+            raise _damaged(shard, "it has no end-of-archive block")
+    unlabelled = [key for key in images if key not in labels]
+    if unlabelled:
         raise BadInputError(
-            f"{shard}: {images[without[0]].name} has no .{_LABEL_TYPE} beside it "
-            f"(and {len(without) - 1} further images)"
+            f"{shard}: {images[unlabelled[0]].name} has no .{_LABEL_TYPE} beside it "
+            f"(and {len(unlabelled) - 1} further images)"
         )
     return [(image, labels[key]) for key, image in images.items()]
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Key and kind of a member: a name is cut at the first dot after its folder."""
+    """The key and the kind of a member, which the first dot after its folder separates."""
     folder, _, base = name.rpartition("/")
     stem, _, kind = base.partition(".")
     return f"{folder}/{stem}", kind.lower()

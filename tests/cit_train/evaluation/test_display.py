@@ -31,9 +31,9 @@ def test_a_line_tells_what_a_task_gave_or_why_it_gave_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with SuiteProgress() as progress:
-        progress.images("imagenet", 0, 50_000)
-        progress.ended(DONE)
-        progress.ended(ABSENT)
+        progress.update("imagenet", 0, 50_000)
+        progress.finish(DONE)
+        progress.finish(ABSENT)
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.splitlines() == [
@@ -48,10 +48,10 @@ def test_a_terminal_shows_the_task_and_its_pictures(monkeypatch: pytest.MonkeyPa
     terminal = Console(file=stream, force_terminal=True, width=80)
     monkeypatch.setattr("cit_curate.terminal.Console", lambda **_: terminal)
     with SuiteProgress() as progress:
-        progress.images("[b]own", 0, 500)
-        progress.images("[b]own", 250, 500)
-        progress.ended(DONE)
-        progress.images("next", 1, 2)
+        progress.update("[b]own", 0, 500)
+        progress.update("[b]own", 250, 500)
+        progress.finish(DONE)
+        progress.update("next", 1, 2)
     shown = stream.getvalue()
     assert "[b]own" in shown
     assert "of 500 pictures" in shown
@@ -69,9 +69,9 @@ def test_hostile_names_and_reasons_are_inert_in_lines_bars_and_tables(
     done = replace(DONE, task=hostile, source=hostile, notes=(hostile,))
     absent = replace(ABSENT, task=hostile, reason=f"there is\n  no {hostile}")
     with SuiteProgress() as progress:
-        progress.images(hostile, 1, 2)
+        progress.update(hostile, 1, 2)
         for result in (done, absent):
-            progress.ended(result)
+            progress.finish(result)
     terminal.print(suite_table([done, absent], title=hostile))
     inert = "a\ufffd]0;owned\ufffd\ufffd[31mred\ufffdgnp"
     shown = stream.getvalue()

@@ -8,7 +8,7 @@ from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.metadata.tasks import TASK_NAMES, load_task
 from cit_train.evaluation.labels import _ALIASES, attach, match_names
-from cit_train.evaluation.readers.labelled_images import FoundImages, spread_rows
+from cit_train.evaluation.readers.labelled_images import SourceImages, spread_rows
 
 
 class Nothing:
@@ -27,11 +27,11 @@ class Nothing:
         return f"image {row}"
 
 
-def found(
+def source_images(
     labels: list[int], names: list[str] | None = None, *, readable: bool = True
-) -> FoundImages:
-    return FoundImages(
-        source="test",
+) -> SourceImages:
+    return SourceImages(
+        reader="test",
         images=Nothing(len(labels)),
         labels=np.array(labels, dtype=np.int64),
         names=None if names is None else entries(names),
@@ -126,24 +126,26 @@ def test_shuffled_names_give_the_same_classes(order: list[int], targets: list[in
     assert task.classes is not None
     names = [task.classes[position].name.title() for position in order]
     labels = [order.index(target) for target in targets]
-    images = attach(found(labels, names), task, name="cifar10")
+    images = attach(source_images(labels, names), task, name="cifar10")
     assert images.targets.tolist() == targets
     assert images.classes == task.classes
     assert images.notes == ()
 
 
 def test_numbers_without_names_are_positions() -> None:
-    images = attach(found([3, 0]), load_task("gtsrb"), name="gtsrb")
+    images = attach(source_images([3, 0]), load_task("gtsrb"), name="gtsrb")
     assert images.targets.tolist() == [3, 0]
     with pytest.raises(BadInputError, match="image 1: its label is 43; gtsrb has the classes 0 to"):
-        attach(found([3, 43]), load_task("gtsrb"), name="gtsrb")
+        attach(source_images([3, 43]), load_task("gtsrb"), name="gtsrb")
     with pytest.raises(ConfigError, match="nothing says what they mean"):
-        attach(found([3, 0]), None, name="signs")
+        attach(source_images([3, 0]), None, name="signs")
 
 
 def test_readable_names_that_differ_are_the_classes_and_a_note_says_so() -> None:
     names = ["tumour", "no tumour"]
-    images = attach(found([0, 1, 1], names), load_task("patch_camelyon"), name="patch_camelyon")
+    images = attach(
+        source_images([0, 1, 1], names), load_task("patch_camelyon"), name="patch_camelyon"
+    )
     assert images.classes == entries(names)
     assert images.targets.tolist() == [0, 1, 1]
     assert "differ" in images.notes[0]
@@ -152,15 +154,19 @@ def test_readable_names_that_differ_are_the_classes_and_a_note_says_so() -> None
 def test_folders_that_do_not_match_are_refused_with_the_nearest_name() -> None:
     names = ["airplanes", "cat"]
     with pytest.raises(ConfigError, match=r"'airplanes'; the nearest to 'airplanes' is 'airplane'"):
-        attach(found([0, 1], names, readable=False), load_task("cifar10"), name="cifar10")
+        attach(source_images([0, 1], names, readable=False), load_task("cifar10"), name="cifar10")
     # A class without images need not match.
-    images = attach(found([1], names, readable=False), load_task("cifar10"), name="cifar10")
+    images = attach(source_images([1], names, readable=False), load_task("cifar10"), name="cifar10")
     assert images.targets.tolist() == [3]
 
 
 def test_two_folders_of_one_class_are_refused() -> None:
     with pytest.raises(ConfigError, match="two of its 2 classes are one"):
-        attach(found([0, 1], ["Cat", "cat"], readable=False), load_task("cifar10"), name="cifar10")
+        attach(
+            source_images([0, 1], ["Cat", "cat"], readable=False),
+            load_task("cifar10"),
+            name="cifar10",
+        )
 
 
 @given(st.integers(1, 500), st.integers(1, 600))

@@ -10,13 +10,12 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score, top_k_accura
 from cit_curate.errors import BadInputError
 from cit_curate.metadata.tasks import Metric
 from cit_train.evaluation.metrics import (
-    Answers,
+    MetricInputs,
     accuracy,
     mean_per_class,
     mean_top1_top5,
     roc_auc,
     score,
-    top5,
     top5_hits,
     wilson_interval,
 )
@@ -72,11 +71,15 @@ def test_metrics_refuse_no_images_and_other_images(
 
 def test_top5_refuses_no_images() -> None:
     with pytest.raises(ValueError, match="0 predictions"):
-        top5(np.zeros((0, 3), dtype=np.float32), np.zeros(0, np.int64))
+        mean_top1_top5(np.zeros(0, np.int64), np.zeros(0, bool), np.zeros(0, np.int64))
 
 
-def answers(logits: np.ndarray, targets: np.ndarray) -> Answers:
-    return Answers(
+def top5(logits: np.ndarray, targets: np.ndarray) -> float:
+    return 100.0 * float(top5_hits(logits, targets).mean())
+
+
+def inputs(logits: np.ndarray, targets: np.ndarray) -> MetricInputs:
+    return MetricInputs(
         predictions=logits.argmax(axis=1),
         targets=targets,
         in_top5=top5_hits(logits, targets),
@@ -150,7 +153,7 @@ def test_wilson_interval_refuses_what_is_no_share(share: float, num_images: floa
 def test_every_interval_holds_its_value(metric: Metric, seed: int, num_images: int) -> None:
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(num_images, 2 if metric == "roc_auc" else 9)).astype(np.float32)
-    found = score(metric, answers(logits, np.arange(num_images) % logits.shape[1]))
+    found = score(metric, inputs(logits, np.arange(num_images) % logits.shape[1]))
     low, high = found.interval
     assert 0 <= low <= found.value + 1e-9
     assert found.value - 1e-9 <= high <= 100
@@ -163,12 +166,12 @@ def test_intervals_cover_the_true_value_about_95_times_in_100(metric: Metric) ->
     num_images, num_trials = 120, 400
     num_classes = 2 if metric == "roc_auc" else 8
 
-    def draw(count: int) -> Answers:
+    def draw(count: int) -> MetricInputs:
         targets = np.arange(count) % num_classes
         logits = rng.normal(size=(count, num_classes)).astype(np.float32)
         # The classes differ in how hard they are.
         logits[np.arange(count), targets] += 0.6 + targets / num_classes
-        return answers(logits, targets)
+        return inputs(logits, targets)
 
     truth = score(metric, draw(40_000)).value
     intervals = [score(metric, draw(num_images)).interval for _ in range(num_trials)]
@@ -179,7 +182,7 @@ def test_intervals_cover_the_true_value_about_95_times_in_100(metric: Metric) ->
 def test_the_interval_of_a_perfect_model_is_not_empty() -> None:
     logits = np.eye(6, dtype=np.float32)
     for metric in ("accuracy", "mean_per_class", "mean_top1_top5"):
-        found = score(metric, answers(logits, np.arange(6)))
+        found = score(metric, inputs(logits, np.arange(6)))
         assert found.value == 100.0
         assert found.interval.high == 100.0
         assert 50 < found.interval.low < 80

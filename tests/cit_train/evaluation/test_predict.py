@@ -13,8 +13,8 @@ from transformers import AutoModel, VisionTextDualEncoderProcessor
 
 from cit_curate.errors import BadInputError, ConfigError, NotFiniteError
 from cit_train import cli
+from cit_train.evaluation.class_mapping import ClassLabels
 from cit_train.evaluation.predict import Prediction, find_images, predict_images
-from cit_train.evaluation.readers.class_mapping import ClassLabels
 from cit_train.models.load import load_dual_encoder
 
 CLASSES = ("red disc", "blue square", "green stripe", "white noise")

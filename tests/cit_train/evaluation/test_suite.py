@@ -29,6 +29,7 @@ from cit_train.evaluation import open_task as open_task_module
 from cit_train.evaluation import zero_shot
 from cit_train.evaluation.evaluator import Evaluator
 from cit_train.evaluation.open_task import NoDataError, open_task, task_names
+from cit_train.evaluation.pooled_images import pooled_images, project
 from cit_train.evaluation.prompts import DEFAULT_PROMPTS, choose_prompts, prompts_of_run
 from cit_train.evaluation.suite import SuiteOptions, TaskResult, mean_value, run_suite
 from cit_train.models.freeze import freeze
@@ -69,7 +70,7 @@ def test_a_tasks_folder_may_have_the_name_that_clip_benchmark_gives_it(
     place: str, tmp_path: Path
 ) -> None:
     webdataset_export(tmp_path / place)
-    assert open_task("cifar10", tmp_path).source == "WebDataset export"
+    assert open_task("cifar10", tmp_path).reader == "WebDataset export"
 
 
 def test_other_names_of_tasks_are_known(tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_an_image_folder_may_have_splits(below: str, tmp_path: Path) -> None:
     if below:
         image_folder(tmp_path / "cifar10" / "train", ("ant", "bee", "cat"))
     images = open_task("cifar10", tmp_path)
-    assert images.source == "image folder"
+    assert images.reader == "image folder"
     assert images.targets.tolist() == list(LABELS)
     assert images.classes == load_task("cifar10").classes
 
@@ -115,7 +116,7 @@ def test_every_layout_gives_the_same_labels(tmp_path: Path) -> None:
         images = open_task("cifar10", root)
         assert images.targets.tolist() == list(LABELS)
         assert images.classes == load_task("cifar10").classes
-        sources.add(images.source)
+        sources.add(images.reader)
     assert len(sources) == 5
 
 
@@ -126,7 +127,7 @@ def test_absent_data_are_reported_with_how_to_get_them(tmp_path: Path) -> None:
     assert load_task("stl10").how_to_get in str(absent.value)
     (tmp_path / "stl10").mkdir()
     (tmp_path / "stl10" / "README").write_text("later")
-    with pytest.raises(NoDataError, match="nothing that can be read: put there class folders"):
+    with pytest.raises(NoDataError, match="nothing that can be read: add class folders"):
         open_task("stl10", tmp_path)
 
 
@@ -149,11 +150,11 @@ def test_task_names_are_all_mt_or_a_list(tmp_path: Path) -> None:
 
 def test_prompts_are_those_given_else_the_tasks_else_those_beside_the_data() -> None:
     imagenet = load_task("imagenet")
-    assert choose_prompts(imagenet, beside=("x {}",)) == imagenet.prompts
-    assert choose_prompts(imagenet, given=("y {}",)) == ("y {}",)
-    assert choose_prompts(None, beside=("x {}",)) == ("x {}",)
+    assert choose_prompts(imagenet, stored=("x {}",)) == imagenet.prompts
+    assert choose_prompts(imagenet, requested=("y {}",)) == ("y {}",)
+    assert choose_prompts(None, stored=("x {}",)) == ("x {}",)
     assert choose_prompts(None) == DEFAULT_PROMPTS
-    assert choose_prompts(imagenet, given=("y {}",), use_template=False) == ("{}",)
+    assert choose_prompts(imagenet, requested=("y {}",), use_template=False) == ("{}",)
     extra = choose_prompts(imagenet, extra_prompts=True)
     assert extra == (*imagenet.prompts, "A photo of a {}", "{}")
     assert len(extra) == 9
@@ -203,7 +204,7 @@ def test_a_value_is_that_of_a_plain_evaluation(
     evaluation = zero_shot.evaluate(
         model,
         tokenizer,
-        zero_shot.pooled_images(model, images.images),
+        pooled_images(model, images.images),
         images,
         prompts=("a photo of a {}",),
     )
@@ -337,7 +338,7 @@ def test_memory_holds_a_few_batches_of_pixels(
         return torch.zeros(len(views), 32)
 
     monkeypatch.setattr(PooledVision, "__call__", vision)
-    zero_shot.pooled_images(model, Counted(), batch_size=5, num_threads=2)
+    pooled_images(model, Counted(), batch_size=5, num_threads=2)
     assert len(ahead) == 10
     assert all(count <= 5 * (batch + 3) for batch, count in enumerate(ahead))
 
@@ -533,12 +534,12 @@ def test_a_trained_head_is_applied_anew_and_pixels_are_seen_once(
     freeze(headed, ModelConfig())
     first = evaluator(headed, tokenizer)
     assert sum(seen) == 16
-    pooled = zero_shot.pooled_images(headed, evaluator.images.images)
-    before = zero_shot.project(headed, pooled)
+    pooled = pooled_images(headed, evaluator.images.images)
+    before = project(headed, pooled)
     torch.nn.init.normal_(headed.vision_model.head.weight)
     second = evaluator(headed, tokenizer)
     assert sum(seen) == 32, "16 of them in the call above"
-    after = zero_shot.project(headed, pooled)
+    after = project(headed, pooled)
     assert not np.allclose(before, after)
     head = headed.vision_model.head
     expected = headed.visual_projection(head(pooled.vectors)).detach()

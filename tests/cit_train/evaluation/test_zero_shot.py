@@ -18,15 +18,10 @@ from transformers import (
 from cit_curate.errors import BadInputError, NotFiniteError
 from cit_curate.metadata.entries import MetadataEntry
 from cit_train.evaluation import zero_shot
+from cit_train.evaluation.pooled_images import pooled_images, project
+from cit_train.evaluation.prompts import NAME_ONLY
 from cit_train.evaluation.readers.image_folder import ImageFolder
-from cit_train.evaluation.zero_shot import (
-    NAME_ONLY,
-    ClassAccuracy,
-    class_features,
-    evaluate,
-    pooled_images,
-    project,
-)
+from cit_train.evaluation.zero_shot import ClassAccuracy, class_features, evaluate
 
 SIDE = 32
 WORDS = ["a", "photo", "picture", "of", "red", "green", "blue", "crimson", "dark", "light"]
@@ -175,7 +170,11 @@ def test_an_evaluation_equals_a_plain_computation(
     model: VisionTextDualEncoderModel, tokenizer: BertTokenizerFast, folder: ImageFolder
 ) -> None:
     evaluation = evaluate(
-        model, tokenizer, pooled_images(model, folder.paths), folder, prompts=SIMPLE_PROMPTS
+        model,
+        tokenizer,
+        pooled_images(model, folder.paths),
+        folder.labelled(),
+        prompts=SIMPLE_PROMPTS,
     )
     similarity = (
         plain_image_features(model, folder.paths)
@@ -206,11 +205,15 @@ def test_a_perfect_and_a_useless_model_get_what_they_deserve(
         # The first three pooled dimensions are turned into the three class vectors.
         model.visual_projection.weight[:, :3] = classes.T
     one_hot = torch.nn.functional.one_hot(torch.from_numpy(folder.targets), 16).float()
-    perfect = evaluate(model, tokenizer, dataclasses.replace(pooled, vectors=one_hot), folder)
+    perfect = evaluate(
+        model, tokenizer, dataclasses.replace(pooled, vectors=one_hot), folder.labelled()
+    )
     assert perfect.accuracy == perfect.mean_per_class == 100.0
     always_first = torch.zeros_like(one_hot)
     always_first[:, 0] = 1
-    useless = evaluate(model, tokenizer, dataclasses.replace(pooled, vectors=always_first), folder)
+    useless = evaluate(
+        model, tokenizer, dataclasses.replace(pooled, vectors=always_first), folder.labelled()
+    )
     assert useless.accuracy == 40.0
     assert useless.mean_per_class == pytest.approx(100 / 3)
     assert useless.per_class["green"] == ClassAccuracy(25, 0.0)
@@ -222,7 +225,7 @@ def test_modes_of_all_modules_are_restored(
     model.train()
     model.vision_model.eval()
     modes = [module.training for module in model.modules()]
-    evaluate(model, tokenizer, pooled_images(model, folder.paths[:4]), folder)
+    evaluate(model, tokenizer, pooled_images(model, folder.paths[:4]), folder.labelled())
     assert [module.training for module in model.modules()] == modes
     with pytest.raises(ValueError, match="0 prompts"):
         class_features(model, tokenizer, CLASSES, ())
@@ -248,11 +251,11 @@ def test_pooled_vectors_can_be_trained_on(
 def test_order_does_not_depend_on_threads_and_progress_is_told(
     model: VisionTextDualEncoderModel, folder: ImageFolder
 ) -> None:
-    told: list[int] = []
-    one = pooled_images(model, folder.paths, num_threads=1, on_batch=told.append)
+    progress: list[int] = []
+    one = pooled_images(model, folder.paths, num_threads=1, on_batch=progress.append)
     four = pooled_images(model, folder.paths, num_threads=4)
     assert torch.equal(one.vectors, four.vectors)
-    assert told == [64, 100]
+    assert progress == [64, 100]
 
 
 def test_an_unreadable_picture_is_left_out_and_named(
@@ -271,7 +274,9 @@ def test_an_unreadable_picture_is_left_out_and_named(
     assert pooled.rows.tolist() == [row for row in range(100) if row != 7]
     whole = pooled_images(model, folder.paths)
     torch.testing.assert_close(pooled.vectors, whole.vectors[pooled.rows], atol=1e-5, rtol=1e-5)
-    evaluation = evaluate(model, tokenizer, pooled, dataclasses.replace(folder, paths=paths))
+    evaluation = evaluate(
+        model, tokenizer, pooled, dataclasses.replace(folder, paths=paths).labelled()
+    )
     assert evaluation.num_images == 99
     assert evaluation.num_rejected == 1
     assert evaluation.per_class["red"].num_images == 39
@@ -294,7 +299,7 @@ def test_classes_of_one_name_are_told_apart_by_their_folder(
     model: VisionTextDualEncoderModel, tokenizer: BertTokenizerFast, folder: ImageFolder
 ) -> None:
     cranes = dataclasses.replace(folder, classes=(CLASSES[1], *CLASSES[1:]))
-    evaluation = evaluate(model, tokenizer, pooled_images(model, folder.paths), cranes)
+    evaluation = evaluate(model, tokenizer, pooled_images(model, folder.paths), cranes.labelled())
     assert list(evaluation.per_class) == ["green (0red)", "green (1green)", "light blue"]
     # Their vectors are equal, so the earlier class gets every picture.
     assert evaluation.per_class["green (1green)"].accuracy == 0.0
@@ -307,7 +312,7 @@ def test_broken_weights_are_an_error_that_names_its_object(
     with torch.no_grad():
         model.visual_projection.weight.fill_(float("nan"))
         with pytest.raises(NotFiniteError, match="projection"):
-            evaluate(model, tokenizer, pooled, folder)
+            evaluate(model, tokenizer, pooled, folder.labelled())
         model.text_projection.weight.fill_(float("inf"))
         with pytest.raises(NotFiniteError, match="class 'red'"):
             class_features(model, tokenizer, CLASSES, NAME_ONLY)

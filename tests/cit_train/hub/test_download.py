@@ -73,7 +73,7 @@ def test_a_download_that_keeps_breaking_off_ends_and_the_next_call_goes_on(
     path = tmp_path / "weights.pth"
     served.cuts = [100_000]
     served.statuses = []
-    with pytest.raises(ResourceError, match=r"100,000 bytes.*goes on from there"):
+    with pytest.raises(ResourceError, match=r"100,000 bytes.*run the command again"):
         download(served.url, path, pauses=())
     assert not path.exists()
     assert (tmp_path / "weights.pth.part").stat().st_size == 100_000
@@ -135,7 +135,7 @@ def test_a_file_that_is_whole_but_for_its_name_is_not_fetched_again(
 @pytest.mark.faults("E8")
 def test_a_wrong_hash_is_refused_and_nothing_of_it_stays(served: Served, tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
-    with pytest.raises(ConfigError, match=r"what was asked for.*cit pull again") as caught:
+    with pytest.raises(ConfigError, match=r"was requested.*cit pull again") as caught:
         download(served.url, path, sha256="0" * 64)
     assert caught.value.exit_code == 2
     assert list(tmp_path.iterdir()) == []
@@ -169,7 +169,7 @@ def test_a_file_put_there_by_hand_is_taken_and_recorded(served: Served, tmp_path
 def test_missing_and_forbidden_files_say_how_to_do_without(served: Served, tmp_path: Path) -> None:
     for status in (404, 403):
         served.statuses = [status]
-        with pytest.raises(ConfigError, match=rf"answers {status}.*put it at .*weights\.pth"):
+        with pytest.raises(ConfigError, match=rf"returned {status}.*put it at .*weights\.pth"):
             download(served.url, tmp_path / "weights.pth", pauses=NO_PAUSES)
     assert len(served.requests) == 2
 
@@ -232,14 +232,14 @@ def test_a_redirect_leads_to_https_or_stays_on_this_machine(served: Served, tmp_
     for elsewhere in ("http://example.org/weights.pth", "file:///etc/passwd", "http://[::1"):
         with (
             file_server(Served(location=elsewhere)) as first,
-            pytest.raises(ConfigError, match=r"to which .* leads|answers 302"),
+            pytest.raises(ConfigError, match=r"to which .* redirects|returned 302"),
         ):
             download(first.url, tmp_path / "other.pth", pauses=())
 
 
 def test_redirects_in_a_circle_end(served: Served, tmp_path: Path) -> None:
     served.location = served.url
-    with pytest.raises(ConfigError, match="answers 302"):
+    with pytest.raises(ConfigError, match="returned 302"):
         download(served.url, tmp_path / "weights.pth", pauses=())
     assert len(served.requests) == MAX_REDIRECTS
 

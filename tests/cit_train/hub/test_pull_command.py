@@ -70,7 +70,7 @@ def test_pull_says_where_the_file_is_and_what_to_do_next(
     assert value["license"] == "CC-BY-NC-4.0"
     cli.run(["pull", "moco-v3-vit-b16"])
     shown = capsys.readouterr().out
-    assert "the publisher gives none" in shown
+    assert "the publisher states none" in shown
     assert f"next: cit convert moco {path} models/moco-v3-vit-b16" in shown
     assert len(moco.requests) == 1
 
@@ -131,7 +131,7 @@ def test_a_model_of_the_hub_is_copied_out_of_the_cache(
     assert value["path"] == str(out)
     assert not (out / "config.json").is_symlink()
     assert value["files"]["config.json"] == hashlib.sha256(b"{}").hexdigest()
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         cli.run(["pull", "hf://org/name", "--out", str(out)])
 
 

@@ -246,7 +246,7 @@ def test_a_wrong_repository_is_refused(run_folder: Path, repo: str, tmp_path: Pa
 
 
 def test_a_folder_that_is_there_is_left_alone(run_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         cli.run(["push", str(run_folder), "me/toys", "--dry-run", "--out", str(tmp_path)])
     with pytest.raises(ConfigError, match="--dry-run writes a folder"):
         cli.run(["push", str(run_folder), "me/toys", "--dry-run"])

@@ -53,7 +53,7 @@ def test_the_users_own_file_is_in_the_configuration_folder(
     ("text", "message"),
     [
         ('partitoin = "gpu"', "no key 'partitoin'; did you mean partition?"),
-        ("zzz = 1", "no key 'zzz'; there are partition, account"),
+        ("zzz = 1", "no key 'zzz'; the keys are partition, account"),
         ("partition = ", "is not TOML"),
         ("partition = 3", "partition is 3; it must be one line of text"),
         ('partition = "a\\nb"', "one line of text"),
@@ -64,7 +64,7 @@ def test_the_users_own_file_is_in_the_configuration_folder(
         ('sbatch = ["--signal=USR1@9"]', "which cit sets for each job itself"),
         ('sbatch = ["--job-name=x"]', "which cit sets for each job itself"),
         ("environment = 1", "it must be a table"),
-        ('environment = {"A B" = "1"}', "'A B', which is no name of a variable"),
+        ('environment = {"A B" = "1"}', "'A B', which is not the name of a variable"),
         ('environment = {A = "1\\n2"}', "environment.A is"),
     ],
 )

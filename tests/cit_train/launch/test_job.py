@@ -137,7 +137,7 @@ def test_a_launcher_that_dies_leaves_no_orphans(tmp_path: Path) -> None:
     wait_for((tmp_path / "report.json").exists)
     report = JobReport.read(tmp_path / "report.json")
     assert report is not None
-    assert report.reason == "stopped; launch it again to go on"
+    assert report.reason == "stopped; launch it again to resume"
     wait_for(job.done)
 
 

@@ -100,7 +100,7 @@ def test_a_stopped_launcher_stops_its_training_which_the_same_command_goes_on_wi
     first.send_signal(signal.SIGTERM)
     _, err = first.communicate(timeout=60)
     assert first.returncode == 75, err
-    assert "the same command goes on" in err
+    assert "run the same command again to resume" in err
     stopped_at = Run.open(run).commits()[-1].update
     assert 0 < stopped_at < 400
     time.sleep(1)

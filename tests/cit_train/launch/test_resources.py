@@ -46,7 +46,7 @@ def test_sbatch_gets_whole_minutes_rounded_up() -> None:
         ({"gpus_per_node": -1}, "--gpus-per-node is -1"),
         ({"max_requeues": -1}, "--max-requeues is -1"),
         ({"seconds": 0}, "--time is 0"),
-        ({"signal_seconds": 3600}, "leaves nothing of a job"),
+        ({"signal_seconds": 3600}, "leaves no time in a job"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused(fields: dict[str, int], message: str) -> None:

@@ -156,5 +156,5 @@ def test_a_sweep_that_was_never_started_waits(
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no sweep, no run and no folder of runs"):
+    with pytest.raises(ConfigError, match="is neither a sweep, a run nor a folder of runs"):
         status(str(tmp_path / "nothing"))

@@ -29,22 +29,22 @@ from cit_curate.errors import BadInputError, CitError, ConfigError, DamagedError
 from cit_curate.images.read import ImageRejected
 from cit_train.evaluation.readers import parquet_export as parquet_module
 from cit_train.evaluation.readers.file_list import open_file_list
-from cit_train.evaluation.readers.labelled_images import FoundImages
+from cit_train.evaluation.readers.labelled_images import SourceImages
 from cit_train.evaluation.readers.parquet_export import open_parquet_export
 from cit_train.evaluation.readers.webdataset_export import open_webdataset_export
 
 NAMES = ("ant", "bee", "cat")
 
 
-def greys(found: FoundImages) -> list[int]:
+def greys(source: SourceImages) -> list[int]:
     return [
-        (int(np.asarray(found.images.read(row))[0, 0, 0]) - grey(0)) // 30
-        for row in range(len(found.images))
+        (int(np.asarray(source.images.read(row))[0, 0, 0]) - grey(0)) // 30
+        for row in range(len(source.images))
     ]
 
 
-def names(found: FoundImages) -> list[str] | None:
-    return None if found.names is None else [entry.name for entry in found.names]
+def names(source: SourceImages) -> list[str] | None:
+    return None if source.names is None else [entry.name for entry in source.names]
 
 
 # --- file lists
@@ -52,23 +52,23 @@ def names(found: FoundImages) -> list[str] | None:
 
 @pytest.mark.parametrize("header", [True, False])
 def test_a_file_list_gives_paths_and_labels(header: bool, tmp_path: Path) -> None:
-    found = open_file_list(file_list(tmp_path / "task", LABELS, header=header) / "labels.csv")
-    assert found.labels.tolist() == list(LABELS)
-    assert found.names is None
-    assert greys(found) == list(range(6))
-    assert found.images.title(2) == str(tmp_path / "task" / "images" / "2.png")
+    source = open_file_list(file_list(tmp_path / "task", LABELS, header=header) / "labels.csv")
+    assert source.labels.tolist() == list(LABELS)
+    assert source.names is None
+    assert greys(source) == list(range(6))
+    assert source.images.title(2) == str(tmp_path / "task" / "images" / "2.png")
 
 
 def test_labels_of_a_file_list_may_be_names(tmp_path: Path) -> None:
     folder = file_list(tmp_path / "task", [NAMES[label] for label in LABELS])
-    found = open_file_list(folder / "labels.csv")
-    assert names(found) == list(NAMES)
-    assert found.labels.tolist() == list(LABELS)
+    source = open_file_list(folder / "labels.csv")
+    assert names(source) == list(NAMES)
+    assert source.labels.tolist() == list(LABELS)
     # A class file says which names there are, and their order.
     (folder / "classes.txt").write_text("dog\ncat\nbee\nant | emmet\n")
-    found = open_file_list(folder / "labels.csv")
-    assert names(found) == ["dog", "cat", "bee", "ant"]
-    assert found.labels.tolist() == [3, 3, 2, 2, 2, 1]
+    source = open_file_list(folder / "labels.csv")
+    assert names(source) == ["dog", "cat", "bee", "ant"]
+    assert source.labels.tolist() == [3, 3, 2, 2, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -83,9 +83,9 @@ def test_labels_of_a_file_list_may_be_names(tmp_path: Path) -> None:
 def test_a_file_list_has_commas_tabs_or_blanks(name: str, text: str, tmp_path: Path) -> None:
     write_image(tmp_path / "my images" / "0.png", 0, "PNG")
     (tmp_path / name).write_text(text, encoding="utf-8")
-    found = open_file_list(tmp_path / name)
-    assert found.labels.tolist() == [1]
-    assert greys(found) == [0]
+    source = open_file_list(tmp_path / name)
+    assert source.labels.tolist() == [1]
+    assert greys(source) == [0]
 
 
 @pytest.mark.parametrize(
@@ -119,10 +119,10 @@ def test_a_listed_image_outside_of_the_folder_is_refused(tmp_path: Path) -> None
     (folder / "link.png").symlink_to(tmp_path / "outside.png")
     lines = ["../outside.png,0", f"{tmp_path / 'outside.png'},0", "link.png,0"]
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
-    found = open_file_list(folder / "labels.csv")
+    source = open_file_list(folder / "labels.csv")
     for row in range(3):
         with pytest.raises(ImageRejected, match="path_escapes"):
-            found.images.read(row)
+            source.images.read(row)
 
 
 cells = st.text(
@@ -138,9 +138,9 @@ def test_whatever_a_csv_writer_writes_is_read_back(
     stream = io.StringIO()
     csv.writer(stream).writerows([("path", "label"), *((f"{p}.png", n) for p, n in rows)])
     (tmp_path / "labels.csv").write_text(stream.getvalue(), encoding="utf-8", newline="")
-    found = open_file_list(tmp_path / "labels.csv")
-    assert found.labels.tolist() == [label for _, label in rows]
-    assert [found.images.title(row) for row in range(len(rows))] == [
+    source = open_file_list(tmp_path / "labels.csv")
+    assert source.labels.tolist() == [label for _, label in rows]
+    assert [source.images.title(row) for row in range(len(rows))] == [
         str(tmp_path / f"{path}.png") for path, _ in rows
     ]
 
@@ -149,19 +149,19 @@ def test_whatever_a_csv_writer_writes_is_read_back(
 
 
 def test_a_webdataset_export_is_read_with_its_names_and_prompts(tmp_path: Path) -> None:
-    found = open_webdataset_export(webdataset_export(tmp_path / "wds_x", names=NAMES))
-    assert found.labels.tolist() == list(LABELS)
-    assert greys(found) == list(range(6))
-    assert names(found) == list(NAMES)
-    assert found.prompts == ("a photo of {}", "a picture of a {}")
-    assert found.images.title(4) == f"{tmp_path / 'wds_x' / 'test' / '1.tar'}: s0000004.webp"
+    source = open_webdataset_export(webdataset_export(tmp_path / "wds_x", names=NAMES))
+    assert source.labels.tolist() == list(LABELS)
+    assert greys(source) == list(range(6))
+    assert names(source) == list(NAMES)
+    assert source.prompts == ("a photo of {}", "a picture of a {}")
+    assert source.images.title(4) == f"{tmp_path / 'wds_x' / 'test' / '1.tar'}: s0000004.webp"
 
 
 def test_tars_are_taken_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     labels = tuple(range(12))
-    found = open_webdataset_export(webdataset_export(tmp_path / "x", labels, per_tar=1))
-    assert found.labels.tolist() == list(labels)
-    assert found.names is None
+    source = open_webdataset_export(webdataset_export(tmp_path / "x", labels, per_tar=1))
+    assert source.labels.tolist() == list(labels)
+    assert source.names is None
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15)
@@ -170,8 +170,8 @@ def test_whatever_the_exporter_writes_is_read_back(
     labels: list[int], per_tar: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("export") / "x"
-    found = open_webdataset_export(webdataset_export(folder, labels, per_tar=per_tar))
-    assert found.labels.tolist() == labels
+    source = open_webdataset_export(webdataset_export(folder, labels, per_tar=per_tar))
+    assert source.labels.tolist() == labels
 
 
 def make_tar(path: Path, members: dict[str, bytes], kind: bytes = tarfile.REGTYPE) -> None:
@@ -206,8 +206,8 @@ def test_pickled_fields_are_never_read(tmp_path: Path) -> None:
         "a.pt": payload,
     }
     make_tar(tmp_path / "x" / "test" / "0.tar", {**members, "a.json": payload, "a.npy": payload})
-    found = open_webdataset_export(tmp_path / "x")
-    assert (found.labels.tolist(), greys(found)) == ([1], [0])
+    source = open_webdataset_export(tmp_path / "x")
+    assert (source.labels.tolist(), greys(source)) == ([1], [0])
     make_tar(tmp_path / "y" / "test" / "0.tar", {"a.png": image, "a.cls": payload})
     with pytest.raises(BadInputError, match=r"0\.tar: a\.cls holds b''"):
         open_webdataset_export(tmp_path / "y")
@@ -279,18 +279,18 @@ def test_more_labels_than_names_are_bad_input(tmp_path: Path) -> None:
 def test_a_parquet_export_is_read_with_the_names_of_its_metadata(
     plain: bool, tmp_path: Path
 ) -> None:
-    found = open_parquet_export(
+    source = open_parquet_export(
         parquet_export(tmp_path, names=("ant_hill", "bee", "cat"), plain=plain)
     )
-    assert found.labels.tolist() == list(LABELS)
-    assert greys(found) == list(range(6))
-    assert names(found) == ["ant hill", "bee", "cat"]
+    assert source.labels.tolist() == list(LABELS)
+    assert greys(source) == list(range(6))
+    assert names(source) == ["ant hill", "bee", "cat"]
 
 
 def test_labels_of_a_parquet_export_may_be_names(tmp_path: Path) -> None:
-    found = open_parquet_export(parquet_export(tmp_path, [NAMES[label] for label in LABELS]))
-    assert names(found) == list(NAMES)
-    assert found.labels.tolist() == list(LABELS)
+    source = open_parquet_export(parquet_export(tmp_path, [NAMES[label] for label in LABELS]))
+    assert names(source) == list(NAMES)
+    assert source.labels.tolist() == list(LABELS)
 
 
 def test_of_several_splits_test_is_read(tmp_path: Path) -> None:
@@ -303,8 +303,8 @@ def test_of_several_splits_test_is_read(tmp_path: Path) -> None:
 
 
 def test_few_row_groups_are_in_memory_and_threads_get_their_own_rows(tmp_path: Path) -> None:
-    found = open_parquet_export(parquet_export(tmp_path, [0] * 8))
-    images = found.images
+    source = open_parquet_export(parquet_export(tmp_path, [0] * 8))
+    images = source.images
     assert isinstance(images, parquet_module.ParquetImages)
     rows = list(range(8)) * 5
     read: list[int | None] = [None] * len(rows)

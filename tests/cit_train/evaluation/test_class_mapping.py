@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cit_curate.errors import ConfigError
 from cit_curate.metadata.entries import MetadataEntry
-from cit_train.evaluation.readers.class_mapping import map_classes, plain_labels
+from cit_train.evaluation.class_mapping import map_classes, plain_labels
 
 CLASSES = [MetadataEntry(name) for name in ("tench", "great white shark", "hen", "7")]
 NAMES = st.text(st.characters(categories=["L"]), min_size=1, max_size=6)

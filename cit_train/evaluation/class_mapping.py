@@ -1,10 +1,10 @@
-"""Class mapping files: what a class is called in the output, and which classes are one label."""
+"""Class mapping files: the labels of the output, each for one or several classes."""
 
 import csv
 import difflib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ _COLUMNS = ("class", "label")
 
 @dataclass(frozen=True)
 class ClassLabels:
-    """The labels of a classifier, and which of them each class counts for.
+    """The labels of a classifier, and the label of each class.
 
     Attributes:
-        labels: Distinct, in the order of their first class.
-        label_of: Position in `labels`, by class.
-        unmapped: Classes that a mapping says nothing of, and which keep their own name.
-        unmatched: What a mapping names and no class is.
+        labels: The distinct labels, in the order of their first class.
+        label_of: The position in `labels` of each class.
+        unmapped: The classes that the mapping lacks; they keep their own names.
+        unmatched: The names in the mapping that are no class.
     """
 
     labels: tuple[str, ...]
@@ -35,30 +35,30 @@ class ClassLabels:
 
 
 def plain_labels(classes: Sequence[MetadataEntry]) -> ClassLabels:
-    """Every class under its own name."""
+    """The labels without a mapping: every class under its own name."""
     return _grouped([entry.name for entry in classes])
 
 
 def map_classes(classes: Sequence[MetadataEntry], path: Path) -> ClassLabels:
-    """The labels that a mapping file gives to classes.
+    """The labels of classes according to a mapping file.
 
-    A class is named by its name, or by its position from 0; a name goes before a position. Classes
+    The file refers to a class by name or by position from 0; a name outranks a position. Classes
     with the same label count as one.
 
     Args:
-        classes: What pictures are compared with.
+        classes: The classes that pictures are compared with.
         path: A `.csv` or `.tsv` with the columns class and label; or a `.json`: an object
             {class: label}, or a list of labels in the order of the classes.
 
     Raises:
-        ConfigError: The file is not like this, contradicts itself, or fits none of the classes.
+        ConfigError: The file is malformed, contradicts itself, or names none of the classes.
     """
     mapping = _read(path, len(classes))
-    found = [_label(entry.name, number, mapping) for number, entry in enumerate(classes)]
     names = [entry.name for entry in classes]
+    mapped = [mapping.get(name, mapping.get(str(at))) for at, name in enumerate(names)]
     known = {*names, *map(str, range(len(classes)))}
     unmatched = tuple(key for key in mapping if key not in known)
-    if all(label is None for label in found):
+    if all(label is None for label in mapped):
         near = difflib.get_close_matches(next(iter(mapping), ""), names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError(
@@ -66,20 +66,16 @@ def map_classes(classes: Sequence[MetadataEntry], path: Path) -> ClassLabels:
             f"{', '.join(map(repr, unmatched[:3])) or 'nothing'}, they are "
             f"{', '.join(map(repr, names[:3]))}, …{hint}"
         )
-    own = [name if label is None else label for name, label in zip(names, found, strict=True)]
-    grouped = _grouped(own)
-    unmapped = tuple(name for name, label in zip(names, found, strict=True) if label is None)
+    labelled = list(zip(names, mapped, strict=True))
+    grouped = _grouped([name if label is None else label for name, label in labelled])
+    unmapped = tuple(name for name, label in labelled if label is None)
     return ClassLabels(grouped.labels, grouped.label_of, unmapped, unmatched)
 
 
-def _label(name: str, number: int, mapping: Mapping[str, str]) -> str | None:
-    return mapping.get(name, mapping.get(str(number)))
-
-
-def _grouped(own: Sequence[str]) -> ClassLabels:
-    labels = tuple(dict.fromkeys(own))
+def _grouped(label_by_class: Sequence[str]) -> ClassLabels:
+    labels = tuple(dict.fromkeys(label_by_class))
     position = {label: at for at, label in enumerate(labels)}
-    return ClassLabels(labels, tuple(position[label] for label in own))
+    return ClassLabels(labels, tuple(position[label] for label in label_by_class))
 
 
 def _read(path: Path, num_classes: int) -> dict[str, str]:
@@ -94,14 +90,14 @@ def _read(path: Path, num_classes: int) -> dict[str, str]:
 
 
 def _from_json(path: Path, num_classes: int) -> dict[str, str]:
-    def as_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made: dict[str, Any] = {}
-        for key, value in pairs:
-            _add(made, key, value, f"{path}")
-        return made
+    def as_mapping(members: list[tuple[str, Any]]) -> dict[str, Any]:
+        mapping: dict[str, Any] = {}
+        for key, value in members:
+            _add(mapping, key, value, f"{path}")
+        return mapping
 
     try:
-        value = json.loads(read_utf8(path), object_pairs_hook=as_pairs)
+        value = json.loads(read_utf8(path), object_pairs_hook=as_mapping)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ConfigError(f"--mapping: {path} is not JSON: {error}") from error
     if isinstance(value, list):
@@ -121,8 +117,8 @@ def _from_json(path: Path, num_classes: int) -> dict[str, str]:
 
 def _from_table(path: Path, delimiter: str) -> dict[str, str]:
     mapping: dict[str, str] = {}
-    with io.StringIO(read_utf8(path), newline="") as stream:
-        reader = csv.DictReader(stream, delimiter=delimiter)
+    with io.StringIO(read_utf8(path), newline="") as file:
+        reader = csv.DictReader(file, delimiter=delimiter)
         columns = reader.fieldnames or []
         if not set(_COLUMNS) <= set(columns):
             raise ConfigError(

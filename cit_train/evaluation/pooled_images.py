@@ -1,7 +1,7 @@
-"""Pictures through the frozen part of a vision tower, once, and through the rest, again and again.
+"""The image side of an evaluation, split where the vision tower may stop being frozen.
 
-With a frozen vision tower the pictures are decoded and encoded once (`pooled_images`); an
-evaluation during training then costs a projection and the class texts.
+With a frozen vision tower the pictures are decoded and encoded once (`pooled_images`). Each
+evaluation during training then costs only the head, the projection and the class texts.
 """
 
 import itertools
@@ -38,15 +38,15 @@ __all__ = [
 
 _LIMIT = RejectLimit()
 IMAGES_PER_BATCH = 64
-# Batches that are being decoded while the tower encodes another.
+# Batches that are decoded while the tower encodes another.
 BATCHES_AHEAD = 2
-# Rows of a pass through the trainable part.
+# Rows of one pass through head and projection.
 IMAGES_PER_BLOCK = 4096
 
 
 @dataclass(frozen=True)
 class RejectedImage:
-    """A picture that was left out, and why."""
+    """A picture that was left out, and the reason."""
 
     title: str
     reason: str
@@ -55,12 +55,12 @@ class RejectedImage:
 
 @dataclass(frozen=True)
 class PooledImages:
-    """What the vision tower gives below its head, of the pictures it could read.
+    """The vision tower's outputs below its head, for the pictures that could be read.
 
     Attributes:
         vectors: float32 [images, width], on the CPU; not normalised.
-        rows: int64 [images], position of each among all pictures.
-        rejected: The others, in their order.
+        rows: int64 [images], the position of each among all pictures.
+        rejected: The unreadable pictures, in order.
     """
 
     vectors: Tensor
@@ -79,20 +79,19 @@ def pooled_images(
 ) -> PooledImages:
     """Decode pictures and encode them with the frozen part of the vision tower.
 
-    Valid as long as that part's weights are. The tower is in eval mode meanwhile, in float32, and
-    as before afterwards. A few batches of pixels are in memory at any time, whatever the number of
-    pictures.
+    The result is valid until that part's weights change. The tower runs in eval mode and float32;
+    its modes are restored afterwards. Only a few batches of pixels are in memory at a time.
 
     Args:
         model: The dual encoder, on any device.
-        images: A reader's, or the paths of image files; at least one.
-        rows: int64, positions of those to take; None = all.
-        batch_size: Pictures that are decoded and encoded together; None = what suits the device.
-        num_threads: That decode; None = as many as there are cores.
-        on_batch: Told the pictures looked at so far, after each batch.
+        images: A reader's images, or the paths of image files; at least one.
+        rows: int64, the positions of the pictures to use; None = all.
+        batch_size: The pictures that are decoded and encoded together; None = as the device allows.
+        num_threads: The threads that decode; None = one a core.
+        on_batch: Called after each batch with the number of pictures done so far.
 
     Returns:
-        The vectors in the order of the pictures. Unreadable ones are left out and named.
+        The vectors in the order of the pictures, without those of unreadable ones.
 
     Raises:
         BadInputError: More than 1 % of the pictures cannot be read.
@@ -124,22 +123,22 @@ def pooled_images(
             if on_batch is not None:
                 on_batch(seen)
     _check_rejected(rejected, len(rows))
-    found = PooledImages(torch.cat(vectors), torch.tensor(used), tuple(rejected))
-    unusable = (~found.vectors.isfinite().all(dim=1)).nonzero().flatten().tolist()
-    if unusable:
+    pooled = PooledImages(torch.cat(vectors), torch.tensor(used), tuple(rejected))
+    broken = (~pooled.vectors.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if broken:
         raise NotFiniteError(
-            f"the vision tower gives NaN or infinity for {images.title(used[unusable[0]])} "
-            f"(and {len(unusable) - 1} further pictures); its weights are broken"
+            f"the vision tower returns NaN or infinity for {images.title(used[broken[0]])} "
+            f"(and {len(broken) - 1} further pictures); its weights are broken"
         )
-    return found
+    return pooled
 
 
 def project(model: VisionTextDualEncoderModel, pooled: PooledImages) -> Tensor:
-    """Image features: vectors through the tower's head and the visual projection as they are now.
+    """Image features: pooled vectors through the current head and visual projection.
 
     Args:
-        model: The dual encoder that `pooled` is of, on any device.
-        pooled: From `pooled_images`.
+        model: The dual encoder that `pooled` comes from, on any device.
+        pooled: The result of `pooled_images`.
 
     Returns:
         float32 [images, dim], unit norm, on the CPU.
@@ -156,9 +155,9 @@ def project(model: VisionTextDualEncoderModel, pooled: PooledImages) -> Tensor:
 
 @contextmanager
 def encoding(model: VisionTextDualEncoderModel) -> Iterator[None]:
-    """Eval mode, float32 and no gradients; each module's own mode is restored, whatever happens.
+    """Eval mode, float32 and no gradients; each module's mode is restored at the end.
 
-    `no_grad` and not `inference_mode`: pooled vectors may be trained on later.
+    `no_grad` and not `inference_mode`, because pooled vectors may be trained on later.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -181,7 +180,7 @@ def _tower_below_head(model: VisionTextDualEncoderModel, batch_size: int | None)
 def _decoded(
     images: Images, rows: Int64, side: int, batch_size: int, num_threads: int | None
 ) -> Iterator[list[Tensor | RejectedImage]]:
-    """Batches of views uint8 [3, side, side], in order; a bounded number is decoded ahead."""
+    """Batches of views, uint8 [3, side, side], in order; BATCHES_AHEAD are decoded ahead."""
     starts = iter(range(0, len(rows), batch_size))
     ahead: deque[list[Future[Tensor | RejectedImage]]] = deque()
     workers = num_threads or os.cpu_count() or 1
@@ -200,7 +199,7 @@ def _decoded(
                     submit(start)
                 yield views
         finally:
-            # An error elsewhere must not wait for pictures that nobody will see.
+            # After an error elsewhere nothing waits for the remaining pictures.
             threads.shutdown(wait=False, cancel_futures=True)
 
 
