@@ -1,6 +1,7 @@
 """The settings of a training run, which is a recipe with some fields replaced."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -32,8 +33,7 @@ class ModelConfig:
     released checkpoint. Left out, new projections on --vision-encoder and --text-encoder."""
 
     def __post_init__(self) -> None:
-        if self.projection_dim < 1:
-            raise ConfigError(f"--projection-dim is {self.projection_dim}; it must be at least 1")
+        _require(self, "projection_dim", lambda value: value >= 1, "be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,42 +128,23 @@ class TrainConfig:
     """Longest wait of the ranks for the slowest one to curate or evaluate."""
 
     def __post_init__(self) -> None:
-        for name in (
-            *("max_updates", "cached_views", "pairs_per_shard", "max_pixels", "accumulate"),
-            *("text_buckets", "ahead_workers"),
-        ):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise ConfigError(f"--{flag} is {getattr(self, name)}; it must be at least 1")
-        names = ("min_lr", "weight_decay", "projection_weight_decay", "num_workers", "threads")
-        for name in (*names, "shard_image_side"):
-            if getattr(self, name) < 0:
-                flag = name.replace("_", "-")
-                raise ConfigError(f"--{flag} is {getattr(self, name)}; it must not be negative")
+        names = "max_updates cached_views pairs_per_shard max_pixels accumulate text_buckets"
+        _require(self, f"{names} ahead_workers", lambda value: value >= 1, "be at least 1")
+        names = "min_lr weight_decay projection_weight_decay num_workers threads shard_image_side"
+        _require(self, names, lambda value: not value < 0, "not be negative")
         if self.ahead not in (0, 1):
             raise ConfigError(
                 f"--ahead is {self.ahead}; it must be 0, the current text encoder, or 1, that of "
                 "the previous outer step"
             )
-        if self.clip_grad is not None and not self.clip_grad > 0:
-            raise ConfigError(f"--clip-grad is {self.clip_grad}; it must be above 0")
-        if not self.warmup_div > 1:
-            raise ConfigError(f"--warmup-div is {self.warmup_div}; it must be above 1")
-        for name in ("stream_seconds", "peer_seconds", "barrier_seconds", "save_minutes"):
-            seconds = getattr(self, name)
-            if seconds is not None and not seconds > 0:
-                flag = name.replace("_", "-")
-                raise ConfigError(f"--{flag} is {seconds}; it must be above 0")
-        for name in ("save_every", "micro_batch", "feature_cache_bytes"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                flag = name.replace("_", "-")
-                raise ConfigError(f"--{flag} is {number}; it must be at least 1")
-        for name in ("lr", "text_lr", "projection_lr"):
-            rate = getattr(self, name)
-            if rate is not None and not 0 < rate < 10:
-                flag = name.replace("_", "-")
-                raise ConfigError(f"--{flag} is {rate}; it must be above 0 and below 10")
+        _require(self, "clip_grad", lambda value: value > 0, "be above 0")
+        _require(self, "warmup_div", lambda value: value > 1, "be above 1")
+        names = "stream_seconds peer_seconds barrier_seconds save_minutes"
+        _require(self, names, lambda value: value > 0, "be above 0")
+        names = "save_every micro_batch feature_cache_bytes"
+        _require(self, names, lambda value: value >= 1, "be at least 1")
+        names = "lr text_lr projection_lr"
+        _require(self, names, lambda value: 0 < value < 10, "be above 0 and below 10")
         if self.keep_shards not in ("all", "none") and not self.keep_shards.isdigit():
             raise ConfigError(f"--keep-shards is {self.keep_shards!r}; give a number, all or none")
 
@@ -207,10 +188,8 @@ class EvaluationConfig:
     """Stop after this many evaluations without a new best one; 0 = never."""
 
     def __post_init__(self) -> None:
-        if self.eval_every < 1:
-            raise ConfigError(f"--eval-every is {self.eval_every}; it must be at least 1")
-        if self.patience < 0:
-            raise ConfigError(f"--patience is {self.patience}; it must not be negative")
+        _require(self, "eval_every", lambda value: value >= 1, "be at least 1")
+        _require(self, "patience", lambda value: value >= 0, "not be negative")
         if self.patience and not self.eval_data:
             raise ConfigError(
                 "--patience counts evaluations; give --eval-data, the images to evaluate on"
@@ -248,8 +227,7 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        if self.max_sample is not None and self.max_sample < 1:
-            raise ConfigError(f"--max-sample is {self.max_sample}; it must be at least 1")
+        _require(self, "max_sample", lambda value: value >= 1, "be at least 1")
         if self.model.train_vision == "all" and self.train.vision_features == "cached":
             raise ConfigError(
                 "--train-vision all changes the vision tower, so its features cannot be cached; "
@@ -320,6 +298,14 @@ def flat(config: RunConfig) -> dict[str, Any]:
         else:
             values[field_.name] = value
     return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+
+def _require(config: object, names: str, is_valid: Callable[[Any], bool], rule: str) -> None:
+    """Refuse the first field in `names` with an invalid value; None is always valid."""
+    for name in names.split():
+        value = getattr(config, name)
+        if value is not None and not is_valid(value):
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must {rule}")
 
 
 def replace_fields(config: RunConfig, **changes: Any) -> RunConfig:
