@@ -31,7 +31,7 @@ check: $(VENV)/.dev-ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest tests/test_import_arrows.py
+	$(BIN)/pytest tests/test_import_arrows.py tests/test_layout.py
 
 bench: $(VENV)/.dev-ready
 	$(BIN)/python -m scripts.bench.text_encoder --device $(DEVICE)

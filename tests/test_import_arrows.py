@@ -114,3 +114,21 @@ def test_a_name_that_is_wrong_is_told_before_torch_is_loaded(
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert ended.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("module", "others"),
+    [
+        ("cit_curate.printing", ["cit_curate.run", "pyarrow"]),
+        ("cit_curate.pool.mixture", ["cit_curate.pool.build", "cit_curate.sources"]),
+        ("cit_curate.run.query", ["cit_curate.run.ledger"]),
+        ("cit_train.streaming.batches", ["cit_train.streaming.shard_stream"]),
+        ("cit_train.launch.plan", ["cit_train.train_command", "cit_train.launch.sweep_command"]),
+    ],
+)
+def test_a_module_loads_none_of_those_that_it_does_without(module: str, others: list[str]) -> None:
+    code = f"import sys, {module}; sys.exit(str([*({set(others)} & sys.modules.keys())] or ''))"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True
+    )
+    assert ended.stderr.strip() == ""

@@ -61,6 +61,16 @@ class Part:
 
 
 @dataclass(frozen=True)
+class RowGroup:
+    """A row group: its part, its number within the part, and what it holds."""
+
+    part: int
+    group: int
+    rows: int
+    images: int
+
+
+@dataclass(frozen=True)
 class SourceEntry:
     """A source as it was when the pool was built.
 

@@ -37,7 +37,7 @@ class MixedOrder:
         order: Order = "shuffled",
         texts: Texts = "one",
     ) -> None:
-        """Plan the scan; the arguments and errors of `ScanOrder`."""
+        """Plan the scan; arguments and errors are those of `ScanOrder`."""
         self.names = tuple(each.name for each in mixture)
         self._pools = tuple(each.pool for each in mixture)
         self._tokens_of: str | None = None
@@ -110,7 +110,7 @@ class MixedOrder:
         firsts, ends = self._interleave.given(start), self._interleave.given(stop)
         numbers = self._interleave.numbers(start, stop)
         tables = [
-            _with_pool(_captions(own, int(first), int(end)), name)
+            _with_pool(own.rows(int(first), int(end)), name)
             for own, name, first, end in zip(self._orders, self.names, firsts, ends, strict=True)
             if end > first
         ]
@@ -120,12 +120,6 @@ class MixedOrder:
         places = np.empty(stop - start, dtype=np.int64)
         places[np.argsort(numbers, kind="stable")] = np.arange(stop - start)
         return pa.concat_tables(tables).combine_chunks().take(pa.array(places))
-
-
-def _captions(order: ScanOrder, start: int, stop: int) -> pa.Table:
-    """A pool's own captions start to stop - 1, counted over its passes."""
-    cursor = PoolCursor(*divmod(start, order.length))
-    return next(order.batches(cursor, stop - start, stop - start)).rows
 
 
 def _with_pool(rows: pa.Table, name: str) -> pa.Table:

@@ -1,10 +1,10 @@
 """A pool that was built: its counts, its pairs by row group, its images by name."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,26 +13,17 @@ from cit_curate.config import IN_PROCESS, MAX_REJECT_RATIO, Cleaning, EngineConf
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.images.read import MAX_IMAGE_BYTES, read_image_bytes
 from cit_curate.images.root import ImageRoot, image_root
-from cit_curate.pool.build.ingest import Progress, build_pool
 from cit_curate.pool.catalog import rebuild_catalog
-from cit_curate.pool.format import Part, PoolManifest, SourceEntry, read_manifest
+from cit_curate.pool.format import Part, PoolManifest, RowGroup, SourceEntry, read_manifest
 from cit_curate.pool.remote_pool import FETCHES, RemotePool
 from cit_curate.pool.token_files import TokenFiles
 from cit_curate.records import PAIR_COLUMNS
-from cit_curate.sources.columns import Columns
-from cit_curate.sources.source import find_sources
 from cit_curate.storage.durable import check_file, sweep_temporary
 from cit_curate.storage.remote import remote_url
 
-
-@dataclass(frozen=True)
-class RowGroup:
-    """Where a row group lies (`part`, and `group` within it), and what it holds."""
-
-    part: int
-    group: int
-    rows: int
-    images: int
+if TYPE_CHECKING:
+    from cit_curate.pool.build.ingest import Progress
+    from cit_curate.sources.columns import Columns
 
 
 class Pool:
@@ -65,7 +56,7 @@ class Pool:
         sources: Sequence[str | Path],
         out: str | Path,
         *,
-        columns: Columns | None = None,
+        columns: "Columns | None" = None,
         format: Format = "auto",
         image_root: str | Path | None = None,
         clean: Cleaning = "none",
@@ -73,9 +64,14 @@ class Pool:
         max_reject_ratio: float = MAX_REJECT_RATIO,
         engine: EngineConfig = IN_PROCESS,
         overwrite: bool = False,
-        progress: Progress | None = None,
+        progress: "Progress | None" = None,
     ) -> "Pool":
         """Build a pool and open it; the arguments and errors of `find_sources` and `build_pool`."""
+        # Here, since they load the readers of all sources.
+        from cit_curate.pool.build.ingest import build_pool
+        from cit_curate.sources.columns import Columns
+        from cit_curate.sources.source import find_sources
+
         found = find_sources(
             [Path(source) for source in sources],
             format=format,

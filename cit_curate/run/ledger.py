@@ -20,6 +20,7 @@ from cit_curate.records import PoolCursor
 from cit_curate.run.counts import COUNTS_BY_KEY, refuse_same_keys
 from cit_curate.run.ledger_tables import LEDGER_TABLES, SCHEMAS, LedgerTable, as_now, write_rows
 from cit_curate.run.metrics_log import append_record, keep_records, read_records
+from cit_curate.run.paths import step_folder
 from cit_curate.storage.durable import (
     FileEntry,
     atomic_folder,
@@ -322,11 +323,6 @@ def _write_head(folder: Path, config: Mapping[str, Any], environment: Mapping[st
     for name, value in (("environment.json", environment), ("config.json", config)):
         write_json(folder / name, value)
     write_listing(folder / "head.json", [folder / name for name in HEAD_FILES])
-
-
-def step_folder(outer_step: int) -> str:
-    """The folder name of an outer step, `step=000012`."""
-    return f"step={outer_step:06d}"
 
 
 def _step_number(folder: Path) -> int:

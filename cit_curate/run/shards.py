@@ -23,6 +23,7 @@ from typing import Any, overload
 from urllib.parse import quote
 
 from cit_curate.errors import DamagedError
+from cit_curate.run.paths import shard_name
 from cit_curate.run.tar_reader import TarMember, tar_members
 from cit_curate.run.tar_writer import end_of_tar, member
 from cit_curate.storage.durable import (
@@ -138,7 +139,7 @@ class ShardWriter:
                     raise
 
     def _write_shard(self) -> None:
-        path = self.folder / f"{self.prefix}-{len(self.entries):06d}.tar"
+        path = self.folder / shard_name(self.prefix, len(self.entries))
         sha256 = hashlib.sha256()
         size = 0
         with atomic_file(path) as temporary, temporary.open("wb") as stream:
@@ -250,7 +251,7 @@ def closed_shards(folder: Path, prefix: str) -> list[FileEntry]:
     entries: list[FileEntry] = []
     (folder / f"{prefix}.json").unlink(missing_ok=True)  # complete once it is written again
     with contextlib.suppress(DamagedError):
-        while (path := folder / f"{prefix}-{len(entries):06d}.tar").exists():
+        while (path := folder / shard_name(prefix, len(entries))).exists():
             entry = shard_entry(path)
             check_file(folder, entry)
             entries.append(entry)

@@ -11,14 +11,13 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cit_curate.errors import ConfigError, DamagedError
-from cit_curate.pool.build.ingest import Progress
 from cit_curate.pool.catalog import rebuild_catalog
 from cit_curate.pool.format import (
     CATALOG_NAME,
@@ -39,6 +38,9 @@ from cit_curate.storage.lock import writer_lock
 from cit_curate.storage.replace_folder import replacing
 from cit_curate.storage.sql import Connection, parquet
 
+if TYPE_CHECKING:  # it loads the readers of all sources
+    from cit_curate.pool.build.ingest import Progress
+
 BATCH_ROWS = 65_536
 
 # Where the run's pairs lie, and those that the pool lacks.
@@ -58,7 +60,7 @@ def subset_pool(
     run: Run | None = None,
     max_images: int | None = None,
     overwrite: bool = False,
-    progress: Progress = lambda what, rows: None,
+    progress: "Progress" = lambda what, rows: None,
 ) -> Pool:
     """Write a pool that holds only the pairs that a run selected, each once, or the first images.
 
@@ -166,7 +168,7 @@ def _row_limit(pool: Pool, max_images: int | None) -> int:
 
 
 def _write(
-    pool: Pool, folder: Path, run: Run | None, limit: int, progress: Progress
+    pool: Pool, folder: Path, run: Run | None, limit: int, progress: "Progress"
 ) -> PoolManifest:
     with open_staging(folder / "staging") as sql:
         if run is None:
@@ -252,7 +254,7 @@ def _chosen_places(sql: Connection) -> Generator[Int64]:
             yield batch["place"].to_numpy()
 
 
-def _rows_at(pool: Pool, places: Iterator[Int64], progress: Progress) -> Iterator[pa.Table]:
+def _rows_at(pool: Pool, places: Iterator[Int64], progress: "Progress") -> Iterator[pa.Table]:
     """All columns of the pairs at `places`, which ascend; one part of the pool in memory."""
     first_rows = np.array([0, *accumulate(part.file.rows for part in pool.parts)])
     loaded: tuple[int, Any] = (-1, None)

@@ -10,7 +10,8 @@ from cit_curate.curation.lane_scan import LaneScan
 from cit_curate.curation.scan_ledger import metrics_record
 from cit_curate.errors import CitError
 from cit_curate.records import PoolCursor
-from cit_curate.run.ledger import Commit, Run, step_folder
+from cit_curate.run.ledger import Commit, Run
+from cit_curate.run.paths import step_folder
 from cit_curate.storage.durable import FileEntry, remove_folder
 from cit_train.inner_loop.trainer import TrainState
 from cit_train.loop.recovery.checkpoint import (

@@ -25,11 +25,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from cit_curate.captions import augment_tags
 from cit_curate.errors import CitError, DamagedError, PeerLostError, ResourceError
 from cit_curate.records import UInt8, split_pair_key
-from cit_curate.run.ledger import step_folder
 from cit_curate.run.ledger_tables import SCHEMAS
+from cit_curate.run.paths import lane_prefix, shard_name, step_folder
 from cit_curate.run.shards import ClosedShard, Sample, shard_entry
 from cit_curate.storage.durable import read_listing
-from cit_train.streaming.shard_stream import lane_prefix
 from cit_train.streaming.views import ViewMaker, empty_views
 from cit_train.streaming.waiting import Waiting
 
@@ -143,7 +142,7 @@ class BatchReader(IterableDataset[LaneBatch | CitError]):
         first, skipped = divmod(start, self.config.pairs_per_shard)
         number = first
         while self._wait_for_shard(folder, lane, number, is_begun=number > first):
-            path = folder / f"{lane_prefix(lane)}-{number:06d}.tar"
+            path = folder / shard_name(lane_prefix(lane), number)
             shard = ClosedShard(folder, shard_entry(path))
             for row in range(skipped, len(shard)):
                 yield shard, row
@@ -163,8 +162,8 @@ class BatchReader(IterableDataset[LaneBatch | CitError]):
             DamagedError: It was there, and is gone.
         """
         prefix = lane_prefix(lane)
-        entry = folder / f"{prefix}-{number:06d}.json"
-        tar = entry.with_suffix(".tar")
+        tar = folder / shard_name(prefix, number)
+        entry = tar.with_suffix(".json")
         waiting = Waiting(str(tar), self.config.wait_seconds)
         while not entry.exists():
             _end_with_trainer()

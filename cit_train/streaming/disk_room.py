@@ -5,7 +5,7 @@ import math
 import time
 from pathlib import Path
 
-from cit_curate.run.ledger import step_folder
+from cit_curate.run.paths import step_folder
 from cit_curate.storage.durable import remove_folder
 
 # Training goes on meanwhile with the shards that are there.

@@ -26,8 +26,9 @@ from cit_curate.images.decoders import decoders
 from cit_curate.images.read import ImageRejected, image_suffix
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.records import each_row
-from cit_curate.run.ledger import Run, step_folder
+from cit_curate.run.ledger import Run
 from cit_curate.run.ledger_tables import SCHEMAS
+from cit_curate.run.paths import lane_prefix, shard_folder
 from cit_curate.run.shards import Sample, ShardWriter, closed_shards, remove_shards
 from cit_curate.storage.durable import read_json, write_sealed
 from cit_train.streaming.image_limit import ImageLimit
@@ -48,16 +49,6 @@ logger = logging.getLogger(__name__)
 def image_threads() -> ThreadPoolExecutor:
     """The threads that open and check images, for the streams of a process."""
     return ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS), thread_name_prefix="images")
-
-
-def lane_prefix(lane: int) -> str:
-    """First part of the names of a lane's shards."""
-    return f"lane{lane:05d}"
-
-
-def shard_folder(run: Run, outer_step: int) -> Path:
-    """Where the shards of an outer step lie."""
-    return run.path / "shards" / step_folder(outer_step)
 
 
 def rejects_path(folder: Path, lane: int) -> Path:
@@ -154,7 +145,7 @@ class ShardWriterThread(threading.Thread):
         self.first_shard_at: float | None = None
         self.last_shard_at: float | None = None
         self.rows = selection.slice(0, 0)
-        self.folder = shard_folder(run, scan.step.number)
+        self.folder = shard_folder(run.path, scan.step.number)
         self._pools = pools
         self.scan = scan
         self._max_pixels = max_pixels

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from cit_curate.config import CurateConfig
 from cit_curate.curation.scores.scanned_texts import scanned_texts
-from cit_curate.pool.order import ScanOrder
+from cit_curate.pool.mixed_order import MixedOrder
+from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor
 from cit_curate.sources.columns import Columns
@@ -54,7 +55,7 @@ def distinct_clip_art_captions(folder: Path, count: int) -> list[str]:
     folder.mkdir(exist_ok=True)
     pool = clip_art_pool(folder)
     rules = CurateConfig(texts="every", aug_tag=True)
-    order = ScanOrder(pool, seed=0, lane=0, num_lanes=1, order="shuffled", texts="every")
+    order = MixedOrder(PoolMixture.of(pool), seed=0, texts="every")
     captions: dict[str, None] = {}
     for batch in order.batches(PoolCursor(), 2_048, None):
         captions |= dict.fromkeys(scanned_texts(rules, 0, [batch]).array.to_pylist())

@@ -20,7 +20,8 @@ from pathlib import Path
 import duckdb
 
 from cit_curate.run.exports.export import export_counts
-from cit_curate.run.ledger import Commit, Run, step_folder
+from cit_curate.run.ledger import Commit, Run
+from cit_curate.run.paths import step_folder
 from cit_curate.run.query import MAX_THREADS, MEMORY_LIMIT
 from cit_curate.storage.durable import FileEntry
 from scripts.bench.side_by_side import Comparison, Timing, add_output, show

@@ -25,10 +25,9 @@ from PIL import Image
 
 from cit_curate.images.read import ImageRejected, check_image, read_image
 from cit_curate.images.shard_image import shard_image
-from cit_curate.run.ledger import step_folder
+from cit_curate.run.paths import lane_prefix, step_folder
 from cit_curate.run.shards import Sample, ShardWriter
 from cit_train.streaming.batches import BatchReader, BatchReaderConfig, open_batches
-from cit_train.streaming.shard_stream import lane_prefix
 from cit_train.streaming.views import ViewMaker, empty_views
 from cit_train.transforms import train_view
 from scripts.bench.side_by_side import Comparison, Timing, add_output, show, take_turns

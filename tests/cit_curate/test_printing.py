@@ -1,8 +1,6 @@
 import ast
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -37,14 +35,6 @@ def test_a_summary_is_lines_for_a_person_or_one_document(
     assert capsys.readouterr().out == "run: done\n"
     show({"path": Path("run")}, ["run: done"], as_json=True)
     assert json.loads(capsys.readouterr().out) == {"path": "run"}
-
-
-def test_json_is_printed_without_arrow() -> None:
-    code = (
-        "import sys; import cit_curate.printing;"
-        "sys.exit(bool({'pyarrow', 'numpy', 'duckdb'} & sys.modules.keys()))"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_only_one_module_writes_json_to_stdout() -> None:

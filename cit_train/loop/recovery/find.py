@@ -8,8 +8,9 @@ from typing import Any
 from cit_curate.errors import DamagedError
 from cit_curate.metadata.stored_index import load_vectors
 from cit_curate.pool.check import check_pool
-from cit_curate.run.ledger import HEAD_FILES, Commit, Run, step_folder
+from cit_curate.run.ledger import HEAD_FILES, Commit, Run
 from cit_curate.run.metrics_log import Record
+from cit_curate.run.paths import lane_prefix, shard_folder, shard_name, step_folder
 from cit_curate.run.shards import ClosedShard, shard_entry
 from cit_curate.storage.durable import check_file, json_text, leftovers, read_listing
 from cit_curate.storage.findings import Findings
@@ -116,7 +117,7 @@ def shard_folders(run: Run, commits: Sequence[Commit], config: Mapping[str, Any]
     keep = config.get("keep_shards", "none") if commits and commits[-1].checkpoint else "none"
     if keep not in ("none", "0"):
         kept = commits if keep == "all" else commits[-int(keep) :]
-        folders |= {run.path / "shards" / step_folder(commit.outer_step) for commit in kept}
+        folders |= {shard_folder(run.path, commit.outer_step) for commit in kept}
     return sorted(folders)
 
 
@@ -131,7 +132,7 @@ def check_shards(
     if not is_committed and not (run.path / "mid_step.json").exists():
         return
     for lane in range(int(config.get("lanes", 1))):
-        prefix = f"lane{lane:05d}"
+        prefix = lane_prefix(lane)
         paths = sorted(path for path in folder.glob(f"{prefix}-*") if _SHARD.fullmatch(path.name))
         stems = sorted({path.stem for path in paths})
         entries = []
@@ -140,7 +141,7 @@ def check_shards(
             if not is_committed and not path.with_suffix(".json").exists():
                 continue
             with findings.catching(path, _advice(run)):
-                if stem != f"{prefix}-{number:06d}":
+                if path.name != shard_name(prefix, number):
                     raise DamagedError(f"{path} follows {number} others: one is missing")
                 entry = shard_entry(path)
                 _check_text(path.with_suffix(".json"), vars(entry))

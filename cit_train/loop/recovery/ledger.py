@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from cit_curate.errors import DamagedError
-from cit_curate.run.ledger import Commit, Run, read_commit, step_folder
+from cit_curate.run.ledger import Commit, Run, read_commit
 from cit_curate.run.ledger_tables import LEDGER_TABLES
+from cit_curate.run.paths import step_folder
 from cit_curate.storage.durable import TEMPORARY_PREFIX, FileEntry, check_file
 from cit_curate.storage.findings import Findings
 

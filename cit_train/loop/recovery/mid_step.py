@@ -28,7 +28,8 @@ from cit_curate.curation.scan_rows import ScanTotals
 from cit_curate.curation.scores.audit import Audit
 from cit_curate.errors import DamagedError
 from cit_curate.records import PoolCursor
-from cit_curate.run.ledger import Run, step_folder
+from cit_curate.run.ledger import Run
+from cit_curate.run.paths import step_folder
 from cit_curate.storage.durable import (
     FileEntry,
     atomic_file,

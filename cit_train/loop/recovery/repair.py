@@ -14,8 +14,9 @@ from cit_curate.metadata.stored_index import load_vectors
 from cit_curate.pool.check import check_pool
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool
-from cit_curate.run.ledger import Commit, Run, step_folder
+from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.metrics_log import sound_lines
+from cit_curate.run.paths import lane_prefix, step_folder
 from cit_curate.run.shards import closed_shards
 from cit_curate.storage.durable import atomic_file, json_text, leftovers
 from cit_curate.storage.findings import Findings
@@ -37,7 +38,6 @@ from cit_train.loop.recovery.roll_back import (
     whole_checkpoints,
 )
 from cit_train.loop.recovery.shards import remake_shards
-from cit_train.streaming.shard_stream import lane_prefix
 
 OpenPools = Callable[[], PoolMixture | None]
 

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cit_curate.errors import DamagedError
-from cit_curate.run.ledger import Commit, Run, step_folder
+from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.ledger_tables import LEDGER_TABLES
+from cit_curate.run.paths import step_folder
 from cit_curate.storage.durable import remove_folder
 from cit_train.loop.recovery.checkpoint import check_checkpoint, checkpoints_except, point_to
 from cit_train.loop.recovery.find import needed_checkpoints

@@ -20,15 +20,11 @@ from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool
 from cit_curate.run.commands import run_pool
 from cit_curate.run.ledger import Commit, Run
+from cit_curate.run.paths import lane_prefix, shard_folder
 from cit_curate.run.query import RunDatabase
 from cit_curate.run.shards import shard_entry
 from cit_train.config import RunConfig, flat
-from cit_train.streaming.shard_stream import (
-    ShardWriterThread,
-    image_threads,
-    lane_prefix,
-    shard_folder,
-)
+from cit_train.streaming.shard_stream import ShardWriterThread, image_threads
 
 _SELECTED = """
 SELECT s.scan_position, s.pair_key, s.image_id, s.text_key, s.similarity, s.metadata_text,
@@ -106,7 +102,7 @@ def remake_shards(run: Run, pools: PoolMixture, commits: Sequence[Commit], outer
     fewest = min(min(len(lane.pairs), budget) for lane in lanes)
     left = settings["max_updates"] - first_update
     num_updates = min(fewest // per_update, settings["curate_every"], left)
-    folder = shard_folder(run, outer_step)
+    folder = shard_folder(run.path, outer_step)
     for number, lane in enumerate(lanes):
         before = _hashes(folder, number)
         step = OuterStep(outer_step, first_update, encoder="")

@@ -11,7 +11,9 @@ from cit_curate.errors import ConfigError
 from cit_curate.pool import format as pool_format
 from cit_curate.pool import order as pool_order
 from cit_curate.pool import parts as pool_parts
-from cit_curate.pool.order import ScanOrder
+from cit_curate.pool import scan_plan
+from cit_curate.pool.mixed_order import MixedOrder
+from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool
 from cit_curate.pool.window import Window
 from cit_curate.records import PAIR_COLUMNS, PoolCursor
@@ -42,17 +44,21 @@ def pool(tmp_path_factory):
 def size(request, monkeypatch):
     """Both ways through the pool: as one window, or three parts at a time."""
     if request.param == "windows":
-        monkeypatch.setattr(pool_order, "EXACT_POOL_ROWS", 0)
-        monkeypatch.setattr(pool_order, "WINDOW_PARTS", 3)
+        monkeypatch.setattr(scan_plan, "EXACT_POOL_ROWS", 0)
+        monkeypatch.setattr(scan_plan, "WINDOW_PARTS", 3)
         monkeypatch.setattr(pool_order, "ROWS_AT_ONCE", 11)
     return request.param
+
+
+def scan_order(pool, **options):
+    return MixedOrder(PoolMixture.of(pool), **options)
 
 
 def scan(order, cursor, batch_size, limit):
     """(captions, positions, cursors) of the batches."""
     captions, positions, cursors = [], [], []
     for batch in order.batches(cursor, batch_size, limit):
-        assert batch.rows.column_names == list(PAIR_COLUMNS)
+        assert batch.rows.column_names == [*PAIR_COLUMNS, "pool"]
         assert len(batch) == batch.rows.num_rows <= batch_size
         captions += batch.rows["caption"].to_pylist()
         triples = zip(batch.pass_index, batch.position, batch.scan_position, strict=True)
@@ -69,7 +75,7 @@ def test_lanes_together_scan_everything_once_per_pass(pool, size, num_lanes, tex
         for pass_index in range(2):
             seen = Counter()
             for lane in range(num_lanes):
-                lane_order = ScanOrder(
+                lane_order = scan_order(
                     pool, seed=seed, lane=lane, num_lanes=num_lanes, order=order, texts=texts
                 )
                 captions, positions, cursors = scan(
@@ -97,14 +103,14 @@ def test_seeking_gives_what_reading_up_to_it_gives(pool, size, num_lanes, texts,
         options = {
             "seed": 3, "lane": lane, "num_lanes": num_lanes, "order": order, "texts": texts
         }  # fmt: skip
-        whole = ScanOrder(pool, **options)
+        whole = scan_order(pool, **options)
         total = 2 * whole.length + 9
         expected, positions, _ = scan(whole, PoolCursor(), 1000, total)
         for batch_size in (1, 7, 64):
             assert scan(whole, PoolCursor(), batch_size, total)[:2] == (expected, positions)
         for start in (0, 1, whole.length - 1, whole.length, whole.length + 5):
             cursor = PoolCursor(*divmod(start, whole.length))
-            found = scan(ScanOrder(pool, **options), cursor, 13, total - start)
+            found = scan(scan_order(pool, **options), cursor, 13, total - start)
             assert found[:2] == (expected[start:], positions[start:])
         for cursor in scan(whole, PoolCursor(), 50, total)[2][:3]:
             done = cursor.pass_index * whole.length + cursor.position
@@ -112,7 +118,7 @@ def test_seeking_gives_what_reading_up_to_it_gives(pool, size, num_lanes, texts,
 
 
 def test_a_limit_cuts_the_last_batch_and_no_limit_runs_over_the_pass(pool):
-    order = ScanOrder(pool, seed=0)
+    order = scan_order(pool, seed=0)
     assert [len(batch) for batch in order.batches(PoolCursor(), 16, 40)] == [16, 16, 8]
     assert list(order.batches(PoolCursor(), 16, 0)) == []
     batches = order.batches(PoolCursor(), 100)
@@ -125,7 +131,7 @@ def test_a_limit_cuts_the_last_batch_and_no_limit_runs_over_the_pass(pool):
 
 
 def test_sequential_is_the_order_of_the_file(pool, size):
-    order = ScanOrder(pool, seed=0, order="sequential", texts="every")
+    order = scan_order(pool, seed=0, order="sequential", texts="every")
     captions = scan(order, PoolCursor(), 64, order.length)[0]
     table = pool.read_row_groups(range(len(pool.row_groups)))
     assert captions == table["caption"].to_pylist()
@@ -133,7 +139,7 @@ def test_sequential_is_the_order_of_the_file(pool, size):
 
 def test_another_pass_seed_or_lane_count_is_another_order(pool, size):
     def first(seed, pass_index):
-        order = ScanOrder(pool, seed=seed, texts="every")
+        order = scan_order(pool, seed=seed, texts="every")
         return tuple(scan(order, PoolCursor(pass_index), 64, order.length)[0])
 
     orders = {first(seed, pass_index) for seed in range(3) for pass_index in range(3)}
@@ -142,7 +148,7 @@ def test_another_pass_seed_or_lane_count_is_another_order(pool, size):
 
 
 def test_the_shuffle_and_the_choice_of_texts_are_uniform(pool):
-    order = ScanOrder(pool, seed=1)
+    order = scan_order(pool, seed=1)
     passes = 400
     captions = scan(order, PoolCursor(), 4096, passes * order.length)[0]
     places = np.array([int(caption.split()[0]) for caption in captions]).reshape(passes, -1)
@@ -157,19 +163,19 @@ def test_the_shuffle_and_the_choice_of_texts_are_uniform(pool):
 
 def test_a_lane_without_row_groups_and_wrong_arguments_are_refused(pool):
     with pytest.raises(ConfigError, match="row groups"):
-        ScanOrder(pool, seed=0, num_lanes=1000)
+        scan_order(pool, seed=0, num_lanes=1000)
     for wrong in ({"seed": -1}, {"seed": 0, "lane": 1}, {"seed": 0, "order": "random"}):
         with pytest.raises(ValueError):
-            ScanOrder(pool, **wrong)
-    order = ScanOrder(pool, seed=0)
+            scan_order(pool, **wrong)
+    order = scan_order(pool, seed=0)
     for cursor, batch_size in ((PoolCursor(0, 121), 1), (PoolCursor(-1), 1), (PoolCursor(), 0)):
         with pytest.raises(ValueError):
             next(order.batches(cursor, batch_size))
 
 
 def test_a_window_holds_only_its_own_row_groups(pool, monkeypatch):
-    monkeypatch.setattr(pool_order, "EXACT_POOL_ROWS", 0)
-    monkeypatch.setattr(pool_order, "WINDOW_PARTS", 3)
+    monkeypatch.setattr(scan_plan, "EXACT_POOL_ROWS", 0)
+    monkeypatch.setattr(scan_plan, "WINDOW_PARTS", 3)
     sizes = []
 
     def counted(pool, groups, tokens):
@@ -177,7 +183,7 @@ def test_a_window_holds_only_its_own_row_groups(pool, monkeypatch):
         return Window(pool, groups, tokens)
 
     monkeypatch.setattr(pool_order, "Window", counted)
-    order = ScanOrder(pool, seed=0, lane=1, num_lanes=2)
+    order = scan_order(pool, seed=0, lane=1, num_lanes=2)
     table = pa.concat_tables([b.rows for b in order.batches(PoolCursor(), 5, order.length)])
     assert table.num_rows == order.length
     assert sum(sizes) == len(pool.row_groups) // 2

@@ -19,7 +19,6 @@ from cit_curate.pool.check import verify_pool
 from cit_curate.pool.commands import build, info, verify
 from cit_curate.pool.order import ScanOrder
 from cit_curate.pool.pool import Pool
-from cit_curate.records import PoolCursor
 from cit_curate.run.commands import export, query, report
 from cit_curate.sources.columns import Columns
 from cit_curate.storage.remote import list_files, read_range, stat_file
@@ -148,7 +147,7 @@ def test_opening_fetches_no_part_and_reading_only_those_that_are_needed(
     (copy,) = copies_folder().glob("files/*/*")
     assert copy.name.endswith("part-000001.parquet")
     order = ScanOrder(pool, seed=1, texts="every")
-    rows = next(order.batches(PoolCursor(), 12)).rows
+    rows = order.rows(0, 12)
     assert sorted(rows["image_id"].to_pylist()) == [f"{n:08d}" for n in range(12)]
 
 

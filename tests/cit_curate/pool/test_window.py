@@ -10,8 +10,8 @@ from cit_curate.curation import lane_scan
 from cit_curate.curation.curator import Curator, write_scan
 from cit_curate.curation.lane_scan import OuterStep
 from cit_curate.pool import format as pool_format
-from cit_curate.pool import order as pool_order
 from cit_curate.pool import parts as pool_parts
+from cit_curate.pool import scan_plan
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool
 from cit_curate.pool.window import Window
@@ -76,8 +76,8 @@ def test_a_window_gives_the_rows_of_one_table(pool, groups):
 def test_an_outer_step_reads_one_window_of_a_big_pool_and_the_next_one_nothing(
     pool, tmp_path, monkeypatch, groups_read
 ):
-    monkeypatch.setattr(pool_order, "EXACT_POOL_ROWS", 0)
-    monkeypatch.setattr(pool_order, "WINDOW_PARTS", 3)
+    monkeypatch.setattr(scan_plan, "EXACT_POOL_ROWS", 0)
+    monkeypatch.setattr(scan_plan, "WINDOW_PARTS", 3)
     monkeypatch.setattr(lane_scan, "SMALLEST_WINDOW", 16)
     (tmp_path / "names.txt").write_text("east\nwest\n")
     config = CurateConfig(threshold=1.0, min_ratio=0.25, batch_size=8, index="exact")

@@ -17,7 +17,8 @@ from cit_curate.pool import format as pool_format
 from cit_curate.pool import parts as pool_parts
 from cit_curate.pool.check import verify_pool
 from cit_curate.pool.commands import info, summary
-from cit_curate.pool.order import ScanOrder
+from cit_curate.pool.mixed_order import MixedOrder
+from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor, pair_key, split_pair_key
 from cit_curate.run.exports.counts_import import import_counts
@@ -160,7 +161,9 @@ def test_a_scan_visits_each_selected_pair_once_a_pass(
     subset = subset_pool(pool, tmp_path / "subset", run=run)
     seen: Counter[tuple[int, str]] = Counter()
     for lane in range(2):
-        scan = ScanOrder(subset, seed=1, lane=lane, num_lanes=2, order=order, texts="every")  # type: ignore[arg-type]
+        scan = MixedOrder(
+            PoolMixture.of(subset), seed=1, lane=lane, num_lanes=2, order=order, texts="every"
+        )
         for batch in scan.batches(PoolCursor(), 16, 2 * scan.length):
             names = (batch.rows["image_id"].to_pylist(), batch.rows["text_key"].to_pylist())
             visits = zip(batch.pass_index.tolist(), *names, strict=True)
