@@ -35,7 +35,7 @@ __all__ = [
     "train",
 ]
 
-# Loaded when they are asked for: torch and transformers take seconds.
+# Imported on first use: torch and transformers take seconds.
 _MODULES = {
     "EvalConfig": "cit_train.config",
     "EvaluationConfig": "cit_train.config",

@@ -1,4 +1,4 @@
-"""The `cit` command: finds the verb, runs it, and turns what goes wrong into an exit code."""
+"""The `cit` command: finds the verb, runs it, and turns an error into an exit code."""
 
 import contextlib
 import difflib
@@ -16,7 +16,7 @@ from cit_train.ranks.status import STOPPED, exit_code_of, message_of
 from cit_train.ranks.stopping import EndedBySignal
 from cit_train.standard_streams import open_streams
 
-# Verb -> what it does in a line, and the function; imported only when it is asked for.
+# Verb -> its line in the help, and its function, which is imported only when it runs.
 VERBS = {
     "demo": ("the whole thing on real packaged data, on a CPU", "cit_train.demo.command:demo"),
     "doctor": (
@@ -92,11 +92,11 @@ VERBS = {
     "report": ("one HTML page that shows what was picked", "cit_curate.run.commands:report"),
     "verify": ("check every byte of a run or a pool", "cit_train.loop.recovery.commands:verify"),
     "repair": (
-        "mend a run or a pool: what can be made again is",
+        "repair a run or a pool as far as possible",
         "cit_train.loop.recovery.commands:repair",
     ),
 }
-# Verbs that read their own arguments, because what comes first decides the flags.
+# Verbs that parse their own arguments, because the first one decides the flags.
 _OWN_ARGUMENTS = ("train", "sweep", "launch slurm")
 
 
@@ -110,34 +110,34 @@ def main() -> None:
     shown.setFormatter(_PrintableLines("%(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[shown])
     logging.captureWarnings(True)
-    # It has a handler of its own; its retries would be shown twice.
+    # It has its own handler; without this, its retries would be logged twice.
     logging.getLogger("huggingface_hub").propagate = False
-    # The runs of a user are their own business: nothing is asked of a hub unless a name needs it.
+    # Privacy: no hub is contacted unless a name refers to it.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    # A rank that loses another says so in a line; torch would add a page of C++ frames.
+    # A rank that loses another reports it in one line; torch would add a page of C++ frames.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    if os.environ.get("NO_COLOR"):  # tyro does not look at it
+    if os.environ.get("NO_COLOR"):  # tyro ignores it
         os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")
     try:
-        code = _run_to_the_end(args)
+        code = _run_and_flush(args)
     except KeyboardInterrupt as error:
-        _tell(str(error) or "stopped")
+        _print_error(str(error) or "stopped")
         code = 130
-    except Exception as error:  # noqa: BLE001 - the one place where every error ends
+    except Exception as error:  # noqa: BLE001 - the one handler of all errors
         if debug:
-            _tell(traceback.format_exc().rstrip())
-        code = _report(error, debug=debug)
+            _print_error(traceback.format_exc().rstrip())
+        code = _report(error)
     sys.exit(code)
 
 
-def _run_to_the_end(args: Sequence[str]) -> int:
-    """Run one command and flush, so that a full disk shows here and not when Python exits."""
+def _run_and_flush(args: Sequence[str]) -> int:
+    """Run one command and flush stdout, so that a full disk is an error here, not at exit."""
     try:
         code = run(args)
     except EndedBySignal as end:
-        _tell(str(end))
+        _print_error(str(end))
         code = 128 + end.number
-    except SystemExit as end:  # tyro has shown help (0) or what is wrong with a flag (2)
+    except SystemExit as end:  # tyro has shown help (0) or a wrong flag (2)
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     sys.stdout.flush()
     return code
@@ -147,8 +147,8 @@ def run(args: Sequence[str]) -> int:
     """Run one command.
 
     Raises:
-        CitError: What went wrong; `main` turns it into a message and an exit code.
-        SystemExit: The arguments are wrong (2), or help was asked for (0).
+        CitError: The command failed; `main` turns it into a message and an exit code.
+        SystemExit: The arguments are wrong (2), or help was shown (0).
     """
     if not args or args[0] in ("-h", "--help", "help"):
         sys.stdout.write(overview())
@@ -193,19 +193,20 @@ def find_verb(args: Sequence[str]) -> str:
     """The verb that the arguments begin with, of one word or two.
 
     Raises:
-        ConfigError: There is none; the message has the nearest spelling.
+        ConfigError: There is no such verb; the message has the nearest spelling.
     """
     for words in (2, 1):
         verb = " ".join(args[:words])
         if verb in VERBS:
             return verb
     group = _verbs_of(args[0])
-    asked = " ".join(args[: 2 if group else 1])
-    close = difflib.get_close_matches(asked, group or [*VERBS, *(v.split()[0] for v in VERBS)], n=1)
+    command = " ".join(args[: 2 if group else 1])
+    known = group or [*VERBS, *(verb.split()[0] for verb in VERBS)]
+    close = difflib.get_close_matches(command, known, n=1)
     hint = f"; did you mean `cit {close[0]}`?" if close else ""
     if group:
         raise ConfigError(f"`cit {args[0]}` needs one of: {', '.join(group)}{hint}")
-    raise ConfigError(f"there is no command `cit {asked}`{hint}; `cit --help` lists them")
+    raise ConfigError(f"there is no command `cit {command}`{hint}; `cit --help` lists them")
 
 
 def _verbs_of(group: str) -> list[str]:
@@ -243,49 +244,49 @@ def overview() -> str:
 
 
 class _PrintableLines(logging.Formatter):
-    """A warning may quote a name or a caption, which must not move the cursor or worse."""
+    """Makes log lines safe for a terminal: they may quote a caption with control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as lines that a terminal does not obey."""
+        """The record as lines without control characters."""
         from cit_curate.terminal import printable_lines  # rich, which not every command needs
 
         return printable_lines(super().format(record))
 
 
-def _tell(message: str) -> None:
+def _print_error(message: str) -> None:
     from cit_curate.terminal import printable_lines
 
     sys.stderr.write(f"{printable_lines(message)}\n")
 
 
-def _report(error: Exception, *, debug: bool) -> int:
-    """Say what went wrong on stderr, and give the exit code."""
+def _report(error: Exception) -> int:
+    """Print an error to stderr, and return the exit code."""
     code = exit_code_of(error)
     if isinstance(error, CitError):
-        # What was asked for is no error; and of several ranks one says what went wrong.
+        # A requested stop is not an error; and only one of several ranks prints its error.
         prefix = "" if code == STOPPED else "error: "
         if not error.is_told:
-            _tell(f"{prefix}{error}")
+            _print_error(f"{prefix}{error}")
         return code
     if code != 1:
-        _tell(f"error: {message_of(error)}")
+        _print_error(f"error: {message_of(error)}")
         return code
     what = f"{type(error).__name__}: {error}".splitlines()[0]
-    log = _kept_traceback(error)
-    _tell(f"error: this is a bug in cit: {what}; the traceback is {log}")
+    log = _save_traceback(error)
+    _print_error(f"error: this is a bug in cit: {what}; the traceback is {log}")
     return code
 
 
-def _kept_traceback(error: Exception) -> str:
-    """Write the traceback into a new file that nobody else can read, and say where it is."""
+def _save_traceback(error: Exception) -> str:
+    """Write the traceback to a new file that only its owner can read, and return where it is."""
     lines = "".join(traceback.format_exception(error))
     with contextlib.suppress(OSError):
         opened, path = tempfile.mkstemp(prefix="cit-error-", suffix=".log")
         with open(opened, "w", encoding="utf-8", errors="backslashreplace") as log:  # noqa: PTH123
             log.write(lines)
         return f"in {path}"
-    _tell(lines)
-    return "above, for no file can be written"
+    _print_error(lines)
+    return "above, because no file could be written"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""What a training run can be told; a run is a recipe with some fields replaced."""
+"""The settings of a training run, which is a recipe with some fields replaced."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,16 +25,15 @@ class ModelConfig:
     projection_dim: int = 512
     """Dimensions of the space that images and captions share."""
     train_vision: TrainVision = "head"
-    """What of the vision tower is trained: its head where it has one (MoCo), nothing, or all."""
+    """Trained part of the vision tower: its head where it has one (MoCo), none, or all."""
     train_text: TrainText = "all"
-    """What of the text tower is trained: all of it, or its pooler alone."""
+    """Trained part of the text tower: its pooler, or all."""
     init_from: str = ""
     """Dual encoder to start from, towers and projections: a run, a checkpoint's folder or a
-    released checkpoint. Left out, fresh projections on the towers that are named."""
+    released checkpoint. Left out, new projections on --vision-encoder and --text-encoder."""
 
     def __post_init__(self) -> None:
-        if self.projection_dim < 1:
-            raise ConfigError(f"--projection-dim is {self.projection_dim}; it must be at least 1")
+        _require(self, "projection_dim", lambda value: value >= 1, "be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class TrainConfig:
     projection_lr: float | None = None
     """Peak learning rate of the two projections and the logit scale; --lr when left out."""
     weight_decay: float = 0.2
-    """AdamW's weight decay; 1-dimensional parameters have none."""
+    """Weight decay of AdamW; 1-dimensional parameters have none."""
     projection_weight_decay: float = 1.0
     """Weight decay of the two projections."""
     warmup_div: float = 25.0
@@ -61,115 +61,104 @@ class TrainConfig:
     clip_grad: float | None = None
     """Largest norm of the gradient over all parameters; no limit when left out."""
     accumulate: int = 1
-    """Batches of each lane that make one update, each with its own loss; their mean counts."""
+    """Batches of each lane in one update, each with its own loss; the update uses their mean."""
     vision_features: VisionFeatures = "live"
-    """Run the frozen vision tower on a fresh crop at every update (live), or once (cached).
-    Cached are the features of a fixed set of crops per image, which makes a CPU enough."""
+    """Run the frozen vision tower on a new crop at every update (live), or cache its features of a
+    fixed set of crops per image (cached), which makes a CPU fast enough."""
     cached_views: int = 4
     """Crops per image with cached vision features."""
     feature_cache: str = ""
     """Folder of the cached vision features, shared by runs; RUN/features when left out."""
     feature_cache_bytes: int | None = 50_000_000_000
-    """Disk space of that folder; the oldest features go first, and are computed again when they
-    are needed. None = no limit."""
+    """Disk space of that folder; the oldest features are removed first, and computed again when
+    needed. None = no limit."""
     fast_views: bool = False
     """Decode JPEGs at 1/2, 1/4 or 1/8 where the crop needs no more, and resize with vector
-    instructions: other pixels; where a JPEG is reduced, visibly so at edges."""
+    instructions. The pixels differ; where a JPEG is reduced, visibly so at edges."""
     precision: Precision = "auto"
     """float16 = mixed precision with a gradient scaler, bfloat16 = mixed precision without one,
     float32, or auto = float16 on a GPU."""
     text_buckets: int = 1
-    """Passes of the text tower over captions of similar length, instead of one that is padded to
-    the longest of the batch: less to compute, other random numbers for dropout."""
+    """Passes of the text tower over captions of similar length, instead of one pass that is padded
+    to the longest of the batch: less computation, other random numbers for dropout."""
     fused_adamw: bool = False
-    """AdamW in one pass over the weights; the same rule, differently rounded in the last bit."""
+    """AdamW in one pass over the weights: the same rule, rounded differently in the last bit."""
     micro_batch: int | None = None
-    """Pairs of a lane that go through the towers at once, for batches that do not fit: the
-    gradient stays that of the whole batch, at the cost of a second forward pass."""
+    """Pairs of a lane that pass through the towers at once, for batches that do not fit into
+    memory. The gradient stays that of the whole batch, at the cost of a second forward pass."""
     local_loss: bool = False
-    """With several ranks, each computes its own rows of the logits and no others; the same loss
-    in a fraction of the memory."""
+    """With several ranks, each computes only its own rows of the logits: the same loss in a
+    fraction of the memory."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     threads: int = 0
-    """Threads that a rank computes with on a CPU, whatever OMP_NUM_THREADS says: sums over other
-    numbers of them differ in the last bit. 0 = the cores of this machine, shared by its ranks."""
+    """Compute threads of a rank on a CPU; OMP_NUM_THREADS is ignored. Sums over another number of
+    threads differ in the last bit. 0 = the cores of this machine, shared by its ranks."""
     num_workers: int = 0
     """Processes that read shards and decode images; 0 = within the training process."""
     ahead: int = 0
-    """0 selects with the text encoder as it is. 1 scores the next outer step's captions while this
+    """0 selects with the current text encoder. 1 scores the next outer step's captions while this
     one trains, with the text encoder of its start, so selections are one outer step stale."""
     ahead_workers: int = 1
-    """Processes that score with --ahead, of one thread each; one is enough for a GPU."""
+    """Processes that score for --ahead, with one thread each; one is enough for a GPU."""
     curate_device: str = ""
     """Device of --ahead's processes, such as cuda:1; that of training when left out."""
     pairs_per_shard: int = 512
-    """Pairs of one WebDataset tar; the first closed one is what training waits for."""
+    """Pairs of one WebDataset tar; training begins when the first tar is closed."""
     keep_shards: str = "2"
-    """Outer steps whose shards are kept: a number, all or none; others can be made again."""
+    """Outer steps whose shards are kept: a number, all or none; others can be written again."""
     shard_image_side: int = 0
-    """Images whose shorter side is longer are written to the shards as JPEGs of this side, which
-    keeps large selections small on disk; 0 = an image's own bytes, always."""
+    """Images with a longer shorter side are written to the shards as JPEGs of this side, which
+    keeps large selections small on disk; 0 = always an image's own bytes."""
     max_pixels: int = 64_000_000
-    """Images with more pixels are refused by their header."""
+    """Images with more pixels are rejected by their header."""
     tensorboard: bool = False
     """Write TensorBoard event files to RUN/tensorboard too; needs `pip install cit[tensorboard]`.
     """
     stream_seconds: float = 600.0
-    """How long training waits for the next shard before it gives up."""
+    """Longest wait of training for the next shard."""
     save_every: int | None = None
-    """Updates after which the state is saved within an outer step, too; left out, by time alone."""
+    """Updates between two saves within an outer step; left out, saves go by time alone."""
     save_minutes: float | None = 15.0
-    """Minutes after which the state is saved within an outer step, too; None = at its end alone.
-    What is saved is what a run that was killed goes on from; one asked to stop always saves."""
+    """Minutes between two saves within an outer step; None = save at its end alone. A killed run
+    resumes from the last save; one that a signal stops always saves first."""
     peer_seconds: float = 120.0
-    """How long a rank may be silent before the others give it up."""
+    """Longest silence of a rank before the others give it up."""
     barrier_seconds: float = 7200.0
-    """How long the ranks wait for the slowest one, to have curated or evaluated."""
+    """Longest wait of the ranks for the slowest one to curate or evaluate."""
 
     def __post_init__(self) -> None:
-        for name in (
-            *("max_updates", "cached_views", "pairs_per_shard", "max_pixels", "accumulate"),
-            *("text_buckets", "ahead_workers"),
-        ):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise ConfigError(f"--{flag} is {getattr(self, name)}; it must be at least 1")
-        names = ("min_lr", "weight_decay", "projection_weight_decay", "num_workers", "threads")
-        for name in (*names, "shard_image_side"):
-            if getattr(self, name) < 0:
-                flag = name.replace("_", "-")
-                raise ConfigError(f"--{flag} is {getattr(self, name)}; it must not be negative")
+        names = "max_updates cached_views pairs_per_shard max_pixels accumulate text_buckets"
+        _require(self, f"{names} ahead_workers", lambda value: value >= 1, "be at least 1")
+        names = "min_lr weight_decay projection_weight_decay num_workers threads shard_image_side"
+        _require(self, names, lambda value: not value < 0, "not be negative")
         if self.ahead not in (0, 1):
             raise ConfigError(
-                f"--ahead is {self.ahead}; it is 0, the text encoder as it is, or 1, that of one "
-                "outer step before"
+                f"--ahead is {self.ahead}; it must be 0, the current text encoder, or 1, that of "
+                "the previous outer step"
             )
-        if self.clip_grad is not None and not self.clip_grad > 0:
-            raise ConfigError(f"--clip-grad is {self.clip_grad}; it is a norm above 0")
-        if not self.warmup_div > 1:
-            raise ConfigError(f"--warmup-div is {self.warmup_div}; it must be above 1")
-        for name in ("stream_seconds", "peer_seconds", "barrier_seconds", "save_minutes"):
-            seconds = getattr(self, name)
-            if seconds is not None and not seconds > 0:
-                flag = name.replace("_", "-")
-                raise ConfigError(f"--{flag} is {seconds}; it must be above 0")
-        for name in ("save_every", "micro_batch", "feature_cache_bytes"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                flag = name.replace("_", "-")
-                raise ConfigError(f"--{flag} is {number}; it must be at least 1")
-        for name in ("lr", "text_lr", "projection_lr"):
-            rate = getattr(self, name)
-            if rate is not None and not 0 < rate < 10:
-                raise ConfigError(f"--{name.replace('_', '-')} is {rate}; it is a rate above 0")
+        _require(self, "clip_grad", lambda value: value > 0, "be above 0")
+        _require(self, "warmup_div", lambda value: value > 1, "be above 1")
+        names = "stream_seconds peer_seconds barrier_seconds save_minutes"
+        _require(self, names, lambda value: value > 0, "be above 0")
+        names = "save_every micro_batch feature_cache_bytes"
+        _require(self, names, lambda value: value >= 1, "be at least 1")
+        names = "lr text_lr projection_lr"
+        _require(self, names, lambda value: 0 < value < 10, "be above 0 and below 10")
         if self.keep_shards not in ("all", "none") and not self.keep_shards.isdigit():
             raise ConfigError(f"--keep-shards is {self.keep_shards!r}; give a number, all or none")
 
     @property
     def warmup_updates(self) -> float:
-        """Updates of the linear warm-up: a 25th of all, unless `warmup_div` says otherwise."""
+        """Updates of the linear warm-up."""
         return self.max_updates / self.warmup_div
+
+    @property
+    def num_kept_shards(self) -> int | None:
+        """Outer steps whose shards are kept; None = all."""
+        if self.keep_shards == "all":
+            return None
+        return 0 if self.keep_shards == "none" else int(self.keep_shards)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,35 +166,33 @@ class EvaluationConfig:
     """Zero-shot evaluation while training (docs/method.md, "Evaluation")."""
 
     eval_data: str = ""
-    """Image folder with one sub-folder a class; with --eval-task the folder of the tasks' data;
+    """Image folder with one sub-folder per class; with --eval-task, the folder of the tasks' data;
     left out, nothing is evaluated."""
     eval_task: str = ""
-    """Built-in task, such as imagenet: its classes, prompts and metric; its data lie below
+    """Built-in task, such as imagenet: its classes, prompts and metric; its data are below
     --eval-data as for `cit eval`."""
     eval_classes: str = ""
-    """File with the names of the classes, when the sub-folders' names are not."""
+    """File with the class names, if the sub-folders are not named after them."""
     eval_every: int = 500
     """Updates between two evaluations; the last update is always evaluated."""
     prompts: tuple[str, ...] = ("a photo of a {}",)
-    """Templates of the class names; several are averaged. With --eval-task, other ones than the
-    task's."""
+    """Prompt templates of the class names; several are averaged. With --eval-task, they replace
+    the task's."""
     use_template: bool = True
     """Put the class names into prompts; off: the name alone."""
     extra_prompts: bool = False
     """Two further prompts for ImageNet, as in the original when it evaluates on ImageNet alone."""
     best_metric: Literal["accuracy", "mean_per_class"] = "accuracy"
-    """What `checkpoints/best` is chosen by; with --eval-task it is the task's own metric."""
+    """Metric that chooses `checkpoints/best`; with --eval-task it is the task's own."""
     patience: int = 0
     """Stop after this many evaluations without a new best one; 0 = never."""
 
     def __post_init__(self) -> None:
-        if self.eval_every < 1:
-            raise ConfigError(f"--eval-every is {self.eval_every}; it must be at least 1")
-        if self.patience < 0:
-            raise ConfigError(f"--patience is {self.patience}; it must not be negative")
+        _require(self, "eval_every", lambda value: value >= 1, "be at least 1")
+        _require(self, "patience", lambda value: value >= 0, "not be negative")
         if self.patience and not self.eval_data:
             raise ConfigError(
-                "--patience counts evaluations; give --eval-data, what to evaluate on"
+                "--patience counts evaluations; give --eval-data, the images to evaluate on"
             )
         if not self.prompts:
             raise ConfigError("--prompts is empty; the plain one is {}")
@@ -225,13 +212,13 @@ class RunConfig:
     """A whole run: every field of every part is a flag of `cit train`."""
 
     pool: str | tuple[str, ...] = ""
-    """Folder made by `cit pool build`; or several, each with its share of the captions that are
-    looked at: --pool A=0.7 --pool B=0.3, or NAME:A=0.7 to give one another name."""
+    """Folder made by `cit pool build`; or several, each with its share of the scanned captions:
+    --pool A=0.7 --pool B=0.3, or NAME:A=0.7 to give one another name."""
     selection: str = ""
-    """Run whose selected pairs are trained on, all of them in turn, instead of curating anew: of
-    `cit curate`, `cit train` or `cit import-counts`, made from the same pool."""
+    """Run whose selected pairs are all trained on in turn, instead of a new curation: a run of
+    `cit curate`, `cit train` or `cit import-counts` on the same pool."""
     max_sample: int | None = None
-    """Only the first so many images of the pool; all when left out."""
+    """Number of the pool's first images to use; all when left out."""
     metadata: MetadataConfig = field(default_factory=MetadataConfig)
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     curate: CurateConfig = field(default_factory=CurateConfig)
@@ -240,27 +227,26 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        if self.max_sample is not None and self.max_sample < 1:
-            raise ConfigError(f"--max-sample is {self.max_sample}; it must be at least 1")
+        _require(self, "max_sample", lambda value: value >= 1, "be at least 1")
         if self.model.train_vision == "all" and self.train.vision_features == "cached":
             raise ConfigError(
                 "--train-vision all changes the vision tower, so its features cannot be cached; "
                 "take --vision-features live, or --train-vision none"
             )
         if self.train.ahead and self.curate_as.curation != "exact":
-            told = "--selection" if self.selection else f"--curation {self.curate.curation}"
+            other = "--selection" if self.selection else f"--curation {self.curate.curation}"
             raise ConfigError(
-                f"--ahead 1 scores every caption, which {told} does not; leave one of them out"
+                f"--ahead 1 scores every caption, which {other} does not; leave one of them out"
             )
-        # A worker reads on when it is asked for its next batch; until then its shards must stay.
-        keep, workers = self.train.keep_shards, self.train.num_workers
-        kept = 0 if keep == "none" else int(keep) if keep != "all" else workers
-        kept_batches = kept * self.batches_per_step * self.curate.lanes
-        if keep != "all" and workers and kept_batches < 3 * workers:
-            raise ConfigError(
-                f"--num-workers {workers} may fall behind the {kept_batches} batches of the shards "
-                f"that are kept; raise --keep-shards, or take --keep-shards all"
-            )
+        # A worker reads on when its next batch is requested; until then its shards must stay.
+        kept, workers = self.train.num_kept_shards, self.train.num_workers
+        if kept is not None and workers:
+            kept_batches = kept * self.batches_per_step * self.curate.lanes
+            if kept_batches < 3 * workers:
+                raise ConfigError(
+                    f"--num-workers {workers} may fall behind the {kept_batches} batches of the "
+                    "shards that are kept; raise --keep-shards, or take --keep-shards all"
+                )
 
     @property
     def batches_per_step(self) -> int:
@@ -279,14 +265,14 @@ class RunConfig:
 
     @property
     def curate_as(self) -> CurateConfig:
-        """The rules that hold: with a selection, each of its pairs in turn, without curation."""
+        """The curation rules in effect: with a selection, all its pairs in turn, uncurated."""
         if not self.selection:
             return self.curate
         return dataclasses.replace(self.curate, curation="none", texts="every")
 
     @property
     def evaluate_as(self) -> EvaluationConfig:
-        """The evaluation that is made: ImageNet's two more prompts are for ImageNet alone."""
+        """The evaluation in effect: no extra prompts for metadata of more than one task."""
         if self.metadata.metadata not in ("mt", "imagenet21k"):
             return self.evaluation
         return dataclasses.replace(self.evaluation, extra_prompts=False)
@@ -303,7 +289,7 @@ class EvalConfig:
 
 
 def flat(config: RunConfig) -> dict[str, Any]:
-    """The fields of all parts under their own names, as `config.json` holds them."""
+    """The fields of all parts by name, as in `config.json`."""
     values: dict[str, Any] = {}
     for field_ in dataclasses.fields(config):
         value = getattr(config, field_.name)
@@ -312,6 +298,14 @@ def flat(config: RunConfig) -> dict[str, Any]:
         else:
             values[field_.name] = value
     return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+
+def _require(config: object, names: str, is_valid: Callable[[Any], bool], rule: str) -> None:
+    """Refuse the first field in `names` with an invalid value; None is always valid."""
+    for name in names.split():
+        value = getattr(config, name)
+        if value is not None and not is_valid(value):
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must {rule}")
 
 
 def replace_fields(config: RunConfig, **changes: Any) -> RunConfig:

@@ -1,4 +1,4 @@
-"""What `cit doctor` does: what is installed here, and what is missing or too old."""
+"""The command `cit doctor`: what is installed, and what is missing or too old."""
 
 import platform
 import shutil
@@ -16,7 +16,13 @@ from cit_curate.terminal import print_line
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; `fix` is what to do about it, empty where it is fine."""
+    """The result of one check.
+
+    Attributes:
+        what: The subject, such as a package.
+        found: Its version or state.
+        fix: The remedy; empty if none is needed.
+    """
 
     what: str
     found: str
@@ -24,10 +30,10 @@ class Finding:
 
 
 def doctor(*, json: bool = False) -> None:
-    """Say what is installed here, what is missing, and how to get it.
+    """Show what is installed here, what is missing, and how to get it.
 
-    Packages that are too old fail, some because of holes that are known: an old Pillow or torch can
-    be made to run code by the files that it opens. Exit code 2 if anything is to be done.
+    Packages that are too old fail, some because of known security holes: a file that an old Pillow
+    or torch opens can make it run code. Exit code 2 if anything needs a fix.
 
         cit doctor
 
@@ -48,20 +54,20 @@ def doctor(*, json: bool = False) -> None:
 def _packages(
     requirements: Iterable[str], version: Callable[[str], str] = metadata.version
 ) -> Iterator[Finding]:
-    """Python, and each package that cit itself needs, extras left out."""
+    """Python, and each package that cit itself requires, without extras."""
     yield Finding("python", f"{platform.python_version()}, {platform.platform()}")
     for requirement in map(Requirement, requirements):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        needed = f"{requirement.name}{requirement.specifier}"
+        fix = f"pip install '{requirement.name}{requirement.specifier}'"
         try:
-            found = version(requirement.name)
+            installed = version(requirement.name)
         except metadata.PackageNotFoundError:
-            yield Finding(requirement.name, "not installed", f"pip install '{needed}'")
+            yield Finding(requirement.name, "not installed", fix)
             continue
-        # What is newer than any release is no reason to complain.
-        fine = requirement.specifier.contains(found, prereleases=True)
-        yield Finding(requirement.name, found, "" if fine else f"pip install '{needed}'")
+        # A prerelease that is new enough is fine.
+        is_fine = requirement.specifier.contains(installed, prereleases=True)
+        yield Finding(requirement.name, installed, "" if is_fine else fix)
 
 
 def _device() -> Finding:

@@ -1,4 +1,4 @@
-"""The main path: curate with the text encoder as it is now, train on what was kept, commit."""
+"""The main path: curate with the current text encoder, train on the selected pairs, commit."""
 
 import contextlib
 import time
@@ -35,23 +35,24 @@ def train(
 ) -> Run:
     """Train a dual encoder on pairs curated from a pool while it trains (arXiv 2301.02241).
 
-    Started by torchrun, this process is one rank of the run and has its share of the lanes.
+    Under torchrun, this process is one rank of the run and trains its share of the lanes.
 
     Args:
-        config: A recipe's config.
-        out: The run folder; absent or empty, unless resumed.
-        resume: Go on from what was saved last, as if never stopped; starts a run where none is.
-        overwrite: Replace the run that is there.
-        allow_change: Settings, by their keys in config.json, that a resumed run may go on with
-            another value of; config.json says from where on.
-        watcher: Told what happens; of several ranks, rank 0's alone.
+        config: The config of the run, such as a recipe's.
+        out: The run folder; absent or empty unless the run is resumed.
+        resume: Continue from the last saved state, as if the run had never stopped; without one,
+            start a new run.
+        overwrite: Replace an existing run.
+        allow_change: Settings, by their keys in config.json, that may differ in a resumed run;
+            config.json then records the old and new values.
+        watcher: Receives the run's progress; with several ranks, only rank 0's does.
 
     Returns:
         The finished run; its model is in `checkpoints/last` and `checkpoints/best`.
 
     Raises:
-        StoppedError: A signal asked to stop; everything up to then is saved.
-        CitError: See `cit_curate.errors`; the run can be resumed from what was saved last.
+        StoppedError: A signal stopped the run; its state is saved.
+        CitError: See `cit_curate.errors`; the run can be resumed from the last saved state.
     """
     refuse_remote_run(out)
     out = Path(out)
@@ -63,7 +64,7 @@ def train(
         watchers = [watcher] if watcher is not None and world.is_first else []
         if world.is_first:
             stack.enter_context(writer_lock(out))
-            # First: without the package there must be no run folder to stumble over.
+            # First: without the tensorboard package no run folder may be created.
             if config.train.tensorboard:
                 board = TensorBoardWatcher(out / "tensorboard")
                 watchers.append(stack.enter_context(contextlib.closing(board)))
@@ -81,7 +82,7 @@ def train(
 
 
 def train_session(session: Session, watcher: Watcher) -> Run:
-    """The two loops, from where the session stands."""
+    """Run the outer and the inner loop from the session's state to the end."""
     config, curator, trainer = session.config, session.curator, session.trainer
     state = session.state
     pins = trainer.device.type == "cuda"
@@ -89,7 +90,7 @@ def train_session(session: Session, watcher: Watcher) -> Run:
     with loading as batches, session.saver, session.ahead as ahead:
         while not is_done(session, state):
             began_at = time.monotonic()
-            # As it is now, or with --ahead as it was one outer step ago.
+            # With --ahead, the encoder of the previous outer step; else the current one.
             encoder = ahead.encoder(state) or trainer.text_encoder()
             index = curator.refresh(encoder)  # rebuilt only if the encoder changed
             scores = ahead.scores or curator.lane_scores(encoder, index)

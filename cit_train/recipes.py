@@ -1,4 +1,4 @@
-"""Recipes: functions that return a run's config; each carries its command and its number."""
+"""Recipes: functions that return the config of a run, with its command and measured number."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,7 +6,7 @@ from cit_train.config import EvalConfig, RunConfig, replace_fields
 
 
 def default() -> RunConfig:
-    """CiT's own settings (arXiv 2301.02241), for a pool and class names of one's own.
+    """CiT's own settings (arXiv 2301.02241), for your own pool and class names.
 
     cit train default --pool POOL --metadata classes.txt --out RUN
     """
@@ -103,7 +103,7 @@ EVAL_RECIPES: Mapping[str, Callable[[], EvalConfig]] = {
 
 
 def recipe_help(docs: Mapping[str, str]) -> list[str]:
-    """Lines of help about recipes: name and first line, then the command in their docstring."""
+    """The help lines of recipes: the name and first line of each, then its command."""
     width = max(map(len, docs), default=0)
     lines = []
     for name, doc in docs.items():

@@ -1,4 +1,4 @@
-"""From a recipe and its flags to the config of a run: every field of the recipe is a flag."""
+"""The config of a run from a recipe and flags: every field of the recipe is a flag."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -17,13 +17,13 @@ def resolve(recipe: RunConfig, args: Sequence[str], *, prog: str) -> RunConfig:
     """The config of a run.
 
     Args:
-        recipe: What holds where no flag is given.
-        args: Flags over its fields.
-        prog: The command that they belong to, for messages.
+        recipe: The defaults of all fields.
+        args: Flags that override its fields.
+        prog: The command's name, for messages.
 
     Raises:
-        ConfigError: The values do not fit together.
-        SystemExit: A flag is unknown or a value has the wrong type (2), as stderr says.
+        ConfigError: A value is out of range, or two values exclude each other.
+        SystemExit: A flag is unknown or a value has the wrong type (2); the message is on stderr.
     """
 
     def resolved(config: RunFlags = recipe) -> RunConfig:
@@ -33,12 +33,12 @@ def resolve(recipe: RunConfig, args: Sequence[str], *, prog: str) -> RunConfig:
 
 
 def call_with_flags(command: Callable[..., Result], args: Sequence[str], *, prog: str) -> Result:
-    """Call a command with what its flags say.
+    """Call a command with the values of its flags.
 
     Args:
-        command: Its parameters are flags; one of them may be a `RunFlags`.
+        command: A function whose parameters are flags; one of them may be a `RunFlags`.
         args: The flags.
-        prog: Its name, for help and messages.
+        prog: The command's name, for help and messages.
 
     Raises:
         SystemExit: As `resolve`; also after --help (0).
@@ -48,7 +48,7 @@ def call_with_flags(command: Callable[..., Result], args: Sequence[str], *, prog
 
 
 def one_pool_flag(args: Sequence[str]) -> list[str]:
-    """Arguments in which `--pool A … --pool B` is one flag, `… --pool A B`, as tyro reads it."""
+    """The arguments with `--pool A … --pool B` merged into one flag for tyro, `… --pool A B`."""
     rest: list[str] = []
     pools: list[str] = []
     position = 0

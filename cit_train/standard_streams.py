@@ -1,25 +1,26 @@
-"""stdout and stderr as a command needs them, whatever the shell and the locale left of them."""
+"""stdout and stderr that a command can always write to, under any shell and locale."""
 
 import codecs
 import io
 import os
 import sys
 
-# For a terminal that has ASCII alone, as wide as before; what is not here is escaped.
+# Replacements of the same width, for an ASCII terminal; other characters are escaped.
 _PLAIN = {"–": "-", "…": ".", "\ufffd": "?"}
 
 
 class LeavableStream(io.TextIOWrapper):
-    """A stream of this process; what comes after its reader has left (`| head`) goes nowhere.
+    """A text stream that discards all output once its reader has left (`| head`).
 
-    The work goes on, so that the command ends with the code that it has without a reader.
+    The work continues, so that the exit code of the command does not depend on the reader.
     """
 
-    # Of stderr there is nobody to tell that it is full; of stdout a result would be lost.
+    # stderr hides every OSError: an error of its own cannot be shown. On stdout a full disk is an
+    # error, because a result would be lost.
     errors_to_hide: type[OSError] = BrokenPipeError
 
     def write(self, text: str) -> int:
-        """Write the text, or drop it."""
+        """Write the text, or discard it."""
         try:
             return super().write(text)
         except self.errors_to_hide:
@@ -27,24 +28,24 @@ class LeavableStream(io.TextIOWrapper):
             return len(text)
 
     def flush(self) -> None:
-        """Write what is kept back, or drop it."""
+        """Write the buffered text, or discard it."""
         try:
             super().flush()
         except self.errors_to_hide:
             self.drop()
 
     def drop(self) -> None:
-        """Let what is kept back, and all that comes, go nowhere."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.fileno())
-        os.close(nowhere)
+        """Redirect the buffered and all later text to the null device."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.fileno())
+        os.close(null)
 
 
 def open_streams() -> None:
-    """Make stdout and stderr writable, whoever reads them.
+    """Make stdout and stderr writable for any reader.
 
-    What the encoding lacks of a caption or a path is escaped. Where the locale is `C` by name, a
-    terminal gets ASCII; a file and a pipe have the encoding that Python chose, for they are kept.
+    Characters that the encoding lacks are escaped. With `C` or `POSIX` as the named locale, a
+    terminal gets ASCII. Files and pipes keep the encoding that Python chose.
     """
     codecs.register_error("plain", _plain)
     for name in ("stdout", "stderr"):
@@ -53,7 +54,7 @@ def open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123 - for the process
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="plain")
-            if stream is getattr(sys, f"__{name}__"):  # not one that somebody listens in with
+            if stream is getattr(sys, f"__{name}__"):  # not a replacement, such as a test's
                 setattr(sys, name, _leavable(stream))
     if isinstance(sys.stderr, LeavableStream):
         sys.stderr.errors_to_hide = OSError
@@ -71,14 +72,14 @@ def _leavable(stream: io.TextIOWrapper) -> LeavableStream:
 
 
 def _locale() -> str:
-    """The locale of characters; empty where none is named, as in most containers."""
+    """The character locale by name; empty where none is set, as in most containers."""
     names = map(os.environ.get, ("LC_ALL", "LC_CTYPE", "LANG"))
     return next(filter(None, names), "")
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """What is written instead of a letter that the encoding lacks."""
+    """The replacement of a character that the encoding lacks; an error handler of `codecs`."""
     assert isinstance(error, UnicodeEncodeError)
-    letter = error.object[error.start]
-    escaped = letter.encode("ascii", "backslashreplace").decode("ascii")
-    return _PLAIN.get(letter, escaped), error.start + 1
+    character = error.object[error.start]
+    escaped = character.encode("ascii", "backslashreplace").decode("ascii")
+    return _PLAIN.get(character, escaped), error.start + 1

@@ -1,4 +1,4 @@
-"""Sweeps: functions that make several runs' configs from one; each carries its command."""
+"""Sweeps: functions that make the configs of several runs from one, with their command."""
 
 import difflib
 from collections.abc import Callable, Mapping
@@ -12,12 +12,12 @@ from cit_train.recipes import yfcc15m_in1k_mocob16
 
 @dataclass(frozen=True)
 class Sweep:
-    """Several runs of one kind.
+    """A set of runs that share most settings.
 
     Attributes:
-        base: The config that all of them share; its fields are flags of `cit sweep`.
-        runs: The runs, by the name of their folder, from that config.
-        doc: What it is, and its command.
+        base: The shared config; its fields are flags of `cit sweep`.
+        runs: The configs of the runs, by folder name, as a function of the shared config.
+        doc: The description and the command.
     """
 
     base: Callable[[], RunConfig]
@@ -25,22 +25,21 @@ class Sweep:
     doc: str
 
     def chosen(self, config: RunConfig, only: str) -> dict[str, RunConfig]:
-        """All or some runs of the sweep, by the name of their folder.
+        """The configs of all or some runs of the sweep, by folder name.
 
         Args:
-            config: What all runs share.
+            config: The shared config.
             only: Names of some runs, separated by commas; empty = all.
 
         Raises:
-            ConfigError: The config has a value that each run has of its own, or there is no such
-                run.
+            ConfigError: The config sets a field that each run sets itself, or a run does not exist.
         """
-        given, own = flat(config), flat(self.base())
+        values, base = flat(config), flat(self.base())
         for field in ("metadata", "eval_task"):
-            if given[field] != own[field]:
+            if values[field] != base[field]:
                 raise ConfigError(
-                    f"--{field.replace('_', '-')} {given[field]}: each run of a sweep has its own; "
-                    "choose runs with --only"
+                    f"--{field.replace('_', '-')} {values[field]}: each run of a sweep has its "
+                    "own; choose runs with --only"
                 )
         runs = self.runs(config)
         names = [name.strip() for name in only.split(",") if name.strip()]
@@ -53,12 +52,12 @@ class Sweep:
 
 
 def one_run_per_task(config: RunConfig) -> dict[str, RunConfig]:
-    """A run for each of the 26 tasks: curated for its classes and evaluated on it."""
+    """One run for each of the 26 tasks: curated for its classes and evaluated on it."""
     return {task: replace_fields(config, metadata=task, eval_task=task) for task in TASK_NAMES}
 
 
 def alltask_5k_mr005() -> RunConfig:
-    """A run for each of the 26 tasks, on one GPU each: YFCC15M, 5,000 updates of 1,536 pairs.
+    """One run for each of the 26 tasks, on one GPU each: YFCC15M, 5,000 updates of 1,536 pairs.
 
     cit sweep alltask_5k_mr005 --pool pools/yfcc15m --eval-data eval_data
     """

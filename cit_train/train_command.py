@@ -1,4 +1,4 @@
-"""What `cit train` does: a recipe, its fields as flags, a run."""
+"""The command `cit train`: a recipe, its fields as flags, and a run."""
 
 import difflib
 import os
@@ -17,10 +17,10 @@ from cit_train.sweeps import SWEEPS
 
 
 def main(args: Sequence[str]) -> None:
-    """`cit train RECIPE …`: the recipe is looked up first, its fields are the flags' defaults.
+    """Run `cit train RECIPE …`; the fields of the recipe are the defaults of the flags.
 
     Raises:
-        ConfigError: No such recipe, with the nearest spelling.
+        ConfigError: There is no such recipe; the message has the nearest spelling.
     """
     if not args or args[0] in ("-h", "--help"):
         sys.stdout.write(_overview())
@@ -50,26 +50,26 @@ def main(args: Sequence[str]) -> None:
     ) -> None:
         """Train a dual encoder on pairs curated from a pool while it trains.
 
-        Every field of the recipe is a flag; --print-config shows what they come to.
+        Every field of the recipe is a flag; --print-config shows the resulting values.
 
             cit train RECIPE --pool POOL --metadata classes.txt --out RUN
             cit train RECIPE --pool POOL --metadata classes.txt --out RUN --resume
             cit train RECIPE --pool POOL --metadata classes.txt --out RUN --nproc 4
             cit train RECIPE --pool A=0.7 --pool B=0.3 --metadata classes.txt --out RUN
 
-        TERM, INT, USR1, USR2 and HUP save the run where it is and end with code 75.
+        TERM, INT, USR1, USR2 and HUP save the run at its current update and end with code 75.
 
         Args:
-            config: The run.
+            config: The config of the run.
             out: Folder of the run; runs/RECIPE when left out.
-            resume: Go on from what was saved last, with the same flags as before; another number
-                of ranks may go on.
-            overwrite: Replace the run that is at --out.
+            resume: Continue from the last saved state, with the same flags as before; the number
+                of ranks may differ.
+            overwrite: Replace the run at --out.
             allow_change: With --resume: settings (keys of config.json, such as pool_fingerprint or
-                cit_version) that may differ from before; config.json then says which, and since
-                when.
+                cit_version) that may differ from before; config.json then records each change and
+                its update.
             nproc: Processes (ranks) on this machine, one per GPU, which share the recipe's lanes.
-            print_config: Show the resolved fields and do nothing else.
+            print_config: Print the resolved fields and do nothing else.
             json: Print one JSON document at the end instead of a summary.
         """
         if print_config:

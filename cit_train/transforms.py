@@ -1,7 +1,7 @@
-"""Pictures to pixels: the training view, the evaluation view, and their normalisation.
+"""Image transforms: the training view, the evaluation view, and their normalisation.
 
-Views are uint8, so that they are cached and sent to a device at a quarter of the size; the
-normalisation runs on whole batches, where the model is.
+Views are uint8, so that they are cached and sent to a device at a quarter of the size. The
+normalisation runs on whole batches, on the device of the model.
 """
 
 import math
@@ -30,15 +30,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 DEFAULT_SIDE = 224
 # Evaluation resizes to 256 for a view of 224 (docs/method.md, "Inner loop").
 EVAL_RESIZE_RATIO = 256 / 224
-# Of a picture longer than this, only what the centre crop needs is resized: a strip of 1 x 10,000
-# pixels would become 256 x 2,560,000.
+# Of an image with a larger aspect ratio, only what the centre crop needs is resized: a strip of
+# 1 x 10,000 pixels would become 256 x 2,560,000.
 MAX_ASPECT = 16
 
 _CROP_TRIES = 10
 
 
 class CropBox(NamedTuple):
-    """A part of a picture in whole pixels, as PIL takes it; right and lower are outside."""
+    """A box within an image in whole pixels, as in PIL; `right` and `lower` are exclusive."""
 
     left: int
     upper: int
@@ -47,7 +47,7 @@ class CropBox(NamedTuple):
 
 
 class ImageStatistics(NamedTuple):
-    """What a vision tower expects: per-channel mean and deviation of values in 0..1, and a side."""
+    """The input of a vision tower: per-channel mean and deviation of values in 0..1, and side."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -61,16 +61,16 @@ def random_resized_crop(
     scale: tuple[float, float] = (0.5, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> CropBox:
-    """A random box of random area and shape, distributed as torchvision's RandomResizedCrop.
+    """A box of random area and shape, distributed as in torchvision's RandomResizedCrop.
 
-    Ten tries at an area uniform in `scale` and a ratio log-uniform in `ratio`; when none fits into
-    the picture, the largest centred box with a ratio inside the bounds.
+    Up to ten boxes are drawn, with an area uniform in `scale` and a ratio log-uniform in `ratio`.
+    If none fits into the image, the largest centred box with a ratio inside the bounds is taken.
 
     Args:
-        size: Width and height of the picture, at least 1 each.
-        rng: Drawn from four times for each try that fits, twice for one that does not.
-        scale: Bounds of the box's share of the area.
-        ratio: Bounds of width / height.
+        size: The width and height of the image in pixels, at least 1 each.
+        rng: The generator; a box that fits draws four numbers, and one that does not draws two.
+        scale: The bounds of the box's share of the area.
+        ratio: The bounds of width / height.
     """
     width, height = size
     for _ in range(_CROP_TRIES):
@@ -92,14 +92,14 @@ def random_resized_crop(
 
 
 def train_view(image: Image.Image, rng: np.random.Generator, *, side: int = DEFAULT_SIDE) -> Tensor:
-    """A random part of a picture, resized (bilinear, antialiased) to a square; never flipped.
+    """A random crop of an image, resized (bilinear, antialiased) to a square; never flipped.
 
-    Crop and resize are one step, so the pixels just outside the box take part in its border.
+    Crop and resize are one step, so pixels just outside the box contribute to its border.
 
     Args:
-        image: RGB.
-        rng: Chooses the part.
-        side: In pixels.
+        image: An RGB image.
+        rng: The generator of the crop.
+        side: The side of the view in pixels.
 
     Returns:
         uint8 [3, side, side], channels last in memory.
@@ -108,12 +108,12 @@ def train_view(image: Image.Image, rng: np.random.Generator, *, side: int = DEFA
 
 
 def resized_crop(image: Image.Image, box: CropBox, *, side: int) -> Tensor:
-    """A part of a picture, resized (bilinear, antialiased) to a square.
+    """A crop of an image, resized (bilinear, antialiased) to a square.
 
     Args:
-        image: RGB.
-        box: Which part.
-        side: In pixels.
+        image: An RGB image.
+        box: The crop.
+        side: The side of the view in pixels.
 
     Returns:
         uint8 [3, side, side], channels last in memory.
@@ -122,14 +122,14 @@ def resized_crop(image: Image.Image, box: CropBox, *, side: int) -> Tensor:
 
 
 def eval_view(image: Image.Image, *, side: int = DEFAULT_SIDE, resize: int | None = None) -> Tensor:
-    """The centre of a picture whose shorter side was resized (bilinear, antialiased).
+    """The centre crop of an image whose shorter side is resized first (bilinear, antialiased).
 
-    Equal to torchvision's Resize(resize) and CenterCrop(side) on a PIL picture.
+    Equal to torchvision's Resize(resize) and CenterCrop(side) on a PIL image.
 
     Args:
-        image: RGB.
-        side: Of the view, in pixels.
-        resize: Length of the shorter side before the crop; None = 256/224 of `side`.
+        image: An RGB image.
+        side: The side of the view in pixels.
+        resize: The length of the shorter side before the crop; None = 256/224 of `side`.
 
     Returns:
         uint8 [3, side, side], channels last in memory.
@@ -150,19 +150,19 @@ def eval_view(image: Image.Image, *, side: int = DEFAULT_SIDE, resize: int | Non
 
 @dataclass(frozen=True)
 class Normalizer:
-    """Views to what a vision tower takes: (pixel / 255 − mean) / std, per channel."""
+    """The normalisation of views for a vision tower: (pixel / 255 − mean) / std, per channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Normalise a batch, on the device where it is.
+        """Normalise a batch on its device.
 
         Args:
             pixels: uint8 [batch, 3, side, side].
 
         Returns:
-            float32 [batch, 3, side, side], in the memory format given.
+            float32 [batch, 3, side, side], in the memory format of `pixels`.
         """
         # [3, 1, 1] each
         mean = torch.tensor(self.mean, dtype=torch.float32, device=pixels.device)[:, None, None]
@@ -171,11 +171,11 @@ class Normalizer:
 
 
 def image_statistics(vision_config: Any) -> ImageStatistics:
-    """Mean, deviation and side of a vision tower's input, from its Hugging Face config.
+    """The mean, deviation and side of a vision tower's input, from its Hugging Face config.
 
-    A timm tower says them itself (`pretrained_cfg`). For any other the mean and deviation are those
-    of the image processor that it came with (`load_vision_tower` notes them), or else ImageNet's,
-    but for AugReg's 0.5 (docs/method.md, "Inner loop"), and the side is its `image_size`, or 224.
+    A timm tower has them in `pretrained_cfg`. For another tower the mean and deviation are those of
+    its image processor (`load_vision_tower` copies them into the config), or else ImageNet's;
+    AugReg's are 0.5 (docs/method.md, "Inner loop"). Its side is `image_size`, or else 224.
 
     Args:
         vision_config: The dual encoder's `config.vision_config`.
@@ -197,7 +197,7 @@ def image_statistics(vision_config: Any) -> ImageStatistics:
 
 
 def _cut_to_aspect(image: Image.Image) -> Image.Image:
-    """The middle of a picture whose longer side is over MAX_ASPECT times the shorter."""
+    """The middle of an image whose longer side is over MAX_ASPECT times the shorter."""
     width, height = image.size
     limit = MAX_ASPECT * min(width, height)
     if max(width, height) <= limit:

@@ -1,12 +1,12 @@
-"""`--ahead 1`: the captions of the next outer step are scored while this one trains.
+"""`--ahead 1`: score the captions of the next outer step while this one trains.
 
-The cost of a selection, to embed captions and to search the metadata, depends on each caption
-alone. So processes beside the trainer score the captions that the next scan will come to, with the
-text encoder that this outer step began with: the checkpoint of the last commit. The rules, the
-cursors and the ledger stay with the trainer, which takes a score by its scan position.
+The costly part of a selection, embedding captions and searching the metadata, depends on each
+caption alone. So processes beside the trainer score the captions that the next scan will reach,
+with the text encoder that this outer step began with: the checkpoint of the last commit. The rules,
+the cursors and the ledger stay with the trainer, which looks up a score by its scan position.
 
-Every score of a stale outer step is made by these processes, with one thread each: whether ahead,
-at need, for a replacement or after a resume shows in no bit.
+These processes compute every score of a stale outer step, with one thread each. So a score has the
+same bits whether it was computed ahead, on demand, for a replacement or after a resume.
 """
 
 from collections.abc import Sequence
@@ -34,14 +34,14 @@ from cit_train.inner_loop.trainer import TrainState
 from cit_train.loop.ahead_workers import LanePrefetch, SavedSource, embed_saved, result_of
 from cit_train.loop.recovery.checkpoint import checkpoint_name
 
-# Captions that are scored ahead, of those that the outer step before has scanned. The demo's outer
-# steps scan up to 1.2 times as many as the one before, and what is missing is waited for.
+# Captions to score ahead, as a multiple of those that this outer step scanned. The demo's outer
+# steps scan up to 1.2 times as many as the one before, and training waits for missing scores.
 _MARGIN = 1.25
 
 
 @dataclass
 class _Step:
-    """What is scored for one outer step."""
+    """The scores of one outer step, with the prompt vectors of the same text encoder."""
 
     saved: SavedSource
     prompts: Future[Embedded]
@@ -49,18 +49,18 @@ class _Step:
 
 
 class PrefetchScorer:
-    """The processes beside the trainer, and the outer steps that they score for; idle without it.
+    """The scoring processes, and the outer steps that they score for; idle without `--ahead`.
 
     Attributes:
-        staleness: Updates since the text encoder that this outer step selects with.
+        staleness: Age of the text encoder that this outer step selects with, in updates.
     """
 
     def __init__(self, config: RunConfig, run: Run, curator: Curator, device: torch.device) -> None:
-        """Start nothing yet.
+        """Start no process yet.
 
         Raises:
-            ConfigError: There is no such --curate-device.
-            DamagedError: The checkpoint that the run goes on to select with is gone.
+            ConfigError: The device of --curate-device does not exist.
+            DamagedError: The checkpoint that the resumed run selects with is missing.
         """
         self.staleness = 0
         self._config, self._run, self._curator = config, run, curator
@@ -75,7 +75,7 @@ class PrefetchScorer:
         checkpoint = run.path / checkpoint_name(self._before)
         if commits and self._is_scored(commits[-1].update) and not checkpoint.is_dir():
             raise DamagedError(
-                f"{checkpoint} is missing, which --ahead 1 selects with after the last commit"
+                f"{checkpoint} is missing; --ahead 1 selects with it after the last commit"
             )
 
     def __enter__(self) -> "PrefetchScorer":
@@ -83,21 +83,21 @@ class PrefetchScorer:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End the processes, whatever they are at."""
+        """End the processes, even in the middle of a range."""
         self._stack.close()
 
     @property
     def scores(self) -> LaneScores | None:
-        """The scores of this outer step; None where its own encoder makes them."""
+        """The scores of this outer step; None if its captions were not scored ahead."""
         step = self._step
         return None if step is None else lambda lane, _: self._lane(step, lane)
 
     def encoder(self, state: TrainState) -> PrecomputedEmbedder | None:
-        """The text encoder that an outer step selects with: that of the outer step before.
+        """The text encoder that an outer step selects with: that of the previous outer step.
 
         Returns:
-            None when it is the encoder as it is now: without `--ahead`, in the first outer step,
-            and where everything passes.
+            None for the current encoder: without `--ahead`, in the first outer step, and while
+            every caption passes (`skip_until`).
         """
         self._step, self._next, self.staleness = self._next, None, 0
         if not state.outer_step or not self._is_scored(state.update):
@@ -110,15 +110,15 @@ class PrefetchScorer:
     def begin(
         self, state: TrainState, selections: Sequence[LaneSelection], num_updates: int
     ) -> None:
-        """Have the captions of the next outer step scored, while this one is trained on.
+        """Start to score the captions of the next outer step, while this one trains.
 
-        Somewhat more than this one has scanned, from where it stands; what else is needed is scored
-        then, and what is not needed any more is left.
+        It scores somewhat more captions than this outer step scanned, from its cursors on. Further
+        scores are computed on demand.
 
         Args:
-            state: Where the run stands before the first update of this outer step.
-            selections: What its lanes have selected.
-            num_updates: Its updates.
+            state: The state before the first update of this outer step.
+            selections: The selections of its lanes.
+            num_updates: Updates of this outer step.
         """
         if self._step is not None:
             for lane in self._step.lanes.values():
@@ -127,21 +127,21 @@ class PrefetchScorer:
         if not self._is_scored(state.update + num_updates):
             return
         self._next = self._open(state.update)
-        for each in selections:
-            cursor = each.state.cursor
-            start = cursor.pass_index * each.scan.order.length + cursor.position
-            stop = start + int(_MARGIN * each.state.totals.scanned)
-            self._lane(self._next, each.scan.lane).plan(start, stop, self._queue)
+        for selection in selections:
+            scan, cursor = selection.scan, selection.state.cursor
+            start = cursor.pass_index * scan.order.length + cursor.position
+            stop = start + int(_MARGIN * selection.state.totals.scanned)
+            self._lane(self._next, scan.lane).plan(start, stop, self._queue)
 
     def _is_scored(self, update: int) -> bool:
-        """Whether an outer step that begins after so many updates scores anything ahead."""
+        """Whether the captions of an outer step that begins after `update` are scored ahead."""
         config = self._config
         is_within = config.curate.skip_until <= update < config.train.max_updates
         return bool(config.train.ahead) and is_within
 
     def _open(self, update: int) -> _Step:
         checkpoint = self._run.path.absolute() / checkpoint_name(update)
-        # Pooling is part of what is saved; of a tower without any of ours it is its own pooler.
+        # A checkpoint's pooler holds our pooling, or else the tower's own.
         text = replace(self._config.text, text_encoder=str(checkpoint), pooling="pooler")
         source = ScoreSource(
             pools=pool_paths(self._curator.pools),
@@ -152,20 +152,21 @@ class PrefetchScorer:
             index_kind=self._curator.config.index,
         )
         saved = SavedSource(source, checkpoint, self._config.train.stream_seconds)
-        return _Step(saved, self._started().submit(embed_saved, saved, self._curator.prompts))
+        prompts = self._open_workers().submit(embed_saved, saved, self._curator.prompts)
+        return _Step(saved, prompts)
 
     def _lane(self, step: _Step, lane: int) -> LanePrefetch:
         if lane not in step.lanes:
-            step.lanes[lane] = LanePrefetch(step.saved, lane, self._started())
+            step.lanes[lane] = LanePrefetch(step.saved, lane, self._open_workers())
         return step.lanes[lane]
 
-    def _started(self) -> Executor:
-        """The processes, which the first to need them starts, and the queue before them."""
+    def _open_workers(self) -> Executor:
+        """The processes, which the first call starts together with their queue."""
         if self._workers is None:
             num_workers = self._config.train.ahead_workers
             self._workers = self._stack.enter_context(workers_beside(num_workers))
-            # A thread a process, each of which waits for what it has given: so at most one unit
-            # a process lies before what somebody needs at once.
+            # One thread per process, and each waits for the range that it submitted. So a range
+            # that is needed at once waits behind at most one range per process.
             self._queue = ThreadPoolExecutor(num_workers, thread_name_prefix="ahead")
             self._stack.callback(self._queue.shutdown, wait=False, cancel_futures=True)
         return self._workers

@@ -1,6 +1,6 @@
-"""Scores that processes beside the trainer make, with a text encoder that is frozen.
+"""Scores that processes beside the trainer compute with the text encoder of a checkpoint.
 
-`score_saved` runs in those processes; `LanePrefetch` is the trainer's side of a lane, and takes the
+`score_saved` runs in those processes. `LanePrefetch` is the trainer's side of a lane, and looks up
 scores by scan position.
 """
 
@@ -32,7 +32,7 @@ from cit_curate.records import CaptionBatch
 from cit_train.loop.recovery.checkpoint import check_checkpoint
 
 # Captions of a range: enough to fill the forward passes of most lengths, and few enough that a
-# score that is needed at once does not wait long for the range before it.
+# score needed at once does not wait long for the range before it.
 RANGE_CAPTIONS = 2_048
 _POLL_SECONDS = 0.05
 
@@ -41,12 +41,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SavedSource:
-    """What is scored with a checkpoint, which may still be on its way to the disk.
+    """A score source whose text tower is a checkpoint that may not be on the disk yet.
 
     Attributes:
-        source: What is scored; its text tower is the checkpoint's.
+        source: The pools, metadata, rules and text tower to score with.
         checkpoint: The folder of the checkpoint.
-        wait_seconds: How long it may take to appear.
+        wait_seconds: The longest wait for this folder, in seconds.
     """
 
     source: ScoreSource
@@ -55,10 +55,10 @@ class SavedSource:
 
 
 def embed_saved(saved: SavedSource, texts: tuple[str, ...]) -> Embedded:
-    """The fingerprint of the checkpoint's text encoder, and the vectors of texts.
+    """The fingerprint of the checkpoint's text encoder, and its vectors of `texts`.
 
     Raises:
-        PeerLostError: The checkpoint does not come.
+        PeerLostError: The checkpoint does not appear in time.
         DamagedError: The checkpoint is damaged.
     """
     _wait_for(saved)
@@ -69,7 +69,7 @@ def score_saved(saved: SavedSource, lane: int, start: int, stop: int) -> Scores:
     """The scores of scan positions `start` to `stop` - 1 of a lane.
 
     Raises:
-        PeerLostError: The checkpoint does not come.
+        PeerLostError: The checkpoint does not appear in time.
         DamagedError: The checkpoint is damaged.
         ConfigError: The pool or the metadata have changed since the run was opened.
     """
@@ -77,23 +77,22 @@ def score_saved(saved: SavedSource, lane: int, start: int, stop: int) -> Scores:
     return score_range(ScoreRange(saved.source, lane, start, stop))
 
 
-@lru_cache(maxsize=2)  # of this outer step, for replacements, and of the next one
+@lru_cache(maxsize=2)  # the checkpoints of this outer step, for replacements, and of the next one
 def _wait_for(saved: SavedSource) -> None:
     deadline = time.monotonic() + saved.wait_seconds
     while not saved.checkpoint.is_dir():
         if time.monotonic() > deadline:
             raise PeerLostError(
-                f"no checkpoint {saved.checkpoint} after {saved.wait_seconds:.0f} s, which "
-                "--ahead scores with; raise --stream-seconds if the disk is slow, and go on with "
-                "--resume"
+                f"no checkpoint {saved.checkpoint} for --ahead after {saved.wait_seconds:.0f} s; "
+                "raise --stream-seconds if the disk is slow, and continue with --resume"
             )
         time.sleep(_POLL_SECONDS)
     check_checkpoint(saved.checkpoint)
 
 
 @dataclass(frozen=True)
-class _Planned:
-    """A range of scan positions, and its scores, which may be on their way."""
+class _PlannedRange:
+    """A range of scan positions and its scores, which may still be pending."""
 
     start: int
     stop: int
@@ -105,12 +104,12 @@ class LanePrefetch:
 
     def __init__(self, saved: SavedSource, lane: int, workers: Executor) -> None:
         self._saved, self._lane, self._workers = saved, lane, workers
-        self._ranges: deque[_Planned] = deque()
-        # The thread that writes shards asks for replacements while the next scores are planned.
+        self._ranges: deque[_PlannedRange] = deque()
+        # A shard writer's thread requests replacements while the next scores are planned.
         self._lock = threading.Lock()
 
     def __call__(self, window: Sequence[CaptionBatch], totals: ScanTotals) -> Scores:
-        """The scores of a window; those of earlier captions are let go."""
+        """The scores of a window; drops those of earlier captions."""
         start = int(window[0].scan_position[0])
         stop = start + sum(map(len, window))
         with self._lock:
@@ -130,7 +129,7 @@ class LanePrefetch:
         return Scores(np.concatenate(similarity), np.concatenate(nearest))
 
     def plan(self, start: int, stop: int, queue: Executor) -> None:
-        """Have captions scored ahead, by the threads of `queue`, which wait for each range."""
+        """Score captions ahead, submitted by the threads of `queue`, which wait for each range."""
 
         def score_and_wait(first: int, last: int) -> Scores:
             return self._score(first, last).result()
@@ -139,7 +138,7 @@ class LanePrefetch:
             self._plan(start, stop, lambda *ends: queue.submit(score_and_wait, *ends))
 
     def cancel(self) -> None:
-        """Score no more of what is planned: the selection is there."""
+        """Cancel the ranges that have not begun; the selection is complete without them."""
         with self._lock:
             while self._ranges and self._ranges[-1].scores.cancel():
                 self._ranges.pop()
@@ -147,22 +146,22 @@ class LanePrefetch:
     def _plan(self, start: int, stop: int, submit: Callable[[int, int], Future[Scores]]) -> None:
         for first in range(start, stop, RANGE_CAPTIONS):
             last = min(first + RANGE_CAPTIONS, stop)
-            self._ranges.append(_Planned(first, last, submit(first, last)))
+            self._ranges.append(_PlannedRange(first, last, submit(first, last)))
 
     def _score(self, start: int, stop: int) -> Future[Scores]:
         return self._workers.submit(score_saved, self._saved, self._lane, start, stop)
 
 
 def result_of(future: Future[T]) -> T:
-    """A result of the processes.
+    """The result of a scoring process.
 
     Raises:
-        PeerLostError: One of them was killed.
+        PeerLostError: A scoring process was killed.
     """
     try:
         return future.result()
     except BrokenProcessPool as error:
         raise PeerLostError(
-            "a process of --ahead was killed, perhaps for want of memory; go on with --resume, and "
-            "fewer --ahead-workers, each of which holds two text towers"
+            "a process of --ahead was killed, perhaps because memory ran out; continue with "
+            "--resume, and fewer --ahead-workers, each of which holds two text towers"
         ) from error

@@ -1,4 +1,4 @@
-"""What a run keeps: the commit of an outer step, and the state in the middle of one."""
+"""Saving a run: the commit of an outer step, and the state in the middle of one."""
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -42,14 +42,14 @@ def commit_step(
     writers: ShardWriters,
     watcher: Watcher,
 ) -> TrainState:
-    """Weights, cursors, ledger and counts of an outer step become part of the run, all at once.
+    """Commit the weights, cursors, ledger and counts of an outer step, all or nothing.
 
-    Each rank writes the tables of its lanes; rank 0 writes the rest, while the next outer step
-    begins. The watcher is told once the commit is on the disk.
+    Each rank writes the tables of its lanes. Rank 0 writes the rest while the next outer step
+    begins, and notifies the watcher once the commit is on the disk.
     """
     written = [
-        _write_lane(session, writers, lane, selection.scan, state)
-        for lane, selection in zip(writers.lanes, writers.selections, strict=True)
+        _write_lane(session, writers, writer, selection.scan, state)
+        for writer, selection in zip(writers.lanes, writers.selections, strict=True)
     ]
     if session.trainer.cache is not None:
         session.trainer.cache.flush()
@@ -74,8 +74,8 @@ def commit_step(
             selected=sum(lane["selected"] for lane in lanes),
         )
         report = partial(watcher.committed, after, numbers)
-        keep_shards = session.config.train.keep_shards
-        job = partial(_commit, session.run, commit, snapshot, keep_shards, report)
+        num_kept_shards = session.config.train.num_kept_shards
+        job = partial(_commit, session.run, commit, snapshot, num_kept_shards, report)
         session.saver.submit(job, update=state.update)
     return after
 
@@ -83,33 +83,33 @@ def commit_step(
 def save_and_stop(
     session: Session, state: TrainState, writers: ShardWriters, lost: CitError | None = None
 ) -> NoReturn:
-    """Save the state and end the try.
+    """Save the state and end this attempt.
 
     Args:
         session: The run.
-        state: Where it stands.
-        writers: What writes the shards of this outer step.
-        lost: Why it ends, where nobody asked it to.
+        state: Its current state.
+        writers: The shard writers of this outer step.
+        lost: The error that ends the attempt; None where a signal does.
 
     Raises:
-        StoppedError: It was asked to.
-        PeerLostError: What writes the shards is gone, on this rank or on another.
+        StoppedError: A signal stopped the run.
+        PeerLostError: A process that training depends on ended, on this rank or on another.
         DamagedError: A shard is damaged.
     """
     save_within_step(session, state, writers)
     session.saver.wait()
-    # None ends before all is written: launchers kill the ranks that are left.
-    told = session.world.agree("saved the state", [lost is not None, session.stop.requested])
+    # No rank may end before all have saved: launchers then kill the remaining ones.
+    reports = session.world.agree("saved the state", [lost is not None, session.stop.requested])
     if lost is not None:
         raise lost
-    if any(is_lost for is_lost, _ in told):
-        session.world.agree("ended", None)  # raises what that rank tells
-    session.stop.take_over([requested for _, requested in told])
+    if any(is_lost for is_lost, _ in reports):
+        session.world.agree("ended", None)  # raises the error of that rank
+    session.stop.take_over([requested for _, requested in reports])
     raise StoppedError("asked to stop")
 
 
 def save_within_step(session: Session, state: TrainState, writers: ShardWriters) -> None:
-    """Save the state in the middle of an outer step, while training goes on."""
+    """Save the state in the middle of an outer step, while training continues."""
     if state.update == writers.first_update:  # the last commit is this very state
         return
     written = [asdict(e) for each in writers.selections for e in write_selection(session.run, each)]
@@ -130,41 +130,35 @@ def save_within_step(session: Session, state: TrainState, writers: ShardWriters)
 
 
 def end_run(session: Session) -> None:
-    """Wait until everything is written, and leave no shards where none are kept."""
+    """Wait until everything is written, and remove the shards if none are kept."""
     session.saver.wait()
-    keep = session.config.train.keep_shards
-    if session.world.is_first and keep != "all" and not num_kept_shards(keep):
+    if session.world.is_first and session.config.train.num_kept_shards == 0:
         remove_folder(session.run.path / "shards")
-
-
-def num_kept_shards(keep: str) -> int:
-    """Outer steps whose shards `--keep-shards` keeps, when it is not `all`."""
-    return 0 if keep == "none" else int(keep)
 
 
 def _write_lane(
     session: Session,
     writers: ShardWriters,
-    stream: ShardWriterThread,
+    writer: ShardWriterThread,
     scan: LaneScan,
     state: TrainState,
 ) -> dict[str, Any]:
-    """Write the ledger tables of one lane; gives what the commit says of it, as JSON."""
+    """Write the ledger tables of one lane, and return its part of the commit as JSON values."""
     run = session.run
     num_updates = state.update - writers.first_update
-    place = {"outer_step": state.outer_step, "lane": scan.lane}
+    step_and_lane = {"outer_step": state.outer_step, "lane": scan.lane}
     pairs_per_update = session.config.pairs_per_update
     uses = count_uses(
-        stream.rows.slice(0, num_updates * pairs_per_update),
-        first_update=state.update - num_updates + 1,
+        writer.rows.slice(0, num_updates * pairs_per_update),
+        first_update=writers.first_update + 1,
         pairs_per_update=pairs_per_update,
-        **place,
+        **step_and_lane,
     )
-    rows = stream.selected_rows()
+    rows = writer.selected_rows()
     files = [
         *write_scan(run, scan, rows),
-        run.write_table("used", uses, **place),
-        run.write_table("rejects", stream.reject_rows(), **place),
+        run.write_table("used", uses, **step_and_lane),
+        run.write_table("rejects", writer.reject_rows(), **step_and_lane),
     ]
     return {
         "selected": len(rows),
@@ -173,7 +167,7 @@ def _write_lane(
         "metrics": {
             **metrics_record(scan),
             "staleness": session.ahead.staleness,
-            **writers.seconds(stream),
+            **writers.seconds(writer),
         },
     }
 
@@ -182,7 +176,7 @@ def _commit(
     run: Run,
     commit: Commit,
     snapshot: Snapshot,
-    keep_shards: str,
+    num_kept_shards: int | None,
     report: Callable[[], None],
 ) -> None:
     assert commit.checkpoint is not None
@@ -192,7 +186,7 @@ def _commit(
     if commit.best:
         point_to(run.path, "best", commit.best["checkpoint"])
     remove_mid_step(run)
-    _tidy(run, commit, keep_shards)
+    _remove_unneeded(run, commit, num_kept_shards)
     report()
 
 
@@ -200,14 +194,14 @@ def _save(run: Run, mid_step: MidStep, snapshot: Snapshot) -> None:
     save_checkpoint(run.path / mid_step.checkpoint, snapshot)
     write_mid_step(run, mid_step)
     best = [mid_step.best["checkpoint"]] if mid_step.best else []
-    for path in checkpoints_except(run.path, [mid_step.checkpoint, *_needed(run), *best]):
+    for path in checkpoints_except(run.path, [mid_step.checkpoint, *_last_two(run), *best]):
         remove_folder(path)
 
 
-def _needed(run: Run) -> list[str]:
-    """The checkpoints of the last two commits: one to go on from, and one should it be damaged.
+def _last_two(run: Run) -> list[str]:
+    """The checkpoints of the last two commits: one to resume from, and a spare if it is damaged.
 
-    `--ahead` selects with the older one, which after the first commit is the one of the start.
+    `--ahead` selects with the older one, which after the first commit is the initial one.
     """
     # A run of thousands of outer steps must not read all of them at each.
     last = run.commits(last=2)
@@ -215,16 +209,15 @@ def _needed(run: Run) -> list[str]:
     return [checkpoint_name(0), *commits][-2:]
 
 
-def _tidy(run: Run, commit: Commit, keep_shards: str) -> None:
-    """Remove checkpoints and shards that nothing needs any more."""
+def _remove_unneeded(run: Run, commit: Commit, num_kept_shards: int | None) -> None:
+    """Remove the checkpoints and shards that are no longer needed."""
     best = [commit.best["checkpoint"]] if commit.best else []
-    for path in checkpoints_except(run.path, [*_needed(run), *best]):
+    for path in checkpoints_except(run.path, [*_last_two(run), *best]):
         remove_folder(path)
-    if keep_shards != "all":
-        # Whoever reads batches looks once more into the last folder, for its end.
-        num_kept = max(num_kept_shards(keep_shards), 1)
-        kept = {step_folder(commit.outer_step - back) for back in range(num_kept)}
+    if num_kept_shards is not None:
+        # At least one: batch readers look into the last folder once more, for its end.
+        kept = {step_folder(commit.outer_step - back) for back in range(max(num_kept_shards, 1))}
         for folder in (run.path / "shards").glob("step=*"):
-            # Not what the next outer step has begun to write.
+            # The next outer step may have begun to write its shards; they stay.
             if folder.name not in kept and folder.name <= step_folder(commit.outer_step):
                 remove_folder(folder)

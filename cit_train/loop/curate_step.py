@@ -21,19 +21,19 @@ def curate_lanes(
     scores: LaneScores | None,
     watcher: Watcher,
 ) -> list[LaneSelection]:
-    """Select the next pairs of every lane of this rank, by caption alone, and wait for the others.
+    """Select the next pairs of each lane of this rank by caption, and wait for the other ranks.
 
     Args:
         session: The run.
         state: Its state at the start of the outer step.
         encoder: The text encoder that the outer step selects with.
-        scores: What scores captions under it; None without curation.
-        watcher: Told how far it is.
+        scores: The scores of captions under this encoder; None without curation.
+        watcher: Receives the progress of the scans.
 
     Raises:
-        StoppedError: Some rank was asked to stop; raised on all ranks alike.
+        StoppedError: A signal reached some rank; raised on all ranks.
         ShortfallError: See `LaneScan.take`.
-        NotFiniteError: Too many captions of some rank have no usable vector; on all ranks alike.
+        NotFiniteError: Too many captions of some rank have no usable vector; raised on all ranks.
     """
     world, config, curator = session.world, session.config, session.curator
     position: dict[str, Any] = {"outer_step": state.outer_step, "update": state.update}

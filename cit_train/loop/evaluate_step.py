@@ -1,4 +1,4 @@
-"""After an update: its log line, and when it is time the evaluation, which all ranks learn of."""
+"""After an update: its log line and, when due, an evaluation whose result all ranks share."""
 
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,7 @@ from cit_train.ranks.stopping import StoppedError
 
 
 def is_done(session: Session, state: TrainState) -> bool:
-    """Whether all updates are made, or evaluations have been no better for too long."""
+    """Whether all updates are made, or the evaluations have stopped improving."""
     if state.update >= session.config.train.max_updates:
         return True
     if session.evaluator is None or state.best is None:
@@ -32,7 +32,7 @@ def log_and_evaluate(
     report: UpdateReport,
     watcher: Watcher,
 ) -> TrainState:
-    """Log an update, and evaluate when it is time.
+    """Log an update, and evaluate when it is due.
 
     Raises:
         StoppedError: See `evaluate_and_record`.
@@ -51,8 +51,8 @@ def log_and_evaluate(
     watcher.trained(state, report)
     config = session.config
     is_last = state.update == config.train.max_updates
-    is_time = state.update % config.evaluation.eval_every == 0 or is_last
-    if session.evaluator is None or not is_time:
+    is_due = state.update % config.evaluation.eval_every == 0 or is_last
+    if session.evaluator is None or not is_due:
         return state
     return evaluate_and_record(session, state, writers, watcher)
 
@@ -60,11 +60,11 @@ def log_and_evaluate(
 def evaluate_and_record(
     session: Session, state: TrainState, writers: ShardWriters, watcher: Watcher
 ) -> TrainState:
-    """The state with the best evaluation so far; rank 0 evaluates, and keeps the best weights.
+    """Evaluate on rank 0, which saves the best weights; all ranks get the best evaluation so far.
 
     Raises:
-        StoppedError: A signal ended the evaluation, which is made when the run is taken up again.
-        PeerLostError: A process that opens images is gone; the same.
+        StoppedError: A signal interrupted the evaluation; a resumed run repeats it.
+        PeerLostError: A process that opens images ended; a resumed run repeats the evaluation.
     """
     world, evaluation, lost = session.world, None, None
     world.beat("evaluating", outer_step=state.outer_step, update=state.update)
@@ -77,17 +77,17 @@ def evaluate_and_record(
             pass
         except PeerLostError as error:
             lost = error
-    best = _recorded(session, state, evaluation, watcher) if evaluation else None
+    best = _record(session, state, evaluation, watcher) if evaluation else None
     best = world.agree("seen the evaluation", best)[0]
     if best is None:
         save_and_stop(session, replace(state, owes_evaluation=True), writers, lost)
     return replace(state, best=best, owes_evaluation=False)
 
 
-def _recorded(
+def _record(
     session: Session, state: TrainState, evaluation: Evaluation, watcher: Watcher
 ) -> dict[str, Any]:
-    """Log an evaluation, and give the best one so far, whose weights are kept."""
+    """Log an evaluation, save the weights if it is a new best one, and return the best one."""
     assert session.evaluator is not None
     watcher.evaluated(state, evaluation)
     values = {

@@ -1,6 +1,6 @@
-"""What a training run is given by name: its pools, a selection, class names, a folder.
+"""The inputs that a config names: pools, a selection, class names, the run folder.
 
-Nothing here imports torch, so a name that is misspelt is reported at once.
+Nothing here imports torch, so a misspelt name is reported at once.
 """
 
 from pathlib import Path
@@ -14,10 +14,10 @@ from cit_train.config import RunConfig
 
 
 def check_inputs(config: RunConfig, out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse what `open_session` would refuse of the names; pools in a store are left to it.
+    """Check the names that `open_session` would refuse, except those of pools in a remote store.
 
     Raises:
-        ConfigError: A pool, the selection or the class names are not there, or `out` is not free.
+        ConfigError: A pool, the selection or the class names are missing, or `out` is not free.
         DamagedError: A pool lacks a file.
     """
     pools = [config.pool] if isinstance(config.pool, str) else config.pool
@@ -31,7 +31,7 @@ def check_inputs(config: RunConfig, out: Path, *, resume: bool, overwrite: bool)
 
 
 def open_pools(config: RunConfig) -> PoolMixture:
-    """The pools that the config names, once each has images."""
+    """The pools that the config names; a pool without images is refused."""
     if not config.pool:
         raise ConfigError("--pool is missing: give a folder made by `cit pool build`")
     pools = PoolMixture.open(config.pool)
@@ -56,15 +56,15 @@ def open_selection(config: RunConfig, out: Path) -> Run | None:
     """The run whose selected pairs are trained on; None = curate.
 
     Raises:
-        ConfigError: It is no run, has selected nothing, or is the run that is about to be written.
+        ConfigError: It is not a run, has selected nothing, or is in `out` itself.
     """
     if not config.selection:
         return None
     selection = Run.open(Path(config.selection))
     if selection.path.resolve() == out.resolve():
         raise ConfigError(
-            f"--selection and --out are both {config.selection}; what is trained on it needs a "
-            "folder of its own: give another --out"
+            f"--selection and --out are both {config.selection}; the new run needs a folder of "
+            "its own: give another --out"
         )
     if not selection.commits():
         raise ConfigError(

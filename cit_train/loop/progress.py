@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a bar with rate and time left, one line per outer step."""
+"""A training run on a terminal: a bar with rate and time left, and one line per outer step."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from cit_train.loop.watcher import StepNumbers, Watcher
 
 
 class TerminalWatcher(Watcher):
-    """Shows a run on stderr; on a stream that is no terminal, only the lines."""
+    """Shows a run on stderr; where stderr is not a terminal, only the lines."""
 
     def __init__(self, max_updates: int, *, label: str = "updates") -> None:
         self._label = label
@@ -25,7 +25,7 @@ class TerminalWatcher(Watcher):
         self._bar = self._progress.add_task(label, total=max_updates, numbers="")
 
     def __enter__(self) -> "TerminalWatcher":
-        """Start to show."""
+        """Show the bar."""
         self._progress.start()
         return self
 
@@ -35,22 +35,22 @@ class TerminalWatcher(Watcher):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leave the terminal as it was."""
+        """Stop the bar and restore the terminal."""
         self._progress.stop()
 
     def sampled(self, sample: SimilaritySample, config: RunConfig) -> None:
-        """What the threshold means on this pool."""
-        # An outer step needs as many pairs as it makes batches of.
+        """Print what the threshold means on this pool."""
+        # The pairs of an outer step are those of its batches, which --accumulate multiplies.
         self._line(sample.line(replace(config.curate, curate_every=config.batches_per_step)))
 
     def curating(self, outer_step: int, lane: int, totals: ScanTotals) -> None:
-        """The scan so far."""
+        """Show the counts of the scan so far."""
         numbers = f"{totals.kept:,} of {totals.scanned:,} captions kept"
-        where = f"curating, outer step {outer_step}" + (f", lane {lane}" if lane else "")
-        self._progress.update(self._bar, description=where, numbers=numbers)
+        description = f"curating, outer step {outer_step}" + (f", lane {lane}" if lane else "")
+        self._progress.update(self._bar, description=description, numbers=numbers)
 
     def trained(self, state: TrainState, report: UpdateReport) -> None:
-        """One update further."""
+        """Advance the bar to this update."""
         self._progress.update(
             self._bar,
             completed=state.update,
@@ -59,7 +59,7 @@ class TerminalWatcher(Watcher):
         )
 
     def evaluated(self, state: TrainState, evaluation: Evaluation) -> None:
-        """A line with the accuracy."""
+        """Print the accuracy."""
         self._line(
             f"update {state.update}: accuracy {evaluation.accuracy:.1f} %, "
             f"mean per class {evaluation.mean_per_class:.1f} % "
@@ -67,7 +67,7 @@ class TerminalWatcher(Watcher):
         )
 
     def committed(self, state: TrainState, numbers: StepNumbers) -> None:
-        """A line with what was kept."""
+        """Print the counts of the outer step."""
         self._line(
             f"outer step {state.outer_step - 1} committed at update {state.update}: "
             f"{numbers.kept:,} of {numbers.scanned:,} captions passed "
@@ -79,12 +79,12 @@ class TerminalWatcher(Watcher):
 
 
 def is_shown() -> bool:
-    """Whether this process is the one that people see: of several ranks, rank 0."""
+    """Whether this process may print: with several ranks, only rank 0 does."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def watching(max_updates: int, *, label: str = "updates") -> AbstractContextManager[Watcher]:
-    """A watcher for the terminal; on a rank that is not shown, one that shows nothing."""
+    """A watcher that shows the run on the terminal, or one that does nothing on the other ranks."""
     if is_shown():
         return TerminalWatcher(max_updates, label=label)
     return contextlib.nullcontext(Watcher())

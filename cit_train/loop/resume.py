@@ -1,4 +1,4 @@
-"""How a run goes on in the middle of an outer step: first its selection, then its weights."""
+"""Resuming in the middle of an outer step: first its selections, then its weights."""
 
 from dataclasses import replace
 
@@ -15,15 +15,15 @@ from cit_train.loop.session import Session
 def resume_selections(
     session: Session, state: TrainState, encoder: Embedder, scores: LaneScores | None
 ) -> list[LaneSelection]:
-    """The selection of the outer step that was left in its middle; empty for any other one.
+    """The saved selections of this rank's lanes; empty unless this outer step was interrupted.
 
     Args:
         session: The run.
         state: Its state at the start of the outer step.
-        encoder: The text encoder at that start.
-        scores: What scores captions under it, for replacements.
+        encoder: The text encoder that the outer step selects with.
+        scores: The scores of captions under this encoder, for replacements.
     """
-    if _left_in(session, state) is None:
+    if _saved_within(session, state) is None:
         return []
     step = OuterStep(state.outer_step, state.update, encoder.fingerprint)
     return [
@@ -33,8 +33,8 @@ def resume_selections(
 
 
 def resume_within_step(session: Session, state: TrainState) -> TrainState:
-    """The state that training goes on from in this outer step; its weights are then loaded."""
-    saved = _left_in(session, state)
+    """The saved state within this outer step, with its weights loaded; `state` if there is none."""
+    saved = _saved_within(session, state)
     if saved is None:
         return state
     load_checkpoint(session.run.path / saved.checkpoint, session.trainer)
@@ -46,6 +46,6 @@ def resume_within_step(session: Session, state: TrainState) -> TrainState:
     )
 
 
-def _left_in(session: Session, state: TrainState) -> MidStep | None:
+def _saved_within(session: Session, state: TrainState) -> MidStep | None:
     saved = session.mid_step
     return saved if saved is not None and saved.outer_step == state.outer_step else None

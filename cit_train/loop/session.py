@@ -1,4 +1,4 @@
-"""The parts of a training run, put together from its config, fresh or from the last commit."""
+"""The parts of a training run, built from its config, at its start or at its last commit."""
 
 import hashlib
 import os
@@ -27,7 +27,7 @@ from cit_train.inner_loop.features import FeatureCache
 from cit_train.inner_loop.trainer import Trainer, TrainState
 from cit_train.loop.ahead import PrefetchScorer
 from cit_train.loop.inputs import open_pools, open_selection
-from cit_train.loop.recovery.changed_settings import take_over_settings
+from cit_train.loop.recovery.changed_settings import adopt_settings
 from cit_train.loop.recovery.checkpoint import (
     checkpoint_name,
     load_checkpoint,
@@ -55,7 +55,7 @@ _AUTOCAST = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat
 
 @dataclass(frozen=True)
 class Session:
-    """The parts of a training run, and the state that it goes on from."""
+    """The parts of a training run, and the state that training starts from."""
 
     config: RunConfig
     run: Run
@@ -71,13 +71,13 @@ class Session:
 
     @property
     def stop(self) -> StopSignals:
-        """The signals that this rank has heard."""
+        """The stop signals that this rank has received."""
         return self.world.stop
 
 
 @dataclass(frozen=True)
 class _Towers:
-    """The dual encoder before training, and how this rank computes with it."""
+    """The dual encoder before training, with the device and precision of this rank."""
 
     model: VisionTextDualEncoderModel
     tokenizer: PreTrainedTokenizerBase
@@ -88,7 +88,7 @@ class _Towers:
 
 @dataclass(frozen=True)
 class _Opened:
-    """The run folder, what is trained on, and where the run stands in both."""
+    """The run, the pools that it trains on, and its last saved states."""
 
     run: Run
     pools: PoolMixture
@@ -105,16 +105,16 @@ def open_session(
     allow_change: Sequence[str] = (),
     world: World | None = None,
 ) -> Session:
-    """Start a run, or take up one at its last commit.
+    """Start a run, or resume one at its last commit.
 
-    With several ranks, rank 0 writes what the run has once, and the others open it.
+    With several ranks, rank 0 writes the files that all ranks share, and the others open them.
 
     Raises:
-        ConfigError: The folder, a field, the pool, the metadata or a model is not as it must be.
-        DamagedError: What was stored does not match its manifest.
+        ConfigError: The folder, a field, the pool, the metadata or a model cannot be used.
+        DamagedError: A stored file does not match its manifest.
     """
     world = world or World(StopSignals())
-    world.check_same("config", flat(config))  # before anything that only one of them lacks
+    world.check_same("config", flat(config))  # before any input that a single rank may lack
     lanes = world.lanes(config.curate.lanes)
     pools = open_pools(config)
     selection = open_selection(config, out)  # before --overwrite removes anything
@@ -136,15 +136,17 @@ def open_session(
     trainer = _open_trainer(config, out, towers, views, world)
     state = _state_of(opened, curator, trainer)
     world.beat("starting", outer_step=state.outer_step, update=state.update)
-    done = opened.mid_step.update - state.update if opened.mid_step else 0
-    stream = _stream_config(config, opened.run, views, lanes)
+    num_done = opened.mid_step.update - state.update if opened.mid_step else 0
+    reading = _reader_config(config, opened.run, views, lanes)
     return Session(
         config=config,
         run=opened.run,
         curator=curator,
         trainer=trainer,
         evaluator=evaluator,
-        batches=BatchReader(stream, state.outer_step, first_batch=done * config.train.accumulate),
+        batches=BatchReader(
+            reading, state.outer_step, first_batch=num_done * config.train.accumulate
+        ),
         saver=_open_saver(config, opened.run, trainer, state, world),
         ahead=PrefetchScorer(config, opened.run, curator, towers.device),
         world=world,
@@ -154,14 +156,14 @@ def open_session(
 
 
 def _open_curator(config: RunConfig, pools: PoolMixture, out: Path, world: World) -> Curator:
-    """The metadata and the scans; rank 0 stores the index of the metadata."""
+    """The metadata and the lane scans; only rank 0 stores the metadata index."""
     folder = out / "index" if world.is_first else None
     return Curator(pools, config.metadata, config.curate_as, index_folder=folder)
 
 
 def _open_towers(config: RunConfig, world: World) -> _Towers:
     model, tokenizer = _load_model(config)
-    # A feature depends on how pixels are normalised, too, which no weight shows.
+    # A vision feature depends on the pixel normalisation, too, which no weight shows.
     statistics = repr(image_statistics(model.config.vision_config))
     vision = f"{weights_sha256(model.vision_model)} {statistics}"
     fingerprints = {
@@ -175,10 +177,10 @@ def _open_towers(config: RunConfig, world: World) -> _Towers:
 
 def _load_model(config: RunConfig) -> tuple[VisionTextDualEncoderModel, PreTrainedTokenizerBase]:
     if config.model.init_from:
-        start = Path(config.model.init_from)
-        # The original's checkpoints have no tokenizer: theirs is the text tower's.
-        other = config.text.text_encoder if is_foreign(start) else None
-        return load_dual_encoder(start, tokenizer=other)
+        checkpoint = Path(config.model.init_from)
+        # The original CiT's checkpoints have no tokenizer, so the text tower's is used.
+        other = config.text.text_encoder if is_foreign(checkpoint) else None
+        return load_dual_encoder(checkpoint, tokenizer=other)
     text, tokenizer = load_text_tower(config.text)
     vision = load_vision_tower(config.model.vision_encoder)
     model = build_dual_encoder(
@@ -188,7 +190,7 @@ def _load_model(config: RunConfig) -> tuple[VisionTextDualEncoderModel, PreTrain
 
 
 def _own_device(name: str, world: World) -> torch.device:
-    """The device of this rank: with several ranks on a machine, each has a GPU of its own."""
+    """The device of this rank: with several ranks on a machine, each has its own GPU."""
     device = choose_device(name)
     if device.type == "cuda" and world.size > 1:
         device = torch.device("cuda", world.local_rank)
@@ -203,7 +205,7 @@ def _precision(config: RunConfig, device: torch.device) -> str:
 
 
 def _settings(config: RunConfig, curator: Curator, towers: _Towers) -> dict[str, Any]:
-    """What config.json says of the run."""
+    """The settings that config.json records."""
     return {
         **flat(config),
         **curator.pools.settings(),
@@ -222,19 +224,19 @@ def _open_run(
     allowed_changes: Sequence[str] | None,
     overwrite: bool,
 ) -> Run:
-    """The run that is there, once it may go on with these settings, or a new one.
+    """Open the existing run, if it may be resumed with these settings, or create a new one.
 
     Args:
-        out: Its folder.
-        settings: What config.json is to say.
-        curator: Has the metadata.
-        allowed_changes: Settings that may differ when it goes on; None: do not go on.
-        overwrite: Replace what is there by a new one.
+        out: The run folder.
+        settings: The settings for config.json.
+        curator: Writes the metadata entries of the run.
+        allowed_changes: Settings that may differ on resume; None: do not resume.
+        overwrite: Replace an existing run by a new one.
     """
     if allowed_changes is not None and (out / "config.json").is_file():
         run = Run.open(out)
-        changed = take_over_settings(run, settings, allowed_changes)
-        if changed or not (out / "metadata.json").is_file():  # it was killed just before
+        changed = adopt_settings(run, settings, allowed_changes)
+        if changed or not (out / "metadata.json").is_file():  # killed just before writing it
             curator.write_entries(run)
         return run
     environment = describe_environment()
@@ -251,37 +253,31 @@ def _open_state(
     selection: Run | None,
     world: World,
 ) -> _Opened:
-    """The run as all ranks see it: rank 0 rolls it back to its last commit first.
+    """Open the run on all ranks, after rank 0 has rolled it back to its last commit.
 
-    Args:
-        config: The config.
-        out: The run's folder.
-        run: The run on rank 0, which has opened it; None on the other ranks.
-        pools: What the config names.
-        selection: The run whose selected pairs are trained on, if any.
-        world: The ranks.
+    `run` is the run on rank 0, which has opened it already, and None on the other ranks.
     """
     if run is not None:
-        narrowed = _narrowed(pools, config, run, selection)
+        training_pools = _training_pools(pools, config, run, selection)
         last, mid_step = roll_back(run)
         clear_status(run.path)
     world.agree("seen the run opened", None)
     if run is None:
         run = Run.open(out)
-        narrowed = _narrowed(pools, config, run, selection)
+        training_pools = _training_pools(pools, config, run, selection)
         commits = run.commits()
         last, mid_step = commits[-1] if commits else None, read_mid_step(run)
     world.run_folder = run.path
-    return _Opened(run, narrowed, last, mid_step)
+    return _Opened(run, training_pools, last, mid_step)
 
 
-def _narrowed(
+def _training_pools(
     pools: PoolMixture, config: RunConfig, run: Run, selection: Run | None
 ) -> PoolMixture:
-    """What is trained on: the pools, or a copy of its captions in RUN/pool with some pairs.
+    """The pools to train on: those of the config, or a subset of a single pool in RUN/pool.
 
     Raises:
-        ConfigError: The selection is no run of this pool; a new run is then removed again.
+        ConfigError: The selection is not a run of this pool; a new run is then removed again.
     """
     if pools.single is None or (selection is None and config.max_sample is None):
         return pools
@@ -311,7 +307,7 @@ def _open_trainer(
     autocast = _AUTOCAST[towers.precision]
     cache = None
     if config.train.vision_features == "cached":
-        # They are kept, so they are made in full precision.
+        # Features are stored and shared, so they are computed in full precision.
         vision = PooledVision(model.vision_model, normalizer, towers.device)
         cache = FeatureCache(
             Path(config.train.feature_cache) if config.train.feature_cache else out / "features",
@@ -340,14 +336,14 @@ def _open_trainer(
 
 
 def _state_of(opened: _Opened, curator: Curator, trainer: Trainer) -> TrainState:
-    """The state after the last commit, whose weights the trainer then has."""
+    """The state after the last commit; loads its weights into the trainer."""
     last = opened.last
     if last is None or last.checkpoint is None:
         return TrainState(0, 0, (PoolCursor(),) * len(curator.orders))
     load_checkpoint(opened.run.path / last.checkpoint, trainer)
     best = dict(last.best) if last.best else None
     cursors = tuple(
-        # A pool that has become smaller (--allow-change) may end before this position.
+        # A pool that has shrunk (--allow-change) may end before this position.
         cursor if cursor.position <= order.length else PoolCursor(cursor.pass_index + 1, 0)
         for cursor, order in zip(last.cursors, curator.orders, strict=True)
     )
@@ -359,13 +355,13 @@ def _open_saver(
 ) -> Saver:
     saver = Saver(config.train)
     if config.train.ahead and world.is_first and not state.outer_step:
-        # The outer step after the first one is selected with these weights; nobody else has them.
-        start = take_snapshot(trainer)
-        saver.submit(partial(save_checkpoint, run.path / checkpoint_name(0), start))
+        # The second outer step is selected with the initial weights, which no commit saves.
+        snapshot = take_snapshot(trainer)
+        saver.submit(partial(save_checkpoint, run.path / checkpoint_name(0), snapshot))
     return saver
 
 
-def _stream_config(
+def _reader_config(
     config: RunConfig, run: Run, views: ViewMaker, lanes: Sequence[int]
 ) -> BatchReaderConfig:
     return BatchReaderConfig(

@@ -1,4 +1,4 @@
-"""TensorBoard event files of a run: loss, rate and kept ratio as they come, and evaluations."""
+"""TensorBoard event files of a run: loss, learning rate, kept ratio and evaluations."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ class TensorBoardWatcher(Watcher):
     """Writes scalars by update to a folder that `tensorboard --logdir` shows."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the folder, which is made when the first scalar is written.
+        """Prepare to write; the folder is created with the first scalar.
 
         Raises:
             ConfigError: The package `tensorboard` is not installed.
@@ -25,7 +25,7 @@ class TensorBoardWatcher(Watcher):
                 "run: pip install 'cit[tensorboard]'"
             ) from error
         self._folder = folder
-        self._open = SummaryWriter
+        self._make_writer = SummaryWriter
         self._writer: SummaryWriter | None = None
 
     def trained(self, state: TrainState, report: UpdateReport) -> None:
@@ -42,20 +42,20 @@ class TensorBoardWatcher(Watcher):
         self._add(state.update, **values)
 
     def committed(self, state: TrainState, numbers: StepNumbers) -> None:
-        """The kept ratio of an outer step; what came before is on disk from then on."""
+        """The kept ratio of an outer step; flushes all scalars so far to the disk."""
         self._add(state.update, kept_ratio=numbers.kept / max(numbers.scanned, 1))
         if self._writer is not None:
             self._writer.flush()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining scalars."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
     def _add(self, update: int, **scalars: float) -> None:
         if self._writer is None:
-            # What a stopped run wrote from this update on is hidden: it is made again.
-            self._writer = self._open(str(self._folder), purge_step=update)
+            # A resumed run repeats the updates from here on: hide their earlier scalars.
+            self._writer = self._make_writer(str(self._folder), purge_step=update)
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, update)

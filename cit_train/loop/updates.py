@@ -1,4 +1,4 @@
-"""The batches of one outer step: a shard stream for each lane, and the updates they make."""
+"""The shard writers of one outer step, and the updates that its batches allow."""
 
 import contextlib
 import time
@@ -22,13 +22,13 @@ class ShardWriters:
     """The shard writers of one outer step, one for each lane of this rank.
 
     Attributes:
-        lanes: The writers.
-        selections: What they write, by lane.
+        lanes: The writer of each lane.
+        selections: The selection of each lane.
         first_update: Updates made before this outer step.
-        num_updates: Updates that its pairs are enough for, on all ranks.
-        began_at: When its selection began, in `time.monotonic`.
-        opened_at: When it was there.
-        first_batch_at: When the first batch was there to be trained on; None before.
+        num_updates: Updates of this outer step; every rank has the pairs for them.
+        began_at: Start of the selection, in seconds of `time.monotonic`.
+        opened_at: End of the selection.
+        first_batch_at: Arrival of the first batch; None before.
     """
 
     lanes: list[ShardWriterThread]
@@ -40,49 +40,51 @@ class ShardWriters:
     first_batch_at: float | None = None
 
     def finish(self) -> None:
-        """Wait until every shard is written, and raise what went wrong with one."""
-        for stream in self.lanes:
-            stream.finish()
+        """Wait until every shard is written; a writer's error is raised."""
+        for writer in self.lanes:
+            writer.finish()
 
     def have_written(self, num_pairs: int, *, wait_seconds: float) -> bool:
-        """Wait until so many pairs of each lane are written; False when a lane ends with fewer."""
-        return all(each.has_written(num_pairs, wait_seconds=wait_seconds) for each in self.lanes)
+        """Wait until each lane has written `num_pairs` pairs; False when a lane ends with fewer."""
+        return all(
+            writer.has_written(num_pairs, wait_seconds=wait_seconds) for writer in self.lanes
+        )
 
-    def seconds(self, stream: ShardWriterThread) -> dict[str, Any]:
-        """When a lane's pairs were selected and could be trained on, since its selection began."""
+    def seconds(self, writer: ShardWriterThread) -> dict[str, Any]:
+        """The timings of a lane for the metrics log, in seconds since the selection began."""
         moments = {
             "select_seconds": self.opened_at,
-            "first_shard_seconds": stream.first_shard_at,
+            "first_shard_seconds": writer.first_shard_at,
             "first_batch_seconds": self.first_batch_at,
-            "last_shard_seconds": stream.last_shard_at,
+            "last_shard_seconds": writer.last_shard_at,
         }
         return {name: at and at - self.began_at for name, at in moments.items()}
 
-    def lost_peer(self, error: PeerLostError | DamagedError) -> PeerLostError | DamagedError:
-        """Why there are no batches: what ended a stream, or else what its reader says.
+    def cause_of(self, error: PeerLostError | DamagedError) -> PeerLostError | DamagedError:
+        """The cause of a reader's error: the error of a writer, or else the reader's own.
 
         Raises:
-            BaseException: What ended a stream is no lost peer.
+            BaseException: A writer's error, unless it is a `PeerLostError`.
         """
-        for stream in self.lanes:
-            if isinstance(stream.error, PeerLostError):
-                return stream.error
-            if stream.error is not None:
-                raise stream.error
+        for writer in self.lanes:
+            if isinstance(writer.error, PeerLostError):
+                return writer.error
+            if writer.error is not None:
+                raise writer.error
         if isinstance(error, DamagedError):
             return DamagedError(f"{error}; --resume writes it again", file=error.file)
         return error
 
 
 @dataclass(frozen=True)
-class Planned:
-    """What comes next, on all ranks alike: to save, to stop, or else to make an update.
+class PlannedUpdate:
+    """The next update, or a stop instead of it; all ranks agree.
 
     Attributes:
-        batches: One batch of each lane of this rank, `accumulate` times.
-        saves: Save the state first.
-        stops: A stop was asked for, or what writes the shards is gone; there are no batches.
-        lost: What is gone, or a shard that is damaged, on the ranks that know it.
+        batches: One batch of each lane of this rank, `accumulate` times; unused on a stop.
+        saves: Whether the state is saved first.
+        stops: Whether the run stops: a signal came, or some rank cannot read its batches.
+        lost: Why this rank cannot read its batches; None on the other ranks.
     """
 
     batches: list[LaneBatch]
@@ -99,7 +101,7 @@ def open_shard_writers(
     *,
     began_at: float,
 ) -> Iterator[ShardWriters]:
-    """Start writing the shards of an outer step; stop it when training ends early."""
+    """Write the shards of an outer step in threads, which end with the `with` block."""
     opened_at = time.monotonic()
     train, cache = session.config.train, session.trainer.cache
     num_updates = _num_updates(session, state, selections)
@@ -112,8 +114,8 @@ def open_shard_writers(
         ShardWriterThread(
             session.run,
             session.curator.pools,
-            each.scan,
-            each.rows,
+            selection.scan,
+            selection.rows,
             num_pairs=num_batches * session.config.curate.batch_size,
             pairs_per_shard=train.pairs_per_shard,
             max_pixels=train.max_pixels,
@@ -122,16 +124,16 @@ def open_shard_writers(
             is_decoded=cache.knows if cache is not None else _never,
             make_room=room,
         )
-        for each in selections
+        for selection in selections
     ]
-    for stream in lanes:
-        stream.start()
+    for writer in lanes:
+        writer.start()
     try:
         yield ShardWriters(lanes, selections, state.update, num_updates, began_at, opened_at)
     finally:
-        for stream in lanes:
-            stream.stop()
-            stream.join()
+        for writer in lanes:
+            writer.stop()
+            writer.join()
         threads.shutdown()
 
 
@@ -140,83 +142,81 @@ def _never(image: bytes) -> bool:
 
 
 def _num_updates(session: Session, state: TrainState, selections: Sequence[LaneSelection]) -> int:
-    """Updates of this outer step: as many as its pairs and the run have left."""
+    """The updates that the smallest lane of all ranks has pairs for, within the config's limits."""
     config = session.config
     pairs_per_update = config.pairs_per_update
-    own = min(len(each.rows) for each in selections)
-    updates: int = min(session.world.agree("started their shards", own)) // pairs_per_update
-    if not updates:
+    num_pairs = min(len(selection.rows) for selection in selections)
+    fewest: int = min(session.world.agree("started their shards", num_pairs))
+    num_updates = fewest // pairs_per_update
+    if not num_updates:
         raise BadInputError(
             f"outer step {state.outer_step} found fewer pairs than the {pairs_per_update} of one "
             "update; lower --threshold or --batch-size"
         )
-    return min(updates, config.curate.curate_every, config.train.max_updates - state.update)
+    return min(num_updates, config.curate.curate_every, config.train.max_updates - state.update)
 
 
 def updates(
     batches: Iterator[LaneBatch], writers: ShardWriters, session: Session, state: TrainState
-) -> Iterator[Planned]:
-    """The updates of this outer step from where the run stands; the last may be a stop.
+) -> Iterator[PlannedUpdate]:
+    """The remaining updates of this outer step; the last one may be a stop.
 
-    Where what writes the shards is gone, or a shard is damaged, every update that there are batches
-    for comes before; a resumed run writes what is damaged again.
+    When a writer fails or a shard is damaged, the batches before it are used up first. A resumed
+    run writes a damaged shard again.
 
-    With `--on-shortfall train` pairs whose image cannot be opened may be missing: the updates end
-    with the last one that every rank has images for.
+    With `--on-shortfall train`, a lane may write fewer pairs than it selected, because images
+    cannot be opened. The updates then end with the last one that every rank has pairs for.
 
     Raises:
         BadInputError: There are too few images for one update.
     """
     accumulate, world = session.config.train.accumulate, session.world
     pairs_per_update = session.config.pairs_per_update
-    may_lack = session.config.curate.on_shortfall == "train"
+    may_be_short = session.config.curate.on_shortfall == "train"
     for update in range(state.update, writers.first_update + writers.num_updates):
-        batch: list[LaneBatch] = []
+        drawn: list[LaneBatch] = []
         lost: PeerLostError | DamagedError | None = None
-        done, lacks = update - writers.first_update, False
+        num_done, is_short = update - writers.first_update, False
         try:
             with session.stop.interrupting():
-                lacks = may_lack and not writers.have_written(
-                    (done + 1) * pairs_per_update, wait_seconds=session.config.train.stream_seconds
+                is_short = may_be_short and not writers.have_written(
+                    (num_done + 1) * pairs_per_update,
+                    wait_seconds=session.config.train.stream_seconds,
                 )
-                if not lacks:
-                    batch = list(islice(batches, len(writers.lanes) * accumulate))
+                if not is_short:
+                    drawn = list(islice(batches, len(writers.lanes) * accumulate))
         except StoppedError:
             pass
         except (PeerLostError, DamagedError) as error:
-            lost = writers.lost_peer(error)
+            lost = writers.cause_of(error)
         if writers.first_batch_at is None:
             writers.first_batch_at = time.monotonic()
-        # Rank 0 has the clock and writes.
+        # Rank 0's clock decides when to save.
         is_due = world.is_first and session.saver.is_due(update)
-        stops, saves, lacks = world.any_of(not batch and not lacks, is_due, lacks)
-        if lacks and not stops:
-            if not done:
+        stops, saves, is_short = world.any_of(not drawn and not is_short, is_due, is_short)
+        if is_short and not stops:
+            if not num_done:
                 raise _too_few_images(session, state)
-            _skip_the_rest(batches, writers, session, done * accumulate, batch)
+            num_drawn = num_done * accumulate * len(writers.lanes) + len(drawn)
+            _skip_the_rest(batches, writers, session.config.curate.batch_size, num_drawn)
             return
-        yield Planned(batch, saves or stops, stops, lost)
+        yield PlannedUpdate(drawn, saves or stops, stops, lost)
 
 
 def _skip_the_rest(
-    batches: Iterator[LaneBatch],
-    writers: ShardWriters,
-    session: Session,
-    num_trained: int,
-    drawn: Sequence[LaneBatch],
+    batches: Iterator[LaneBatch], writers: ShardWriters, batch_size: int, num_drawn: int
 ) -> None:
-    """Take the batches that are too few for an update, so that the next outer step's are next.
+    """Skip the last batches of an outer step, which are too few for an update.
 
     Args:
-        batches: Where they come from.
-        writers: What wrote them.
-        session: The run.
-        num_trained: Batches of each lane that were trained on.
-        drawn: Of all lanes, batches that were taken since.
+        batches: The batches of all lanes; the next outer step's follow.
+        writers: The shard writers of this outer step.
+        batch_size: Pairs of one batch.
+        num_drawn: Batches of this outer step that were taken already.
     """
     writers.finish()
-    num_batches = min(len(each.rows) // session.config.curate.batch_size for each in writers.lanes)
-    for _ in islice(batches, (num_batches - num_trained) * len(writers.lanes) - len(drawn)):
+    num_batches = min(len(writer.rows) for writer in writers.lanes) // batch_size
+    for _ in islice(batches, num_batches * len(writers.lanes) - num_drawn):
         pass
 
 

@@ -1,4 +1,4 @@
-"""Who is told what a run is doing, as it happens."""
+"""The interface through which a run reports its progress."""
 
 from dataclasses import dataclass
 
@@ -19,10 +19,10 @@ class StepNumbers:
 
 
 class Watcher:
-    """Told what a run is doing; shows nothing, until a subclass says what."""
+    """Receives the progress of a run; does nothing unless a subclass overrides a method."""
 
     def sampled(self, sample: SimilaritySample, config: RunConfig) -> None:
-        """Before the first outer step: what the threshold means on this pool."""
+        """Before the first outer step, with similarities that show what the threshold means."""
 
     def curating(self, outer_step: int, lane: int, totals: ScanTotals) -> None:
         """After each scanned batch."""
@@ -38,7 +38,7 @@ class Watcher:
 
 
 class Watchers(Watcher):
-    """Tells several watchers the same."""
+    """Forwards every call to several watchers."""
 
     def __init__(self, *watchers: Watcher) -> None:
         self._watchers = watchers

@@ -75,7 +75,7 @@ def test_an_unknown_word_ends_with_2_and_the_nearest_spelling(
         ("curate POOL --threshold nan", "--threshold is nan; it is a cosine, from -1 to 1"),
         ("train default --min-ratio 2", "--min-ratio is 2; it is a share, from 0 to 1"),
         ("train default --batch-size 0", "--batch-size is 0; it must be at least 1"),
-        ("train default --lr 0", "--lr is 0.0; it is a rate above 0"),
+        ("train default --lr 0", "--lr is 0.0; it must be above 0 and below 10"),
         ("train default --prompts photo", "--prompts: 'photo' needs {} once, for the class name"),
         ("curate POOL --max-pairs 0", "--max-pairs is 0; it is at least 1, or all"),
         ("demo --updates 0", "--updates is 0; it must be at least 1"),

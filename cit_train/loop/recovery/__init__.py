@@ -1,1 +1,1 @@
-"""What a run goes on from: saved, checked, and mended where it is damaged."""
+"""The saved state that a run resumes from: written, checked, and repaired where it is damaged."""

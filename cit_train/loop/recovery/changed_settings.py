@@ -1,4 +1,4 @@
-"""What may differ when a run is taken up again, what is refused, and what was allowed."""
+"""Settings that differ in a resumed run: which may, which are refused, which were allowed."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from cit_curate.storage.durable import write_json
 from cit_train.config import RunConfig, flat
 from cit_train.loop.recovery.mid_step import remove_mid_step
 
-# It changes where and how fast, never what.
+# These change where and how fast a run computes, never its results.
 _FREE_TO_CHANGE = frozenset(
     {
         "num_workers",
@@ -30,22 +30,22 @@ _FREE_TO_CHANGE = frozenset(
         "barrier_seconds",
     }
 )
-# What is saved of a run has one scan for each lane.
+# The saved state has one scan for each lane.
 _NEVER_TO_CHANGE = frozenset({"lanes"})
-# Where config.json keeps the changes that were allowed.
+# Key in config.json of the changes that were allowed.
 CHANGES = "changes"
 
 
 @dataclass(frozen=True)
 class Change:
-    """A setting that a run went on with another value of.
+    """A setting that was changed when a run was resumed.
 
     Attributes:
         outer_step: The first outer step with the new value.
-        update: Updates made before.
-        key: The setting, as config.json names it.
-        then: Its value before.
-        now: Its value from here on.
+        update: Updates made with the old value.
+        key: The setting's key in config.json.
+        then: The old value.
+        now: The new value.
     """
 
     outer_step: int
@@ -55,41 +55,41 @@ class Change:
     now: Any
 
 
-def take_over_settings(run: Run, settings: Mapping[str, Any], allowed: Sequence[str]) -> bool:
-    """Make sure that a run goes on with its settings, or write down those that may be others.
+def adopt_settings(run: Run, settings: Mapping[str, Any], allowed: Sequence[str]) -> bool:
+    """Check that a run resumes with its own settings, or record the changes that are allowed.
 
-    With another setting a run goes on from its last commit: the middle of an outer step was made
-    with the old one, and is removed.
+    A run with changed settings resumes from its last commit: a state saved in the middle of an
+    outer step belongs to the old settings, and is removed.
 
     Args:
-        run: The run that is resumed.
-        settings: What it would go on with.
-        allowed: The keys of those that may differ.
+        run: The resumed run.
+        settings: Its new settings.
+        allowed: The keys of the settings that may differ.
 
     Returns:
-        Whether any differs.
+        Whether any recorded setting has changed.
 
     Raises:
-        ConfigError: Another one differs, or `allowed` has no such key.
+        ConfigError: A setting that is not allowed differs, or a key in `allowed` is unknown.
     """
     old = run.config
     changes = old.pop(CHANGES, [])
-    # A run of an older version lacks a field, and did what the default does.
+    # A field that an older version lacks had the effect of its default.
     old = {**flat(RunConfig()), **_version_of(run), **old}
     _check_known(allowed, old.keys() | settings.keys())
     commits = run.commits()
-    place = (len(commits), commits[-1].update if commits else 0)
+    update = commits[-1].update if commits else 0
     changed = [
-        Change(*place, name, old.get(name), settings.get(name))
-        for name in sorted(old.keys() | settings.keys())
-        if old.get(name) != settings.get(name) and name not in _FREE_TO_CHANGE
+        Change(len(commits), update, key, old.get(key), settings.get(key))
+        for key in sorted(old.keys() | settings.keys())
+        if old.get(key) != settings.get(key) and key not in _FREE_TO_CHANGE
     ]
     refused = [each for each in changed if each.key not in allowed or each.key in _NEVER_TO_CHANGE]
     if refused:
         raise ConfigError(_refusal(run, refused))
     if changed:
         remove_mid_step(run)
-        # The settings and what is told of them change in one step.
+        # One write: the settings and the record of their change belong together.
         changes = [*changes, *map(asdict, changed)]
         write_json(run.path / "config.json", {**settings, CHANGES: changes})
     return bool(changed)
@@ -110,10 +110,10 @@ def _check_known(allowed: Sequence[str], known: set[str]) -> None:
 
 
 def _refusal(run: Run, refused: Sequence[Change]) -> str:
-    told = "; ".join(f"{each.key}: {each.then!r} then, {each.now!r} now" for each in refused)
+    changes = "; ".join(f"{each.key}: {each.then!r} then, {each.now!r} now" for each in refused)
     keys = [each.key for each in refused if each.key not in _NEVER_TO_CHANGE]
-    allow = f", or go on all the same with --allow-change {' '.join(keys)}" if keys else ""
+    allow = f", or continue anyway with --allow-change {' '.join(keys)}" if keys else ""
     return (
-        f"{run.path} was started with other settings, so --resume would not go on with the "
-        f"same run. {told}. Give the same flags, or another --out{allow}"
+        f"{run.path} was started with other settings, so --resume would not continue the same "
+        f"run. {changes}. Give the same flags, or another --out{allow}"
     )

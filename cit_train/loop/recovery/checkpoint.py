@@ -1,8 +1,8 @@
-"""Checkpoints: a Hugging Face directory, and beside it what training needs to go on.
+"""Checkpoints: a Hugging Face directory, and beside it the state of the trainer.
 
 ```
 checkpoints/update-000500/
-  config.json, model.safetensors, tokenizer and processor files    what `AutoModel` loads
+  config.json, model.safetensors, tokenizer and processor files    loadable with `AutoModel`
   optimizer.safetensors   AdamW's moments and steps, by parameter name
   trainer.json            gradient scaler
   manifest.json           every file with size and SHA-256, written before the folder is renamed
@@ -35,13 +35,13 @@ from cit_train.inner_loop.trainer import Trainer
 
 
 def checkpoint_name(update: int) -> str:
-    """A checkpoint's folder, relative to the run."""
+    """The folder of a checkpoint, relative to the run."""
     return f"checkpoints/update-{update:06d}"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a checkpoint holds, as it was at one moment: training goes on while it is written."""
+    """The contents of a checkpoint, copied so that training continues while it is written."""
 
     model: VisionTextDualEncoderModel
     processor: ProcessorMixin
@@ -50,7 +50,7 @@ class Snapshot:
 
 
 def take_snapshot(trainer: Trainer) -> Snapshot:
-    """The trainer as it is now, in copies that training does not move."""
+    """Copy the current state of the trainer."""
     return Snapshot(
         copy.deepcopy(trainer.model),
         trainer.processor,
@@ -60,7 +60,7 @@ def take_snapshot(trainer: Trainer) -> Snapshot:
 
 
 def save_checkpoint(folder: Path, snapshot: Snapshot) -> None:
-    """Write a checkpoint, whole or not at all; one that is there already is left as it is."""
+    """Write a checkpoint, whole or not at all; an existing one stays unchanged."""
     if folder.is_dir():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def check_checkpoint(folder: Path) -> None:
 
 
 def load_checkpoint(folder: Path, trainer: Trainer) -> None:
-    """Put a checkpoint's weights and optimizer state into a trainer.
+    """Load a checkpoint's weights and optimizer state into a trainer.
 
     Raises:
         DamagedError: A file is missing or changed, or does not fit the model.
@@ -111,15 +111,15 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> None:
 
 
 def point_to(run_folder: Path, label: str, checkpoint: str) -> None:
-    """Make `checkpoints/<label>` lead to a checkpoint; the old link is replaced in one step."""
+    """Point the link `checkpoints/<label>` to a checkpoint, replacing an old link atomically."""
     replace_link(run_folder / "checkpoints" / label, Path(checkpoint).name)
 
 
 def checkpoints_except(run_folder: Path, keep: Iterable[str]) -> list[Path]:
     """The checkpoints of a run that are not in `keep`."""
     kept = {Path(name).name for name in keep}
-    found = sorted((run_folder / "checkpoints").glob("update-*"))
-    return [path for path in found if path.name not in kept]
+    paths = sorted((run_folder / "checkpoints").glob("update-*"))
+    return [path for path in paths if path.name not in kept]
 
 
 def _optimizer_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:

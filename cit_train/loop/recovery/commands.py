@@ -1,4 +1,4 @@
-"""What `cit verify` and `cit repair` do, for runs and pools, and what they print."""
+"""The commands `cit verify` and `cit repair`, for runs and pools."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,7 +19,7 @@ from cit_curate.terminal import printable
 
 
 def verify(path: tyro.conf.Positional[Path], *, json: bool = False) -> None:
-    """Check every byte of a run or a pool: hashes, counts, footers. Ends with 4 if any is damaged.
+    """Check every byte of a run or a pool: hashes, counts, footers. Exit code 4 on any damage.
 
         cit verify RUN
 
@@ -27,8 +27,8 @@ def verify(path: tyro.conf.Positional[Path], *, json: bool = False) -> None:
         path: The folder of a run or of a pool.
         json: Print one JSON document: path, damaged, damage (file, what, advice), notes.
     """
-    found = _checked(path, alone=False)
-    tell_findings(remote_url(path) or str(path), found, as_json=json)
+    findings = _checked(path, alone=False)
+    tell_findings(remote_url(path) or str(path), findings, as_json=json)
 
 
 def repair(
@@ -38,65 +38,65 @@ def repair(
     dry_run: bool = False,
     json: bool = False,
 ) -> None:
-    """Mend a run or a pool: what can be made again is, and what cannot is told, with code 4.
+    """Repair a run or a pool as far as possible; exit code 4 and a message if damage is left.
 
-    A ledger is set back to its last whole outer step, a run without its last checkpoint to the one
-    before; --resume makes again what came after. Shards are written again from the ledger and the
-    pool. What is taken out is put aside in RUN/damaged, but for what is made again to the byte.
+    A ledger is set back to its last whole outer step, and a run without its last checkpoint to the
+    one before; --resume makes again what came after. Shards are written again from the ledger and
+    the pool. Files that cannot be written again to the same bytes are put aside in RUN/damaged.
 
         cit repair RUN --dry-run
         cit repair RUN
 
     Args:
         path: The folder of a run or of a pool.
-        pool: Of a run, the pool's folder; default the one it was made from. Of several, once for
-            each: --pool A --pool B, or --pool NAME:A when the run gave it another name.
-        dry_run: Tell what would be done, and do nothing.
-        json: Print one JSON document: path, done, failed, and what `cit verify` finds then.
+        pool: For a run, the pool's folder; default the one it was made from. For several pools,
+            once for each: --pool A --pool B, or --pool NAME:A if the run named it differently.
+        dry_run: Print what would be done, and change nothing.
+        json: Print one JSON document: path, done, failed, and what `cit verify` finds afterwards.
     """
     if (url := remote_url(path)) is not None:
-        raise ConfigError(f"{url} is in a store, where nothing is mended")
+        raise ConfigError(f"{url} is in a store, where nothing is repaired")
     with _only_writer(path, dry_run) as unlocked:
         put_back = _put_back(path, dry_run)
         done, failed = (
             _repair_pool(path, dry_run) if _is_pool(path) else _repair_run(path, pool, dry_run)
         )
         done = [*unlocked, *put_back, *done]
-        # What is left is known once something has been done.
-        found = Findings() if dry_run and done else _checked(path)
+        # The remaining damage is known only after the repairs.
+        findings = Findings() if dry_run and done else _checked(path)
     name = str(path)
     if json:
         value: dict[str, Any] = {"path": name, "dry_run": dry_run, "done": done, "failed": failed}
-        print_json(value | found.as_json())
-        if failed or found.damage:
+        print_json(value | findings.as_json())
+        if failed or findings.damage:
             raise SystemExit(DamagedError.exit_code)
         return
     console = Console(highlight=False, soft_wrap=True)
     for line in done:
         console.print(Text(printable(f"dry run: {line}" if dry_run else line)))
-    if not done and not failed and not found.damage:
-        console.print(Text(printable(f"{name}: there is nothing to mend")))
+    if not done and not failed and not findings.damage:
+        console.print(Text(printable(f"{name}: there is nothing to repair")))
     if failed:
-        raise DamagedError("\n  ".join([f"{name} cannot be mended:", *failed]))
-    found.raise_damage(name)
+        raise DamagedError("\n  ".join([f"{name} cannot be repaired:", *failed]))
+    findings.raise_damage(name)
 
 
 def _checked(path: Path, *, alone: bool = True) -> Findings:
-    """Everything that is damaged; unless `alone`, it is said when somebody writes there."""
+    """All damage; unless `alone`, with a note if another process is writing there."""
     writer = None if alone else writer_of(path.absolute())
     if _is_pool(path):
         from cit_curate.pool.check import check_pool
 
-        found = check_pool(path)
+        findings = check_pool(path)
     else:
         from cit_curate.run.ledger import Run
         from cit_train.loop.recovery.find import find_damage
 
         _check_run(path)
-        found = find_damage(Run(path))
+        findings = find_damage(Run(path))
     if writer is not None:
-        found.notes.append(f"{writer} writes there: what was in the making may look damaged")
-    return found
+        findings.notes.append(f"{writer} writes there: unfinished files may look damaged")
+    return findings
 
 
 def _is_pool(path: Path) -> bool:
@@ -112,9 +112,9 @@ def _check_run(path: Path) -> None:
 
 @contextmanager
 def _only_writer(path: Path, dry_run: bool) -> Iterator[list[str]]:
-    """Hold the lock of a run or pool; says whether a killed writer had left it.
+    """Hold the lock of a run or pool; yields a message if a killed writer had left its lock.
 
-    It is gone afterwards, unless nothing is to be done.
+    The lock is removed afterwards, except in a dry run.
     """
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"{path} is neither a run nor a pool")
@@ -128,14 +128,14 @@ def _only_writer(path: Path, dry_run: bool) -> Iterator[list[str]]:
 
 
 def _put_back(path: Path, dry_run: bool) -> list[str]:
-    """Put an old folder back, whose writer was killed before the new one had taken its place."""
+    """Restore an old folder whose writer was killed before the new one replaced it."""
     aside = aside_path(path)
     if path.exists() or not aside.is_dir():
         return []
     if dry_run:
-        raise ConfigError(f"{path} is in {aside}; cit repair {path} puts it back")
+        raise ConfigError(f"{path} is in {aside}; cit repair {path} restores it")
     settle(path)
-    return [f"put {path} back in its place"]
+    return [f"restored {path}"]
 
 
 def _repair_pool(path: Path, dry_run: bool) -> tuple[list[str], list[str]]:
@@ -143,7 +143,7 @@ def _repair_pool(path: Path, dry_run: bool) -> tuple[list[str], list[str]]:
 
     try:
         return repair_pool(path, dry_run=dry_run), []
-    except DamagedError:  # of the manifest, which a check tells
+    except DamagedError:  # of the manifest; the check reports it
         return [], []
 
 
@@ -156,6 +156,6 @@ def _repair_run(path: Path, pools: Sequence[str], dry_run: bool) -> tuple[list[s
     run = Run(path)
     try:
         repair = repair_run(run, lambda: pools_of(run, pools), dry_run=dry_run)
-    except DamagedError:  # of config.json, which a check tells
+    except DamagedError:  # of config.json; the check reports it
         return [], []
     return repair.done, repair.failed

@@ -1,4 +1,4 @@
-"""Checking every byte of a run: ledger, checkpoints, shards, index, features, logs."""
+"""Finding damage in a run: its ledger, checkpoints, shards, index, features and logs."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from cit_curate.storage.findings import Findings
 from cit_train.inner_loop.features import load_part
 from cit_train.loop.recovery.checkpoint import check_checkpoint, checkpoint_name
 from cit_train.loop.recovery.ledger import check_ledger, uncommitted
-from cit_train.loop.recovery.mid_step import checked_mid_step
+from cit_train.loop.recovery.mid_step import load_mid_step
 from cit_train.ranks.status import read_status
 from cit_train.streaming.shard_stream import read_rejects, rejects_path
 
@@ -25,92 +25,94 @@ _SHARD = re.compile(r"(lane\d{5})-(\d{6})\.(tar|json)")
 
 
 def find_damage(run: Run) -> Findings:
-    """Check every byte of a run that a manifest, a hash or a format speaks of."""
-    found = Findings()
-    config = check_head(run, found)
-    state = check_ledger(run, found)
-    check_checkpoints(run, state.commits, state.num_steps, config, found)
+    """Check every byte of a run that a manifest, a hash or a format covers."""
+    findings = Findings()
+    config = check_head(run, findings)
+    state = check_ledger(run, findings)
+    check_checkpoints(run, state.commits, state.num_steps, config, findings)
     update = max((each.update for each in state.commits if each.checkpoint), default=0)
     if (run.path / "mid_step.json").exists():
-        with found.catching(run.path / "mid_step.json", _mend(run)):
-            if place := checked_mid_step(run, num_commits=state.num_steps):
-                update = place.update
+        with findings.catching(run.path / "mid_step.json", _advice(run)):
+            if mid_step := load_mid_step(run, num_commits=state.num_steps):
+                update = mid_step.update
     for folder in shard_folders(run, state.commits, config):
-        check_shards(run, folder, state.num_steps, config, found)
+        check_shards(run, folder, state.num_steps, config, findings)
     if (run.path / "index").is_dir():
-        with found.catching(run.path / "index", f"it is made anew; {_mend(run)}"):
+        with findings.catching(run.path / "index", f"it is built again; {_advice(run)}"):
             load_vectors(run.path / "index")
     for path in feature_parts(run, config):
-        with found.catching(path, _mend(run)):
+        with findings.catching(path, _advice(run)):
             load_part(path)
     if (run.path / "pool").is_dir():
         of_pool = check_pool(run.path / "pool")
-        found.damage += of_pool.damage
-        found.notes += of_pool.notes
-    lines = check_logs(run, found)
+        findings.damage += of_pool.damage
+        findings.notes += of_pool.notes
+    lines = check_logs(run, findings)
     if lines is not None:
-        _note_lost_lines(run, lines, state.commits, update, found)
-    found.notes += [
-        f"{path} belongs to no commit: it is of a try that goes on, or was killed"
+        _note_lost_lines(run, lines, state.commits, update, findings)
+    findings.notes += [
+        f"{path} belongs to no commit: its attempt is still running, or was killed"
         for path in uncommitted(run, state.num_steps)
     ]
-    found.notes += [f"{path} was left by a writer that was killed" for path in leftovers(run.path)]
-    return found
+    findings.notes += [
+        f"{path} was left by a writer that was killed" for path in leftovers(run.path)
+    ]
+    return findings
 
 
-def check_head(run: Run, found: Findings) -> dict[str, Any]:
-    """Compare what the run was started with; gives its config, empty where it cannot be read."""
+def check_head(run: Run, findings: Findings) -> dict[str, Any]:
+    """Check the files that describe the run's start; returns its config, empty if unreadable."""
     path = run.path / "head.json"
-    advice = "put it back from a copy; if it was changed on purpose, remove head.json"
+    advice = "restore it from a copy; if it was changed on purpose, remove head.json"
     if path.exists():
-        with found.catching(path, "if config.json is as it should be, remove it"):
+        with findings.catching(path, "if config.json is correct, remove it"):
             for entry in read_listing(path):
-                with found.catching(run.path / entry.path, advice):
+                with findings.catching(run.path / entry.path, advice):
                     check_file(run.path, entry)
     else:
-        told = f"{path} is not there, so changes of {' and '.join(HEAD_FILES)} do not show"
-        found.notes.append(told)
+        files = " and ".join(HEAD_FILES)
+        findings.notes.append(f"{path} is missing, so changes of {files} cannot be detected")
     try:
         return run.config
     except DamagedError as error:
         if not path.exists():
-            found.add(run.path / "config.json", str(error), advice)
+            findings.add(run.path / "config.json", str(error), advice)
         return {}
 
 
 def check_checkpoints(
-    run: Run, commits: Sequence[Commit], num_steps: int, config: dict[str, Any], found: Findings
+    run: Run, commits: Sequence[Commit], num_steps: int, config: dict[str, Any], findings: Findings
 ) -> None:
-    """Compare every checkpoint with its manifest; those that the run needs must be there."""
+    """Check every checkpoint against its manifest; those that the run needs must exist."""
     folders = {path.name: path for path in (run.path / "checkpoints").glob("update-*")}
     needed = needed_checkpoints(commits, config) if len(commits) == num_steps else []
     for name in needed:
         if Path(name).name not in folders:
-            found.add(run.path / name, "is missing, and the last commit needs it", _mend(run))
+            findings.add(run.path / name, "is missing, and the last commit needs it", _advice(run))
     for path in sorted(folders.values()):
-        with found.catching(path, _mend(run)):
+        with findings.catching(path, _advice(run)):
             check_checkpoint(path)
     for label in ("last", "best"):
         link = run.path / "checkpoints" / label
         if link.is_symlink() and not link.exists():
-            found.add(link, f"leads to {link.readlink()}, which is missing", _mend(run))
+            findings.add(link, f"points to {link.readlink()}, which is missing", _advice(run))
 
 
 def needed_checkpoints(
-    commits: Sequence[Commit], config: Mapping[str, Any], *, to_go_on: bool = False
+    commits: Sequence[Commit], config: Mapping[str, Any], *, for_resume: bool = False
 ) -> list[str]:
-    """The checkpoints that a run needs after its last commit: `to_go_on`, and the best."""
+    """The checkpoints that a run needs after its last commit; `for_resume` leaves out the best."""
     if not commits or commits[-1].checkpoint is None:
         return []
     last = commits[-1]
     needed = [str(last.checkpoint)]
     if config.get("ahead") and last.update < int(config.get("max_updates", 0)):
         needed.append(checkpoint_name(commits[-2].update if len(commits) > 1 else 0))
-    return needed if to_go_on or not last.best else [*needed, str(last.best["checkpoint"])]
+    return needed if for_resume or not last.best else [*needed, str(last.best["checkpoint"])]
 
 
 def shard_folders(run: Run, commits: Sequence[Commit], config: Mapping[str, Any]) -> list[Path]:
-    """The folders of shards, by outer step: those there are, and those `keep_shards` keeps."""
+    """The shard folders, by outer step: the existing ones, and all that `keep_shards` promises."""
     folders = {*(run.path / "shards").glob("step=*")}
     keep = config.get("keep_shards", "none") if commits and commits[-1].checkpoint else "none"
     if keep not in ("none", "0"):
@@ -120,11 +122,11 @@ def shard_folders(run: Run, commits: Sequence[Commit], config: Mapping[str, Any]
 
 
 def check_shards(
-    run: Run, folder: Path, num_steps: int, config: dict[str, Any], found: Findings
+    run: Run, folder: Path, num_steps: int, config: dict[str, Any], findings: Findings
 ) -> None:
-    """Compare the shards of an outer step with what lies beside them, sample by sample.
+    """Check the shards of an outer step against their JSON files, sample by sample.
 
-    Those of one that is not committed yet may lack some: they are written again from there on.
+    An uncommitted outer step may lack some shards; a resumed run writes them.
     """
     is_committed = folder.name < step_folder(num_steps)
     if not is_committed and not (run.path / "mid_step.json").exists():
@@ -138,7 +140,7 @@ def check_shards(
             path = folder / f"{stem}.tar"
             if not is_committed and not path.with_suffix(".json").exists():
                 continue
-            with found.catching(path, _mend(run)):
+            with findings.catching(path, _advice(run)):
                 if path.name != shard_name(prefix, number):
                     raise DamagedError(f"{path} follows {number} others: one is missing")
                 entry = shard_entry(path)
@@ -150,36 +152,36 @@ def check_shards(
                 entries.append(vars(entry))
         listed = folder / f"{prefix}.json"
         if is_committed or listed.exists():
-            with found.catching(listed, _mend(run)):
+            with findings.catching(listed, _advice(run)):
                 if not listed.exists():
                     raise DamagedError(f"{listed} is missing")
                 if len(entries) == len(stems):
                     _check_text(listed, entries)
-        with found.catching(rejects_path(folder, lane), _mend(run)):
+        with findings.catching(rejects_path(folder, lane), _advice(run)):
             read_rejects(rejects_path(folder, lane))
 
 
 def feature_parts(run: Run, config: dict[str, Any]) -> list[Path]:
-    """The parts of the run's cached features, by their files of keys."""
+    """The key files of the run's cached features, one for each part."""
     folder = Path(config.get("feature_cache") or run.path / "features")
     return sorted(folder.glob("*/part-*.keys.npy"))
 
 
-def check_logs(run: Run, found: Findings) -> list[Record] | None:
-    """Read what is for people: how the last try ended, and metrics.jsonl; gives its lines."""
-    with found.catching(run.path / "status.json", _mend(run)):
+def check_logs(run: Run, findings: Findings) -> list[Record] | None:
+    """Check status.json and metrics.jsonl; returns the lines of the latter."""
+    with findings.catching(run.path / "status.json", _advice(run)):
         read_status(run.path)
-    with found.catching(run.path / "metrics.jsonl", _mend(run)):
+    with findings.catching(run.path / "metrics.jsonl", _advice(run)):
         return run.metrics()
     return None
 
 
 def _note_lost_lines(
-    run: Run, lines: Sequence[Record], commits: Sequence[Commit], update: int, found: Findings
+    run: Run, lines: Sequence[Record], commits: Sequence[Commit], update: int, findings: Findings
 ) -> None:
-    """Say what metrics.jsonl lacks of the updates up to this one, and of the outer steps.
+    """Note how many updates and scans have no line in metrics.jsonl.
 
-    It is no damage: a machine that lost power loses the last lines, and nothing is made of them.
+    That is not damage: a power failure loses the last lines, and nothing is computed from them.
     """
     lanes = {(each.outer_step, lane) for each in commits for lane in range(len(each.cursors))}
     trained, scanned = {*range(1, update + 1)}, lanes if lines or update else set()
@@ -189,9 +191,9 @@ def _note_lost_lines(
         elif line.get("kind") == "outer_step":
             scanned.discard((line["outer_step"], line["lane"]))
     if trained or scanned:
-        found.notes.append(
+        findings.notes.append(
             f"{run.path / 'metrics.jsonl'} has no lines of {len(trained):,} updates and "
-            f"{len(scanned):,} scans; the report and the charts go without"
+            f"{len(scanned):,} scans; the report and the charts leave them out"
         )
 
 
@@ -200,5 +202,5 @@ def _check_text(path: Path, value: object) -> None:
         raise DamagedError(f"{path} has changed since it was written")
 
 
-def _mend(run: Run) -> str:
-    return f"mend it with: cit repair {run.path}"
+def _advice(run: Run) -> str:
+    return f"repair it with: cit repair {run.path}"

@@ -1,4 +1,4 @@
-"""The ledger, file by file: which outer steps are whole, and what is wrong with the others."""
+"""Checking the ledger file by file: which outer steps are whole, and what damages the others."""
 
 import re
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ _STEP = re.compile(r"step=(\d{6,})")
 
 @dataclass(frozen=True)
 class LedgerState:
-    """What of a ledger is whole.
+    """The whole part of a ledger.
 
     Attributes:
-        commits: The whole outer steps before the first one that is not.
+        commits: The whole outer steps before the first damaged one.
         num_steps: Outer steps that were committed.
     """
 
@@ -30,50 +30,50 @@ class LedgerState:
     num_steps: int
 
 
-def check_ledger(run: Run, found: Findings) -> LedgerState:
-    """Compare every manifest and every file that one names, byte for byte.
+def check_ledger(run: Run, findings: Findings) -> LedgerState:
+    """Check every manifest, and every byte of the files that it names.
 
-    A damaged `metadata.json` and extra files are found, and leave the outer steps whole.
+    A damaged `metadata.json` and extra files are findings, but the outer steps count as whole.
     """
     advice = f"set the run back to its last whole outer step with: cit repair {run.path}"
-    num_steps = _check_names(run, found, advice)
+    num_steps = _check_names(run, findings, advice)
     commits: list[Commit] = []
     for number in range(num_steps):
         path = run.path / "manifests" / f"{step_folder(number)}.json"
-        before = len(found.damage)
-        with found.catching(path, advice):
+        before = len(findings.damage)
+        with findings.catching(path, advice):
             commit = read_commit(path)
             if commit.outer_step != number:
-                raise DamagedError(f"{path} is that of outer step {commit.outer_step}")
+                raise DamagedError(f"{path} is the manifest of outer step {commit.outer_step}")
             tables = [entry for entry in commit.files if entry.path != "metadata.json"]
             for entry in tables:
-                with found.catching(run.path / entry.path, advice):
+                with findings.catching(run.path / entry.path, advice):
                     _check_table(run.path, entry)
-            if len(found.damage) == before and len(commits) == number:
+            if len(findings.damage) == before and len(commits) == number:
                 commits.append(commit)
             for path in extra_files(run, commit):
                 aside = f"set it aside with: cit repair {run.path}"
-                found.add(path, "belongs to no manifest", aside)
+                findings.add(path, "belongs to no manifest", aside)
             if len(tables) < len(commit.files):
-                _check_metadata(run, commit, found)
+                _check_metadata(run, commit, findings)
     return LedgerState(tuple(commits), num_steps)
 
 
 def uncommitted(run: Run, num_steps: int) -> list[Path]:
-    """Folders of ledger tables of outer steps that no manifest names: a try's, or a kill's."""
+    """Table folders of outer steps without a manifest: of a running or a killed attempt."""
     return [folder for number, folder in _step_folders(run) if number >= num_steps]
 
 
 def extra_files(run: Run, commit: Commit) -> list[Path]:
-    """Files among the tables of a committed outer step that its manifest does not name."""
+    """Files in the table folders of a committed outer step that its manifest does not name."""
     named = {run.path / entry.path for entry in commit.files}
     folders = [run.path / table / step_folder(commit.outer_step) for table in LEDGER_TABLES]
-    there = {path for folder in folders for path in folder.glob("*")}
-    return sorted(p for p in there - named if not p.name.startswith(TEMPORARY_PREFIX))
+    paths = {path for folder in folders for path in folder.glob("*")}
+    return sorted(p for p in paths - named if not p.name.startswith(TEMPORARY_PREFIX))
 
 
-def alien_manifests(run: Run) -> list[Path]:
-    """What lies among the manifests and is none, such as a second one of an outer step."""
+def stray_manifests(run: Run) -> list[Path]:
+    """Files in the manifest folder that are not the manifest of an outer step."""
     folder = run.path / "manifests"
     return [
         path
@@ -82,14 +82,14 @@ def alien_manifests(run: Run) -> list[Path]:
     ]
 
 
-def _check_names(run: Run, found: Findings, advice: str) -> int:
-    """Outer steps up to the last manifest."""
+def _check_names(run: Run, findings: Findings, advice: str) -> int:
+    """The number of outer steps up to the last manifest; adds a finding for each stray file."""
     folder = run.path / "manifests"
     if not folder.is_dir():
-        found.add(folder, "is missing", advice)
-    for path in alien_manifests(run):
-        found.add(
-            path, "is no manifest of an outer step", f"set it aside with: cit repair {run.path}"
+        findings.add(folder, "is missing", advice)
+    for path in stray_manifests(run):
+        findings.add(
+            path, "is not a manifest of an outer step", f"set it aside with: cit repair {run.path}"
         )
     steps = [step for path in folder.glob("*") if (step := _step_of(path)) is not None]
     return max(steps, default=-1) + 1
@@ -104,14 +104,14 @@ def _step_of(path: Path) -> int | None:
 def _check_table(folder: Path, entry: FileEntry) -> None:
     path = check_file(folder, entry)
     if pq.read_metadata(path).num_rows != entry.rows:
-        raise DamagedError(f"{path} has not the {entry.rows:,} rows of its manifest")
+        raise DamagedError(f"{path} does not have the {entry.rows:,} rows of its manifest")
 
 
-def _check_metadata(run: Run, commit: Commit, found: Findings) -> None:
-    again = f"make it again with: cit repair {run.path}"
+def _check_metadata(run: Run, commit: Commit, findings: Findings) -> None:
+    advice = f"write it again with: cit repair {run.path}"
     for entry in commit.files:
         if entry.path == "metadata.json":
-            with found.catching(run.path / entry.path, again):
+            with findings.catching(run.path / entry.path, advice):
                 check_file(run.path, entry)
 
 

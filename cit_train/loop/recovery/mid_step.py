@@ -1,15 +1,15 @@
-"""The middle of an outer step: what is saved there, and how a run goes on from it.
+"""The state that is saved in the middle of an outer step.
 
 ```
-RUN/mid_step.json        outer step, update, checkpoint, best, and the files below; its rename is
-                         the moment from which the run goes on here
+RUN/mid_step.json        outer step, update, checkpoint, best, and the files below; the run resumes
+                         here once this file has been renamed into place
 RUN/mid_step/step=000007/lane=00000.json                  the scan: cursor, totals
 RUN/mid_step/step=000007/lane=00000-selected.parquet      the selection, with captions and images
-RUN/mid_step/step=000007/lane=00000-surplus.parquet       kept, but not asked for yet
+RUN/mid_step/step=000007/lane=00000-surplus.parquet       kept, but not requested yet
 RUN/mid_step/step=000007/lane=00000-near_misses.parquet
 ```
-The shards of the outer step lie where they always do, and are gone on with after the last closed
-one. The commit of the outer step ends all this.
+The shards of the outer step stay in their folder; a resumed run continues after the last closed
+one. The commit of the outer step removes the mid-step files.
 """
 
 import logging
@@ -50,15 +50,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class MidStep:
-    """A place within an outer step that a run can go on from.
+    """A saved state within an outer step that a run can resume from.
 
     Attributes:
-        outer_step: The outer step.
+        outer_step: The number of the outer step.
         update: Updates made.
-        checkpoint: Folder of the weights after that update, relative to the run.
-        files: The selection and the scan of every lane.
+        checkpoint: The folder of the weights after that update, relative to the run.
+        files: The selection and scan files of every lane.
         best: The best evaluation so far.
-        owes_evaluation: The update is still to be evaluated.
+        owes_evaluation: Whether the update is still to be evaluated.
     """
 
     outer_step: int
@@ -69,50 +69,50 @@ class MidStep:
     owes_evaluation: bool
 
 
-def write_mid_step(run: Run, place: MidStep) -> None:
-    """Make `place` what the run goes on from; its files and its checkpoint are there."""
-    write_sealed(run.path / "mid_step.json", asdict(place))
+def write_mid_step(run: Run, mid_step: MidStep) -> None:
+    """Let the run resume from `mid_step`, whose files and checkpoint are already written."""
+    write_sealed(run.path / "mid_step.json", asdict(mid_step))
 
 
 def read_mid_step(run: Run) -> MidStep | None:
-    """The middle of the outer step after the last commit; None when nothing (whole) is there."""
+    """The state saved since the last commit; None if there is none, or if it is damaged."""
     path = run.path / "mid_step.json"
     try:
-        return checked_mid_step(run, num_commits=len(run.commits())) if path.exists() else None
+        return load_mid_step(run, num_commits=len(run.commits())) if path.exists() else None
     except DamagedError as error:
-        logger.warning("%s cannot be gone on from: %s; taking the last commit", path, error)
+        logger.warning("cannot resume from %s: %s; resuming from the last commit", path, error)
         return None
 
 
-def checked_mid_step(run: Run, *, num_commits: int) -> MidStep | None:
-    """The middle of an outer step; None when a commit has overtaken it.
+def load_mid_step(run: Run, *, num_commits: int) -> MidStep | None:
+    """The saved state, fully checked; None if it is older than the last commit.
 
     Raises:
-        DamagedError: It, one of its files or its checkpoint is damaged.
+        DamagedError: The state, one of its files or its checkpoint is damaged.
     """
     path = run.path / "mid_step.json"
     value = read_json(path)
     try:
         files = tuple(file_entry(entry, str(path)) for entry in value.pop("files"))
-        place = MidStep(files=files, **value)
+        mid_step = MidStep(files=files, **value)
     except (AttributeError, KeyError, TypeError) as error:
         raise DamagedError(f"{path} is damaged: {error!r}") from error
-    if place.outer_step != num_commits:
+    if mid_step.outer_step != num_commits:
         return None
-    for entry in place.files:
+    for entry in mid_step.files:
         check_file(run.path, entry)
-    check_checkpoint(run.path / place.checkpoint)
-    return place
+    check_checkpoint(run.path / mid_step.checkpoint)
+    return mid_step
 
 
 def remove_mid_step(run: Run) -> None:
-    """Forget the middle of an outer step that is committed."""
+    """Remove the saved state and its files."""
     (run.path / "mid_step.json").unlink(missing_ok=True)
     remove_folder(run.path / "mid_step")
 
 
 def write_selection(run: Run, selection: LaneSelection) -> list[FileEntry]:
-    """Write one lane's selection and scan; what is there already is the same, and stays."""
+    """Write one lane's selection and scan; tables of an earlier save are equal, and stay."""
     scan, state = selection.scan, selection.state
     stem = _stem(run, scan.step.number, scan.lane)
     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def write_selection(run: Run, selection: LaneSelection) -> list[FileEntry]:
         "surplus": state.surplus,
         "near_misses": state.near_misses,
     }
-    # Not asdict: it takes a Counter apart into pairs and counts those.
+    # Not asdict: it rebuilds a Counter from key-value pairs, and so counts the pairs.
     audit = state.totals.audit and asdict(state.totals.audit)
     totals = {
         **vars(state.totals),
@@ -150,21 +150,21 @@ def write_selection(run: Run, selection: LaneSelection) -> list[FileEntry]:
 
 
 def read_selection(run: Run, scan: LaneScan) -> LaneSelection:
-    """The selection that was written, and the scan put where it stood then.
+    """Read the saved selection of a lane, and restore the state of its scan.
 
     Args:
         run: The run.
         scan: The scan of the same lane and outer step, before its first caption.
 
     Raises:
-        DamagedError: It was made with another encoder.
+        DamagedError: The selection was made with another text encoder.
     """
     stem = _stem(run, scan.step.number, scan.lane)
     value = read_json(stem.with_name(f"{stem.name}.json"))
     if value["encoder"] != scan.step.encoder:
         raise DamagedError(
-            f"{stem}.json was made with another text encoder than the last commit holds; remove "
-            f"{run.path}/mid_step.json to go on from that commit"
+            f"{stem}.json was made with another text encoder than that of the last commit; remove "
+            f"{run.path}/mid_step.json to resume from that commit"
         )
     selected, surplus, near_misses = (
         pq.ParquetFile(stem.with_name(f"{stem.name}-{name}.parquet")).read() for name in _TABLES
@@ -186,7 +186,7 @@ def read_selection(run: Run, scan: LaneScan) -> LaneSelection:
         near_misses,
         surplus,
         value["taken"],
-        value.get("set_aside", ()),  # an older version had none
+        value.get("set_aside", ()),  # absent in runs of an older version
     )
     scan.go_on_from(state)
     return LaneSelection(scan, selected, state)

@@ -1,4 +1,4 @@
-"""Mending a run: what can be made again is, and what cannot is put aside or told."""
+"""Repairing a run: files are written again where possible, and else put aside or reported."""
 
 import hashlib
 import shutil
@@ -29,10 +29,10 @@ from cit_train.loop.recovery.find import (
     needed_checkpoints,
     shard_folders,
 )
-from cit_train.loop.recovery.ledger import alien_manifests, check_ledger, extra_files
-from cit_train.loop.recovery.mid_step import checked_mid_step
+from cit_train.loop.recovery.ledger import check_ledger, extra_files, stray_manifests
+from cit_train.loop.recovery.mid_step import load_mid_step
 from cit_train.loop.recovery.roll_back import (
-    beyond,
+    later_paths,
     put_aside,
     roll_back_to,
     whole_checkpoints,
@@ -44,13 +44,13 @@ OpenPools = Callable[[], PoolMixture | None]
 
 @dataclass
 class Repair:
-    """What is done to a run, in order, and what could not be; owned by `repair_run`.
+    """The repairs of a run so far; owned by `repair_run`.
 
     Attributes:
         run: The run.
-        dry_run: Only tell.
-        done: What was done, or would be.
-        failed: What could not be.
+        dry_run: Whether nothing is changed.
+        done: One message for each repair, in order; of a dry run, for each that would be made.
+        failed: One message for each repair that failed.
     """
 
     run: Run
@@ -58,35 +58,35 @@ class Repair:
     done: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
-    def do(self, told: str, act: Callable[..., object], *args: object) -> None:
-        """Do something, and tell it; a failure that a person can act on is kept."""
+    def do(self, message: str, act: Callable[..., object], *args: object) -> None:
+        """Make one repair, and record its message, or that of its CitError."""
         try:
             if not self.dry_run:
                 act(*args)
         except CitError as error:
             self.failed.append(str(error))
         else:
-            self.done.append(told)
+            self.done.append(message)
 
     def put_aside(self, paths: Sequence[Path], why: str) -> None:
         """Move files of the run to RUN/damaged."""
         paths = [path for path in paths if path.exists()]
         if paths:
             names = ", ".join(str(path.relative_to(self.run.path)) for path in paths)
-            told = f"put aside in {self.run.path / 'damaged'}: {names} ({why})"
-            self.do(told, put_aside, self.run, paths)
+            message = f"put aside in {self.run.path / 'damaged'}: {names} ({why})"
+            self.do(message, put_aside, self.run, paths)
 
 
 def repair_run(run: Run, open_pools: OpenPools, *, dry_run: bool = False) -> Repair:
-    """Mend what can be mended; the caller holds the locks of the run.
+    """Repair all damage that can be repaired; the caller holds the lock of the run.
 
     Args:
         run: The run.
-        open_pools: Gives the pools that the run was made from, for shards; None = not to be had.
-        dry_run: Change nothing, and tell what would be done.
+        open_pools: Opens the pools that the run was made from, for shards; None = not available.
+        dry_run: Change nothing, and report what would be done.
 
     Raises:
-        DamagedError: Its config.json is damaged, and nothing tells what the rest should be.
+        DamagedError: Its config.json is damaged, and the rest cannot be checked without it.
     """
     repair = Repair(run, dry_run)
     config = run.config
@@ -94,16 +94,16 @@ def repair_run(run: Run, open_pools: OpenPools, *, dry_run: bool = False) -> Rep
     for path in [*leftovers(run.path), *beside]:
         repair.do(f"removed {path}, left by a writer that was killed", _remove, path)
     commits = _repair_ledger(repair)
-    gone = {*beyond(run, commits)} if commits else set()
+    gone = {*later_paths(run, commits)} if commits else set()
     _repair_metadata(repair, commits, config)
     _repair_checkpoints(repair, commits, gone)
     if run.path / "mid_step.json" not in gone and (run.path / "mid_step.json").exists():
         try:
-            checked_mid_step(run, num_commits=len(commits))
+            load_mid_step(run, num_commits=len(commits))
         except DamagedError as error:
             middle = [run.path / "mid_step.json", run.path / "mid_step"]
-            repair.put_aside(middle, f"{error}; the run goes on from its last commit")
-    _repair_made_again(repair, config)
+            repair.put_aside(middle, f"{error}; the run resumes from its last commit")
+    _repair_caches(repair, config)
     _repair_logs(repair)
     for folder in shard_folders(run, commits, config):
         if folder.name <= step_folder(len(commits)):
@@ -112,10 +112,10 @@ def repair_run(run: Run, open_pools: OpenPools, *, dry_run: bool = False) -> Rep
 
 
 def _repair_ledger(repair: Repair) -> Sequence[Commit]:
-    """Set the run back where its ledger or its last checkpoint is damaged; gives what is kept."""
-    run, found = repair.run, Findings()
-    state = check_ledger(run, found)
-    repair.put_aside(alien_manifests(run), "no manifests of an outer step")
+    """Roll the run back if its ledger or last checkpoint is damaged; returns the kept commits."""
+    run, findings = repair.run, Findings()
+    state = check_ledger(run, findings)
+    repair.put_aside(stray_manifests(run), "not the manifest of an outer step")
     for commit in state.commits:
         repair.put_aside(extra_files(run, commit), "no manifest names them")
     number = whole_checkpoints(run, state.commits)
@@ -123,16 +123,16 @@ def _repair_ledger(repair: Repair) -> Sequence[Commit]:
         return state.commits
     if not number:
         repair.failed.append(
-            f"no outer step before the damage in {run.path} can be gone on from, so nothing is set "
-            "back: start it again with the same command and --overwrite"
+            f"{run.path} cannot resume from any outer step before the damage, so it stays "
+            "unchanged: start it again with the same command and --overwrite"
         )
         return state.commits
     kept = state.commits[:number]
-    told = (
+    message = (
         f"set the run back to outer step {number - 1}, update {kept[-1].update}; what came after "
         f"it is in {run.path / 'damaged'}, and is made again with --resume"
     )
-    repair.do(told, roll_back_to, run, kept)
+    repair.do(message, roll_back_to, run, kept)
     return kept
 
 
@@ -141,17 +141,17 @@ def _repair_metadata(repair: Repair, commits: Sequence[Commit], config: dict[str
     wanted = next((e for e in commits[0].files if e.path == path.name), None) if commits else None
     if wanted is None:
         return
-    there = path.read_bytes() if path.is_file() else b""
-    if hashlib.sha256(there).hexdigest() == wanted.sha256:
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() == wanted.sha256:
         return
 
     def write() -> None:
         names = {each.name for each in fields(MetadataConfig)} & config.keys()
         values = {name: config[name] for name in names}
-        asked = MetadataConfig(**{**values, "templates": tuple(config.get("templates", ("{}",)))})
-        text = json_text([asdict(entry) for entry in load_metadata(asked)])
+        own = MetadataConfig(**{**values, "templates": tuple(config.get("templates", ("{}",)))})
+        text = json_text([asdict(entry) for entry in load_metadata(own)])
         if hashlib.sha256(text.encode()).hexdigest() != wanted.sha256:
-            raise DamagedError(f"{path} cannot be made again: {asked.metadata} has changed since")
+            raise DamagedError(f"{path} cannot be written again: {own.metadata} has changed since")
         with atomic_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
@@ -160,10 +160,10 @@ def _repair_metadata(repair: Repair, commits: Sequence[Commit], config: dict[str
 
 def _repair_checkpoints(repair: Repair, commits: Sequence[Commit], gone: set[Path]) -> None:
     run = repair.run
-    needed = {run.path / name for name in needed_checkpoints(commits, run.config, to_go_on=True)}
+    needed = {run.path / name for name in needed_checkpoints(commits, run.config, for_resume=True)}
     damaged = set()
     for path in sorted((run.path / "checkpoints").glob("update-*")):
-        # Without what it needs to go on the run could not be set back, so it stays as it is.
+        # `_repair_ledger` has decided about the checkpoints that the run resumes from.
         if path in gone | needed:
             continue
         try:
@@ -177,45 +177,47 @@ def _repair_checkpoints(repair: Repair, commits: Sequence[Commit], gone: set[Pat
     labels = {"last": last.checkpoint, "best": last.best["checkpoint"] if last.best else ""}
     for label, checkpoint in labels.items():
         link, path = run.path / "checkpoints" / label, run.path / checkpoint
-        leads = link.is_symlink() and link.readlink() == Path(path.name)
-        if checkpoint and path.is_dir() and path not in damaged and not leads:
-            repair.do(f"made {link} lead to {path.name}", point_to, run.path, label, checkpoint)
+        is_right = link.is_symlink() and link.readlink() == Path(path.name)
+        if checkpoint and path.is_dir() and path not in damaged and not is_right:
+            repair.do(f"pointed {link} to {path.name}", point_to, run.path, label, checkpoint)
         elif link.is_symlink() and (not link.exists() or path in damaged):
-            repair.do(f"removed {link}, which led to no checkpoint", link.unlink)
+            repair.do(f"removed {link}, which pointed to no whole checkpoint", link.unlink)
 
 
-def _repair_made_again(repair: Repair, config: dict[str, Any]) -> None:
-    """Put aside or remove what the run makes again by itself: index, features, its own pool."""
+def _repair_caches(repair: Repair, config: dict[str, Any]) -> None:
+    """Put aside or remove the damaged files that a run makes again: index, features, its pool."""
     run = repair.run
     if (run.path / "index").is_dir():
         try:
             load_vectors(run.path / "index")
         except DamagedError as error:
-            repair.put_aside([run.path / "index"], f"{error}; it is made anew when needed")
+            repair.put_aside([run.path / "index"], f"{error}; it is built again when needed")
     for path in feature_parts(run, config):
         try:
             load_part(path)
         except DamagedError as error:
             repair.do(f"removed features: {error}", _remove, path, values_path(path))
     if (run.path / "pool").is_dir():
-        found = check_pool(run.path / "pool")
-        if found.damage:
-            told = f"{found.damage[0].file} {found.damage[0].what}; --resume makes it again"
-            repair.put_aside([run.path / "pool"], told)
-        elif any("pool.duckdb" in note for note in found.notes):
+        findings = check_pool(run.path / "pool")
+        if findings.damage:
+            first = findings.damage[0]
+            repair.put_aside(
+                [run.path / "pool"], f"{first.file} {first.what}; --resume makes it again"
+            )
+        elif any("pool.duckdb" in note for note in findings.notes):
             pool = Pool.open(run.path / "pool")
             repair.do(f"wrote {pool.path / 'pool.duckdb'} again", pool.rebuild_catalog)
 
 
 def _repair_logs(repair: Repair) -> None:
-    found = Findings()
-    check_logs(repair.run, found)
-    for path in (Path(each.file) for each in found.damage):
+    findings = Findings()
+    check_logs(repair.run, findings)
+    for path in (Path(each.file) for each in findings.damage):
         lines = sound_lines(path)
         repair.put_aside([path], "it cannot be read")
         if path.name == "metrics.jsonl":
-            told = f"kept the {len(lines):,} lines of {path} that can be read"
-            repair.do(told, path.write_bytes, b"".join(lines))
+            message = f"kept the {len(lines):,} lines of {path} that can be read"
+            repair.do(message, path.write_bytes, b"".join(lines))
 
 
 def _remove(*paths: Path) -> None:
@@ -233,24 +235,24 @@ def _repair_shards(
     config: dict[str, Any],
     open_pools: OpenPools,
 ) -> None:
-    run, found = repair.run, Findings()
-    check_shards(run, folder, len(commits), config, found)
-    if not found.damage:
+    run, findings = repair.run, Findings()
+    check_shards(run, folder, len(commits), config, findings)
+    if not findings.damage:
         return
     step = int(folder.name.removeprefix("step="))
     if step == len(commits):
         for lane in range(int(config.get("lanes", 1))):
             prefix = lane_prefix(lane)
-            told = f"removed the shards of lane {lane} in {folder} from the first damaged one on"
-            repair.do(told, closed_shards, folder, prefix)
+            message = f"removed the shards of lane {lane} in {folder} from the first damaged one on"
+            repair.do(message, closed_shards, folder, prefix)
         return
 
     def write() -> None:
         pools = open_pools()
         if pools is None:
             raise DamagedError(
-                f"the shards in {folder} need the pool of {run.path}, which is not where its "
-                "config.json says; name it with --pool POOL"
+                f"the shards in {folder} need the pool of {run.path}, which is not at the path in "
+                "its config.json; name it with --pool POOL"
             )
         remake_shards(run, pools, commits, step)
 

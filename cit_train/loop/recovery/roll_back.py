@@ -1,6 +1,6 @@
-"""Rolling a run back to an outer step that it can go on from.
+"""Rolling a run back to an outer step that it can resume from.
 
-What nobody has committed is removed; commits that are taken out are kept in RUN/damaged.
+Uncommitted files are removed; commits that are rolled back are moved to RUN/damaged.
 """
 
 import logging
@@ -20,18 +20,18 @@ logger = logging.getLogger(__name__)
 
 
 def roll_back(run: Run) -> tuple[Commit | None, MidStep | None]:
-    """Remove what is younger than the last commit, and than the middle of an outer step after it.
+    """Remove the files that are newer than the last commit, or than a state saved after it.
 
-    A run whose last checkpoint is damaged goes on from the one before.
+    A run whose last checkpoint is damaged is rolled back to the one before.
 
     Returns:
-        The last commit and the middle of an outer step; None where there is none.
+        The last commit and the state saved after it; None for one that does not exist.
     """
     commits = run.commits()
     kept = commits[: whole_checkpoints(run, commits)]
     if kept and len(kept) < len(commits):
         logger.warning(
-            "going on after outer step %d instead; what came after it is in %s",
+            "resuming after outer step %d instead; what came after it is in %s",
             *(kept[-1].outer_step, run.path / "damaged"),
         )
         roll_back_to(run, kept)
@@ -51,24 +51,24 @@ def roll_back(run: Run) -> tuple[Commit | None, MidStep | None]:
 
 
 def whole_checkpoints(run: Run, commits: Sequence[Commit]) -> int:
-    """How many of the commits to keep, so that the run can go on from the last of them.
+    """The number of commits to keep so that the run can resume from the last of them.
 
     Returns:
-        The largest number whose last commit has all checkpoints that it needs, whole; 0 for none.
+        The largest number whose last commit has whole checkpoints to resume from; 0 for none.
     """
     for number in range(len(commits), 0, -1):
         try:
-            for name in needed_checkpoints(commits[:number], run.config, to_go_on=True):
+            for name in needed_checkpoints(commits[:number], run.config, for_resume=True):
                 check_checkpoint(run.path / name)
         except DamagedError as error:
-            logger.warning("outer step %d cannot be gone on from: %s", number - 1, error)
+            logger.warning("cannot resume after outer step %d: %s", number - 1, error)
         else:
             return number
     return 0
 
 
-def beyond(run: Run, commits: Sequence[Commit]) -> list[Path]:
-    """What a run has of later outer steps than these: manifests, tables, checkpoints, middles."""
+def later_paths(run: Run, commits: Sequence[Commit]) -> list[Path]:
+    """The paths of later outer steps: manifests, tables, checkpoints, and the mid-step state."""
     first = step_folder(len(commits))
     update = commits[-1].update if commits else -1
     manifests = (run.path / "manifests").glob("step=*.json")
@@ -84,12 +84,12 @@ def beyond(run: Run, commits: Sequence[Commit]) -> list[Path]:
 
 
 def roll_back_to(run: Run, commits: Sequence[Commit]) -> None:
-    """Take out what is younger than the last of these commits; shards of it are removed.
+    """Put aside all files that are newer than the last of these commits, and remove the shards.
 
-    Manifests go first, the youngest before the others: after a kill anywhere, what is left has no
-    gap, and what belongs to no manifest any more is removed or taken out by the next try.
+    Manifests go first, the newest one before the others. So a kill at any moment leaves no gap, and
+    the next attempt removes or puts aside the files that lost their manifest.
     """
-    paths = beyond(run, commits)
+    paths = later_paths(run, commits)
     manifests = [path for path in paths if path.parent.name == "manifests"]
     put_aside(run, [*reversed(manifests), *(path for path in paths if path not in manifests)])
     for folder in (run.path / "shards").glob("step=*"):
@@ -99,12 +99,12 @@ def roll_back_to(run: Run, commits: Sequence[Commit]) -> None:
 
 
 def put_aside(run: Run, paths: Iterable[Path]) -> None:
-    """Move files and folders of a run to the same place below RUN/damaged; nothing is replaced."""
+    """Move files and folders of a run to the same path below RUN/damaged; nothing is replaced."""
     for path in paths:
-        place = run.path / "damaged" / path.relative_to(run.path)
+        aside = run.path / "damaged" / path.relative_to(run.path)
         number = 0
-        while place.exists():
+        while aside.exists():
             number += 1
-            place = place.with_name(f"{path.name}.{number}")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(place)
+            aside = aside.with_name(f"{path.name}.{number}")
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(aside)

@@ -1,4 +1,4 @@
-"""Saving while training goes on: one thing after the other, in a thread of its own."""
+"""Saving while training continues: one job at a time, in a thread of its own."""
 
 import time
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from cit_train.config import TrainConfig
 
 
 class Saver:
-    """Writes what it is given, in order, and tells what went wrong with it at the next call.
+    """Runs one save job at a time in a thread; an error of a job is raised by the next call.
 
-    What is given to it must not change any more; a file shows only once it is whole.
+    The objects that a job writes must not change any more.
     """
 
     def __init__(self, config: TrainConfig) -> None:
@@ -21,7 +21,7 @@ class Saver:
         self._saved_at, self._saved_update = time.monotonic(), 0
 
     def __enter__(self) -> "Saver":
-        """Ready to write."""
+        """Ready to save."""
         return self
 
     def __exit__(
@@ -30,7 +30,7 @@ class Saver:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Finish what was given; its failure is raised unless there is one already."""
+        """Finish the pending job; its error is raised unless the block has raised one."""
         try:
             if error is None:
                 self.wait()
@@ -38,14 +38,15 @@ class Saver:
             self._thread.shutdown(wait=True)
 
     def submit(self, job: Callable[[], None], *, update: int | None = None) -> None:
-        """Let `job` write, once what was given before is written.
+        """Start a job, once the previous one has ended.
 
         Args:
-            job: Writes files.
-            update: With it the run can go on after this update.
+            job: A function that writes files.
+            update: The update that the run can resume after, once the job has ended; None for a
+                job that saves no state to resume from.
 
         Raises:
-            Exception: What went wrong with what was given before.
+            Exception: The error of the previous job.
         """
         self.wait()
         self._pending = self._thread.submit(job)
@@ -53,17 +54,17 @@ class Saver:
             self._saved_at, self._saved_update = time.monotonic(), update
 
     def wait(self) -> None:
-        """Wait until everything is written.
+        """Wait for the pending job.
 
         Raises:
-            Exception: What went wrong.
+            Exception: Its error.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
     def is_due(self, update: int) -> bool:
-        """Whether the state after `update` should be saved: enough updates or minutes have gone."""
+        """Whether enough updates or minutes have passed to save the state after `update`."""
         if update == self._saved_update:
             return False
         if self._every is not None and update - self._saved_update >= self._every:

@@ -1,8 +1,8 @@
-"""Shards made once more from the ledger and the pool, to the same bytes.
+"""Writing shards again from the ledger and the pool, to the same bytes.
 
-The ledger has what a lane selected, in scan order, and what it rejected, with the reason. The first
-of them, up to the budget, are the selection as it was made; the others are those that took the
-place of rejected ones. So what `ShardWriterThread` did can be done again.
+The ledger has the pairs that a lane selected and rejected, in scan order. The first of them, up to
+the budget, are the original selection; the later ones replaced rejected pairs. So a
+`ShardWriterThread` can repeat its work.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ _SCHEMA = pa.schema(
 
 @dataclass
 class RecordedScan:
-    """The rest of a scan, as the ledger has it: pairs that take the place of rejected ones."""
+    """A scan whose replacements come from the ledger; a `PairScan`."""
 
     config: CurateConfig
     step: OuterStep
@@ -57,19 +57,24 @@ class RecordedScan:
     later: pa.Table
 
     def take(self, num_pairs: int | None, /) -> pa.Table:
-        """The next pairs."""
+        """The next replacements."""
         taken = self.later.slice(0, num_pairs)
         self.later = self.later.slice(len(taken))
         return taken
 
     def reject_rows(self) -> list[dict[str, Any]]:
-        """None: the ledger has them."""
+        """Empty: the ledger has them."""
         return []
 
 
 @dataclass(frozen=True)
 class _Lane:
-    """What a lane selected and rejected in an outer step, in scan order."""
+    """The pairs that a lane selected or rejected in an outer step, in scan order.
+
+    Attributes:
+        pairs: All of them.
+        rejects: The reasons for the rejected ones, by scan position.
+    """
 
     pairs: pa.Table
     rejects: Mapping[int, ImageRejected]
@@ -80,20 +85,19 @@ def remake_shards(run: Run, pools: PoolMixture, commits: Sequence[Commit], outer
 
     Args:
         run: The run; its ledger is whole.
-        pools: What it was made from.
-        commits: Its outer steps.
-        outer_step: Which one.
+        pools: The pools that it was made from.
+        commits: Its commits.
+        outer_step: The outer step of the shards.
 
     Raises:
-        DamagedError: The pool is not as it was, or an image cannot be opened any more.
+        DamagedError: The pool has changed, or an image can no longer be opened.
     """
     settings = {**flat(RunConfig()), **run.config}
     per_update = settings["accumulate"] * settings["batch_size"]
     budget = settings["curate_every"] * per_update
     _check_pools(run, pools)
-    names = range(settings["lanes"])
     with run.database(pools if run.has_several_pools else pools.single) as database:
-        lanes = [_lane(database, run, pools, outer_step, lane) for lane in names]
+        lanes = [_lane(database, run, pools, outer_step, lane) for lane in range(settings["lanes"])]
     first_update = commits[outer_step - 1].update if outer_step else 0
     fewest = min(min(len(lane.pairs), budget) for lane in lanes)
     left = settings["max_updates"] - first_update
@@ -105,7 +109,7 @@ def remake_shards(run: Run, pools: PoolMixture, commits: Sequence[Commit], outer
         rules = CurateConfig(seed=settings["seed"])
         scan = RecordedScan(rules, step, number, lane.pairs.slice(budget))
         with image_threads() as threads:
-            stream = ShardWriterThread(
+            writer = ShardWriterThread(
                 run,
                 pools,
                 scan,
@@ -117,25 +121,25 @@ def remake_shards(run: Run, pools: PoolMixture, commits: Sequence[Commit], outer
                 image_side=settings["shard_image_side"],
                 known_rejects=lane.rejects,
             )
-            stream.start()
-            stream.finish()
+            writer.start()
+            writer.finish()
         for name, sha256 in _hashes(folder, number).items():
             if before.get(name, sha256) != sha256:
                 raise DamagedError(
-                    f"{folder / name} is made anew, with other bytes than it was written with: the "
+                    f"{folder / name} was written again, but with other bytes than before: the "
                     "pool's images have changed"
                 )
 
 
 def pools_of(run: Run, paths: Sequence[str] = ()) -> PoolMixture | None:
-    """The pools that a run was made from, each by the name that its ledger has.
+    """The pools that a run was made from, under the names in its ledger.
 
     Args:
         run: The run.
-        paths: Where they are now; left out, where its config.json says.
+        paths: Their folders now; left out, those in its config.json.
 
     Returns:
-        None when they are not there.
+        None when they do not exist.
 
     Raises:
         ConfigError: The paths are not those of the run's pools.
@@ -147,20 +151,20 @@ def pools_of(run: Run, paths: Sequence[str] = ()) -> PoolMixture | None:
 
 def _lane(database: RunDatabase, run: Run, pools: PoolMixture, outer_step: int, lane: int) -> _Lane:
     several = run.has_several_pools
-    # A run of one pool may have called it by another name.
+    # A run of a single pool may have named it differently.
     pool = "s.pool" if several else "'" + pools.pools[0].name.replace("'", "''") + "'"
     same = " AND p.pool = s.pool" if several else ""
-    asked = [outer_step, lane]
-    selected = database.rows(_SELECTED.format(pool=pool, same=same), asked)
-    rejected = database.rows(_REJECTED.format(pool=pool.removeprefix("s.")), asked)
+    values = [outer_step, lane]
+    selected = database.rows(_SELECTED.format(pool=pool, same=same), values)
+    rejected = database.rows(_REJECTED.format(pool=pool.removeprefix("s.")), values)
     missing = next((row["pair_key"] for row in selected if row["caption"] is None), None)
     if missing is not None:
         raise DamagedError(f"the pool has no pair {missing}, which {run.path} selected")
     rejects = {
         row["scan_position"]: ImageRejected(row["reason"], row["detail"]) for row in rejected
     }
-    nothing: dict[str, Any] = dict.fromkeys(_SCHEMA.names)
-    rows = [*selected, *({**nothing, **row, "reason": ""} for row in rejected)]
+    empty: dict[str, Any] = dict.fromkeys(_SCHEMA.names)
+    rows = [*selected, *({**empty, **row, "reason": ""} for row in rejected)]
     known = [{name: row[name] for name in _SCHEMA.names} for row in rows]
     table = pa.Table.from_pylist(known, schema=_SCHEMA).sort_by("scan_position")
     return _Lane(table, rejects)
@@ -179,12 +183,12 @@ def _check_pools(run: Run, pools: PoolMixture) -> None:
 
 
 def _hashes(folder: Path, lane: int) -> dict[str, str]:
-    """The SHA-256 of a lane's shards, as far as something says what it was."""
-    found = {}
+    """The recorded SHA-256 of each shard of a lane; one without a readable record is left out."""
+    hashes = {}
     for path in folder.glob(f"{lane_prefix(lane)}-*.json"):
         try:
             entry = shard_entry(path)
         except DamagedError:
             continue
-        found[entry.path] = entry.sha256
-    return found
+        hashes[entry.path] = entry.sha256
+    return hashes

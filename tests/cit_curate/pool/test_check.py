@@ -116,7 +116,7 @@ def test_a_catalog_that_is_locked_or_damaged_hides_no_pair_and_is_written_again(
 def test_a_pool_that_was_to_be_replaced_is_put_back(pool: Path) -> None:
     pool.rename(pool.with_name(".tmp-0-pool"))
     (pool.with_name(f".tmp-{dead_pid()}-pool")).mkdir()
-    with pytest.raises(ConfigError, match="puts it back"):
+    with pytest.raises(ConfigError, match=r"cit repair .* restores it"):
         commands.repair(pool, dry_run=True)
     commands.repair(pool)
     assert verify_pool(pool) == []

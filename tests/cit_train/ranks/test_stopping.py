@@ -255,8 +255,8 @@ def test_a_damaged_middle_is_told_of_and_the_run_goes_on_from_its_last_commit(
     else:
         (out / name).write_bytes(content)
     train(config, out, resume=True)
-    assert "cannot be gone on from" in caplog.text
-    assert "taking the last commit" in caplog.text
+    assert "cannot resume from" in caplog.text
+    assert "resuming from the last commit" in caplog.text
     assert_same_run(whole("{}"), out)
 
 

@@ -95,7 +95,7 @@ def test_a_run_that_is_whole_has_no_damage_and_nothing_to_mend(
     commands.verify(run)
     assert capsys.readouterr().out == f"{run}: every file is as it was written\n"
     commands.repair(run)
-    assert capsys.readouterr().out == f"{run}: there is nothing to mend\n"
+    assert capsys.readouterr().out == f"{run}: there is nothing to repair\n"
     assert tree(run) == before
     assert {path.name for path in run.parent.iterdir()} == {"run"}
 
@@ -206,8 +206,8 @@ def test_a_last_checkpoint_that_is_damaged_is_told_of_and_the_run_goes_on_from_t
     CHANGES[change](run / damaged)
     content = (run / damaged).read_bytes()
     train(make_config(world, **FIELDS), run, resume=True)
-    assert "outer step 1 cannot be gone on from" in caplog.text
-    assert "going on after outer step 0 instead" in caplog.text
+    assert "cannot resume after outer step 1" in caplog.text
+    assert "resuming after outer step 0 instead" in caplog.text
     assert_same_run(whole, run)
     assert (run / "damaged" / damaged).read_bytes() == content
 
