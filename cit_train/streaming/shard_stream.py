@@ -1,8 +1,8 @@
 """From a selection of captions to shards of images, in training order, while training reads them.
 
 A selection is permuted by (seed, outer step, lane). Its images are then opened, checked and
-written in that order, so reading needs no shuffle and a place in an outer step is one integer. A
-pair whose image cannot be opened is set aside, and the scan's next kept pair takes its place.
+written in that order, so reading needs no shuffle and a position in an outer step is one integer. A
+pair whose image cannot be opened is rejected, and the scan's next kept pair replaces it.
 """
 
 import contextlib
@@ -35,10 +35,10 @@ from cit_train.streaming.waiting import Waiting
 
 # First word of the random key of the training order.
 ORDER_KEY = 21
-# Threads that have images opened and checked for all lanes of a process, each by a process of its
-# own; more than this would mostly take cores from the training loop.
+# Threads that open and check images for all lanes of a process, each through a decoder process of
+# its own; more than this would mostly take cores from the training loop.
 MAX_THREADS = 8
-# Images of a lane that are opened ahead of the one that is written.
+# Images of a lane that are opened ahead of the one being written.
 _IMAGES_AHEAD = 2 * MAX_THREADS
 _POLL_SECONDS = 0.005
 
@@ -46,27 +46,27 @@ logger = logging.getLogger(__name__)
 
 
 def image_threads() -> ThreadPoolExecutor:
-    """The threads that open and check images, for the streams of a process."""
+    """The threads that open and check images, for all shard writers of a process."""
     return ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS), thread_name_prefix="images")
 
 
 def lane_prefix(lane: int) -> str:
-    """First part of the names of a lane's shards."""
+    """The prefix of the names of a lane's shards."""
     return f"lane{lane:05d}"
 
 
 def shard_folder(run: Run, outer_step: int) -> Path:
-    """Where the shards of an outer step lie."""
+    """The folder of the shards of an outer step."""
     return run.path / "shards" / step_folder(outer_step)
 
 
 def rejects_path(folder: Path, lane: int) -> Path:
-    """Where the shards of a lane have what they leave out."""
+    """The file of the pairs that the shards of a lane leave out."""
     return folder / f"{lane_prefix(lane)}.rejects.json"
 
 
 def read_rejects(path: Path) -> dict[int, ImageRejected]:
-    """Why each scan position is left out; empty when there is no such file.
+    """The rejected scan positions with their reasons; empty when there is no such file.
 
     Raises:
         DamagedError: The file is damaged.
@@ -84,12 +84,12 @@ def read_rejects(path: Path) -> dict[int, ImageRejected]:
 
 
 class PairScan(Protocol):
-    """Where pairs come from that take the place of others: `LaneScan` is one.
+    """A source of replacement pairs, such as `LaneScan`.
 
     Attributes:
-        config: The rules.
+        config: The curation config.
         step: The outer step.
-        lane: The lane.
+        lane: The number of the lane.
     """
 
     config: CurateConfig
@@ -97,22 +97,22 @@ class PairScan(Protocol):
     lane: int
 
     def take(self, num_pairs: int | None, /) -> pa.Table:
-        """The next kept pairs, in arrival order; fewer when there are no more."""
+        """The next kept pairs, in arrival order; fewer when the scan is exhausted."""
 
     def reject_rows(self) -> list[dict[str, Any]]:
-        """The `rejects` rows of captions that it set aside."""
+        """The `rejects` rows of captions that the scan set aside."""
 
 
 class ShardWriterThread(threading.Thread):
-    """Writes the shards of one lane's selection; a thread beside the training loop.
+    """Writes the shards of one lane's selection, in a thread beside the training loop.
 
     Attributes:
-        rows: The pairs that were written, in training order: the selection's pairs, with those
-            replaced whose image could not be opened.
-        num_written: Pairs that are written so far.
-        error: What ended the stream, if not its end.
-        first_shard_at: When the first shard was closed, in `time.monotonic`; None before.
-        last_shard_at: When the last one was.
+        rows: The pairs written, in training order: the selection's pairs, except that those whose
+            image could not be opened are replaced.
+        num_written: The pairs written so far.
+        error: The error that ended the thread; None if there was none.
+        first_shard_at: The time when the first shard was closed, in `time.monotonic`; None before.
+        last_shard_at: The time when the last shard was closed.
     """
 
     def __init__(
@@ -134,19 +134,19 @@ class ShardWriterThread(threading.Thread):
         """Prepare to write; `start` begins.
 
         Args:
-            run: Whose shards they are.
-            pools: Where the images are.
-            scan: The lane's scan, which gives replacements.
-            selection: Its pairs, in arrival order.
-            num_pairs: That are written, at most.
-            pairs_per_shard: Of each tar but the last.
-            max_pixels: Images with more are rejected.
-            threads: Open and check images, for all streams of this process.
-            image_side: See `shard_image`.
+            run: The run that the shards belong to.
+            pools: The pools of the images.
+            scan: The lane's scan, the source of replacements.
+            selection: The selected pairs, in arrival order.
+            num_pairs: The most pairs to write.
+            pairs_per_shard: The pairs of each tar but the last.
+            max_pixels: The most pixels of an image; larger ones are rejected.
+            threads: The threads that open and check images, shared within this process.
+            image_side: The side of a stored image, see `shard_image`.
             is_decoded: Whether an image is known to decode.
-            make_room: Asked on a full disk whether to try again.
-            known_rejects: All that is left out, by scan position, where it is known: shards are
-                written once more, and any other image that cannot be opened ends it.
+            make_room: Called on a full disk; whether to try again.
+            known_rejects: All rejects by scan position, when shards are rewritten; any other image
+                that cannot be opened is then an error.
         """
         super().__init__(name=f"shards-lane{scan.lane}", daemon=True)
         self.num_written = 0
@@ -173,19 +173,19 @@ class ShardWriterThread(threading.Thread):
         self._unused = self._planned.slice(num_pairs)
         self._pairs_per_shard = pairs_per_shard
         self._stopping = threading.Event()
-        # What a run that was stopped in this outer step had written: so many pairs need not be
-        # opened again, and these scan positions were rejected.
+        # What a run that was stopped in this outer step had written: the images of so many pairs
+        # need not be opened again, and these scan positions were rejected.
         self._num_written = 0
         self._knows_all = known_rejects is not None
         self._known_rejects = dict(known_rejects or {})
 
     def run(self) -> None:
-        """Write everything; a failure becomes `error` and a marker that readers see."""
+        """Write all shards; a failure becomes `error` and a marker that readers see."""
         try:
             self._write()
-        except BaseException as error:  # noqa: BLE001 - handed to the main thread by `finish`
+        except BaseException as error:  # noqa: BLE001 - raised in the main thread by `finish`
             self.error = error
-            # Empty: a disk without room for data usually still takes a name.
+            # Empty: a full disk usually still has room for a name.
             with contextlib.suppress(OSError):
                 (self.folder / f"{lane_prefix(self.scan.lane)}.failed").touch()
         finally:
@@ -193,43 +193,43 @@ class ShardWriterThread(threading.Thread):
                 future.cancel()
 
     def stop(self) -> None:
-        """Ask the thread to end after the pair it is at."""
+        """Make the thread end after the current pair."""
         self._stopping.set()
 
     def finish(self) -> None:
         """Wait for the end.
 
         Raises:
-            BaseException: What the thread raised.
+            BaseException: The error of the thread.
         """
         self.join()
         if self.error is not None:
             raise self.error
 
     def has_written(self, num_pairs: int, *, wait_seconds: float) -> bool:
-        """Wait until so many pairs are written; False when the stream ends with fewer.
+        """Wait until enough pairs are written; False when the thread ends with fewer.
 
         Args:
-            num_pairs: That are wanted.
-            wait_seconds: Longest wait for the next one.
+            num_pairs: The pairs to wait for.
+            wait_seconds: The longest wait for the next pair.
 
         Raises:
-            PeerLostError: It does not come.
-            BaseException: What the thread raised.
+            PeerLostError: The next pair takes longer.
+            BaseException: The error of the thread.
         """
         waiting, before = Waiting(f"images of {self.folder}", wait_seconds), self.num_written
         while self.num_written < num_pairs and self.is_alive():
             self.join(_POLL_SECONDS)
             if self.num_written > before:
                 before = self.num_written
-                waiting.again()
+                waiting.restart()
             waiting.check()
         if self.num_written < num_pairs:
             self.finish()
         return self.num_written >= num_pairs
 
     def selected_rows(self) -> pa.Table:
-        """The selection as it came out, in arrival order: replaced pairs are not in it."""
+        """The final selection in arrival order, with replacements instead of rejected pairs."""
         rows = pa.concat_tables([self.rows, self._unused])
         return rows.sort_by("scan_position")
 
@@ -240,18 +240,18 @@ class ShardWriterThread(threading.Thread):
 
     def _write(self) -> None:
         writer = self._open_writer()
-        written: list[int] = []  # rows of the planned pairs with the replacements behind them
+        written: list[int] = []  # rows of the planned pairs followed by the replacements
         replacements: list[pa.Table] = []
         num_tried = 0
-        for place, fields in enumerate(each_row(self._planned)):
+        for planned_row, fields in enumerate(each_row(self._planned)):
             if len(written) == self._num_pairs:
                 break
             if self._stopping.is_set():
-                raise BadInputError("the stream was asked to stop")
-            num_tried = place + 1
+                raise BadInputError("the writing of shards was stopped")
+            num_tried = planned_row + 1
             is_new = len(written) >= self._num_written
-            opened = self._opened(place) if is_new else None
-            image, row = self._image_or_none(fields, opened), place
+            opened = self._opened(planned_row) if is_new else None
+            image, row = self._image_or_none(fields, opened), planned_row
             while image is None:
                 replacement = self._replacement()
                 if not len(replacement):
@@ -260,7 +260,7 @@ class ShardWriterThread(threading.Thread):
                 image = self._image_or_none(fields, self._open(fields) if is_new else None)
                 row = len(self._planned) + len(replacements)
                 replacements.append(replacement)
-            if image is None:  # the passes are over, and the policy is to train on what there is
+            if image is None:  # the scan is exhausted, and the policy is to train on fewer pairs
                 continue
             if is_new:
                 self._add(writer, self._sample(fields, image))
@@ -275,14 +275,14 @@ class ShardWriterThread(threading.Thread):
         self.rows = everything.take(pa.array(written, pa.int64()))
 
     def _open_writer(self) -> ShardWriter:
-        """A writer that goes on after the shards that are there."""
+        """A writer that appends to the closed shards on disk."""
         prefix = lane_prefix(self.scan.lane)
         try:
             if not self._knows_all:
                 self._known_rejects = read_rejects(self._rejects_path)
         except DamagedError as error:
-            # Without it nobody knows which pairs the closed shards left out.
-            logger.warning("%s; the shards of its lane are written again", error)
+            # Without it there is no record of the pairs that the closed shards left out.
+            logger.warning("%s; the shards of its lane are rewritten", error)
             remove_shards(self.folder, prefix)
         entries = closed_shards(self.folder, prefix)
         self._num_written = sum(entry.rows for entry in entries)
@@ -295,7 +295,7 @@ class ShardWriterThread(threading.Thread):
         )
 
     def _add(self, writer: ShardWriter, sample: Sample) -> None:
-        # Before the shard is closed: whoever goes on after it must know what was left out.
+        # Before the shard is closed: a resumed run must know which pairs it leaves out.
         if self._rejects and writer.is_almost_full:
             self._write_rejects()
         writer.add(sample)
@@ -321,15 +321,15 @@ class ShardWriterThread(threading.Thread):
     def _image_or_none(
         self, fields: Mapping[str, Any], opened: "Future[bytes] | None"
     ) -> bytes | None:
-        """The image's bytes, once it is known to decode; a rejected image is written down.
+        """The bytes of an image that decodes; None for a rejected one, which is recorded.
 
         Args:
             fields: The pair.
-            opened: Its image; None for a pair in a closed shard, whose image is not opened again:
-                b"", or what it was rejected for.
+            opened: The image; None for a pair of a closed shard, whose image is not opened again
+                and is b"" unless it was rejected.
 
         Raises:
-            DamagedError: All that is left out is known, and this is not.
+            DamagedError: All rejects are known, and this image is a new one.
         """
         known = self._known_rejects.get(fields["scan_position"])
         try:
@@ -347,10 +347,10 @@ class ShardWriterThread(threading.Thread):
         self._image_limit.opened()
         return image
 
-    def _opened(self, place: int) -> "Future[bytes]":
-        """The image of a planned pair, while those of the next ones are being opened."""
+    def _opened(self, planned_row: int) -> "Future[bytes]":
+        """The image of a planned pair; those of the next pairs are opened in the background."""
         if self._later is None:  # the first pair that is in no closed shard
-            self._later = each_row(self._planned.slice(place))
+            self._later = each_row(self._planned.slice(planned_row))
         while len(self._ahead) < _IMAGES_AHEAD and (fields := next(self._later, None)):
             self._ahead.append(self._open(fields))
         return self._ahead.popleft()
@@ -361,7 +361,7 @@ class ShardWriterThread(threading.Thread):
         )
 
     def _image(self, pool: str, image_uri: str, source: str) -> bytes:
-        """What goes into the shard for an image; raises ImageRejected."""
+        """The bytes that a shard stores for an image; raises ImageRejected."""
         image: bytes = self._pools[pool].image_bytes(image_uri, source)
         if not self._image_side and self._is_decoded(image):
             return image
@@ -390,7 +390,7 @@ class ShardWriterThread(threading.Thread):
                 "source": fields["source"],
             }
         )
-        if error.reason == "no_image":  # the pool says so itself: nothing is wrong with it
+        if error.reason == "no_image":  # known to the pool, and no sign of a fault
             return
         try:
             self._image_limit.rejected(fields, error)
