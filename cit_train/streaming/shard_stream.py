@@ -10,8 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +21,6 @@ import pyarrow as pa
 from cit_curate.config import CurateConfig
 from cit_curate.curation.lane_scan import OuterStep
 from cit_curate.errors import BadInputError, DamagedError, ShortfallError
-from cit_curate.images.decoders import decoders
 from cit_curate.images.read import ImageRejected, image_suffix
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.records import each_row
@@ -31,6 +29,7 @@ from cit_curate.run.ledger_tables import SCHEMAS
 from cit_curate.run.shards import Sample, ShardWriter, closed_shards, remove_shards
 from cit_curate.storage.durable import read_json, write_sealed
 from cit_train.streaming.image_limit import ImageLimit
+from cit_train.streaming.image_opener import ImageOpener
 from cit_train.streaming.waiting import Waiting
 
 # First word of the random key of the training order.
@@ -155,15 +154,17 @@ class ShardWriterThread(threading.Thread):
         self.last_shard_at: float | None = None
         self.rows = selection.slice(0, 0)
         self.folder = shard_folder(run, scan.step.number)
-        self._pools = pools
         self.scan = scan
-        self._max_pixels = max_pixels
-        self._image_side = image_side
-        self._is_decoded = is_decoded
+        self._num_pools = len(pools)
+        self._images = ImageOpener(
+            pools,
+            threads,
+            num_ahead=_IMAGES_AHEAD,
+            max_pixels=max_pixels,
+            side=image_side,
+            is_decoded=is_decoded,
+        )
         self._make_room = make_room
-        self._threads = threads
-        self._ahead: deque[Future[bytes]] = deque()
-        self._later: Iterator[dict[str, Any]] | None = None
         self._rejects: list[dict[str, Any]] = []
         self._image_limit = ImageLimit(pools, outer_step=scan.step.number, num_pairs=num_pairs)
         key = (scan.config.seed, ORDER_KEY, scan.step.number, scan.lane)
@@ -173,10 +174,8 @@ class ShardWriterThread(threading.Thread):
         self._unused = self._planned.slice(num_pairs)
         self._pairs_per_shard = pairs_per_shard
         self._stopping = threading.Event()
-        # What a run that was stopped in this outer step had written: the images of so many pairs
-        # need not be opened again, and these scan positions were rejected.
-        self._num_written = 0
         self._knows_all = known_rejects is not None
+        # Otherwise the rejects that a stopped run recorded in this outer step.
         self._known_rejects = dict(known_rejects or {})
 
     def run(self) -> None:
@@ -189,8 +188,7 @@ class ShardWriterThread(threading.Thread):
             with contextlib.suppress(OSError):
                 (self.folder / f"{lane_prefix(self.scan.lane)}.failed").touch()
         finally:
-            for future in self._ahead:
-                future.cancel()
+            self._images.cancel()
 
     def stop(self) -> None:
         """Make the thread end after the current pair."""
@@ -240,6 +238,8 @@ class ShardWriterThread(threading.Thread):
 
     def _write(self) -> None:
         writer = self._open_writer()
+        # Pairs in closed shards of a stopped run, whose images are not opened again.
+        num_closed = sum(entry.rows for entry in writer.entries)
         written: list[int] = []  # rows of the planned pairs followed by the replacements
         replacements: list[pa.Table] = []
         num_tried = 0
@@ -249,15 +249,15 @@ class ShardWriterThread(threading.Thread):
             if self._stopping.is_set():
                 raise BadInputError("the writing of shards was stopped")
             num_tried = planned_row + 1
-            is_new = len(written) >= self._num_written
-            opened = self._opened(planned_row) if is_new else None
+            is_new = len(written) >= num_closed
+            opened = self._images.open_ahead(self._planned, planned_row) if is_new else None
             image, row = self._image_or_none(fields, opened), planned_row
             while image is None:
                 replacement = self._replacement()
                 if not len(replacement):
                     break
                 fields = next(each_row(replacement))
-                image = self._image_or_none(fields, self._open(fields) if is_new else None)
+                image = self._image_or_none(fields, self._images.open(fields) if is_new else None)
                 row = len(self._planned) + len(replacements)
                 replacements.append(replacement)
             if image is None:  # the scan is exhausted, and the policy is to train on fewer pairs
@@ -284,13 +284,11 @@ class ShardWriterThread(threading.Thread):
             # Without it there is no record of the pairs that the closed shards left out.
             logger.warning("%s; the shards of its lane are rewritten", error)
             remove_shards(self.folder, prefix)
-        entries = closed_shards(self.folder, prefix)
-        self._num_written = sum(entry.rows for entry in entries)
         return ShardWriter(
             self.folder,
             prefix,
             pairs_per_shard=self._pairs_per_shard,
-            entries=entries,
+            entries=closed_shards(self.folder, prefix),
             make_room=lambda: not self._stopping.is_set() and self._make_room(),
         )
 
@@ -313,7 +311,7 @@ class ShardWriterThread(threading.Thread):
 
     def _sample(self, fields: Mapping[str, Any], image: bytes) -> Sample:
         names = ["pair_key", "image_id", "text_key", "similarity", "metadata_text", "reason"]
-        if len(self._pools) > 1:
+        if self._num_pools > 1:
             names.append("pool")
         info = {name: fields[name] for name in names}
         return Sample(image, image_suffix(image), fields["caption"], info)
@@ -346,26 +344,6 @@ class ShardWriterThread(threading.Thread):
             return None
         self._image_limit.opened()
         return image
-
-    def _opened(self, planned_row: int) -> "Future[bytes]":
-        """The image of a planned pair; those of the next pairs are opened in the background."""
-        if self._later is None:  # the first pair that is in no closed shard
-            self._later = each_row(self._planned.slice(planned_row))
-        while len(self._ahead) < _IMAGES_AHEAD and (fields := next(self._later, None)):
-            self._ahead.append(self._open(fields))
-        return self._ahead.popleft()
-
-    def _open(self, fields: Mapping[str, Any]) -> "Future[bytes]":
-        return self._threads.submit(
-            self._image, fields["pool"], fields["image_uri"], fields["source"]
-        )
-
-    def _image(self, pool: str, image_uri: str, source: str) -> bytes:
-        """The bytes that a shard stores for an image; raises ImageRejected."""
-        image: bytes = self._pools[pool].image_bytes(image_uri, source)
-        if not self._image_side and self._is_decoded(image):
-            return image
-        return decoders().shard_image(image, side=self._image_side, max_pixels=self._max_pixels)
 
     def _replacement(self) -> pa.Table:
         try:
