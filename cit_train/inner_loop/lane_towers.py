@@ -1,8 +1,8 @@
-"""From a lane's batch to projected images and texts: what a rank computes by itself.
+"""From a lane's batch to projected images and texts: the part of an update local to a rank.
 
 A lane is the unit of the forward pass: dropout is seeded by (seed, update, lane), and BatchNorm
-sees one lane (docs/method.md, "Inner loop"). So what a rank computes does not depend on which
-other lanes it has.
+sees one lane (docs/method.md, "Inner loop"). So the result for a lane does not depend on which
+other lanes its rank has.
 """
 
 from collections.abc import Sequence
@@ -53,19 +53,19 @@ class LaneTowers(nn.Module):
         self._vision = vision
         self._cache = cache
         self._autocast = autocast
-        # In a list, so that it is no sub-module: its weights are those of `model`.
+        # In a list, so that it is not registered as a submodule: its weights are those of `model`.
         text = model.text_model
         self._text = [torch.compile(text, dynamic=True) if config.text.compile else text]
 
     def forward(
         self, batches: Sequence[LaneBatch], update: int, part: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Projected images and texts of some lanes, and the logit scale.
+        """Projected images and texts of several lanes, and the logit scale.
 
         Args:
-            batches: One batch of each lane.
-            update: Updates made before this one.
-            part: Which of the `accumulate` batches of this update.
+            batches: One batch per lane.
+            update: The updates made before this one.
+            part: The index of this batch among the `accumulate` batches of the update.
 
         Returns:
             float32 [lanes * batch, projection dim] twice, and float [].
@@ -73,22 +73,25 @@ class LaneTowers(nn.Module):
         lanes = [self._lane(batch, update, part) for batch in batches]
         images = torch.cat([image for image, _ in lanes]).float()
         texts = torch.cat([text for _, text in lanes]).float()
-        # A copy: a gradient that is changed on its way must not be a parameter's own.
+        # A clone: a gradient that is modified on its way back must not be the parameter's own.
         return images, texts, self.model.logit_scale.clone()
 
     def _lane(self, batch: LaneBatch, update: int, part: int) -> Sides:
         rows = slice(0, len(batch.captions))
         self.seed(batch, update, part)
-        with torch.autocast(
-            self._vision.device.type, self._autocast, enabled=self._autocast is not None
-        ):
+        with self.autocast():
             texts = self.texts(batch, rows)
             images = self.images(batch, rows, None if self.trains_tower else self.frozen(batch))
         return images, texts
 
+    def autocast(self) -> torch.autocast:
+        """The context of a forward pass in mixed precision; without effect in float32."""
+        is_mixed = self._autocast is not None
+        return torch.autocast(self._vision.device.type, self._autocast, enabled=is_mixed)
+
     def seed(self, batch: LaneBatch, update: int, part: int, chunk: int = 0) -> None:
-        """Put the generators of dropout where this chunk of this lane's batch has them."""
-        # A lane's parts of one update draw their own dropout; so do a batch's chunks.
+        """Seed dropout for this chunk of this lane's batch."""
+        # Each part of an update and each chunk of a batch draws its own dropout.
         key = (update, batch.lane, *((part,) if part or chunk else ()), *((chunk,) * bool(chunk)))
         seed = np.random.SeedSequence((self._config.curate.seed, DROPOUT_KEY, *key))
         torch.manual_seed(int(seed.generate_state(1)[0]))
@@ -105,7 +108,7 @@ class LaneTowers(nn.Module):
         return projected
 
     def _pooled_texts(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Pooled captions, with `text_buckets` in passes of similar length: float [rows, width]."""
+        """Pooled captions, in `text_buckets` passes of similar length: float [rows, width]."""
         num_buckets = self._config.train.text_buckets
         if num_buckets == 1:
             return self._text_pass(ids, mask)
@@ -120,31 +123,39 @@ class LaneTowers(nn.Module):
 
     def _text_pass(self, ids: Tensor, mask: Tensor) -> Tensor:
         pooled: Tensor = self._text[0](
-            input_ids=self._moved(ids), attention_mask=self._moved(mask)
+            input_ids=self._to_device(ids), attention_mask=self._to_device(mask)
         ).pooler_output
         return pooled
 
-    def _moved(self, tensor: Tensor) -> Tensor:
-        """A tensor on the tower's device; a GPU fetches it while the CPU goes on."""
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        """The tensor on the tower's device; a copy to a GPU does not block the CPU."""
         device = self._vision.device
         if device.type == "cuda" and tensor.device.type == "cpu":
             tensor = tensor.pin_memory()
         return tensor.to(device, non_blocking=True)
 
     def images(
-        self, batch: LaneBatch, rows: slice, frozen: Tensor | None, *, moves: bool = True
+        self,
+        batch: LaneBatch,
+        rows: slice,
+        frozen: Tensor | None,
+        *,
+        update_statistics: bool = True,
     ) -> Tensor:
         """Projected images: float [rows, projection dim].
 
         Args:
-            batch: A lane's batch.
-            rows: Which of its images.
-            frozen: Output of the frozen part for the whole batch; None when the tower is trained.
-            moves: Let BatchNorm move its running statistics, which are those of lane 0.
+            batch: The batch of one lane.
+            rows: The rows of the images to project.
+            frozen: The output of the frozen part for the whole batch; None when the tower is
+                trained.
+            update_statistics: Whether lane 0 updates the running statistics of BatchNorm; other
+                lanes never do.
         """
-        with running_statistics(self.model.vision_model, update=moves and batch.lane == 0):
+        update = update_statistics and batch.lane == 0
+        with running_statistics(self.model.vision_model, update=update):
             if frozen is not None:
-                features = self._moved(frozen[rows])
+                features = self._to_device(frozen[rows])
                 pooled = with_head(self.model.vision_model, features)
             else:
                 pixels = self._vision.pixels(_views(batch)[rows])
@@ -153,9 +164,9 @@ class LaneTowers(nn.Module):
         return projected
 
     def frozen(self, batch: LaneBatch) -> Tensor:
-        """Output of the frozen part of the vision tower: float32 [batch, width], no gradient.
+        """The output of the frozen part of the vision tower: float32 [batch, width], no gradient.
 
-        On the tower's device, unless it comes from the cache.
+        It is on the tower's device, unless it comes from the cache.
         """
         if self._cache is None:
             return self._vision.on_device(_views(batch))
@@ -165,8 +176,8 @@ class LaneTowers(nn.Module):
         return self._cache.features(batch.images, views.tolist())
 
     @property
-    def divides_images(self) -> bool:
-        """Whether a batch of images may be cut; BatchNorm in train mode must see a whole lane."""
+    def can_split_images(self) -> bool:
+        """Whether a batch of images may be split; BatchNorm in train mode needs a whole lane."""
         return not has_batch_norm(self.model.vision_model)
 
 

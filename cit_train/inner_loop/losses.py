@@ -10,25 +10,23 @@ from cit_train.config import Loss
 def contrastive_loss(
     image: Tensor, text: Tensor, logit_scale: Tensor, *, loss: Loss, rows: slice | None = None
 ) -> Tensor:
-    """Cross-entropy of the scaled cosines; row i of one side belongs to row i of the other.
+    """The cross-entropy of the scaled cosines, where row i of one side matches row i of the other.
 
-    Both sides are L2-normalised here, so that projections may come as they are, and everything is
-    computed in float32, also under autocast.
+    Both sides are L2-normalised here. Everything is computed in float32, even under autocast.
 
     Args:
         image: float [batch, dim], projected image features of any norm.
         text: float [batch, dim], projected text features of any norm.
-        logit_scale: float [], logarithm of the factor on the cosines.
-        loss: `cit` finds the text of each image (image→text only); `clip` is the mean of both
-            directions.
-        rows: Only what these rows add to the mean over the batch, for which [rows, batch] logits
-            are enough; the parts of all rows sum up to the loss of the batch.
+        logit_scale: float [], the logarithm of the factor on the cosines.
+        loss: `cit` is image→text only; `clip` is the mean of both directions.
+        rows: The rows whose share of the batch mean is returned, from [rows, batch] logits; the
+            shares of all rows add up to the loss of the batch. None = all rows.
 
     Returns:
         float32 [], in nats.
 
     Raises:
-        ValueError: The sides differ in shape, or the loss has another name.
+        ValueError: The sides differ in shape, or `loss` has another value.
     """
     if image.ndim != 2 or image.shape != text.shape:
         raise ValueError(
@@ -41,17 +39,17 @@ def contrastive_loss(
         image = functional.normalize(image.float(), dim=-1)
         text = functional.normalize(text.float(), dim=-1)
         scale = logit_scale.float().exp()
-        own = torch.arange(len(image), device=image.device)
+        targets = torch.arange(len(image), device=image.device)
         if rows is not None:
-            part = own[rows]
-            total = functional.cross_entropy(scale * image[rows] @ text.T, part, reduction="sum")
+            own = targets[rows]
+            total = functional.cross_entropy(scale * image[rows] @ text.T, own, reduction="sum")
             if loss == "clip":
-                back = scale * text[rows] @ image.T
-                total = (total + functional.cross_entropy(back, part, reduction="sum")) / 2
+                text_logits = scale * text[rows] @ image.T
+                total = (total + functional.cross_entropy(text_logits, own, reduction="sum")) / 2
             return total / len(image)
         # logits: float32 [batch images, batch texts]
         logits = scale * image @ text.T
-        image_to_text = functional.cross_entropy(logits, own)
+        image_to_text = functional.cross_entropy(logits, targets)
         if loss == "cit":
             return image_to_text
-        return (image_to_text + functional.cross_entropy(logits.T, own)) / 2
+        return (image_to_text + functional.cross_entropy(logits.T, targets)) / 2

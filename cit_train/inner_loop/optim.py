@@ -15,29 +15,28 @@ _PROJECTIONS = ("visual_projection", "text_projection")
 def learning_rate(
     update: int, *, lr: float, min_lr: float, warmup_updates: float, max_updates: int
 ) -> float:
-    """The rate of one update: a linear warm-up from 0, then half a cycle of cosine to `min_lr`.
+    """The rate of one update: a linear warm-up from 0, then half a cosine cycle down to `min_lr`.
 
     Args:
-        update: Updates made before this one; 0 has rate 0 (unless there is no warm-up), and
-            `max_updates` has `min_lr`.
-        lr: Peak, reached at `warmup_updates`.
+        update: The updates made before this one. Update 0 has rate 0, unless there is no warm-up.
+        lr: The peak rate, reached at `warmup_updates`.
         min_lr: The rate at `max_updates`.
-        warmup_updates: May be a fraction, as `max_updates / 25` is.
-        max_updates: Length of the training.
+        warmup_updates: The length of the warm-up, possibly fractional, as `max_updates / 25` is.
+        max_updates: The length of the training.
 
     Raises:
-        ValueError: `update` is not within the training, or the warm-up leaves nothing of it.
+        ValueError: `update` is outside the training, or the warm-up is not shorter than it.
     """
     if not 0 <= warmup_updates < max_updates:
         raise ValueError(
-            f"warmup_updates is {warmup_updates:g}; it is from 0 to below the {max_updates} of "
-            "max_updates"
+            f"warmup_updates is {warmup_updates:g}; it must be at least 0 and below max_updates, "
+            f"{max_updates}"
         )
     if not 0 <= update <= max_updates:
-        raise ValueError(f"update is {update}; this training has the updates 0 to {max_updates}")
+        raise ValueError(f"update is {update}; this training has updates 0 to {max_updates}")
     if update < warmup_updates:
         return lr * update / warmup_updates
-    # The reference's order of operations, to its last bit.
+    # The reference's order of operations, so that the last bit agrees.
     angle = math.pi * (update - warmup_updates) / (max_updates - warmup_updates)
     return min_lr + (lr - min_lr) * 0.5 * (1.0 + math.cos(angle))
 
@@ -54,20 +53,20 @@ def parameter_groups(
     """The trainable parameters, grouped by tower and weight decay, for AdamW.
 
     1-dimensional parameters (biases, norms) have no weight decay; `logit_scale` is 0-dimensional
-    and has it. The groups stand in the order text, vision, projection, each before its
-    `-no-decay` part, and their parameters in the order of the model.
+    and does. The groups are in the order text, vision, projection, each before its `-no-decay`
+    counterpart, and their parameters in the order of the model.
 
     Args:
-        model: The dual encoder; what does not require a gradient is left out.
-        lr: Peak rate of whatever has none of its own.
-        text_lr: Peak rate of the text tower; None = `lr`.
-        projection_lr: Peak rate of the two projections and `logit_scale`; None = `lr`.
-        weight_decay: Of everything but the projections.
-        projection_weight_decay: Of the two projections.
+        model: The dual encoder; parameters that require no gradient are left out.
+        lr: The peak rate of groups without a rate of their own.
+        text_lr: The peak rate of the text tower; None = `lr`.
+        projection_lr: The peak rate of the two projections and `logit_scale`; None = `lr`.
+        weight_decay: The weight decay of everything but the projections.
+        projection_weight_decay: The weight decay of the two projections.
 
     Returns:
         Dictionaries with `name`, `params`, `weight_decay` and `lr_scale` (the group's peak rate
-        over `lr`, see `set_learning_rates`); none is empty.
+        divided by `lr`, see `set_learning_rates`); no group is empty.
 
     Raises:
         ValueError: `lr` is not positive, or nothing is trainable.
@@ -104,11 +103,11 @@ def parameter_groups(
 
 
 def set_learning_rates(optimizer: Optimizer, rate: float) -> None:
-    """Give each parameter group `rate` times its `lr_scale` (1 where it has none).
+    """Set each parameter group's rate to `rate` times its `lr_scale` (1 where it has none).
 
     Args:
-        optimizer: Made with `parameter_groups`; its groups' `lr` are set.
-        rate: From `learning_rate`.
+        optimizer: An optimizer over `parameter_groups`, modified in place.
+        rate: The rate from `learning_rate`.
     """
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)

@@ -1,4 +1,4 @@
-"""The towers of one rank among the equal ones of the others: gradients are averaged over ranks."""
+"""The towers of one rank, with gradients averaged over the ranks."""
 
 import contextlib
 import warnings
@@ -19,7 +19,7 @@ Features = tuple[Tensor, Tensor, Tensor]
 
 
 class Replica:
-    """The towers as they are, or within DistributedDataParallel when there are several ranks."""
+    """The towers, inside DistributedDataParallel when there are several ranks."""
 
     def __init__(self, towers: LaneTowers, world: World) -> None:
         self._towers = towers
@@ -27,7 +27,7 @@ class Replica:
         if world.size > 1:
             device = towers.model.logit_scale.device
             with warnings.catch_warnings():
-                # torch 2.14 gives the argument another name, which older versions do not know.
+                # torch 2.14 renames the argument; older versions do not know the new name.
                 warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
                 self._parallel = DistributedDataParallel(
                     _Reduced(towers),
@@ -37,22 +37,22 @@ class Replica:
                 )
 
     def __call__(self, batches: Sequence[LaneBatch], update: int, part: int) -> Features:
-        """As `LaneTowers.forward`; a backward pass from it ends with the averaged gradient."""
+        """`LaneTowers.forward`, whose backward pass ends with the averaged gradient."""
         features: Features = (self._parallel or self._towers)(batches, update, part)
         return features
 
-    def alone(self) -> AbstractContextManager[Any]:
-        """Within it a backward pass leaves the gradient of this rank, to be averaged later."""
+    def without_averaging(self) -> AbstractContextManager[Any]:
+        """A context in which backward passes leave this rank's own gradient, averaged later."""
         return self._parallel.no_sync() if self._parallel is not None else contextlib.nullcontext()
 
     def average(self) -> None:
-        """Average the gradients that are there, when no backward pass through the towers did."""
+        """Average the existing gradients, when no backward pass through this replica did."""
         if self._parallel is not None:
             self._parallel(None, 0, 0).backward()
 
 
 class _Reduced(nn.Module):
-    """The towers; without batches, a zero that every parameter has a part in."""
+    """The towers; without batches, a zero that depends on every parameter."""
 
     def __init__(self, towers: LaneTowers) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class _Reduced(nn.Module):
     def forward(
         self, batches: Sequence[LaneBatch] | None, update: int, part: int
     ) -> Features | Tensor:
-        """As `LaneTowers.forward`."""
+        """`LaneTowers.forward`, or the zero."""
         if batches is not None:
             features: Features = self.towers(batches, update, part)
             return features

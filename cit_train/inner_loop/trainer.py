@@ -28,14 +28,14 @@ from cit_train.streaming.batches import LaneBatch
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where a run stands; replaced, never changed.
+    """The progress of a run; replaced, never modified.
 
     Attributes:
-        update: Updates made.
-        outer_step: Outer steps made.
-        cursors: Where each lane's scan stands, of all lanes.
+        update: The updates made.
+        outer_step: The outer steps made.
+        cursors: The scan cursors of all lanes.
         best: The best evaluation so far; None before the first.
-        owes_evaluation: The run was asked to stop before it had evaluated this update.
+        owes_evaluation: Whether the run was stopped before it had evaluated this update.
     """
 
     update: int
@@ -47,14 +47,14 @@ class TrainState:
 
 @dataclass(frozen=True)
 class UpdateReport:
-    """What one update did; `skipped` when mixed precision overflowed and no weight moved."""
+    """The result of one update; `skipped` when mixed precision overflowed and no weight changed."""
 
     loss: float
     learning_rate: float
     skipped: bool
 
 
-# Updates in a row that mixed precision may skip: each halves a scale that begins at 65,536.
+# Updates in a row that mixed precision may skip: each halves a loss scale that starts at 65,536.
 MAX_SKIPPED_IN_A_ROW = 50
 
 
@@ -80,7 +80,6 @@ class Trainer:
         self.processor = processor
         self.device = vision.device
         self.cache = cache
-        self._autocast = autocast
         self._world = world
         self.optimizer = torch.optim.AdamW(
             parameter_groups(
@@ -102,12 +101,12 @@ class Trainer:
         self._replica = Replica(self._towers, world)
 
     def text_encoder(self) -> TextEncoder:
-        """The text tower as it is now: a copy that training does not move."""
+        """A copy of the current text tower, which training does not change."""
         projected = self.config.text.project_embeddings
         return TextEncoder(
             copy.deepcopy(self.model.text_model),
-            # Its own tokenizer too: a call sets padding and truncation inside it, and the thread
-            # that writes shards embeds while this one trains.
+            # The tokenizer is copied too: a call sets padding and truncation inside it, and the
+            # thread that writes shards embeds captions while this one trains.
             copy.deepcopy(self.tokenizer),
             max_text_length=self.config.text.max_text_length,
             projection=copy.deepcopy(self.model.text_projection) if projected else None,
@@ -118,18 +117,18 @@ class Trainer:
     def step(
         self, batches: Sequence[LaneBatch], state: TrainState
     ) -> tuple[TrainState, UpdateReport]:
-        """One update: the mean of the losses of `accumulate` global batches.
+        """Make one update on the mean loss of `accumulate` global batches.
 
         Args:
             batches: One batch of each lane of this rank, `accumulate` times.
-            state: Where the run stands.
+            state: The state before the update.
 
         Returns:
-            The state after the update, and what it did; the same on all ranks.
+            The state after the update and its report, the same on all ranks.
 
         Raises:
             NotFiniteError: A loss or the gradient is NaN or infinite, or mixed precision has
-                skipped too many updates in a row; no weight has moved, on no rank.
+                skipped too many updates in a row. No weight has changed on any rank.
         """
         train = self.config.train
         rate = learning_rate(
@@ -160,47 +159,47 @@ class Trainer:
         return replace(state, update=state.update + 1), report
 
     def _gradient_norm(self) -> float:
-        """The norm of all gradients, which `clip_grad` then limits."""
+        """The norm of all gradients, before `clip_grad` limits it."""
         parameters = trainable_parameters(self.model)
         if self.config.train.clip_grad is not None:
             limit = self.config.train.clip_grad
             return float(torch.nn.utils.clip_grad_norm_(parameters, limit))
-        gradients = [each.grad for each in parameters if each.grad is not None]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
     def _check_finite(
         self, losses: Sequence[float], norm: float, batches: Sequence[LaneBatch], update: int
     ) -> None:
-        """Raise on all ranks alike where an update of one must not be made.
+        """Raise on all ranks when the update of one of them must not be made.
 
         Raises:
             NotFiniteError: See `step`.
         """
         # Mixed precision skips an update whose gradient overflows, and lowers its scale.
-        is_sound = self.scaler.is_enabled() or math.isfinite(norm)
-        lost = not is_sound or not all(map(math.isfinite, losses))
+        norm_is_fine = self.scaler.is_enabled() or math.isfinite(norm)
+        is_broken = not norm_is_fine or not all(map(math.isfinite, losses))
         is_stuck = self._num_skipped >= MAX_SKIPPED_IN_A_ROW
-        if not any(self._world.any_of(lost, is_stuck)):
+        if not any(self._world.any_of(is_broken, is_stuck)):
             return
         keys = [key for batch in batches for key in batch.pair_keys]
-        what = f"the loss is {sum(losses) / len(losses)}, and the norm of its gradient {norm},"
+        reason = f"the loss is {sum(losses) / len(losses)}, and the norm of its gradient {norm},"
         if is_stuck:
-            what = f"{self._num_skipped} updates in a row have overflowed"
+            reason = f"{self._num_skipped} updates in a row have overflowed"
         raise NotFiniteError(
-            f"{what} at update {update}; its pairs begin with {', '.join(keys[:3])}. "
-            "Lower --lr, and go on from the last commit with --resume",
+            f"{reason} at update {update}; its pairs begin with {', '.join(keys[:3])}. "
+            "Lower --lr, and resume from the last commit with --resume",
             keys,
         )
 
     def _backward(self, batches: Sequence[LaneBatch], update: int, part: int) -> float:
-        """Add the gradient of one global batch, over all lanes' pairs; gives its loss."""
+        """Add the gradient of one global batch, over all lanes' pairs, and return its loss."""
         train = self.config.train
         is_last = part == train.accumulate - 1
         if train.micro_batch is None or train.micro_batch >= self.config.curate.batch_size:
             if is_last:
                 loss = self._loss_backward(*self._replica(batches, update, part))
             else:
-                with self._replica.alone():
+                with self._replica.without_averaging():
                     loss = self._loss_backward(*self._replica(batches, update, part))
         else:
             loss = cached_backward(
@@ -210,14 +209,13 @@ class Trainer:
                 update=update,
                 part=part,
                 micro_batch=train.micro_batch,
-                autocast=self._autocast,
             )
             if is_last:
                 self._replica.average()
         return loss
 
     def _loss_backward(self, images: Tensor, texts: Tensor, scale: Tensor) -> float:
-        """Run the loss of the global batch backwards, from this rank's features; gives the loss.
+        """Backpropagate the loss of the global batch to this rank's features, and return the loss.
 
         The ranks' gradients are averaged, and the average must be the gradient of the loss.
         """
@@ -226,7 +224,7 @@ class Trainer:
         all_images = world.gather(images, through=is_local)
         all_texts = world.gather(texts, through=is_local)
         if world.size > 1 and not is_local:
-            # Every rank finds the whole gradient of the scale, but a share of all others.
+            # Each rank has the whole gradient of the scale, but only a share of every other.
             scale = scale.detach() + (scale - scale.detach()) / world.size
         total = 0.0
         blocks = self._row_blocks(len(images), is_local=is_local, are_leaves=images.is_leaf)
@@ -240,9 +238,10 @@ class Trainer:
     def _row_blocks(
         self, num_own: int, *, is_local: bool, are_leaves: bool
     ) -> Sequence[slice | None]:
-        """The rows of the logits that are computed at once; None = all.
+        """The blocks of rows of the logits that are computed together; None = all rows.
 
-        Only from leaves is a loss in several blocks cheap: else each would go through the towers.
+        A loss in several blocks is cheap only from leaves: else each would backpropagate through
+        the towers.
         """
         first = self._world.rank * num_own if is_local else 0
         num_rows = num_own if is_local else num_own * self._world.size

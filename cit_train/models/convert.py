@@ -1,6 +1,6 @@
-"""Third-party weights and the original's checkpoints into Hugging Face directories.
+"""Conversion of third-party weights and the original's checkpoints to Hugging Face directories.
 
-What is written is loaded back and compared before it gets its name.
+A converted model is loaded back and compared before its directory gets its final name.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,17 +44,17 @@ _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was written.
+    """The result of a conversion.
 
     Attributes:
         folder: The Hugging Face directory.
-        model_type: Such as `moco`, or `vision-text-dual-encoder`.
-        architecture: Of the vision tower.
-        image_size: Side of its input in pixels.
-        pooled_size: Width of its pooled output.
-        num_tensors: In the model.
-        left_out: Tensors of the source that the model has no use for.
-        tokenizer: Whether there is one beside the model.
+        model_type: The model type, such as `moco` or `vision-text-dual-encoder`.
+        architecture: The architecture of the vision tower.
+        image_size: The side of the vision tower's input, in pixels.
+        pooled_size: The width of the vision tower's pooled output.
+        num_tensors: The tensors of the model.
+        left_out: The names of the source's tensors that the model does not use.
+        tokenizer: Whether a tokenizer was written beside the model.
     """
 
     folder: Path
@@ -71,14 +71,16 @@ def convert_tower(family: str, source: str, out: Path) -> Conversion:
     """Write a `moco`, `augreg` or `swag` tower as a Hugging Face directory.
 
     Args:
-        family: Which of the three.
-        source: A weight file; for `augreg` also `timm:NAME` or a bare timm name, which asks a hub.
-        out: The directory, which must not be there yet.
+        family: The family: `moco`, `augreg` or `swag`.
+        source: A weight file; for `augreg` also `timm:NAME` or a bare timm name, fetched from a
+            hub.
+        out: The directory to create.
 
     Raises:
-        ConfigError: The source is not to be had or is another model's; tensors are listed.
-        DamagedError: The source is cut, or holds more than tensors.
-        NotFiniteError: The tower gives NaN or infinity.
+        ConfigError: `out` exists, or the source is unavailable or of another model; the message
+            lists its tensors.
+        DamagedError: The source is truncated, or contains more than tensors.
+        NotFiniteError: The tower's output is NaN or infinite.
     """
     _refuse_existing(out)
     tensors = _read_source(family, source)
@@ -109,19 +111,21 @@ def convert_checkpoint(
 
     Args:
         source: A directory with config.json and pytorch_model.bin, its `.tar`, or a `.pth`.
-        out: The directory, which must not be there yet.
-        tokenizer: Directory or hub id; None = as in `load_dual_encoder`, or none.
-        config: A config.json, for a `.pth` whose towers are not known by names and shapes.
+        out: The directory to create.
+        tokenizer: The directory or hub id of a tokenizer; None = as in `load_dual_encoder`, or
+            no tokenizer.
+        config: A config.json, for a `.pth` whose towers cannot be inferred from names and shapes.
 
     Raises:
-        ConfigError: The source is no dual encoder, or its tensors are not those of its config.
-        DamagedError: The source is cut, or holds more than tensors.
-        NotFiniteError: The vision tower gives NaN or infinity.
+        ConfigError: `out` exists, or the source is not a dual encoder, or its tensors do not match
+            its config.
+        DamagedError: The source is truncated, or contains more than tensors.
+        NotFiniteError: The vision tower's output is NaN or infinite.
     """
     _refuse_existing(out)
     checkpoint = open_released(source, config=config)
     model = load_released(checkpoint)
-    found = find_tokenizer(
+    own_tokenizer = find_tokenizer(
         tokenizer,
         source if source.is_dir() else None,
         vocabulary=model.config.text_config.vocab_size,
@@ -131,8 +135,8 @@ def convert_checkpoint(
     with atomic_folder(out) as temporary:
         _save(model, temporary)
         make_image_processor(statistics).save_pretrained(temporary)
-        if found is not None:
-            processor = make_processor(found, statistics, max_text_length=MAX_TEXT_LENGTH)
+        if own_tokenizer is not None:
+            processor = make_processor(own_tokenizer, statistics, max_text_length=MAX_TEXT_LENGTH)
             processor.save_pretrained(temporary)
         _check(model, temporary)
     return Conversion(
@@ -143,7 +147,7 @@ def convert_checkpoint(
         pooled_size=vision.hidden_size,
         num_tensors=len(model.state_dict()),
         left_out=tuple(name for name in checkpoint.tensors if OLD_BUFFERS.search(name)),
-        tokenizer=found is not None,
+        tokenizer=own_tokenizer is not None,
     )
 
 
@@ -152,7 +156,7 @@ _Selection = tuple[dict[str, Tensor], tuple[str, ...]]
 
 def _select_moco(tensors: Mapping[str, Tensor], origin: str) -> _Selection:
     """The base encoder; the momentum encoder and the predictor are left out."""
-    kept, left_out, strangers = {}, [], []
+    kept, left_out, unknown = {}, [], []
     for name, tensor in tensors.items():
         part, _, rest = name.removeprefix("module.").partition(".")
         if part == "base_encoder":
@@ -160,10 +164,10 @@ def _select_moco(tensors: Mapping[str, Tensor], origin: str) -> _Selection:
         elif part in ("momentum_encoder", "predictor"):
             left_out.append(name)
         else:
-            strangers.append(name)
-    if strangers or not kept:
-        found = ", ".join(strangers[:5]) or "no module.base_encoder.*"
-        raise ConfigError(f"{origin} is not a checkpoint of MoCo-v3 ViT: it has {found}")
+            unknown.append(name)
+    if unknown or not kept:
+        names = ", ".join(unknown[:5]) or "no module.base_encoder.*"
+        raise ConfigError(f"{origin} is not a checkpoint of MoCo-v3 ViT: it has {names}")
     return kept, tuple(left_out)
 
 
@@ -174,10 +178,10 @@ def _select_augreg(tensors: Mapping[str, Tensor], origin: str) -> _Selection:
 def _select_swag(tensors: Mapping[str, Tensor], origin: str) -> _Selection:
     """The trunk; the classifier of a fine-tuned model is left out."""
     if "cls_token" in tensors:
-        # They would fit, and then see images normalised as SWAG's are and not as their own.
+        # They would load, but then run on images with SWAG's normalisation instead of their own.
         raise ConfigError(
             f"{origin} has timm's names, not SWAG's; AugReg weights are for `cit convert augreg`, "
-            "and --vision-encoder takes other timm models as they are"
+            "and --vision-encoder takes other timm models without conversion"
         )
     left_out = tuple(name for name in tensors if name.startswith(("head.", "heads.")))
     return rename_to_timm({n: t for n, t in tensors.items() if n not in left_out}), left_out
@@ -202,9 +206,9 @@ def _read_source(family: str, source: str) -> dict[str, Tensor]:
     if family == "augreg" and timm.is_model(name):
         return _fetch_from_timm(name)
     hub = family == "swag" and source.removesuffix("_in1k") in SWAG_ARCHITECTURES
-    what = "is a torch hub name, whose code is not run here" if hub else "is not a file"
+    reason = "is a torch hub name, whose code is not run here" if hub else "is not a file"
     raise ConfigError(
-        f"{source} {what}; fetch the weights with `cit pull` and give the path of the file"
+        f"{source} {reason}; fetch the weights with `cit pull` and give the path of the file"
     )
 
 
@@ -225,7 +229,7 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
 
 def _refuse_existing(out: Path) -> None:
     if out.exists():
-        raise ConfigError(f"{out} is there already; choose another place, or remove it")
+        raise ConfigError(f"{out} already exists; choose another path, or remove it")
 
 
 def _save(model: PreTrainedModel, folder: Path) -> None:
@@ -235,23 +239,25 @@ def _save(model: PreTrainedModel, folder: Path) -> None:
 
 @torch.inference_mode()
 def _check(model: PreTrainedModel, folder: Path) -> None:
-    """Load what was written, and compare every tensor and the pooled output of one image."""
-    again = AutoModel.from_pretrained(folder, trust_remote_code=False).eval()
-    written, wanted = again.state_dict(), model.state_dict()
+    """Load the written model, and compare every tensor and the pooled output of one image."""
+    reloaded = AutoModel.from_pretrained(folder, trust_remote_code=False).eval()
+    written, source = reloaded.state_dict(), model.state_dict()
     different = [
-        name for name in wanted if name not in written or not _equal(wanted[name], written[name])
+        name for name in source if name not in written or not _equal(source[name], written[name])
     ]
-    if different or written.keys() != wanted.keys():
-        raise DamagedError(f"{folder} was not written as it was read: {', '.join(different[:5])}")
-    towers: list[Any] = [getattr(each, "vision_model", each) for each in (model, again)]
+    if different or written.keys() != source.keys():
+        raise DamagedError(f"{folder} differs from its source: {', '.join(different[:5])}")
+    towers: list[Any] = [getattr(tower, "vision_model", tower) for tower in (model, reloaded)]
     side = image_statistics(towers[0].config).side
     pixels = torch.linspace(-1, 1, 3 * side * side).reshape(1, 3, side, side)
-    one, other = (tower(pixel_values=pixels).pooler_output for tower in towers)
-    if not torch.isfinite(one).all():
-        raise NotFiniteError("the vision tower gives NaN or infinity; its weights are broken")
-    # Not bit by bit: a matrix product depends on where in memory the file's tensors lie.
-    if not torch.allclose(one, other, rtol=1e-3, atol=1e-4):
-        raise DamagedError(f"{folder} gives another pooled output than its source")
+    expected, output = (tower(pixel_values=pixels).pooler_output for tower in towers)
+    if not torch.isfinite(expected).all():
+        raise NotFiniteError(
+            "the output of the vision tower is NaN or infinite; its weights are broken"
+        )
+    # Not bit by bit: a matrix product depends on the memory alignment of the tensors.
+    if not torch.allclose(expected, output, rtol=1e-3, atol=1e-4):
+        raise DamagedError(f"the pooled output of {folder} differs from that of its source")
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

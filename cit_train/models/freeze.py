@@ -1,8 +1,8 @@
 """Which parameters are trained, and in which mode each part runs (docs/method.md, "Inner loop").
 
-The vision tower has a frozen part and, in MoCo's case, a head that is trained on top of it. What
-is frozen stays in eval mode; what is trained is in train mode, its BatchNorm with the statistics of
-one lane, its running statistics those of lane 0.
+The vision tower has a frozen part and, in MoCo's case, a trainable head. Frozen parts stay in eval
+mode. Trained parts are in train mode: their BatchNorm normalises with the statistics of one lane,
+and its running statistics are those of lane 0.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 def freeze(model: VisionTextDualEncoderModel, config: ModelConfig) -> None:
-    """Let gradients reach what the config trains, the projections and the logit scale.
+    """Require gradients for the configured parts, the projections and the logit scale.
 
     Raises:
         ConfigError: The text tower has no pooler to train.
@@ -36,14 +36,14 @@ def freeze(model: VisionTextDualEncoderModel, config: ModelConfig) -> None:
         if not isinstance(pooler, nn.Module):
             raise ConfigError(
                 f"--train-text pool: a {text.config.model_type} text tower has no pooler; "
-                "take --train-text all, or a tower with --pooling pooler"
+                "use --train-text all, or a tower with --pooling pooler"
             )
         text.requires_grad_(False)
         pooler.requires_grad_(True)
 
 
 def set_train_mode(model: VisionTextDualEncoderModel) -> None:
-    """The trained parts in train mode, the text tower with its dropout; the rest in eval mode."""
+    """Put the trained parts, and the text tower for its dropout, in train mode; others in eval."""
     model.train()
     vision, head = model.vision_model, vision_head(model.vision_model)
     vision.train(trains_vision_tower(model))
@@ -52,7 +52,7 @@ def set_train_mode(model: VisionTextDualEncoderModel) -> None:
 
 
 def trains_vision_tower(model: VisionTextDualEncoderModel) -> bool:
-    """Whether more of the vision tower than its head is trained."""
+    """Whether any of the vision tower below its head is trained."""
     head = vision_head(model.vision_model)
     in_head = {id(parameter) for parameter in head.parameters()} if head is not None else set()
     return any(
@@ -62,7 +62,7 @@ def trains_vision_tower(model: VisionTextDualEncoderModel) -> bool:
 
 
 def vision_head(vision: PreTrainedModel) -> nn.Module | None:
-    """The head on the tower's frozen part; None in towers without one."""
+    """The head above the tower's frozen part; None in towers without one."""
     return vision.head if getattr(vision, "has_trainable_head", False) else None
 
 
@@ -70,7 +70,7 @@ def frozen_features(vision: PreTrainedModel, pixel_values: Tensor) -> Tensor:
     """The output of the tower below its head: float [batch, width].
 
     Args:
-        vision: A vision tower.
+        vision: The vision tower.
         pixel_values: float [batch, 3, height, width], normalised.
     """
     if vision_head(vision) is not None:
@@ -90,18 +90,18 @@ def with_head(vision: PreTrainedModel, features: Tensor) -> Tensor:
 
 
 def has_batch_norm(module: nn.Module) -> bool:
-    """Whether a batch may not be cut: BatchNorm in train mode computes with all of it."""
+    """Whether a batch must stay whole, because BatchNorm in train mode uses all of it."""
     return any(isinstance(layer, _BatchNorm) and layer.training for layer in module.modules())
 
 
 @contextmanager
 def running_statistics(module: nn.Module, *, update: bool) -> Iterator[None]:
-    """Within it, BatchNorm in train mode moves its running statistics only if `update` is set."""
+    """A block in which BatchNorm in train mode updates its running statistics only if `update`."""
     layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
     tracking = [layer.track_running_stats for layer in layers]
     try:
         for layer in layers:
-            # In eval mode BatchNorm needs its statistics; there nothing would move anyway.
+            # In eval mode BatchNorm needs its statistics, and does not update them.
             if layer.training:
                 layer.track_running_stats = layer.track_running_stats and update
         yield

@@ -1,4 +1,4 @@
-"""The saved form of an evaluation view: what `AutoImageProcessor` reads."""
+"""The evaluation view as a saved config that `AutoImageProcessor` reads."""
 
 from transformers import CLIPImageProcessor
 
@@ -8,7 +8,7 @@ __all__ = ["make_image_processor"]
 
 
 def make_image_processor(statistics: ImageStatistics) -> CLIPImageProcessor:
-    """Resize (bilinear) to 256/224 of the side, centre crop, and a tower's own normalisation."""
+    """A bilinear resize to 256/224 of the side, a centre crop, and the tower's normalisation."""
     side = statistics.side
     return CLIPImageProcessor(
         do_resize=True,

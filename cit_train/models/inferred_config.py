@@ -1,6 +1,6 @@
-"""Configs read off the names and shapes of tensors, for checkpoints that come without one.
+"""Configs inferred from the names and shapes of tensors, for checkpoints without a config.
 
-The number of attention heads is in no shape; it follows from the architecture's name (ViT) or from
+No shape shows the number of attention heads; it follows from the architecture's name (ViT) or from
 the head size of 64 that every published BERT has.
 """
 
@@ -46,11 +46,11 @@ def infer_tower_config(family: str, tensors: Mapping[str, Tensor]) -> TimmTowerC
     """The config of a `moco`, `augreg` or `swag` tower.
 
     Args:
-        family: Which of the three.
-        tensors: Under timm's names, without the family's prefix.
+        family: The family: `moco`, `augreg` or `swag`.
+        tensors: The tensors by timm's names, without the family's prefix.
 
     Raises:
-        ConfigError: They are not a ViT's, or of a size that is not known.
+        ConfigError: The tensors are not a ViT's, or of an unknown size.
     """
     try:
         width, _, _, patch = tensors["patch_embed.proj.weight"].shape
@@ -58,7 +58,7 @@ def infer_tower_config(family: str, tensors: Mapping[str, Tensor]) -> TimmTowerC
     except (KeyError, ValueError, IndexError) as error:
         raise ConfigError(
             f"these are not the tensors of a {family} ViT: patch_embed.proj.weight or pos_embed "
-            f"is missing or misshaped; found {_some(tensors)}"
+            f"is missing or misshaped; found {_first_names(tensors)}"
         ) from error
     shape = (width, patch, _num_layers(tensors, r"blocks\.(\d+)\."))
     if shape not in ARCHITECTURES:
@@ -68,13 +68,15 @@ def infer_tower_config(family: str, tensors: Mapping[str, Tensor]) -> TimmTowerC
         )
     name, side = ARCHITECTURES[shape], grid * patch
     if family == "swag":
-        own = {timm: own for own, timm in SWAG_ARCHITECTURES.items()}
-        return SwagConfig(config_name=own.get(name, name), image_size=side)
+        swag_names = {timm: swag for swag, timm in SWAG_ARCHITECTURES.items()}
+        return SwagConfig(config_name=swag_names.get(name, name), image_size=side)
     if family == "augreg":
         classes = len(tensors["head.weight"]) if "head.weight" in tensors else 0
         return AugregConfig(config_name=name, image_size=side, num_classes=classes)
     if "head.0.weight" not in tensors or "head.6.weight" not in tensors:
-        raise ConfigError(f"MoCo's projector (head.0 … head.7) is missing; found {_some(tensors)}")
+        raise ConfigError(
+            f"MoCo's projector (head.0 … head.7) is missing; found {_first_names(tensors)}"
+        )
     return MocoConfig(
         config_name=name,
         image_size=side,
@@ -84,10 +86,11 @@ def infer_tower_config(family: str, tensors: Mapping[str, Tensor]) -> TimmTowerC
 
 
 def infer_text_config(tensors: Mapping[str, Tensor]) -> BertConfig:
-    """The config of a BERT, under its own names.
+    """The config of a BERT from its tensors.
 
     Raises:
-        ConfigError: It is not a BERT's, or might be a RoBERTa's, which counts positions otherwise.
+        ConfigError: The tensors are not a BERT's, or may be a RoBERTa's, which numbers positions
+            differently.
     """
     try:
         vocabulary, width = tensors["embeddings.word_embeddings.weight"].shape
@@ -96,7 +99,7 @@ def infer_text_config(tensors: Mapping[str, Tensor]) -> BertConfig:
         intermediate = len(tensors["encoder.layer.0.intermediate.dense.weight"])
     except (KeyError, ValueError, TypeError) as error:
         raise ConfigError(
-            f"the text tower is not a BERT; found {_some(tensors)}. {_OTHER_TOWERS}"
+            f"the text tower is not a BERT; found {_first_names(tensors)}. {_OTHER_TOWERS}"
         ) from error
     if types == 1:
         raise ConfigError(f"the text tower looks like a RoBERTa (one token type). {_OTHER_TOWERS}")
@@ -115,19 +118,19 @@ def infer_dual_config(tensors: Mapping[str, Tensor]) -> VisionTextDualEncoderCon
     """The config of a dual encoder of one of our ViTs and a BERT.
 
     Args:
-        tensors: Under the released names: `vision_model.moco.*`, `text_model.*`, ….
+        tensors: The tensors by their released names: `vision_model.moco.*`, `text_model.*`, ….
 
     Raises:
-        ConfigError: A tower is not known by its names and shapes.
+        ConfigError: A tower cannot be inferred from its names and shapes.
     """
     families = sorted({name.split(".")[1] for name in tensors if name.startswith("vision_model.")})
     if len(families) != 1 or families[0] not in FAMILIES:
         raise ConfigError(
             f"the vision tower is none of {', '.join(FAMILIES)}; "
-            f"found {_some(tensors)}. {_OTHER_TOWERS}"
+            f"found {_first_names(tensors)}. {_OTHER_TOWERS}"
         )
     if "visual_projection.weight" not in tensors:
-        raise ConfigError(f"visual_projection.weight is missing; found {_some(tensors)}")
+        raise ConfigError(f"visual_projection.weight is missing; found {_first_names(tensors)}")
     vision = _below(tensors, f"vision_model.{families[0]}.")
     if families[0] == "swag":
         vision = rename_to_timm(vision)
@@ -146,5 +149,5 @@ def _num_layers(tensors: Mapping[str, Tensor], pattern: str) -> int:
     return len({match[1] for match in map(re.compile(pattern).match, tensors) if match})
 
 
-def _some(tensors: Mapping[str, Tensor]) -> str:
+def _first_names(tensors: Mapping[str, Tensor]) -> str:
     return ", ".join(sorted(tensors)[:4]) + ", …"

@@ -1,4 +1,4 @@
-"""Load a dual encoder, ours or the original's, with its tokenizer."""
+"""Loading a dual encoder, ours or the original's, with its tokenizer."""
 
 from pathlib import Path
 
@@ -27,10 +27,10 @@ __all__ = [
     "load_dual_encoder",
 ]
 
-# Importing it has registered our model types with `AutoModel`.
+# Importing this class registers our model types with `AutoModel`.
 _REGISTERED = (PooledTextModel,)
 
-# The original trained with it, and put no tokenizer beside its weights.
+# The original trained with it, and published no tokenizer with its weights.
 ORIGINAL_TOKENIZER = TextTowerConfig.text_encoder
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
@@ -41,16 +41,16 @@ def load_dual_encoder(
     """A saved dual encoder in eval mode, and its tokenizer.
 
     Args:
-        path: A Hugging Face directory, a run folder, or what the original left: a directory with
-            pytorch_model.bin, its `.tar`, or a training checkpoint (`.pth`).
-        device: Where its weights go.
-        tokenizer: Directory or hub id of a tokenizer; None = the one beside the weights, else the
-            original's, if a hub's cache on this machine has it.
+        path: A Hugging Face directory, a run folder, or a checkpoint of the original: a directory
+            with pytorch_model.bin, its `.tar`, or a training checkpoint (`.pth`).
+        device: The device of the weights.
+        tokenizer: The directory or hub id of a tokenizer; None = the one beside the weights, else
+            the original's if a hub's cache on this machine has it.
 
     Raises:
-        ConfigError: There is no model or tokenizer, it is not a dual encoder, or its tensors are
-            not those of its config.
-        DamagedError: Weights are cut, or pickled and more than tensors.
+        ConfigError: There is no model or tokenizer, the model is not a dual encoder, or its tensors
+            do not match its config.
+        DamagedError: The weights are truncated, or a pickle with more than tensors.
     """
     folder: Path | None
     if is_foreign(path):
@@ -59,34 +59,35 @@ def load_dual_encoder(
     else:
         folder = checkpoint_folder(path)
         model = _load_folder(folder)
-    found = find_tokenizer(tokenizer, folder, vocabulary=model.config.text_config.vocab_size)
-    if found is None:
+    vocabulary = model.config.text_config.vocab_size
+    own_tokenizer = find_tokenizer(tokenizer, folder, vocabulary=vocabulary)
+    if own_tokenizer is None:
         raise ConfigError(
             f"{path} has no tokenizer; give one with --tokenizer, a directory or a hub id such as "
             f"{ORIGINAL_TOKENIZER}"
         )
     model.vision_model.to(memory_format=torch.channels_last)
-    return model.to(device).eval(), found
+    return model.to(device).eval(), own_tokenizer
 
 
 def find_tokenizer(
     name: str | None, folder: Path | None, *, vocabulary: int
 ) -> PreTrainedTokenizerBase | None:
-    """The tokenizer that is asked for, else the model's own, else the original's if it is cached.
+    """The requested tokenizer, else the model's own, else the original's if it is cached.
 
-    A hub is asked only for a name that is given.
+    A hub is contacted only for a requested name.
 
     Args:
-        name: Directory or hub id; None = not asked for.
-        folder: Where the model's own may be.
-        vocabulary: Tokens that the text tower knows.
+        name: The directory or hub id of the requested tokenizer; None = no request.
+        folder: The folder of the model, which may have a tokenizer.
+        vocabulary: The vocabulary size of the text tower.
 
     Returns:
-        None when none is to be had.
+        The tokenizer; None when there is none of the three.
 
     Raises:
-        ConfigError: The one asked for, or the model's own, cannot be loaded, or it has more tokens
-            than the text tower.
+        ConfigError: The requested or own tokenizer cannot be loaded, or the tokenizer has more
+            tokens than the text tower.
     """
     own = folder is not None and any((folder / file).is_file() for file in TOKENIZER_FILES)
     source = resolve_model_name(name) if name else str(folder) if own else ORIGINAL_TOKENIZER
@@ -99,8 +100,8 @@ def find_tokenizer(
         if optional:
             return None
         reason = str(error).splitlines()[0]
-        what = f"--tokenizer {name}" if name else f"the tokenizer {source}"
-        raise ConfigError(f"{what} cannot be loaded: {reason}") from error
+        subject = f"--tokenizer {name}" if name else f"the tokenizer {source}"
+        raise ConfigError(f"{subject} cannot be loaded: {reason}") from error
     if len(tokenizer) > vocabulary:
         raise ConfigError(
             f"the tokenizer {source} has {len(tokenizer):,} tokens, the text tower {vocabulary:,}; "
@@ -113,7 +114,7 @@ def checkpoint_folder(path: Path) -> Path:
     """The folder of a model: the path itself, or the best, else the last checkpoint of a run.
 
     Raises:
-        ConfigError: There is neither.
+        ConfigError: The path has no model.
     """
     candidates = (path, path / "checkpoints" / "best", path / "checkpoints" / "last")
     for folder in candidates:
@@ -121,8 +122,8 @@ def checkpoint_folder(path: Path) -> Path:
             return folder
     if not path.exists():
         raise ConfigError(
-            f"there is no {path}; a model is a run, a checkpoint's folder or file, or a model of "
-            "the hub as hf://org/name"
+            f"there is no {path}; give a run, a checkpoint's folder or file, or a model of the "
+            "hub as hf://org/name"
         )
     raise ConfigError(
         f"{path} holds no model: neither model.safetensors, pytorch_model.bin nor a run's "
@@ -131,7 +132,7 @@ def checkpoint_folder(path: Path) -> Path:
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether a path is a checkpoint of the original's, which has no tokenizer."""
+    """Whether the path is a checkpoint of the original, which has no tokenizer."""
     return is_released(path) and not (path / "model.safetensors").is_file()
 
 

@@ -1,4 +1,4 @@
-"""The frozen part of a vision tower as a function: pixels to features."""
+"""The frozen part of a vision tower as a function from pixels to features."""
 
 import torch
 from torch import Tensor
@@ -16,8 +16,7 @@ GPU_ROWS = 256
 class PooledVision:
     """A vision tower below its head, without gradient, in passes of a fixed number of rows.
 
-    With fixed rows, the last pass filled up, a picture's feature does not depend on the pictures
-    beside it.
+    The last pass is padded, so that the feature of an image does not depend on the other images.
     """
 
     def __init__(
@@ -35,7 +34,7 @@ class PooledVision:
         self._autocast = autocast
 
     def __call__(self, views: Tensor) -> Tensor:
-        """Features of crops: the tower's pooled output, or what its trainable head takes.
+        """The features of crops: the tower's pooled output, or the input of its trainable head.
 
         Args:
             views: uint8 [views, 3, side, side].
@@ -47,15 +46,15 @@ class PooledVision:
 
     @torch.no_grad()
     def on_device(self, views: Tensor) -> Tensor:
-        """The same, left where the tower is: float32 [views, dim]."""
+        """The features on the tower's device: float32 [views, dim]."""
         pooled = []
         for start in range(0, len(views), self.rows):
             block = views[start : start + self.rows]
-            filled = block
+            padded = block
             if len(block) < self.rows:
-                filled = torch.zeros((self.rows, *block.shape[1:]), dtype=torch.uint8)
-                filled[: len(block)] = block
-            pixels = self.pixels(filled)
+                padded = torch.zeros((self.rows, *block.shape[1:]), dtype=torch.uint8)
+                padded[: len(block)] = block
+            pixels = self.pixels(padded)
             with torch.autocast(
                 self.device.type, self._autocast, enabled=self._autocast is not None
             ):
@@ -64,6 +63,6 @@ class PooledVision:
         return torch.cat(pooled)
 
     def pixels(self, views: Tensor) -> Tensor:
-        """What the tower takes: float32 [views, 3, side, side], normalised, channels last."""
+        """The tower's input: float32 [views, 3, side, side], normalised, channels last."""
         pixels: Tensor = self._normalizer(views.to(self.device, non_blocking=True))
         return pixels.contiguous(memory_format=torch.channels_last)

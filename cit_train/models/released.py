@@ -1,12 +1,12 @@
-"""The original's checkpoints: released directories and tars, and what its training left.
+"""The original's checkpoints: released directories and tars, and those of its training.
 
-| what | holds |
+| path | content |
 |---|---|
 | a directory, or its tar | `config.json` and `pytorch_model.bin`, a dual encoder's state dict |
 | `checkpoint-best.pth` | the state dict under `model`, beside optimizer and configuration |
 
-All are read without running anything (`weight_files`) and without unpacking a tar to disk, and they
-are loaded strictly: of the names that today's transformers lacks only old buffers are tolerated.
+All are read without running their code (`weight_files`) or unpacking a tar to disk. They are loaded
+strictly: of the tensors that today's transformers does not have, only old buffers are tolerated.
 """
 
 import io
@@ -43,7 +43,7 @@ __all__ = [
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "pytorch_model.bin"
 MODEL_TYPE = "vision-text-dual-encoder"
-# Buffers that old checkpoints carry and that today's models compute: BERT's and CLIP's positions.
+# Buffers in old checkpoints that today's models compute: the positions of BERT and CLIP.
 OLD_BUFFERS = re.compile(r"(^|\.)embeddings\.position_ids$")
 MAX_CONFIG_BYTES = 2**20
 MAX_WEIGHTS_BYTES = 2**33
@@ -52,7 +52,7 @@ MAX_MEMBERS = 1_000
 
 @dataclass(frozen=True)
 class ReleasedCheckpoint:
-    """A dual encoder's config and tensors, and the path that messages name."""
+    """A dual encoder's config and tensors, and the path for error messages."""
 
     config: VisionTextDualEncoderConfig
     tensors: dict[str, Tensor]
@@ -60,7 +60,7 @@ class ReleasedCheckpoint:
 
 
 def is_released(path: Path) -> bool:
-    """Whether `open_released` is what reads it: a file, or a directory with pytorch_model.bin."""
+    """Whether `open_released` can read the path: a file, or a directory with pytorch_model.bin."""
     return path.is_file() or (path / WEIGHTS_FILE).is_file()
 
 
@@ -69,16 +69,16 @@ def open_released(path: Path, *, config: Path | None = None) -> ReleasedCheckpoi
 
     Args:
         path: A directory, a `.tar` of one, or a training checkpoint.
-        config: The model's `config.json`, where it is not beside the weights and the towers are
-            not known by their names and shapes.
+        config: The model's `config.json`, if it is not beside the weights and the towers cannot be
+            inferred from names and shapes.
 
     Raises:
-        ConfigError: It is none of these, or its config is not a dual encoder's.
-        DamagedError: It is cut, or holds what is refused.
+        ConfigError: The path is none of these, or its config is not a dual encoder's.
+        DamagedError: The checkpoint is truncated, or its content is refused.
     """
     if path.is_dir():
-        found = read_config(config or path / CONFIG_FILE)
-        return ReleasedCheckpoint(found, read_tensors(path / WEIGHTS_FILE), str(path))
+        own_config = read_config(config or path / CONFIG_FILE)
+        return ReleasedCheckpoint(own_config, read_tensors(path / WEIGHTS_FILE), str(path))
     if not path.is_file():
         raise ConfigError(f"there is no checkpoint {path}")
     if tarfile.is_tarfile(path):
@@ -86,15 +86,15 @@ def open_released(path: Path, *, config: Path | None = None) -> ReleasedCheckpoi
     tensors = read_tensors(path, "model")
     if all(name.startswith("module.") for name in tensors):  # as DistributedDataParallel names them
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    chosen = read_config(config) if config else infer_dual_config(tensors)
-    return ReleasedCheckpoint(chosen, tensors, str(path))
+    dual_config = read_config(config) if config else infer_dual_config(tensors)
+    return ReleasedCheckpoint(dual_config, tensors, str(path))
 
 
 def read_config(path: Path) -> VisionTextDualEncoderConfig:
-    """A dual encoder's config from a `config.json` or the directory that has it.
+    """A dual encoder's config, from a `config.json` or its directory.
 
     Raises:
-        ConfigError: There is none, or it is not a dual encoder's.
+        ConfigError: The file is missing, or not a dual encoder's config.
     """
     path = path / CONFIG_FILE if path.is_dir() else path
     if not path.is_file():
@@ -103,17 +103,17 @@ def read_config(path: Path) -> VisionTextDualEncoderConfig:
 
 
 def dual_encoder_from_config(path: Path | str) -> VisionTextDualEncoderModel:
-    """A dual encoder with random weights, whose `load_state_dict` takes the released ones.
+    """A dual encoder with random weights, whose `load_state_dict` accepts the released ones.
 
         model = dual_encoder_from_config("yfcc15m_in1k_mocob16")
         state_dict = torch.load("yfcc15m_in1k_mocob16/pytorch_model.bin", weights_only=True)
         model.load_state_dict(state_dict)
 
     Args:
-        path: A `config.json`, or the directory that has it.
+        path: A `config.json`, or its directory.
 
     Raises:
-        ConfigError: There is none, or it is not a dual encoder's.
+        ConfigError: The file is missing, or not a dual encoder's config.
     """
     model = AutoModel.from_config(read_config(Path(path)), dtype=torch.float32)
     accept_old_buffers(model)
@@ -151,17 +151,17 @@ def _open_tar(path: Path, config: Path | None) -> ReleasedCheckpoint:
             members = _find_members(archive, path)
             text = _read_member(archive, members[CONFIG_FILE]).read()
             stream = _read_member(archive, members[WEIGHTS_FILE])
-            # PyTorch jumps about in the file, which a compressed tar cannot.
-            if not _is_plain(path):
+            # PyTorch seeks back and forth, which a compressed tar cannot do.
+            if not _is_uncompressed(path):
                 stream = io.BytesIO(stream.read())
             tensors = unpickle_tensors(stream, f"{path}: {members[WEIGHTS_FILE].name}")
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise DamagedError(f"{path} is not a whole tar: {error}") from error
-    found = read_config(config) if config else _parse_config(text, f"{path}: {CONFIG_FILE}")
-    return ReleasedCheckpoint(found, tensors, str(path))
+        raise DamagedError(f"{path} is not a complete tar: {error}") from error
+    dual_config = read_config(config) if config else _parse_config(text, f"{path}: {CONFIG_FILE}")
+    return ReleasedCheckpoint(dual_config, tensors, str(path))
 
 
-def _is_plain(path: Path) -> bool:
+def _is_uncompressed(path: Path) -> bool:
     try:
         with tarfile.open(path, "r:"):
             return True
@@ -170,27 +170,29 @@ def _is_plain(path: Path) -> bool:
 
 
 def _find_members(archive: tarfile.TarFile, path: Path) -> dict[str, tarfile.TarInfo]:
-    """The two files of the model, which lie in one folder of the tar; nothing else is read."""
+    """The two files of the model, in one folder of the tar; nothing else is read."""
     limits = {CONFIG_FILE: MAX_CONFIG_BYTES, WEIGHTS_FILE: MAX_WEIGHTS_BYTES}
-    found: dict[str, tarfile.TarInfo] = {}
+    members: dict[str, tarfile.TarInfo] = {}
     for number, member in enumerate(archive):
         if number >= MAX_MEMBERS:
-            raise DamagedError(f"{path} has over {MAX_MEMBERS:,} members; it is no model's tar")
+            raise DamagedError(
+                f"{path} has over {MAX_MEMBERS:,} members; it is not the tar of a model"
+            )
         name = PurePosixPath(member.name)
         if name.name not in limits or not member.isreg():
             continue
-        if name.name in found:
+        if name.name in members:
             raise ConfigError(f"{path} has more than one {name.name}; unpack the one you mean")
         if member.size > limits[name.name]:
             raise DamagedError(
                 f"{path}: {member.name} has {member.size:,} bytes; "
                 f"the limit is {limits[name.name]:,}"
             )
-        found[name.name] = member
-    folders = {PurePosixPath(member.name).parent for member in found.values()}
-    if len(found) < len(limits) or len(folders) > 1:
+        members[name.name] = member
+    folders = {PurePosixPath(member.name).parent for member in members.values()}
+    if len(members) < len(limits) or len(folders) > 1:
         raise ConfigError(f"{path} does not have {' and '.join(limits)} in one folder")
-    return found
+    return members
 
 
 def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Any:
@@ -206,7 +208,7 @@ def _parse_config(text: bytes, origin: str) -> VisionTextDualEncoderConfig:
         raise DamagedError(f"{origin} is not JSON: {error}") from error
     model_type = values.get("model_type") if isinstance(values, dict) else None
     if model_type != MODEL_TYPE:
-        raise ConfigError(f"{origin} has model_type {model_type!r}; wanted {MODEL_TYPE!r}")
+        raise ConfigError(f"{origin} has model_type {model_type!r}; expected {MODEL_TYPE!r}")
     for tower in ("vision_config", "text_config"):
         if not isinstance(values.get(tower), dict):
             raise ConfigError(f"{origin} has no {tower}")
@@ -214,4 +216,6 @@ def _parse_config(text: bytes, origin: str) -> VisionTextDualEncoderConfig:
         return VisionTextDualEncoderConfig.from_dict(values)
     except (ValueError, TypeError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"{origin} is not a config that this version reads: {reason}") from error
+        raise ConfigError(
+            f"{origin} is not a config that this version can read: {reason}"
+        ) from error

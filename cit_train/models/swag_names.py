@@ -1,4 +1,4 @@
-"""SWAG's own tensor names, and timm's for the same tensors (docs/vision-towers.md).
+"""SWAG's tensor names, and timm's names for the same tensors (docs/vision-towers.md).
 
 | SWAG | timm |
 |---|---|
@@ -11,8 +11,8 @@
 | `encoder.layers.layer_N.mlp.linear_1.*`, `linear_2.*` | `blocks.N.mlp.fc1.*`, `fc2.*` |
 | `encoder.ln.*` | `norm.*` |
 
-Both stack query, key and value in that order, head by head, so no tensor changes but the positions.
-torchvision's port of the same weights differs in `encoder_layer_N`, `mlp.0`, `mlp.3` and in its
+Both stack query, key and value in that order, head by head, so only the positions change shape.
+torchvision's port of the same weights differs in `encoder_layer_N`, `mlp.0` and `mlp.3`, and in the
 positions, which are [1, tokens, width] as in timm.
 """
 
@@ -25,7 +25,7 @@ from transformers.core_model_loading import Transpose, WeightConverter, WeightRe
 __all__ = ["TO_TIMM", "register_with_transformers", "rename_to_timm"]
 
 POSITIONS = ("encoder.pos_embedding", "pos_embed")
-# Part of a SWAG name -> part of timm's, applied in this order.
+# Parts of SWAG's names -> parts of timm's, replaced in this order.
 TO_TIMM = {
     "class_token": "cls_token",
     "conv_proj.": "patch_embed.proj.",
@@ -46,11 +46,11 @@ _FROM_TORCHVISION = {
 
 
 def rename_to_timm(state_dict: Mapping[str, Tensor], *, prefix: str = "") -> dict[str, Tensor]:
-    """The tensors below `prefix` under timm's names; those that have them already stay.
+    """The tensors with timm's names; tensors that already have them keep them.
 
     Args:
-        state_dict: Tensors under SWAG's, torchvision's or timm's names.
-        prefix: What their names begin with, such as `swag.`; others stay as they are.
+        state_dict: The tensors by SWAG's, torchvision's or timm's names.
+        prefix: The prefix of the names to change, such as `swag.`; other names are kept.
     """
     renamed = {}
     for name, tensor in state_dict.items():
@@ -67,11 +67,11 @@ def rename_to_timm(state_dict: Mapping[str, Tensor], *, prefix: str = "") -> dic
 
 
 def register_with_transformers() -> None:
-    """Make `from_pretrained` take SWAG's names for the model type `swag`, and saving write them."""
+    """Make loading and saving of the model type `swag` use SWAG's names in files."""
     renamings = []
     for own, timm in TO_TIMM.items():
-        # transformers reads them as regular expressions that end on a name boundary: a dot at the
-        # end would also match the digit of `norm1`.
+        # transformers treats them as regular expressions that end on a name boundary: a final dot
+        # would also match the digit of `norm1`.
         dotted = own.endswith(".")
         renamings.append(
             WeightRenaming(own[:-1], timm[:-1]) if dotted else WeightRenaming(own, timm)

@@ -1,9 +1,9 @@
 """MoCo-v3, AugReg and SWAG ViTs as Hugging Face vision towers: one adapter over timm's ViT.
 
-Each is a registered model type (`moco`, `augreg`, `swag`) that holds timm's ViT in an attribute of
-that name, so its tensors are called `moco.*`, `augreg.*`, `swag.*` as in the
-published files (docs/vision-towers.md). What must never train although a checkpoint holds it (the
-position table of MoCo, the classifier of AugReg) is a buffer: no optimizer reaches it.
+Each is a registered model type (`moco`, `augreg`, `swag`) with timm's ViT in an attribute of that
+name, so its tensors are called `moco.*`, `augreg.*`, `swag.*` as in the published files
+(docs/vision-towers.md). Tensors of a checkpoint that must never train (the position table of MoCo,
+the classifier of AugReg) are buffers, which no optimizer reaches.
 """
 
 import difflib
@@ -36,7 +36,7 @@ __all__ = [
 TEMPERATURE = 10_000
 IN21K_CLASSES = 21_843
 MOCO_POOLED_SIZE = 256
-# SWAG's own names of its three sizes, which are timm's plain ViTs.
+# SWAG's names of its three sizes, which are plain ViTs in timm.
 SWAG_ARCHITECTURES = {
     "vit_b16": "vit_base_patch16_224",
     "vit_l16": "vit_large_patch16_224",
@@ -45,12 +45,12 @@ SWAG_ARCHITECTURES = {
 
 
 class TimmTowerConfig(PreTrainedConfig):  # type: ignore[misc]
-    """What the three families share.
+    """The config that the three families share.
 
     Attributes:
-        config_name: The architecture: a timm ViT, or for SWAG its own `vit_b16` (or l16, h14).
-        image_size: Side of the input in pixels.
-        hidden_size: Width of the pooled output; None = what the architecture has.
+        config_name: The architecture: a timm ViT, or SWAG's name `vit_b16` (or l16, h14).
+        image_size: The side of the input, in pixels.
+        hidden_size: The width of the pooled output; None = the architecture's.
     """
 
     config_name: str = "vit_base_patch16_224"
@@ -66,7 +66,7 @@ class TimmTowerConfig(PreTrainedConfig):  # type: ignore[misc]
     @property
     def architecture(self) -> str:
         """The architecture under timm's name."""
-        # timm used to name the AugReg weights like architectures of their own.
+        # timm used to list the AugReg weights as separate architectures.
         name = self.config_name.removesuffix("_in21k")
         return SWAG_ARCHITECTURES.get(name, name)
 
@@ -79,7 +79,7 @@ class MocoConfig(TimmTowerConfig):
     """MoCo-v3: a ViT and the projector that it was pre-trained with.
 
     Attributes:
-        projector_size: Width of the projector's two hidden layers.
+        projector_size: The width of the projector's two hidden layers.
     """
 
     model_type = "moco"
@@ -93,7 +93,7 @@ class AugregConfig(TimmTowerConfig):
     """AugReg: a ViT trained on ImageNet-21k.
 
     Attributes:
-        num_classes: Of the classifier that the weights carry and nothing reads; 0 = none.
+        num_classes: The classes of the unused classifier in the weights; 0 = no classifier.
     """
 
     model_type = "augreg"
@@ -108,12 +108,12 @@ class SwagConfig(TimmTowerConfig):
 
 
 def plain_vit(architecture: str, *, image_size: int = 224) -> VisionTransformer:
-    """A ViT of timm's with a class token and no classifier, freshly initialised.
+    """A timm ViT with a class token and no classifier, freshly initialised.
 
     Raises:
         ConfigError: timm has no such architecture, or it is not a ViT with a class token.
     """
-    # A name that timm does not list is refused here, since `create_model` also takes addresses.
+    # Names that timm does not list are refused here, since `create_model` also accepts URLs.
     known = timm.list_models(module="vision_transformer")
     if architecture not in known:
         close = difflib.get_close_matches(architecture, known, n=1)
@@ -130,12 +130,12 @@ def plain_vit(architecture: str, *, image_size: int = 224) -> VisionTransformer:
 def position_table(grid: int, width: int) -> Tensor:
     """MoCo-v3's fixed positions: sines and cosines of row and column, zero for the class token.
 
-    Frequency k of width / 4 is 10000^(-k / (width / 4)). A position's entries are sin and cos of
-    its row, then of its column: the published table has the slow index of the patches first.
+    Frequency k of width / 4 is 10000^(-k / (width / 4)). The entries of a position are sin and cos
+    of its row, then of its column: the published table has the slow index of the patches first.
 
     Args:
-        grid: Patches in a row and in a column.
-        width: Of the transformer, a multiple of 4.
+        grid: The patches in a row and in a column.
+        width: The width of the transformer, a multiple of 4.
 
     Returns:
         float32 [1, 1 + grid², width].
@@ -149,7 +149,7 @@ def position_table(grid: int, width: int) -> Tensor:
 
 
 class UnusedClassifier(nn.Module):
-    """The tensors of a classifier that a checkpoint holds and no forward pass reads."""
+    """The tensors of a classifier in a checkpoint, which no forward pass uses."""
 
     weight: Tensor
     bias: Tensor
@@ -161,11 +161,11 @@ class UnusedClassifier(nn.Module):
 
 
 class TimmTowerModel(PreTrainedModel):  # type: ignore[misc]
-    """A timm ViT with a pooled output; the three families below say what it is called.
+    """A timm ViT with a pooled output, the base class of the three families.
 
     Attributes:
-        has_trainable_head: Whether `pooler_output` is `head(frozen_features(pixel_values))`; else
-            it is the frozen features, and `head` is None.
+        has_trainable_head: Whether `pooler_output` is `head(frozen_features(pixel_values))`. If
+            not, it is the frozen features, and `head` is None.
     """
 
     config: TimmTowerConfig
@@ -188,22 +188,22 @@ class TimmTowerModel(PreTrainedModel):  # type: ignore[misc]
 
     @property
     def backbone(self) -> VisionTransformer:
-        """The ViT of timm's, with the family's head in `head`."""
+        """The timm ViT, with the family's head in `head`."""
         return getattr(self, self.config.model_type)
 
     @property
     def head(self) -> nn.Module | None:
-        """What makes the pooled output from the frozen features; None where they are it."""
+        """The module from frozen features to the pooled output; None where the two are the same."""
         return self.backbone.head if self.has_trainable_head else None
 
     def frozen_features(self, pixel_values: Tensor) -> Tensor:
-        """[CLS] after the final norm, before any head: what a feature cache may keep.
+        """[CLS] after the final norm and before any head, which a feature cache may keep.
 
         Args:
             pixel_values: float [batch, 3, image_size, image_size], normalised.
 
         Returns:
-            float [batch, width of the transformer].
+            float [batch, transformer width].
         """
         tokens: Tensor = self.backbone.forward_features(pixel_values)
         return tokens[:, 0]
@@ -215,25 +215,25 @@ class TimmTowerModel(PreTrainedModel):  # type: ignore[misc]
 
         Args:
             pixel_values: float [batch, 3, image_size, image_size], normalised.
-            return_dict: False for a tuple.
-            **kwargs: `output_attentions` and `output_hidden_states` may only be off.
+            return_dict: False = return a tuple.
+            **kwargs: `output_attentions` and `output_hidden_states`, which must be false.
 
         Returns:
             `last_hidden_state` float [batch, 1 + patches, width], `pooler_output` float
             [batch, config.hidden_size].
 
         Raises:
-            ValueError: Attentions or hidden states are asked for.
+            ValueError: Attentions or hidden states are requested.
         """
         if kwargs.get("output_attentions") or kwargs.get("output_hidden_states"):
-            raise ValueError(f"a {self.config.model_type} tower gives no attentions, hidden states")
+            raise ValueError(f"a {self.config.model_type} tower has no attentions or hidden states")
         tokens = self.backbone.forward_features(pixel_values)
         pooled = tokens[:, 0] if self.head is None else self.head(tokens[:, 0])
         output = BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled)
         return output.to_tuple() if return_dict is False else output
 
     def _complete(self, vit: VisionTransformer) -> None:
-        """Give timm's plain ViT what the family has besides."""
+        """Add the family's own parts to timm's plain ViT."""
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -247,7 +247,7 @@ class TimmTowerModel(PreTrainedModel):  # type: ignore[misc]
 
 
 class MocoModel(TimmTowerModel):
-    """MoCo-v3 with its projector, whose output is the pooled output; the projector may train."""
+    """MoCo-v3 with its projector, which may train; the pooled output is the projector's output."""
 
     config_class = MocoConfig
     config: MocoConfig
@@ -292,7 +292,7 @@ class AugregModel(TimmTowerModel):
 class SwagModel(TimmTowerModel):
     """SWAG; the pooled output is [CLS] after the final norm.
 
-    Its files hold SWAG's own names, in memory it has timm's: see `cit_train.models.swag_names`.
+    Its files have SWAG's names, its modules timm's: see `cit_train.models.swag_names`.
     """
 
     config_class = SwagConfig
@@ -300,10 +300,10 @@ class SwagModel(TimmTowerModel):
 
     def __init__(self, config: SwagConfig) -> None:
         super().__init__(config)
-        self.register_load_state_dict_pre_hook(_take_swag_names)
+        self.register_load_state_dict_pre_hook(_accept_swag_names)
 
 
-def _take_swag_names(
+def _accept_swag_names(
     module: nn.Module, state_dict: dict[str, Any], prefix: str, *unused: object
 ) -> None:
     renamed = rename_to_timm(state_dict, prefix=f"{prefix}swag.")

@@ -1,4 +1,4 @@
-"""Vision towers: packaged weights, Hugging Face and timm models, all with a pooled output."""
+"""Vision towers with a pooled output: packaged weights, Hugging Face and timm models."""
 
 import torch
 from transformers import (
@@ -24,13 +24,13 @@ def load_vision_tower(name: str) -> PreTrainedModel:
     """A vision tower in eval mode whose `pooler_output` is float [batch, config.hidden_size].
 
     Args:
-        name: `package:NAME`, a directory or a hub id: any Hugging Face vision model or the vision
-            side of a CLIP or SigLIP, a timm model, or what `cit convert` made of MoCo-v3, AugReg
-            or SWAG.
+        name: `package:NAME`, a directory or a hub id: any Hugging Face vision model, the vision
+            tower of a CLIP or SigLIP, a timm model, or a MoCo-v3, AugReg or SWAG tower from
+            `cit convert`.
 
     Raises:
-        ConfigError: The model is not to be had, lacks tensors, or has no pooled output.
-        DamagedError: Its weights are cut, or pickled and more than tensors.
+        ConfigError: The model is unavailable, lacks tensors, or has no pooled output.
+        DamagedError: The weights are truncated, or a pickle with more than tensors.
     """
     if name in _PACKAGED:
         return _PACKAGED[name]()
@@ -38,7 +38,7 @@ def load_vision_tower(name: str) -> PreTrainedModel:
     folder = resolve_model_name(name)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        own = getattr(config, "vision_config", None)  # of a model that has a text tower besides
+        own = getattr(config, "vision_config", None)  # of a model with a text tower
         with reading_weights(f"--vision-encoder {name}"):
             tower, info = AutoModel.from_pretrained(
                 folder,
@@ -53,7 +53,7 @@ def load_vision_tower(name: str) -> PreTrainedModel:
             "Give a directory with config.json and model.safetensors, "
             "or package:efficientnet-lite0, which needs no network"
         ) from error
-    # What a file lacks would be random numbers, frozen; a classifier that is left over is not read.
+    # Missing tensors would stay random and frozen; an unused classifier does no harm.
     ours = isinstance(tower, TimmTowerModel)
     refuse_differences(info, name, unexpected_is_fine=not ours)
     if not ours:
@@ -62,7 +62,7 @@ def load_vision_tower(name: str) -> PreTrainedModel:
 
 
 def _note_statistics(config: PreTrainedConfig, folder: str) -> None:
-    """Put the mean and deviation that lie beside a tower into its config, which stays with it."""
+    """Copy the image mean and deviation from the tower's folder to its config, saved with it."""
     try:
         values, _ = BaseImageProcessor.get_image_processor_dict(folder)
     except OSError:  # there is no such file
@@ -75,7 +75,7 @@ def _note_statistics(config: PreTrainedConfig, folder: str) -> None:
 def with_width(tower: PreTrainedModel) -> PreTrainedModel:
     """The tower with `config.hidden_size` equal to the width of its pooled output.
 
-    timm's wrapper and some convnets do not say their width; it is measured on one black image.
+    timm's wrapper and some convnets do not declare their width; it is measured on a black image.
 
     Raises:
         ConfigError: The tower has no pooled output.

@@ -1,9 +1,9 @@
-"""Foreign weight files as plain tensors by name, without running anything that is in them.
+"""Foreign weight files as plain tensors by name, without running any code in them.
 
-`.safetensors` holds tensors only. Everything else is a pickle, read by PyTorch's `weights_only`
-loader, which refuses each class and function outside a short list. One name is added to that list:
-`configs.Config`, which the original's training checkpoints hold; a class that keeps nothing stands
-in for it.
+`.safetensors` contains only tensors. Everything else is a pickle, read by PyTorch's `weights_only`
+loader, which refuses every class and function outside a short list. One name is added to that list:
+`configs.Config`, which the original's training checkpoints contain. It is replaced by a class that
+discards its state.
 """
 
 import pickle
@@ -24,7 +24,7 @@ __all__ = ["read_tensors", "unpickle_tensors"]
 
 
 class _InertConfig:
-    """Takes the place of the original's configuration object, and keeps nothing of it."""
+    """A substitute for the original's configuration object, which discards its state."""
 
     def __init__(self, *unused: object, **also_unused: object) -> None:
         pass
@@ -37,13 +37,13 @@ def read_tensors(path: Path, *keys: str) -> dict[str, Tensor]:
     """The tensors of a weight file.
 
     Args:
-        path: `.safetensors`, or a PyTorch file of any name.
-        *keys: Where a PyTorch file may hold its tensors, such as `model`; the first that is there
-            is taken, else the whole file.
+        path: A `.safetensors` file, or a PyTorch file of any name.
+        *keys: The keys under which a PyTorch file may have its tensors, such as `model`. The first
+            existing one is used, else the whole file.
 
     Raises:
-        ConfigError: There is no such file, or it holds something else than tensors by name.
-        DamagedError: The file is cut or no weight file, or holds what is refused.
+        ConfigError: There is no such file, or it is not a mapping of names to tensors.
+        DamagedError: The file is truncated or not a weight file, or its content is refused.
     """
     if not path.is_file():
         raise ConfigError(f"there is no weight file {path}")
@@ -64,16 +64,16 @@ def unpickle_tensors(source: Path | IO[bytes], origin: str, *keys: str) -> dict[
     """The tensors of a PyTorch file, like `read_tensors`.
 
     Args:
-        source: A path, or a file that is open for reading and can seek.
-        origin: What the messages call it.
+        source: A path, or a seekable file open for reading.
+        origin: The name of the source, for error messages.
         *keys: As in `read_tensors`.
 
     Raises:
-        ConfigError: It holds something else than tensors by name.
-        DamagedError: It is cut or no PyTorch file, or holds what is refused.
+        ConfigError: The source is not a mapping of names to tensors.
+        DamagedError: The source is truncated or not a PyTorch file, or its content is refused.
     """
     try:
-        # Mapped into memory where possible: a training checkpoint is three times its weights.
+        # Memory-mapped if possible: a training checkpoint is three times the size of its weights.
         mapped = isinstance(source, Path) and zipfile.is_zipfile(source)
         with torch.serialization.safe_globals([(_InertConfig, "configs.Config")]):
             loaded = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
@@ -84,16 +84,16 @@ def unpickle_tensors(source: Path | IO[bytes], origin: str, *keys: str) -> dict[
         ) from error
     except MemoryError:
         raise
-    except Exception as error:  # a damaged pickle raises whatever comes to it
+    except Exception as error:  # a damaged pickle may raise any error
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DamagedError(f"{origin} is not a readable PyTorch file: {reason}") from error
     tensors = _tensors(loaded, origin, keys)
-    # A model must not live in a file that its owner may overwrite.
+    # A model must not stay mapped to a file that may be overwritten.
     return {name: tensor.clone() for name, tensor in tensors.items()} if mapped else tensors
 
 
 def _refused(error: pickle.UnpicklingError) -> str:
-    """PyTorch's reason, without its advice to switch the check off."""
+    """PyTorch's reason, without its advice to disable the check."""
     lines = [line.strip() for line in str(error).splitlines()]
     reasons = [line for line in lines if "GLOBAL" in line or "nsupported" in line]
     reason = reasons[-1] if reasons else (lines or ["unknown"])[-1]
@@ -105,9 +105,9 @@ def _tensors(loaded: Any, origin: str, keys: tuple[str, ...]) -> dict[str, Tenso
         loaded = next((loaded[key] for key in keys if isinstance(loaded.get(key), Mapping)), loaded)
     if not isinstance(loaded, Mapping):
         raise ConfigError(f"{origin} holds a {type(loaded).__name__}, not tensors by name")
-    strangers = [str(n) for n, v in loaded.items() if not isinstance(v, Tensor)]
-    if strangers or not loaded:
-        found = f"also {', '.join(strangers[:5])}" if strangers else "nothing"
-        looked = f", nor under the keys {', '.join(keys)}" if keys else ""
-        raise ConfigError(f"{origin} holds {found}; it is not a mapping of tensors{looked}")
+    others = [str(name) for name, value in loaded.items() if not isinstance(value, Tensor)]
+    if others or not loaded:
+        content = f"also {', '.join(others[:5])}" if others else "nothing"
+        searched = f", nor under the keys {', '.join(keys)}" if keys else ""
+        raise ConfigError(f"{origin} holds {content}; it is not a mapping of tensors{searched}")
     return {str(name): tensor.detach() for name, tensor in loaded.items()}

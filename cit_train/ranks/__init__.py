@@ -1,1 +1,1 @@
-"""The processes of a run: who lives, who stops, and how it ended."""
+"""The processes of a run: which are alive, when they stop, and how the run ended."""

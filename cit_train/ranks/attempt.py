@@ -1,4 +1,4 @@
-"""One try of a run: its ranks, its signals, and how it ended, written down whatever happens."""
+"""One attempt at a run: its ranks, its signals, and a record of how it ended."""
 
 import contextlib
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ from cit_train.ranks.world import World, open_world
 
 @contextlib.contextmanager
 def attempt(config: TrainConfig, out: Path) -> Iterator[World]:
-    """Be a rank of the run within the block; afterwards RUN/status.json says how it ended.
+    """Join the ranks of the run for the block; afterwards RUN/status.json says how it ended.
 
-    The first rank that fails says why; the others end with a PeerLostError that names it.
+    The first rank that fails gives the reason; the others end with a PeerLostError that names it.
 
     Raises:
-        StoppedError: The block was stopped; the message says what to do.
-        PeerLostError: Another rank failed, or is silent.
+        StoppedError: The block was stopped; the message says how to resume.
+        PeerLostError: Another rank failed, or no longer responds.
     """
     with (
         StopSignals() as stop,
@@ -45,11 +45,10 @@ def attempt(config: TrainConfig, out: Path) -> Iterator[World]:
             yield world
         except StoppedError as error:
             stop.ignore()
-            last = world.heartbeat.place
-            place = f"update {last['update']} of outer step {last['outer_step']}"
+            progress = world.heartbeat.progress
             stopped = StoppedError(
-                f"stopped by {stop.requested}; {out} is saved at {place}: go on with the same "
-                "command and --resume"
+                f"stopped by {stop.requested}; {out} is saved at update {progress['update']} of "
+                f"outer step {progress['outer_step']}: resume with the same command and --resume"
             )
             stopped.is_told = not world.is_first
             if world.is_first:
@@ -58,44 +57,46 @@ def attempt(config: TrainConfig, out: Path) -> Iterator[World]:
         except BaseException as error:
             if isinstance(error, NotFiniteError) and error.pair_keys:
                 _keep_keys(world, error)
-            ended = _failed(world, error)
-            if ended is error:
+            cause = _report_failure(world, error)
+            if cause is error:
                 raise
-            raise ended from error
+            raise cause from error
         if world.is_first:
             _write(world, 0, "finished")
 
 
-def _failed(world: World, error: BaseException) -> BaseException:
-    """Tell the others, and what the failure really is: a peer's, when a collective broke."""
+def _report_failure(world: World, error: BaseException) -> BaseException:
+    """Report a failure to the other ranks; returns its cause, such as a lost peer."""
     lost = None
     is_own = isinstance(error, CitError) or is_out_of_memory(error)
     if isinstance(error, RuntimeError) and not is_own:
         lost = world.heartbeat.explain(error)
-    ended = lost or error
-    failure = world.heartbeat.fail(exit_code_of(ended), message_of(ended))
+    cause = lost or error
+    failure = world.heartbeat.fail(exit_code_of(cause), message_of(cause))
     if failure["told_by"] == world.rank:
         _write(world, failure["code"], failure["message"], failure)
-    elif isinstance(ended, CitError):
-        ended.is_told = True
-    return ended
+    elif isinstance(cause, CitError):
+        cause.is_told = True
+    return cause
 
 
-def _write(world: World, code: int, message: str, place: dict[str, object] | None = None) -> None:
+def _write(
+    world: World, code: int, message: str, progress: dict[str, object] | None = None
+) -> None:
     if world.run_folder is None:
         return
-    # The first failure of a try is the reason; who wakes up later sees only what came of it.
+    # The first failure of an attempt is the reason; later ones are only its consequences.
     status = read_status(world.run_folder)
     if code == 0 or status is None or status["code"] == 0:
-        write_status(world.run_folder, code, message, place or world.heartbeat.place)
+        write_status(world.run_folder, code, message, progress or world.heartbeat.progress)
 
 
 def _keep_keys(world: World, error: NotFiniteError) -> None:
-    """Leave the pairs of what is not finite on the disk, for whoever looks into it."""
+    """Write the keys of the pairs whose loss or gradient is not finite, for inspection."""
     if world.run_folder is None:
         return
     folder = world.run_folder / "not_finite"
-    name = f"update={world.heartbeat.place['update']:06d}-rank={world.rank:05d}.json"
+    name = f"update={world.heartbeat.progress['update']:06d}-rank={world.rank:05d}.json"
     with contextlib.suppress(OSError):
         folder.mkdir(exist_ok=True)
         write_json(folder / name, error.pair_keys)

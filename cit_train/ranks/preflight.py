@@ -1,4 +1,4 @@
-"""Limits of the system that would end a run hours later, checked before any work."""
+"""System limits that would end a run hours later, checked before any work."""
 
 import logging
 import resource
@@ -8,10 +8,10 @@ from pathlib import Path
 from cit_curate.errors import ResourceError
 from cit_train.config import RunConfig
 
-# What a run opens at once: shards, parts of a pool, packages, pipes of workers.
+# Files that a run opens at once: shards, parts of a pool, packages, pipes of workers.
 WANTED_FILES = 1_024
 _LEAST_FILES = 256
-# Batches of a loader worker that are made ahead, and the one that is trained on.
+# Batches prefetched by a loader worker, and the one being trained on.
 _BATCHES_PER_WORKER = 3
 logger = logging.getLogger(__name__)
 
@@ -19,10 +19,10 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where torch puts it
 
 
 def allow_open_files() -> None:
-    """Raise the limit of open files as far as this process may.
+    """Raise the limit on open files as far as this process may.
 
     Raises:
-        ResourceError: It stays too low.
+        ResourceError: The limit stays too low.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = WANTED_FILES if hard == resource.RLIM_INFINITY else min(hard, WANTED_FILES)
@@ -37,12 +37,12 @@ def allow_open_files() -> None:
 
 
 def has_shared_memory(config: RunConfig, *, side: int, folder: Path = _SHARED_MEMORY) -> bool:
-    """Whether the views of the loader's workers find room in shared memory; it is said when not.
+    """Whether the views of the loader's workers fit into shared memory; logs a warning if not.
 
     Args:
-        config: The run.
-        side: Of a view, in pixels.
-        folder: Where shared memory is mounted.
+        config: The config of the run.
+        side: The side of a view, in pixels.
+        folder: The mount point of shared memory.
     """
     workers = config.train.num_workers if config.train.vision_features == "live" else 0
     needed = workers * _BATCHES_PER_WORKER * config.curate.batch_size * 3 * side**2
@@ -52,8 +52,8 @@ def has_shared_memory(config: RunConfig, *, side: int, folder: Path = _SHARED_ME
     if needed > free:
         logger.warning(
             "--num-workers %d need about %s bytes of shared memory, and %s has %s free: images go "
-            "through pipes, which is slower. Make it larger (docker run --shm-size %dg), or take "
-            "fewer workers",
+            "through pipes, which is slower. Enlarge it (docker run --shm-size %dg), or use fewer "
+            "workers",
             *(workers, f"{needed:,}", folder, f"{free:,}", needed // 10**9 + 1),
         )
     return needed <= free

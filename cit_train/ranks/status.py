@@ -1,7 +1,7 @@
-"""How the last try of a run ended: RUN/status.json.
+"""How the last attempt at a run ended: RUN/status.json.
 
-A launcher's own exit code says little (torchrun ends with 1 whatever its ranks ended with), so
-the code and the reason are written down where whoever starts the next try can read them.
+A launcher's own exit code says little (torchrun ends with 1 whatever its ranks ended with). So
+the code and the reason are written where the starter of the next attempt can read them.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import Any
 from cit_curate.errors import CitError, DamagedError, ResourceError
 from cit_curate.storage.durable import read_json, write_sealed
 
-# The exit code of a run that was asked to stop and can go on.
+# The exit code of a run that stopped on request and can be resumed.
 STOPPED = 75
 # By exit code (docs/formats.md).
 REASONS = {
@@ -30,7 +30,7 @@ REASONS = {
     130: "interrupted",
 }
 _FIELDS = {"code", "reason", "outer_step", "step", "rank", "resumable", "message"}
-# What the same command, given again, may get over by itself.
+# Exit codes after which the same command may succeed.
 _RESUMABLE = (5, 6, STOPPED, 130)
 
 
@@ -43,7 +43,7 @@ _OUT_OF_RESOURCES = (
 )
 _NOT_ALLOWED = (errno.EACCES, errno.EROFS, errno.EPERM)
 _FAILED_STORAGE = (errno.EIO, errno.ESTALE)
-# What the allocators of PyTorch and FAISS say; their errors have no class of their own on a CPU.
+# Messages of the allocators of PyTorch and FAISS, whose errors have no class of their own on a CPU.
 _NO_MEMORY = (
     "out of memory",
     "can't allocate memory",
@@ -54,7 +54,7 @@ _NO_MEMORY = (
 
 
 def exit_code_of(error: BaseException) -> int:
-    """The code that a command ends with after this error (docs/formats.md)."""
+    """The exit code of a command that ends with this error (docs/formats.md)."""
     if isinstance(error, CitError):
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
@@ -65,48 +65,48 @@ def exit_code_of(error: BaseException) -> int:
 
 
 def message_of(error: BaseException) -> str:
-    """What went wrong, and the next step where the error itself does not say one."""
-    said = str(error) or type(error).__name__
+    """The error's message, with advice where the message has none."""
+    message = str(error) or type(error).__name__
     if isinstance(error, CitError) or not (advice := _advice(error)):
-        return said
+        return message
     if is_out_of_memory(error):
         # A page of C++ frames may follow the first line.
-        said = f"out of memory ({said.splitlines()[0]})"
-    return f"{said}; {advice}, and run the command again"
+        message = f"out of memory ({message.splitlines()[0]})"
+    return f"{message}; {advice}, and run the command again"
 
 
 def _advice(error: BaseException) -> str:
-    """What to do about a resource that is lacking; empty when none is."""
+    """The advice about a missing resource; empty for other errors."""
     if is_out_of_memory(error):
         return "lower --micro-batch or --batch-size"
     number = error.errno if isinstance(error, OSError) else None
     if number in _OUT_OF_RESOURCES:
         return "free some space or raise the limit"
     if number in _NOT_ALLOWED:
-        return "choose a place that you may write to"
+        return "choose a folder that you may write to"
     if number in _FAILED_STORAGE:
-        return "check the disk, or mount the network file system anew"
+        return "check the disk, or remount the network file system"
     return ""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory is used up, of this machine or of its GPU."""
+    """Whether this machine or its GPU is out of memory."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True  # torch's, which is not imported for this
-    said = str(error).lower()
-    return isinstance(error, RuntimeError) and any(sign in said for sign in _NO_MEMORY)
+        return True  # torch is not imported for its class
+    message = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in message for sign in _NO_MEMORY)
 
 
-def write_status(run_folder: Path, code: int, message: str, place: Mapping[str, Any]) -> None:
-    """Write down how a try ended; a folder that cannot be written to goes without.
+def write_status(run_folder: Path, code: int, message: str, progress: Mapping[str, Any]) -> None:
+    """Write how an attempt ended; a folder that cannot be written to has no status.
 
     Args:
-        run_folder: The run; nothing is written where none is.
+        run_folder: The run folder; nothing is written into a folder without a run.
         code: The exit code.
-        message: For people.
-        place: `outer_step` and `update`, and `rank` when a rank was the reason.
+        message: The message for people.
+        progress: `outer_step` and `update`, and `rank` if the failure has one.
     """
     if not (run_folder / "config.json").is_file():
         return
@@ -114,9 +114,9 @@ def write_status(run_folder: Path, code: int, message: str, place: Mapping[str, 
     value = {
         "code": code,
         "reason": REASONS.get(code, "interrupted" if by_signal else "bug"),
-        "outer_step": place["outer_step"],
-        "step": place["update"],
-        "rank": place.get("rank", 0),
+        "outer_step": progress["outer_step"],
+        "step": progress["update"],
+        "rank": progress.get("rank", 0),
         "resumable": code in _RESUMABLE or by_signal,
         "message": message,
     }
@@ -126,22 +126,22 @@ def write_status(run_folder: Path, code: int, message: str, place: Mapping[str, 
 
 
 def read_status(run_folder: Path) -> dict[str, Any] | None:
-    """How the last try ended; None while one is going on, or after one that was killed.
+    """The status of the last attempt; None during an attempt, or after one that was killed.
 
     Raises:
-        DamagedError: The file is cut, or has changed.
+        DamagedError: The file is truncated, or has changed.
     """
     path = run_folder / "status.json"
     if not path.is_file():
         return None
     value: dict[str, Any] = read_json(path)
     if not isinstance(value, dict) or not value.keys() <= _FIELDS:
-        raise DamagedError(f"{path} is damaged: it is no status")
+        raise DamagedError(f"{path} is damaged: it is not a status")
     return value
 
 
 def clear_status(run_folder: Path) -> None:
-    """Forget how the last try ended, for a new one begins; what is finished stays finished."""
+    """Remove the status of the last attempt before a new one, unless the run has finished."""
     status = read_status(run_folder)
     if status is not None and status["code"] != 0:
         (run_folder / "status.json").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""How many threads a rank computes with: a setting, since sums over other ones are other floats."""
+"""The compute threads of a rank: a setting, since their number changes floating-point sums."""
 
 import os
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ from cit_curate.engines.workers import available_cpus
 
 @contextmanager
 def compute_threads(num_threads: int) -> Iterator[None]:
-    """Compute with so many threads in the block, whatever OMP_NUM_THREADS says.
+    """Set the number of compute threads for the block, whatever OMP_NUM_THREADS is.
 
     Args:
-        num_threads: 0 = this machine's cores, shared by its ranks.
+        num_threads: The threads of this rank; 0 = an equal share of the machine's cores.
     """
     before = torch.get_num_threads()
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -27,7 +27,7 @@ def compute_threads(num_threads: int) -> Iterator[None]:
 
 
 def available_cores() -> int:
-    """The cores that this process may use: two hardware threads of one core count once."""
+    """The number of cores that this process may use; hardware threads of one core count once."""
     if not hasattr(os, "sched_getaffinity"):
         return available_cpus()
     siblings = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"

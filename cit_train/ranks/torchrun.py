@@ -14,9 +14,9 @@ from cit_curate.errors import ConfigError, PeerLostError
 from cit_train.ranks.status import read_status
 from cit_train.ranks.stopping import SAME_REQUEST_SECONDS, SIGNALS
 
-# What torchrun waits for the ranks to save when it is asked to stop, before it kills them.
+# How long torchrun lets the ranks save after a stop request, before it kills them.
 SHUTDOWN_SECONDS = 300
-# What the ranks have to end by themselves after a second request.
+# How long the ranks may take to end by themselves after a second request.
 _INSISTED_SECONDS = 3.0
 
 logger = logging.getLogger(__name__)
@@ -25,13 +25,13 @@ logger = logging.getLogger(__name__)
 def launch(num_ranks: int, arguments: Sequence[str], out: Path) -> int:
     """Start `cit ARGUMENTS` as ranks on this machine, and wait for them.
 
-    torchrun itself forgets the ranks when a signal comes that it was not told of, and ends with 1
-    whatever they end with; this passes every signal on that a run stops at, and the code.
+    torchrun on its own abandons the ranks on a signal that it does not handle, and ends with 1
+    whatever their exit codes. This passes on every stop signal, and the exit code.
 
     Args:
-        num_ranks: How many.
-        arguments: Of the `cit` command, without `--nproc`.
-        out: The run folder, whose status tells how it ended.
+        num_ranks: The number of ranks.
+        arguments: The arguments of the `cit` command, without `--nproc`.
+        out: The run folder, whose status says how the run ended.
 
     Returns:
         The exit code of the rank that ended it.
@@ -48,46 +48,48 @@ def launch(num_ranks: int, arguments: Sequence[str], out: Path) -> int:
             "--nproc starts ranks, but this process is one already (WORLD_SIZE is set); leave "
             "--nproc out under torchrun or srun"
         )
-    # Its own account of a failure is a page about processes; the rank has said what is wrong.
+    # torchrun reports a failure with a page about processes; the rank has logged the reason.
     for name in logging.root.manager.loggerDict:
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // num_ranks, 1)))
     options = ["--standalone", f"--nproc-per-node={num_ranks}", "--max-restarts=0"]
-    known = {option for action in get_args_parser()._actions for option in action.option_strings}
-    wanted = {
+    supported = {
+        option for action in get_args_parser()._actions for option in action.option_strings
+    }
+    signal_options = {
         "--signals-to-handle": ",".join(number.name for number in SIGNALS),
         "--shutdown-timeout": str(SHUTDOWN_SECONDS),
     }
-    if missing := [name for name in wanted if name not in known]:
+    if missing := [name for name in signal_options if name not in supported]:
         logger.warning(
-            "torchrun of this torch has no %s: it passes TERM, INT and HUP on to the ranks, but "
-            "not USR1 and USR2; torch 2.9 does",
+            "torchrun of this version of torch has no %s: it passes TERM, INT and HUP on to the "
+            "ranks, but not USR1 and USR2; torch 2.9 does",
             " and no ".join(missing),
         )
-    options += [f"{name}={value}" for name, value in wanted.items() if name in known]
+    options += [f"{name}={value}" for name, value in signal_options.items() if name in supported]
     command = get_args_parser().parse_args([*options, "-m", "cit_train.cli", *arguments])
     before = _stamp(out)
     try:
-        with _ending_at_second_signal():
+        with _ending_on_second_signal():
             run(command)  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
-        # The ranks' own account says which was the first; without one, it was killed from outside.
+        # The status has the first failure of a rank; without one, a rank was killed from outside.
         if _stamp(out) not in (None, before):
             return _code_in(out)
         return failure.exitcode if failure.exitcode > 0 else PeerLostError.exit_code
     except SignalException as error:
-        _kill_ranks()  # it came while they were started, and torchrun does not know them yet
+        _kill_ranks()  # the signal came before torchrun had registered them
         by_signal = 128 + signal.Signals(error.sigval)
-        # A second one while torchrun waited, or one before the ranks knew of the run.
+        # A second signal while torchrun waited, or one before the ranks opened the run.
         is_second = isinstance(error.__context__, SignalException)
         return by_signal if is_second or _stamp(out) in (None, before) else _code_in(out)
     return 0
 
 
 def _stamp(out: Path) -> int | None:
-    """When the status of the run was written."""
+    """The modification time of the run's status, in nanoseconds; None without a status."""
     with contextlib.suppress(FileNotFoundError):
         return (out / "status.json").stat().st_mtime_ns
     return None
@@ -100,10 +102,10 @@ def _code_in(out: Path) -> int:
 
 
 @contextlib.contextmanager
-def _ending_at_second_signal() -> Iterator[None]:
-    """Within it a second request ends the ranks, and this process, in a few seconds.
+def _ending_on_second_signal() -> Iterator[None]:
+    """A block in which a second stop request ends the ranks and this process within seconds.
 
-    torchrun asks them again, and then waits for as long as before.
+    torchrun alone would pass the request on, and then wait for as long as before.
     """
     reader, writer = socket.socketpair()
     writer.setblocking(False)
@@ -134,7 +136,7 @@ def _insist(reader: socket.socket) -> None:
 
 
 def _kill_ranks() -> None:
-    """Kill the ranks that are left; where there is no /proc they notice that they are alone."""
+    """Kill the remaining ranks; without /proc, they notice the lost launcher themselves."""
     for children in Path("/proc/self/task").glob("*/children"):
         for child in map(int, children.read_text().split()):
             with contextlib.suppress(ProcessLookupError):

@@ -1,8 +1,8 @@
-"""The ranks of a run: which lanes each has, what they agree on, and who is missed.
+"""The ranks of a run: which lanes each has, what they agree on, and which one is lost.
 
-Tensors go through torch.distributed. What is small and must be the same everywhere (a stop, the
-files of a commit) is agreed on as JSON in its key-value store, where waiting has a heartbeat: a
-rank that is silent or too slow is named, instead of a time-out somewhere in a collective.
+Tensors go through torch.distributed. Small values that must be the same everywhere (a stop, the
+files of a commit) are exchanged as JSON in its key-value store, where waiting has a heartbeat. So a
+rank that is silent or too slow is named, instead of a timeout somewhere in a collective.
 """
 
 import contextlib
@@ -25,9 +25,9 @@ from cit_train.ranks.heartbeat import Heartbeat, described, first_line
 from cit_train.ranks.stopping import StopSignals
 
 _POLL_SECONDS = 0.005
-# How long rank 0, which may have the store, stays for the others to read how the run ended.
+# How long rank 0, which may own the store, stays so that the others can read how the run ended.
 _LEAVE_SECONDS = 5.0
-# Collectives never end a run by themselves; the heartbeat does, and says why.
+# Collectives never time out; the heartbeat ends a run instead, with a reason.
 _COLLECTIVE_TIMEOUT = timedelta(days=7)
 
 
@@ -35,12 +35,12 @@ class World:
     """This process among the ranks of a run; a run of one process is a world of one rank.
 
     Attributes:
-        rank: Its number, from 0.
-        size: How many ranks there are.
-        local_rank: Its number on its machine, which picks the GPU.
-        stop: The signals that this rank has heard.
-        run_folder: The run, once this rank has opened it.
-        heartbeat: What the ranks know of each other.
+        rank: The number of this rank, from 0.
+        size: The number of ranks.
+        local_rank: The number of this rank on its machine, which selects the GPU.
+        stop: The stop signals of this rank.
+        run_folder: The run folder, once this rank has opened it.
+        heartbeat: The heartbeat of this rank.
     """
 
     def __init__(
@@ -62,29 +62,29 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank writes what the run has once: checkpoints, commits, metrics."""
+        """Whether this rank writes what a run has once: checkpoints, commits, metrics."""
         return self.rank == 0
 
     def lanes(self, num_lanes: int) -> range:
-        """The lanes of this rank: a block of equal size for each.
+        """The lanes of this rank, an equal block per rank.
 
         Raises:
             ConfigError: The ranks do not divide the lanes.
         """
         if num_lanes % self.size:
             raise ConfigError(
-                f"{self.size} ranks do not divide the {num_lanes} lanes of this run; start as many "
-                "ranks as divide them, or give the recipe another --lanes"
+                f"{self.size} ranks do not divide the {num_lanes} lanes of this run; start a "
+                "number of ranks that divides them, or set another --lanes"
             )
         share = num_lanes // self.size
         return range(self.rank * share, (self.rank + 1) * share)
 
     def beat(self, doing: str, *, outer_step: int, update: int) -> None:
-        """Say what this rank is doing; the others read it when they wait."""
-        self.heartbeat.place = {"doing": doing, "outer_step": outer_step, "update": update}
+        """Report what this rank is doing, which the others read while they wait."""
+        self.heartbeat.progress = {"doing": doing, "outer_step": outer_step, "update": update}
 
     def agree(self, what: str, value: Any) -> list[Any]:
-        """Every rank's value, by rank, once all have come here: a barrier that exchanges JSON.
+        """The values of all ranks, by rank, once all have arrived: a barrier that exchanges JSON.
 
         Raises:
             PeerLostError: A rank failed, is silent, or takes longer than `barrier_seconds`.
@@ -97,7 +97,7 @@ class World:
             self._store.set(f"{turn}/{self.rank}", text)
             self._wait_for_all(turn, what)
             texts = self._store.multi_get([f"{turn}/{rank}" for rank in range(self.size)])
-            # All have come here, so nobody reads the turn before any more.
+            # All ranks have arrived, so the previous turn has been read.
             if self.is_first and turn:
                 for name in ("arrived", *range(self.size)):
                     self._store.delete_key(f"{turn - 1}/{name}")
@@ -106,12 +106,12 @@ class World:
         return [json.loads(text) for text in texts]
 
     def any_of(self, *flags: bool) -> list[bool]:
-        """Which of the flags some rank has raised; the same answer on all ranks."""
+        """Whether any rank has set each flag; the same result on all ranks."""
         if self.size == 1:
             return list(flags)
-        raised = torch.tensor(flags, dtype=torch.int32)
-        dist.all_reduce(raised, op=dist.ReduceOp.MAX)
-        return [bool(flag) for flag in raised.tolist()]
+        largest = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return [bool(flag) for flag in largest.tolist()]
 
     def sum(self, value: float) -> float:
         """The sum of every rank's value."""
@@ -121,10 +121,10 @@ class World:
         return float(total)
 
     def check_same(self, what: str, value: Any) -> None:
-        """Make sure that all ranks have the same value.
+        """Check that all ranks have the same value.
 
         Raises:
-            ConfigError: They have not; names a rank that differs from rank 0, and where.
+            ConfigError: A rank differs from rank 0; the message names it and the fields.
         """
         mine, *others = self.agree(what, value)
         for rank, other in enumerate(others, 1):
@@ -132,15 +132,15 @@ class World:
                 names = sorted(
                     name for name in mine.keys() | other.keys() if mine.get(name) != other.get(name)
                 )
-                told = "; ".join(f"{n}: {mine.get(n)!r} and {other.get(n)!r}" for n in names[:5])
-                raise ConfigError(f"rank 0 and rank {rank} differ in their {what}: {told}")
+                fields = "; ".join(f"{n}: {mine.get(n)!r} and {other.get(n)!r}" for n in names[:5])
+                raise ConfigError(f"rank 0 and rank {rank} differ in their {what}: {fields}")
 
     def gather(self, features: Tensor, *, through: bool = False) -> Tensor:
         """The features of all ranks, in the order of their lanes.
 
         Args:
-            features: float [rows, dim], as many rows on each rank.
-            through: Let gradients flow back to every rank's rows; else to the own ones only.
+            features: float [rows, dim], equally many rows on each rank.
+            through: Whether gradients flow back to the rows of all ranks, not only of this one.
 
         Returns:
             float [ranks * rows, dim].
@@ -148,7 +148,7 @@ class World:
         if self.size == 1:
             return features
         if through:
-            # The differentiable gather, whose backward pass sums what each rank gives to a row.
+            # The differentiable gather, whose backward pass sums the ranks' gradients of a row.
             from torch.distributed.nn.functional import all_gather
 
             return torch.cat(all_gather(features))  # type: ignore[no-untyped-call]
@@ -158,13 +158,13 @@ class World:
         return torch.cat(others)
 
     def close(self) -> None:
-        """Stop the heartbeat and leave the process group; rank 0 is the last."""
+        """Stop the heartbeat and leave the process group; rank 0 leaves last."""
         self.heartbeat.close()
         if self._store is None:
             return
         if dist.is_initialized():
             dist.destroy_process_group()
-        with contextlib.suppress(RuntimeError):  # it may have gone with its owner
+        with contextlib.suppress(RuntimeError):  # it may be gone with its owner
             deadline = time.monotonic() + _LEAVE_SECONDS
             num_left = self._store.add("left", 1)
             while self.is_first and num_left < self.size and time.monotonic() < deadline:
@@ -188,10 +188,10 @@ class World:
         assert self._store is not None
         beats = self.heartbeat.beats()
         slow = [r for r in range(self.size) if not self._store.check([f"{turn}/{r}"])]
-        told = "; ".join(f"rank {rank} is {described(beats[rank])}" for rank in slow[:5])
+        activities = "; ".join(f"rank {rank} is {described(beats[rank])}" for rank in slow[:5])
         return PeerLostError(
             f"rank {self.rank} waited {self._barrier_seconds:g} s for all ranks to have {what}: "
-            f"{told}. Raise --barrier-seconds if that is only slow, and go on with --resume"
+            f"{activities}. If they are just slow, raise --barrier-seconds; continue with --resume"
         )
 
 
@@ -201,17 +201,18 @@ def open_world(
 ) -> Iterator[World]:
     """Join the ranks that a launcher has started (torchrun's environment variables).
 
-    Without them, or with one rank, the world is this process and torch.distributed is not used.
+    Without those variables, or with one rank, the world is this process alone, and
+    torch.distributed is not used.
 
     Args:
-        stop: The signals of this rank.
-        name: Of the run: a process may make several, one after another.
-        device: As in the config.
-        peer_seconds: How long a rank may be silent.
-        barrier_seconds: How long the ranks wait for the slowest.
+        stop: The stop signals of this rank.
+        name: The name of the run; a process may have several runs, one after another.
+        device: The device in the config.
+        peer_seconds: The longest silence of a rank.
+        barrier_seconds: The longest wait for the slowest rank.
 
     Raises:
-        PeerLostError: The other ranks do not come.
+        PeerLostError: The other ranks do not appear.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -232,7 +233,7 @@ def open_world(
     except (RuntimeError, ValueError) as error:
         raise PeerLostError(
             f"the {size} ranks did not find each other within {peer_seconds:g} s: "
-            f"{first_line(error)}; see that all were started, and --peer-seconds"
+            f"{first_line(error)}; check that all were started, and --peer-seconds"
         ) from error
     world = World(
         stop,

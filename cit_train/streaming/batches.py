@@ -1,8 +1,8 @@
-"""Shards to the batches of one update and lane, in training order.
+"""From shards to batches, each of one lane and update, in training order.
 
-`BatchReader` follows the shard folders of a run from one outer step to the next: it waits for a
-shard that is still being written, and never for one that follows it. Workers of a DataLoader
-share the batches out by number, so that the order is that of one process.
+`BatchReader` follows the shard folders of a run from one outer step to the next. It waits for a
+shard that is still being written, but never for the one after it. The workers of a DataLoader
+share the batches by number, so the order is that of a single process.
 """
 
 import contextlib
@@ -40,17 +40,17 @@ _POLL_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class LaneBatch:
-    """What one lane brings to one update.
+    """What one lane contributes to one update.
 
     Attributes:
-        outer_step: The outer step it belongs to.
-        lane: The lane.
-        start: Place of its first pair in the lane's training order of this outer step.
-        captions: The texts that are trained on; tags augmented anew.
-        pair_keys: Their pairs.
-        images: The images' own bytes, for cached features; else empty.
-        views: uint8 [batch, 3, side, side], a random crop each; None with cached features.
-        piped: uint8 [batch, side, side, 3], the views on their way through a pipe; else None.
+        outer_step: The number of the outer step.
+        lane: The number of the lane.
+        start: The position of the first pair in the lane's training order of this outer step.
+        captions: The captions to train on, with tags freshly augmented.
+        pair_keys: The keys of the pairs.
+        images: The encoded images, for cached features; else empty.
+        views: uint8 [batch, 3, side, side], one random crop per image; None with cached features.
+        piped: uint8 [batch, side, side, 3], the views while they pass through a pipe; else None.
     """
 
     outer_step: int
@@ -62,22 +62,22 @@ class LaneBatch:
     views: Tensor | None
     piped: UInt8 | None = None
 
-    def arrived(self) -> "LaneBatch":
-        """The same, once it has come from a worker process."""
+    def unpacked(self) -> "LaneBatch":
+        """The batch with its piped views, if any, as a tensor again."""
         if self.piped is None:
             return self
         views = torch.from_numpy(self.piped).permute(0, 3, 1, 2)
         return replace(self, views=views, piped=None)
 
     def pin_memory(self) -> "LaneBatch":
-        """The same with its views where a GPU reads them by itself; a DataLoader calls this."""
-        batch = self.arrived()
+        """The batch with its views in page-locked memory; a DataLoader calls this."""
+        batch = self.unpacked()
         return batch if batch.views is None else replace(batch, views=batch.views.pin_memory())
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchReaderConfig:
-    """What a stream of batches depends on."""
+    """The settings that batches depend on."""
 
     folder: Path
     batch_size: int
@@ -92,7 +92,7 @@ class BatchReaderConfig:
 
 
 class BatchReader(IterableDataset[LaneBatch | CitError]):
-    """The batches from a place on, lanes in turn, one outer step after the other; without end."""
+    """The batches from a position on: lanes in turn, outer steps in order, without end."""
 
     def __init__(self, config: BatchReaderConfig, outer_step: int, *, first_batch: int = 0) -> None:
         super().__init__()
@@ -101,11 +101,11 @@ class BatchReader(IterableDataset[LaneBatch | CitError]):
         self.first_batch = first_batch
 
     def __iter__(self) -> Iterator[LaneBatch | CitError]:
-        """Batches of this worker: every `num_workers`-th one.
+        """The batches of this worker: every `num_workers`-th one.
 
         Yields:
-            The batches; of a worker process, what ends it too, which torch would wrap in a
-            traceback.
+            Batches. A worker process also yields the error that ends it, which torch would
+            otherwise wrap in a traceback.
         """
         try:
             yield from self._batches()
@@ -125,9 +125,9 @@ class BatchReader(IterableDataset[LaneBatch | CitError]):
             while groups := [list(islice(lane, self.config.batch_size)) for lane in lanes]:
                 if any(len(group) < self.config.batch_size for group in groups):
                     break
-                for lane, places in zip(self.config.lanes, groups, strict=True):
+                for lane, group in zip(self.config.lanes, groups, strict=True):
                     if index % num_workers == number:
-                        samples = [shard[row] for shard, row in places]
+                        samples = [shard[row] for shard, row in group]
                         yield self._batch(outer_step, lane, start, samples)
                     index += 1
                 start += self.config.batch_size
@@ -135,8 +135,9 @@ class BatchReader(IterableDataset[LaneBatch | CitError]):
             start = 0
 
     def _samples(self, outer_step: int, lane: int, start: int) -> Iterator[tuple[ClosedShard, int]]:
-        """Shard and row of a lane's samples of one outer step from a place on, as shards are
-        closed; what other workers take is not read.
+        """The shard and row of a lane's samples in one outer step, from a position on.
+
+        They appear as shards are closed. Samples of other workers' batches are not read.
         """
         folder = self.config.folder / step_folder(outer_step)
         first, skipped = divmod(start, self.config.pairs_per_shard)
@@ -152,21 +153,21 @@ class BatchReader(IterableDataset[LaneBatch | CitError]):
         """Wait until a shard is closed (true) or the lane is complete without it (false).
 
         Args:
-            folder: Of the outer step, which may still be curated.
-            lane: The lane.
-            number: Of the shard.
-            is_begun: A shard of the folder was read.
+            folder: The folder of the outer step, which may still be curated.
+            lane: The number of the lane.
+            number: The number of the shard.
+            is_begun: Whether a shard of the folder was read before.
 
         Raises:
-            PeerLostError: It does not come, or what writes it has failed.
-            DamagedError: It was there, and is gone.
+            PeerLostError: The shard does not appear in time, or its writer has failed.
+            DamagedError: The shard was removed before it was read.
         """
         prefix = lane_prefix(lane)
         tar = folder / shard_name(prefix, number)
         entry = tar.with_suffix(".json")
         waiting = Waiting(str(tar), self.config.wait_seconds)
         while not entry.exists():
-            _end_with_trainer()
+            _exit_with_trainer()
             if (folder / f"{prefix}.json").exists():
                 return entry.exists() or _was_closed(folder / f"{prefix}.json", tar)
             if (folder / f"{prefix}.failed").exists():
@@ -176,28 +177,28 @@ class BatchReader(IterableDataset[LaneBatch | CitError]):
             elif is_begun or any(path.name > folder.name for path in folder.parent.glob("step=*")):
                 raise DamagedError(f"{folder} was removed before it was read", file=str(folder))
             else:
-                waiting.again()  # its outer step is still being curated
+                waiting.restart()  # the outer step is still being curated
             waiting.check()
             time.sleep(_POLL_SECONDS)
         return True
 
     def _batch(self, outer_step: int, lane: int, start: int, samples: list[Sample]) -> LaneBatch:
         config = self.config
-        keys = [(outer_step, lane, place) for place in range(start, start + len(samples))]
+        keys = [(outer_step, lane, start + row) for row in range(len(samples))]
         views: Tensor | None = None
         piped: UInt8 | None = None
         if config.with_views:
             in_worker = get_worker_info() is not None
             shared = in_worker and config.shares_memory
-            room = empty_views(len(samples), config.views.side, shared=shared)
-            for sample, key, view in zip(samples, keys, room, strict=True):
+            buffer = empty_views(len(samples), config.views.side, shared=shared)
+            for sample, key, view in zip(samples, keys, buffer, strict=True):
                 rng = np.random.default_rng((config.seed, CROP_KEY, *key))
                 config.views(sample.image, [rng], view[None])
             if in_worker and not shared:
-                # [batch, side, side, 3]: as the views lie in memory
-                piped = room.permute(0, 2, 3, 1).numpy()
+                # [batch, side, side, 3], the memory layout of the views
+                piped = buffer.permute(0, 2, 3, 1).numpy()
             else:
-                views = room
+                views = buffer
         return LaneBatch(
             outer_step,
             lane,
@@ -220,84 +221,84 @@ class BatchReader(IterableDataset[LaneBatch | CitError]):
 
 @contextlib.contextmanager
 def open_batches(
-    stream: BatchReader, *, num_workers: int, pins: bool = False
+    reader: BatchReader, *, num_workers: int, pins: bool = False
 ) -> Iterator[Iterator[LaneBatch]]:
-    """The stream's batches, made by worker processes when there are any; spawned, never forked.
+    """The reader's batches, from worker processes if there are any; spawned, never forked.
 
     Args:
-        stream: Where they come from.
-        num_workers: 0 = within this process.
-        pins: Put views into pinned memory, for a GPU.
+        reader: The reader.
+        num_workers: The worker processes; 0 = read in this process.
+        pins: Whether views go into page-locked memory, for a GPU.
 
     Raises:
-        ResourceError: A worker was killed, anywhere in the block: torch says so by a signal.
+        ResourceError: A worker was killed, which torch reports by a signal anywhere in the block.
     """
     loader: DataLoader[Any] = DataLoader(
-        stream,
+        reader,
         batch_size=None,
         num_workers=num_workers,
         multiprocessing_context="spawn" if num_workers else None,
         persistent_workers=bool(num_workers),
         pin_memory=pins,
-        worker_init_fn=_leave_signals_to_trainer if num_workers else None,
+        worker_init_fn=_leave_process_group if num_workers else None,
     )
     batches: Any = iter(loader)
     last_keys: dict[int, str] = {}
     try:
-        yield _remembering(batches, last_keys, num_workers)
+        yield _recording_last_keys(batches, last_keys, num_workers)
     except RuntimeError as error:
         workers = enumerate(batches._workers if num_workers else ())
         codes = {number: worker.exitcode for number, worker in workers}
-        told = [
+        deaths = [
             f"loader worker {number} was killed by {signal.Signals(-code).name} after its batch "
             f"that ends with pair {last_keys.get(number, '(none)')}"
             for number, code in codes.items()
             if code is not None and code < 0
         ]
-        if not told:
+        if not deaths:
             raise
         raise ResourceError(
-            f"{'; '.join(told)}; perhaps for want of memory: lower --num-workers or --batch-size, "
-            "and go on with --resume"
+            f"{'; '.join(deaths)}; perhaps memory ran out: lower --num-workers or --batch-size, "
+            "and continue with --resume"
         ) from error
 
 
-def _remembering(
+def _recording_last_keys(
     batches: Iterator[LaneBatch | CitError], last_keys: dict[int, str], num_workers: int
 ) -> Iterator[LaneBatch]:
-    """The same batches; `last_keys` has the last pair that came from each worker, by its number.
+    """The batches; the key of each worker's last pair is kept in `last_keys`, by its number.
 
     Raises:
-        CitError: What ended a worker.
+        CitError: The error that ended a worker.
     """
-    for place, batch in enumerate(batches):
+    for number, batch in enumerate(batches):
         if isinstance(batch, CitError):
             raise batch
-        last_keys[place % max(num_workers, 1)] = batch.pair_keys[-1]
-        yield batch.arrived()
+        last_keys[number % max(num_workers, 1)] = batch.pair_keys[-1]
+        yield batch.unpacked()
 
 
-def _leave_signals_to_trainer(worker: int) -> None:
-    """Leave the trainer's process group: terminals and launchers send it signals as a whole.
+def _leave_process_group(worker: int) -> None:
+    """Leave the trainer's process group, which terminals and launchers signal as a whole.
 
-    The trainer still wants batches while it saves, and ends its workers itself.
+    The trainer still needs batches until it has saved, and ends its workers itself.
     """
     os.setpgrp()
 
 
 def _was_closed(listing: Path, tar: Path) -> bool:
-    """False: a complete lane has no such shard.
+    """False when the listing of a complete lane has no such shard.
 
     Raises:
-        DamagedError: It has, and the shard is gone.
+        DamagedError: The listing has the shard, which is missing.
     """
     if tar.name in {entry.path for entry in read_listing(listing)}:
         raise DamagedError(f"{tar} was removed before it was read", file=str(tar))
     return False
 
 
-def _end_with_trainer() -> None:
-    """In a worker: end when the trainer is gone, which the loader notices between batches only."""
+def _exit_with_trainer() -> None:
+    """Exit a worker whose trainer is gone, which the loader notices only between batches."""
     trainer = multiprocessing.parent_process()
     if trainer is not None and not trainer.is_alive():
         os._exit(PeerLostError.exit_code)
@@ -311,31 +312,31 @@ def count_uses(
     first_update: int,
     pairs_per_update: int,
 ) -> pa.Table:
-    """The `used` rows of a lane: times used, first and last update of each pair, as first used.
+    """The `used` rows of a lane: how often and when each pair was used, in order of first use.
 
     Args:
-        rows: Table with `pair_key` and `pool`, what the lane was trained on, in order.
-        outer_step: Its number.
-        lane: The lane.
-        first_update: The update that the first pairs were used in.
-        pairs_per_update: Of this lane.
+        rows: The pairs that the lane was trained on, in order, with `pair_key` and `pool`.
+        outer_step: The number of the outer step.
+        lane: The number of the lane.
+        first_update: The update that used the first pairs.
+        pairs_per_update: The lane's pairs in one update.
     """
-    place = pa.array(np.arange(len(rows), dtype=np.int64))
-    pairs = pa.table([rows["pool"], rows["pair_key"], place], names=["pool", "pair_key", "place"])
+    index = pa.array(np.arange(len(rows), dtype=np.int64))
+    pairs = pa.table([rows["pool"], rows["pair_key"], index], names=["pool", "pair_key", "index"])
     counted = (
         pairs.group_by(["pool", "pair_key"])
-        .aggregate([("place", "count"), ("place", "min"), ("place", "max")])
-        .sort_by("place_min")
+        .aggregate([("index", "count"), ("index", "min"), ("index", "max")])
+        .sort_by("index_min")
     )
     first, last = (
         first_update + counted[name].to_numpy() // pairs_per_update
-        for name in ("place_min", "place_max")
+        for name in ("index_min", "index_max")
     )
     columns = {
         "outer_step": pa.repeat(outer_step, len(counted)),
         "lane": pa.repeat(lane, len(counted)),
         "pair_key": counted["pair_key"],
-        "times_used": counted["place_count"],
+        "times_used": counted["index_count"],
         "first_update": first,
         "last_update": last,
         "pool": counted["pool"],

@@ -1,4 +1,4 @@
-"""How many of a selection's images may fail to open before an outer step is given up."""
+"""How many images of a selection may fail to open before an outer step is abandoned."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,36 +13,36 @@ from cit_curate.reject_limit import LANE_LIMIT
 class ImageLimit:
     """Counts the images of one lane and outer step that cannot be opened, up to `LANE_LIMIT`.
 
-    An archive that cannot be read at all counts once, however many images of it are wanted, unless
-    there is nothing but such archives.
+    An archive that cannot be read at all counts once, however many of its images are selected, as
+    soon as one image could be opened; before that, each of them counts.
 
     Attributes:
-        message: What is known of them, for an error about too few pairs.
+        message: A description of the failures, for an error about too few pairs.
     """
 
     def __init__(self, pools: PoolMixture, *, outer_step: int, num_pairs: int) -> None:
-        """Count from nothing.
+        """Start with no failures.
 
         Args:
-            pools: Where the images are.
-            outer_step: The outer step.
-            num_pairs: The pairs that are wanted, of which a share may fail.
+            pools: The pools of the images.
+            outer_step: The number of the outer step.
+            num_pairs: The pairs to write, of which a share may fail.
         """
         self.message = "some selected pairs have no image"
         self._pools, self._outer_step, self._num_pairs = pools, outer_step, num_pairs
         self._num_unreadable = self._num_counted = self._in_a_row = 0
-        self._archives: set[tuple[str, str, str]] = set()  # those that have been counted
+        self._archives: set[tuple[str, str, str]] = set()  # unreadable and already counted
         self._has_opened = False
 
     def opened(self) -> None:
-        """Count an image that was opened."""
+        """Count an opened image."""
         self._in_a_row, self._has_opened = 0, True
 
     def rejected(self, fields: Mapping[str, Any], error: ImageRejected) -> None:
         """Count an image that cannot be opened.
 
         Raises:
-            BadInputError: They are more than the limit.
+            BadInputError: The limit is exceeded.
         """
         self._num_unreadable += 1
         if self._counts(fields, error):
@@ -60,11 +60,11 @@ class ImageLimit:
             raise BadInputError(f"outer step {self._outer_step}: {self.message}")
 
     def _counts(self, fields: Mapping[str, Any], error: ImageRejected) -> bool:
-        """Whether a reject counts: of an archive as a whole, only the first."""
+        """Whether a reject counts; of an unreadable archive, only the first does."""
         if error.reason != "unreadable_archive" or not self._has_opened:
             return True
         uri = parse_image_uri(fields["image_uri"])
-        assert uri is not None  # only a place in an archive is rejected so
+        assert uri is not None  # only images in archives have this reason
         archive = (fields["pool"], fields["source"], uri.path)
         is_new = archive not in self._archives
         self._archives.add(archive)

@@ -18,9 +18,9 @@ import pyarrow as pa
 from cit_curate.captions import cleaner
 from cit_curate.config import Cleaning
 from cit_curate.errors import BadInputError, DamagedError
-from cit_curate.pool.format import SourceEntry
 from cit_curate.pool.build.malformed import Counted, count_malformed
 from cit_curate.pool.build.place import keep_in_staging
+from cit_curate.pool.format import SourceEntry
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.rows import RawPairs, Reject, pairs_of
 from cit_curate.sources.source import Source, open_source

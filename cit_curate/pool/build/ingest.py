@@ -18,6 +18,7 @@ import duckdb
 import pyarrow as pa
 
 from cit_curate.config import IN_PROCESS, Cleaning, EngineConfig
+from cit_curate.engines.engine import Engine, open_engine
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.pool.build.blocks import (
     BYTES_PER_WORKER,
@@ -26,16 +27,7 @@ from cit_curate.pool.build.blocks import (
     read_stripe,
     stripe_tasks,
 )
-from cit_curate.engines.engine import Engine, open_engine
-from cit_curate.pool.format import (
-    PoolManifest,
-    SourceEntry,
-    group_rows,
-    parts_fingerprint,
-    write_manifest,
-)
 from cit_curate.pool.build.malformed import Counted, check_limit, count_malformed, keeping_rejects
-from cit_curate.pool.parts import PartsWritten, cut_groups, write_parts, write_rejects
 from cit_curate.pool.build.place import (
     builder_lock,
     check_free,
@@ -45,6 +37,14 @@ from cit_curate.pool.build.place import (
 )
 from cit_curate.pool.build.source_entries import Asked, check_unchanged, settings_of, source_entry
 from cit_curate.pool.build.staging import Staging
+from cit_curate.pool.format import (
+    PoolManifest,
+    SourceEntry,
+    group_rows,
+    parts_fingerprint,
+    write_manifest,
+)
+from cit_curate.pool.parts import PartsWritten, cut_groups, write_parts, write_rejects
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.parquet import column_kind
 from cit_curate.sources.rows import RawPairs, SourceReader

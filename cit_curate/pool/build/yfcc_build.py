@@ -20,17 +20,10 @@ import pyarrow as pa
 
 from cit_curate.arrow_numpy import repeated, strings_of
 from cit_curate.config import EngineConfig
-from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.engines.engine import open_engine
-from cit_curate.pool.format import (
-    PoolManifest,
-    SourceEntry,
-    group_rows,
-    parts_fingerprint,
-    write_manifest,
-)
+from cit_curate.engines.workers import Mapper
+from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.pool.build.malformed import Counted, check_limit, count_malformed, keeping_rejects
-from cit_curate.pool.parts import PartsWritten, write_rejects
 from cit_curate.pool.build.place import (
     builder_lock,
     check_free,
@@ -40,7 +33,6 @@ from cit_curate.pool.build.place import (
     staging_folder,
 )
 from cit_curate.pool.build.source_entries import Asked, check_unchanged, settings_of, source_entry
-from cit_curate.engines.workers import Mapper
 from cit_curate.pool.build.yfcc_plan import PlannedImages, part_pieces, plan_images
 from cit_curate.pool.build.yfcc_segments import (
     PartTask,
@@ -53,6 +45,14 @@ from cit_curate.pool.build.yfcc_segments import (
     write_part,
 )
 from cit_curate.pool.build.yfcc_source import YfccSource
+from cit_curate.pool.format import (
+    PoolManifest,
+    SourceEntry,
+    group_rows,
+    parts_fingerprint,
+    write_manifest,
+)
+from cit_curate.pool.parts import PartsWritten, write_rejects
 from cit_curate.sources.rows import Reject
 from cit_curate.sources.yfcc import (
     IdList,

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cit_curate.pool.format import PART_ROWS
 from cit_curate.pool.build.yfcc_segments import Piece, Segment
+from cit_curate.pool.format import PART_ROWS
 from cit_curate.records import Int64
 from cit_curate.sources.yfcc import NUM_IDS, UInt8, UInt32
 

@@ -18,11 +18,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cit_curate.arrow_numpy import arrow_of, numpy_of, repeated, strings_of
-from cit_curate.errors import BadInputError, DamagedError
-from cit_curate.pool.format import REJECT_SCHEMA, pair_schema
-from cit_curate.pool.build.malformed import Counted, count_malformed
-from cit_curate.pool.parts import PartsWritten, cut_groups, write_parts
 from cit_curate.engines.workers import keep_freed_memory
+from cit_curate.errors import BadInputError, DamagedError
+from cit_curate.pool.build.malformed import Counted, count_malformed
+from cit_curate.pool.format import REJECT_SCHEMA, pair_schema
+from cit_curate.pool.parts import PartsWritten, cut_groups, write_parts
 from cit_curate.records import Int64
 from cit_curate.sources.rows import MALFORMED, Reject
 from cit_curate.sources.yfcc import CARRIED, TEXT_KEYS, image_ids_of, image_uris_of

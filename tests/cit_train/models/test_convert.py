@@ -239,9 +239,9 @@ def test_names_that_need_the_network_say_what_to_do_without_one(tmp_path: Path) 
 
 def test_a_place_that_is_taken_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="already exists"):
         convert_tower("moco", "any", tmp_path / "out")
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="already exists"):
         convert_checkpoint(tmp_path / "any", tmp_path / "out")
 
 

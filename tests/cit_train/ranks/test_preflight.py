@@ -84,13 +84,13 @@ def test_without_shared_memory_images_go_through_pipes_and_the_run_is_the_same(
     config = make_config(world, num_workers=1, keep_shards="all")
     train(config, tmp_path / "shared")
     piped: list[bool] = []
-    arrived = LaneBatch.arrived
+    unpacked = LaneBatch.unpacked
 
     def seen(self: LaneBatch) -> LaneBatch:
         piped.append(self.piped is not None and self.views is None)
-        return arrived(self)
+        return unpacked(self)
 
-    monkeypatch.setattr(LaneBatch, "arrived", seen)
+    monkeypatch.setattr(LaneBatch, "unpacked", seen)
     monkeypatch.setattr(session, "has_shared_memory", lambda *_, **__: False)
     train(config, tmp_path / "piped")
     assert len(piped) == 6

@@ -109,9 +109,9 @@ def test_a_rank_that_stands_still_is_named_and_ended_with_the_others(
     assert left["rank"] == rank
     if rank == 1:  # with rank 0 the store stands still, which a launcher has for torchrun
         assert (left["outer_step"], left["step"]) == (1, 3)
-        assert "it no longer answers" in left["message"]
+        assert "it no longer responds" in left["message"]
     else:
-        assert "the launcher or rank 0 no longer answers" in left["message"]
+        assert "the launcher or rank 0 no longer responds" in left["message"]
     assert finish_ranks(start_ranks(world, out, ranks=2, **FIELDS)) == [0, 0]
 
 

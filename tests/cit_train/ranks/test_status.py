@@ -56,10 +56,10 @@ def test_a_lack_of_memory_ends_with_5_and_names_the_flags_that_take_less(
     ("number", "step"),
     [
         (errno.EIO, "check the disk"),
-        (errno.ESTALE, "mount the network file system anew"),
+        (errno.ESTALE, "remount the network file system"),
         (errno.ENOSPC, "free some space"),
         (errno.EDQUOT, "free some space"),
-        (errno.EROFS, "choose a place"),
+        (errno.EROFS, "choose a folder"),
     ],
 )
 def test_storage_that_fails_ends_with_5_and_the_file_and_a_next_step(

@@ -195,10 +195,10 @@ def test_ranks_with_unequal_numbers_of_pairs_and_images_make_equally_many_update
 def test_a_rank_that_differs_is_named_with_the_field_and_both_values() -> None:
     with two_worlds() as (one, other):
         for world, value in ((one, 0.5), (other, 0.6)):
-            world.heartbeat.place["value"] = value
+            world.heartbeat.progress["value"] = value
 
         def compare(world: World) -> str:
-            seen = {"threshold": world.heartbeat.place["value"], "seed": 1}
+            seen = {"threshold": world.heartbeat.progress["value"], "seed": 1}
             with pytest.raises(ConfigError) as caught:
                 world.check_same("settings", seen)
             return str(caught.value)
@@ -228,7 +228,7 @@ def test_the_first_failure_counts_and_ends_the_waiting_of_the_others() -> None:
 def test_a_rank_that_is_silent_is_named() -> None:
     with two_worlds(second_beats=False, peer_seconds=1) as (one, _):
         started = time.monotonic()
-        with pytest.raises(PeerLostError, match=r"rank 1 failed .* it no longer answers"):
+        with pytest.raises(PeerLostError, match=r"rank 1 failed .* it no longer responds"):
             one.agree("curated", None)
         assert time.monotonic() - started < 5
 

@@ -64,7 +64,7 @@ def test_training_waits_for_slow_shards_up_to_a_limit(
     on_shortfall: str,
     num_workers: int,
 ) -> None:
-    monkeypatch.setattr(waiting, "TELL_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr(waiting, "WARN_AFTER_SECONDS", 0.1)
     fields = {**FIELDS, "on_shortfall": on_shortfall}
     config = make_config(world, **fields, stream_seconds=0.3, num_workers=num_workers)
     out = tmp_path / "run"

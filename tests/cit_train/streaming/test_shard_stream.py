@@ -18,7 +18,7 @@ from cit_curate.run.shards import read_shard, shard_entry
 from cit_train.config import replace_fields
 from cit_train.loop import updates
 from cit_train.outer_loop import train
-from cit_train.streaming import shard_stream
+from cit_train.streaming import image_opener
 
 
 def shard_bytes(run: Path) -> dict[str, bytes]:
@@ -47,7 +47,7 @@ def test_threads_that_overtake_each_other_change_no_byte(
             return super().shard_image(data, side=side, max_pixels=max_pixels)
 
     slow = Slow()
-    monkeypatch.setattr(shard_stream, "decoders", lambda: slow)
+    monkeypatch.setattr(image_opener, "decoders", lambda: slow)
     monkeypatch.setattr(updates, "image_threads", lambda: ThreadPoolExecutor(6))
     several = train(config, tmp_path / "several")
     slow.close()
@@ -70,7 +70,7 @@ def test_a_run_goes_on_without_the_images_that_hang_or_crash_their_decoder(
             image.write(way)
     failing = Path(__file__).parents[2] / "cit_curate" / "failing_decoder.py"
     decoders = Decoders(limit_seconds=2, command=[sys.executable, str(failing)])
-    monkeypatch.setattr(shard_stream, "decoders", lambda: decoders)
+    monkeypatch.setattr(image_opener, "decoders", lambda: decoders)
     run = train(config, tmp_path / "run")
     decoders.close()
     rejects = run.read("rejects").sort_by("pair_key").to_pylist()

@@ -12,8 +12,8 @@ from cit_curate.config import EngineConfig
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
 from cit_curate.pool.build import blocks
 from cit_curate.pool.build.blocks import open_staging, read_blocks, read_stripe, stripe_tasks
-from cit_curate.pool.pool import Pool
 from cit_curate.pool.build.source_entries import source_entry
+from cit_curate.pool.pool import Pool
 from cit_curate.sources import table
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.rows import RawPairs

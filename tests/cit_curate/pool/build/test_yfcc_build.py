@@ -25,14 +25,13 @@ from cit_curate.captions import clean_tags, clean_text, is_blank
 from cit_curate.config import EngineConfig
 from cit_curate.errors import BadInputError, ConfigError, DamagedError, ResourceError
 from cit_curate.pool import commands
-from cit_curate.pool.build import yfcc_build
-from cit_curate.pool.build import yfcc_plan
+from cit_curate.pool.build import yfcc_build, yfcc_plan
+from cit_curate.pool.build.yfcc_build import build_yfcc_pool
+from cit_curate.pool.build.yfcc_source import YfccSource
 from cit_curate.pool.check import verify_pool
 from cit_curate.pool.format import REJECT_SCHEMA, read_manifest
 from cit_curate.pool.parts import cut_groups
 from cit_curate.pool.pool import Pool
-from cit_curate.pool.build.yfcc_build import build_yfcc_pool
-from cit_curate.pool.build.yfcc_source import YfccSource
 from cit_curate.sources import yfcc_lines
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.yfcc import COLUMNS
