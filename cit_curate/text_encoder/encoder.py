@@ -11,35 +11,26 @@ import hashlib
 import json
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cit_curate.config import TextTowerConfig
 from cit_curate.errors import BrokenVectorsError, ConfigError
 from cit_curate.records import Float32
-from cit_curate.text_encoder.dual_encoder_text import (
-    dual_encoder_folder,
-    load_text_projection,
-    load_text_side,
-)
-from cit_curate.text_encoder.hub import hub_folder
+from cit_curate.text_encoder.dual_encoder_text import load_text_projection
 from cit_curate.text_encoder.int8 import int8_copy
-from cit_curate.text_encoder.packaged import PACKAGE_PREFIX, packaged_folder
+from cit_curate.text_encoder.load import load_text_tower, resolve_model_name, weights_sha256
 from cit_curate.text_encoder.packed import PASS_TOKENS, PackedTower, is_packable
-from cit_curate.text_encoder.pooled_text import PooledTextConfig, PooledTextModel
-from cit_curate.text_encoder.reading_weights import reading_weights
 from cit_curate.text_encoder.texts import Texts
 from cit_curate.text_encoder.token_vectors import TokenVectors
+from cit_curate.text_encoder.tokenizer import LENGTH_STEP, encode, special_tokens, tokenizer_key
 from cit_curate.text_encoder.tokens import Tokens
 
 # Rows of every padded forward pass.
 ROWS = 64
-LENGTH_STEP = 4
 
 
 class TextEncoder:
@@ -250,144 +241,3 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"--device {name}: PyTorch sees no GPU here; use --device cpu")
     return device
-
-
-def weights_sha256(tower: torch.nn.Module) -> str:
-    """Hex SHA-256 of a model's weights and buffers, by name."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(tower.state_dict().items()):
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        flat = weight.detach().contiguous().cpu().reshape(-1)
-        digest.update(memoryview(flat.view(torch.uint8).numpy()))
-    return digest.hexdigest()
-
-
-def load_text_tower(config: TextTowerConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A text tower whose pooler output is what the config asks for, and its tokenizer.
-
-    The text tower of a dual encoder is taken from a run, or from a checkpoint's folder.
-
-    Raises:
-        ConfigError: The model or its tokenizer is not to be had, or has no pooler output.
-        DamagedError: Its weights are cut, or pickled and more than tensors.
-    """
-    name = config.text_encoder
-    tokenizer = load_tokenizer(name)
-    resolved = resolve_model_name(name)
-    dual = dual_encoder_folder(Path(resolved))
-    folder = str(dual or resolved)
-    try:
-        if dual is not None:
-            tower, _ = load_text_side(dual)
-        else:
-            with reading_weights(f"--text-encoder {name}"):
-                tower = AutoModel.from_pretrained(
-                    folder, trust_remote_code=False, dtype=torch.float32, attn_implementation="sdpa"
-                )
-    except (OSError, ValueError) as error:
-        raise _cannot_load(name, error) from error
-    if isinstance(tower, PooledTextModel):
-        return tower, tokenizer
-    if config.pooling != "pooler":
-        # Without where it was loaded from, which is nobody's business in a saved model.
-        described = tower.config.to_dict() | {"_name_or_path": ""}
-        pooled = PooledTextConfig(tower_config=described, pooling=config.pooling)
-        return PooledTextModel(pooled, tower), tokenizer
-    with torch.inference_mode():
-        probe = tower(input_ids=torch.zeros((1, LENGTH_STEP), dtype=torch.long))
-    if getattr(probe, "pooler_output", None) is None:
-        raise ConfigError(
-            f"--text-encoder {name} has no pooler output; choose --pooling mean or --pooling cls"
-        )
-    return tower, tokenizer
-
-
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of the text tower of this name.
-
-    Raises:
-        ConfigError: It is not to be had, or is none of the fast ones.
-    """
-    resolved = resolve_model_name(name)
-    folder = str(dual_encoder_folder(Path(resolved)) or resolved)
-    transformers_logging.disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise _cannot_load(name, error) from error
-    if not tokenizer.is_fast:
-        raise ConfigError(f"--text-encoder {name} has no fast tokenizer (tokenizer.json)")
-    return tokenizer
-
-
-def _cannot_load(name: str, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"--text-encoder {name} cannot be loaded: {str(error).splitlines()[0]} "
-        "Give a directory with config.json, tokenizer.json and model.safetensors, "
-        "or package:minilm, which needs no network"
-    )
-
-
-def resolve_model_name(name: str) -> str:
-    """The local directory of a model: `package:NAME`, a directory, `hf://org/name` or a hub id.
-
-    Raises:
-        ConfigError: The package is not installed, a path leads nowhere, or the hub's model is not
-            to be had.
-        ResourceError: A download broke off.
-    """
-    if name.startswith(PACKAGE_PREFIX):
-        return str(packaged_folder(name.removeprefix(PACKAGE_PREFIX)))
-    expanded = Path(name).expanduser()
-    if expanded.is_dir():
-        return str(expanded)
-    if name.startswith((".", "/", "~")):  # a path, which no hub needs to be asked for
-        raise ConfigError(f"there is no model directory {name}")
-    return str(hub_folder(name))
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, cut_to: int) -> Tokens:
-    """The token ids of texts, cut to so many tokens."""
-    # Not the tokenizer's own call, which takes twice as long to put its results together.
-    backend = tokenizer.backend_tokenizer
-    if backend.padding is not None:
-        backend.no_padding()
-    if (backend.truncation or {}).get("max_length") != cut_to:
-        backend.enable_truncation(cut_to)
-    return Tokens.of([encoded.ids for encoded in backend.encode_batch_fast(texts)])
-
-
-def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """What a tokenizer puts before and behind a text."""
-    whole = encode(tokenizer, ["a"], cut_to=LENGTH_STEP * 4).ids.tolist()
-    bare = tokenizer.backend_tokenizer.encode("a", add_special_tokens=False).ids
-    starts = [at for at in range(len(whole)) if whole[at : at + len(bare)] == bare]
-    first = starts[0] if starts else len(whole)
-    return whole[:first], whole[first + len(bare) :]
-
-
-def tokenizer_key(tokenizer: PreTrainedTokenizerBase, max_text_length: int) -> str:
-    """SHA-256 of all that the tokens of a text depend on."""
-    return hashlib.sha256(f"{max_text_length} {_described(tokenizer)}".encode()).hexdigest()
-
-
-def _described(tokenizer: PreTrainedTokenizerBase) -> str:
-    # Truncation and padding are what the last call set, not part of the tokenizer.
-    described = json.loads(tokenizer.backend_tokenizer.to_str())
-    return json.dumps(described | {"truncation": None, "padding": None}, sort_keys=True)
-
-
-def tokenize(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_text_length: int
-) -> dict[str, Any]:
-    """Texts for one training forward pass, padded to the longest: int64 [texts, tokens] each."""
-    encoded = tokenizer(
-        list(texts),
-        truncation=True,
-        max_length=max_text_length,
-        padding=True,
-        pad_to_multiple_of=LENGTH_STEP,
-        return_tensors="pt",
-        return_token_type_ids=False,
-    )
-    return {name: encoded[name] for name in ("input_ids", "attention_mask")}
