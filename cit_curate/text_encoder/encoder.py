@@ -1,10 +1,9 @@
 """Captions to vectors, under one fixed version of the text tower.
 
-The vector of a caption does not depend on what else is embedded with it, bit by bit: every
-forward pass has the same shape. Towers of the usual families take captions without padding
-(`packed.py`). For any other one a pass has a fixed number of rows (the last one is filled up), and
-a caption's padded length follows from the caption alone (its tokens, rounded up to a multiple of
-4); that is also the reference which the packed passes are tested against.
+A caption's vector does not depend on the other captions, to the last bit, because every forward
+pass has the same shape. Towers of the usual families take captions without padding (`packed.py`).
+Others take passes with a fixed number of rows, where a caption's padded length depends only on the
+caption (its tokens, rounded up to a multiple of 4). The tests compare packed passes with these.
 """
 
 import hashlib
@@ -29,12 +28,12 @@ from cit_curate.text_encoder.token_vectors import TokenVectors
 from cit_curate.text_encoder.tokenizer import LENGTH_STEP, encode, special_tokens, tokenizer_key
 from cit_curate.text_encoder.tokens import Tokens
 
-# Rows of every padded forward pass.
+# Captions of every padded forward pass; the last pass is filled up.
 ROWS = 64
 
 
 class TextEncoder:
-    """The text tower as it is now, in eval mode (docs/method.md, outer step, 4)."""
+    """One version of a text tower, in eval mode (docs/method.md, outer step, 4)."""
 
     def __init__(
         self,
@@ -47,19 +46,19 @@ class TextEncoder:
         packed: bool = True,
         compiled: bool = False,
     ) -> None:
-        """Take over a text tower, which is moved, frozen and put into eval mode.
+        """Take over a text tower, which is moved to the device, frozen and put into eval mode.
 
         Args:
-            tower: Gives `pooler_output`, float [batch, width].
-            tokenizer: A fast one.
-            max_text_length: Tokens that a text is cut to.
-            projection: The dual encoder's text projection, when texts are compared after it.
-            device: Where the tower runs.
-            packed: Take captions without padding, where the tower's family allows.
-            compiled: Put packed passes through torch.compile.
+            tower: A text tower that outputs `pooler_output`, float [batch, width].
+            tokenizer: A fast tokenizer.
+            max_text_length: The number of tokens to which a text is cut.
+            projection: The dual encoder's text projection, to embed in the space after it.
+            device: The device of the tower.
+            packed: Use packed passes, without padding, where the tower's family allows it.
+            compiled: Compile packed passes with torch.compile.
 
         Raises:
-            ConfigError: They cannot be compiled here.
+            ConfigError: torch.compile does not work on this machine.
         """
         self.tower = tower.to(device).eval().requires_grad_(False)
         self.projection = projection and projection.to(device).eval().requires_grad_(False)
@@ -75,8 +74,8 @@ class TextEncoder:
 
     @classmethod
     def load(cls, config: TextTowerConfig, *, device: str = "cpu") -> "TextEncoder":
-        """The encoder that a config names; see `load_text_tower` and `choose_device`."""
-        chosen = choose_device(device)
+        """Load the encoder of a config; see `load_text_tower` and `choose_device`."""
+        torch_device = choose_device(device)
         tower, tokenizer = load_text_tower(config)
         return cls(
             tower,
@@ -85,7 +84,7 @@ class TextEncoder:
             projection=load_text_projection(resolve_model_name(config.text_encoder))
             if config.project_embeddings
             else None,
-            device=chosen,
+            device=torch_device,
             compiled=config.compile,
         )
 
@@ -112,13 +111,13 @@ class TextEncoder:
         return digest.hexdigest()
 
     def embed(self, texts: Sequence[str] | Texts) -> Float32:
-        """Embed texts; equal texts go through the tower once.
+        """Embed texts; equal texts pass through the tower once.
 
         Args:
-            texts: Any number of captions or prompts; with tokens, they are this tokenizer's.
+            texts: Any number of captions or prompts; any tokens must come from this tokenizer.
 
         Returns:
-            float32 [texts, dim], unit norm, in the order given.
+            float32 [texts, dim], unit norm, in the order of the texts.
 
         Raises:
             BrokenVectorsError: A vector is NaN, infinite or zero; the message names its text.
@@ -126,8 +125,8 @@ class TextEncoder:
         return np.asarray(self.embed_on_device(texts).cpu().numpy())
 
     def embed_on_device(self, texts: Sequence[str] | Texts) -> torch.Tensor:
-        """As `embed`, the vectors where the tower is: float32 [texts, dim]."""
-        distinct, places = Texts.of(texts).distinct()
+        """As `embed`, but the vectors stay on the tower's device: float32 [texts, dim]."""
+        distinct, rows = Texts.of(texts).distinct()
         vectors = self._embed_distinct(distinct)
         squares = vectors.square().sum(dim=1)  # 1, but for rounding
         broken = ~((squares > 0.5) & (squares < 2.0))
@@ -137,21 +136,21 @@ class TextEncoder:
             raise BrokenVectorsError(
                 f"the text tower gives NaN, infinity or zero for {text!r} "
                 f"(and {int(is_broken.sum()) - 1} further texts); its weights are broken",
-                vectors=vectors.cpu().numpy()[places],
-                broken=is_broken[places],
+                vectors=vectors.cpu().numpy()[rows],
+                broken=is_broken[rows],
             )
-        return vectors[torch.from_numpy(places).to(vectors.device)]
+        return vectors[torch.from_numpy(rows).to(vectors.device)]
 
     @cached_property
     def int8(self) -> PackedTower | None:
-        """The tower in int8; None on a GPU, and for a family that cannot be packed."""
+        """The tower in int8; None on a GPU, and for a family without packed passes."""
         if self.device.type != "cpu" or not is_packable(self.tower):
             return None
         return self._pack(int8_copy(self.tower))
 
     @cached_property
     def token_vectors(self) -> TokenVectors:
-        """What the tower, where there is one in int8 that one, makes of single tokens."""
+        """The vectors of single tokens, from the int8 tower if there is one."""
         tower = self.int8
         return TokenVectors(
             self._embed_tokens if tower is None else tower.embed,
@@ -161,11 +160,11 @@ class TextEncoder:
 
     @cached_property
     def tokenizer_key(self) -> str:
-        """SHA-256 of all that the tokens of a text depend on: tokenizer and maximum length."""
+        """See `cit_curate.text_encoder.tokenizer.tokenizer_key`."""
         return tokenizer_key(self.tokenizer, self.max_text_length)
 
     def tokenize(self, texts: Sequence[str] | Texts) -> Tokens:
-        """The token ids of texts, cut to the maximum length; those that are known are taken."""
+        """The token ids of texts, cut to the maximum length; known ones are reused."""
         texts = Texts.of(texts)
         if texts.tokens is None:
             return encode(self.tokenizer, texts.array.to_pylist(), cut_to=self.max_text_length)
@@ -174,11 +173,12 @@ class TextEncoder:
         if len(known) == len(texts):
             return known
         others = texts.array.filter(texts.tokens.is_null()).to_pylist()
-        found = known.followed_by(encode(self.tokenizer, others, cut_to=self.max_text_length))
-        rows = is_known.to_numpy(zero_copy_only=False)
-        places = np.empty(len(texts), dtype=np.int64)
-        places[rows], places[~rows] = np.arange(len(known)), np.arange(len(known), len(texts))
-        return found.take(places)
+        tokens = known.followed_by(encode(self.tokenizer, others, cut_to=self.max_text_length))
+        is_known_row = is_known.to_numpy(zero_copy_only=False)
+        rows = np.empty(len(texts), dtype=np.int64)
+        rows[is_known_row] = np.arange(len(known))
+        rows[~is_known_row] = np.arange(len(known), len(texts))
+        return tokens.take(rows)
 
     def _embed_distinct(self, texts: Texts) -> torch.Tensor:
         if not len(texts):
@@ -194,7 +194,7 @@ class TextEncoder:
         return self._packed.embed(tokens)
 
     def _embed_padded(self, tokens: Tokens) -> torch.Tensor:
-        """By padded length: float32 [texts, dim], unit norm."""
+        """Embed in groups of one padded length: float32 [texts, dim], unit norm."""
         vectors = torch.empty((len(tokens), self.dim), device=self.device)
         padded = -(-tokens.counts // LENGTH_STEP) * LENGTH_STEP
         for length in np.unique(padded):
@@ -206,7 +206,7 @@ class TextEncoder:
 
     @torch.inference_mode()
     def _forward(self, tokens: Tokens, length: int) -> torch.Tensor:
-        # input_ids, attention_mask: int64 [ROWS, length]; rows that fill up repeat the first
+        # input_ids, attention_mask: int64 [ROWS, length]; filling rows repeat the first one
         filled = tokens.take(np.where(np.arange(ROWS) < len(tokens), np.arange(ROWS), 0))
         is_token = np.arange(length) < filled.counts[:, None]
         ids = np.full((ROWS, length), self.tokenizer.pad_token_id or 0, dtype=np.int64)
@@ -227,10 +227,10 @@ class TextEncoder:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that was asked for; `auto` is the first GPU, else the CPU.
+    """The requested device; `auto` is the first GPU, else the CPU.
 
     Raises:
-        ConfigError: The name is not a device, or there is no such GPU here.
+        ConfigError: The name is not that of a device, or PyTorch sees no GPU.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

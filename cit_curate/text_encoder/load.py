@@ -1,4 +1,4 @@
-"""Text towers and their tokenizers, from a name to what is loaded."""
+"""Text towers and tokenizers loaded by name."""
 
 import hashlib
 from pathlib import Path
@@ -18,13 +18,13 @@ from cit_curate.text_encoder.tokenizer import LENGTH_STEP
 
 
 def load_text_tower(config: TextTowerConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A text tower whose pooler output is what the config asks for, and its tokenizer.
+    """Load a text tower, with the pooling of the config, and its tokenizer.
 
-    The text tower of a dual encoder is taken from a run, or from a checkpoint's folder.
+    A run or a checkpoint's folder stands for the text tower of its dual encoder.
 
     Raises:
-        ConfigError: The model or its tokenizer is not to be had, or has no pooler output.
-        DamagedError: Its weights are cut, or pickled and more than tensors.
+        ConfigError: The model or its tokenizer cannot be loaded, or has no pooler output.
+        DamagedError: The weights are cut, or are a pickle of more than tensors.
     """
     name = config.text_encoder
     tokenizer = load_tokenizer(name)
@@ -44,9 +44,9 @@ def load_text_tower(config: TextTowerConfig) -> tuple[PreTrainedModel, PreTraine
     if isinstance(tower, PooledTextModel):
         return tower, tokenizer
     if config.pooling != "pooler":
-        # Without where it was loaded from, which is nobody's business in a saved model.
-        described = tower.config.to_dict() | {"_name_or_path": ""}
-        pooled = PooledTextConfig(tower_config=described, pooling=config.pooling)
+        # Without the path it was loaded from, which does not belong in a saved model.
+        tower_config = tower.config.to_dict() | {"_name_or_path": ""}
+        pooled = PooledTextConfig(tower_config=tower_config, pooling=config.pooling)
         return PooledTextModel(pooled, tower), tokenizer
     with torch.inference_mode():
         probe = tower(input_ids=torch.zeros((1, LENGTH_STEP), dtype=torch.long))
@@ -58,10 +58,10 @@ def load_text_tower(config: TextTowerConfig) -> tuple[PreTrainedModel, PreTraine
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of the text tower of this name.
+    """Load the tokenizer of a text tower.
 
     Raises:
-        ConfigError: It is not to be had, or is none of the fast ones.
+        ConfigError: The tokenizer cannot be loaded, or is not a fast one.
     """
     resolved = resolve_model_name(name)
     folder = str(dual_encoder_folder(Path(resolved)) or resolved)
@@ -87,8 +87,8 @@ def resolve_model_name(name: str) -> str:
     """The local directory of a model: `package:NAME`, a directory, `hf://org/name` or a hub id.
 
     Raises:
-        ConfigError: The package is not installed, a path leads nowhere, or the hub's model is not
-            to be had.
+        ConfigError: The package is not installed, there is no such directory, or the hub's model
+            is not available.
         ResourceError: A download broke off.
     """
     if name.startswith(PACKAGE_PREFIX):
@@ -96,7 +96,7 @@ def resolve_model_name(name: str) -> str:
     expanded = Path(name).expanduser()
     if expanded.is_dir():
         return str(expanded)
-    if name.startswith((".", "/", "~")):  # a path, which no hub needs to be asked for
+    if name.startswith((".", "/", "~")):  # a path, never an id of the hub
         raise ConfigError(f"there is no model directory {name}")
     return str(hub_folder(name))
 

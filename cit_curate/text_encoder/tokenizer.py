@@ -1,4 +1,4 @@
-"""Texts to token ids, as one tokenizer makes them."""
+"""Texts to token ids."""
 
 import hashlib
 import json
@@ -14,8 +14,8 @@ LENGTH_STEP = 4
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, cut_to: int) -> Tokens:
-    """The token ids of texts, cut to so many tokens."""
-    # Not the tokenizer's own call, which takes twice as long to put its results together.
+    """The token ids of texts, each cut to `cut_to` tokens."""
+    # Calling the tokenizer itself takes twice as long, to assemble its results.
     backend = tokenizer.backend_tokenizer
     if backend.padding is not None:
         backend.no_padding()
@@ -25,7 +25,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, cut_to: int)
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """What a tokenizer puts before and behind a text."""
+    """The ids that a tokenizer adds before and after a text."""
     whole = encode(tokenizer, ["a"], cut_to=LENGTH_STEP * 4).ids.tolist()
     bare = tokenizer.backend_tokenizer.encode("a", add_special_tokens=False).ids
     starts = [at for at in range(len(whole)) if whole[at : at + len(bare)] == bare]
@@ -34,20 +34,20 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[
 
 
 def tokenizer_key(tokenizer: PreTrainedTokenizerBase, max_text_length: int) -> str:
-    """SHA-256 of all that the tokens of a text depend on."""
-    return hashlib.sha256(f"{max_text_length} {_described(tokenizer)}".encode()).hexdigest()
+    """SHA-256 of everything the tokens of a text depend on: tokenizer and maximum length."""
+    return hashlib.sha256(f"{max_text_length} {_definition(tokenizer)}".encode()).hexdigest()
 
 
-def _described(tokenizer: PreTrainedTokenizerBase) -> str:
-    # Truncation and padding are what the last call set, not part of the tokenizer.
-    described = json.loads(tokenizer.backend_tokenizer.to_str())
-    return json.dumps(described | {"truncation": None, "padding": None}, sort_keys=True)
+def _definition(tokenizer: PreTrainedTokenizerBase) -> str:
+    # Truncation and padding were set by the last call; they do not define the tokenizer.
+    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    return json.dumps(definition | {"truncation": None, "padding": None}, sort_keys=True)
 
 
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_text_length: int
 ) -> dict[str, Any]:
-    """Texts for one training forward pass, padded to the longest: int64 [texts, tokens] each."""
+    """The inputs of a training forward pass, padded to the longest text: int64 [texts, tokens]."""
     encoded = tokenizer(
         list(texts),
         truncation=True,
