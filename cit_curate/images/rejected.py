@@ -25,7 +25,7 @@ class ImageRejected(BadInputError):  # noqa: N818
 
     Attributes:
         reason: The kind of problem.
-        detail: A description of the problem, which names the file.
+        detail: A description of the problem.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:

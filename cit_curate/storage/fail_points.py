@@ -107,9 +107,7 @@ def fail_at() -> FailAt | None:
     try:
         return FailAt(name, int(number), mode, float(seconds) if equals else None)
     except ValueError:
-        raise ValueError(
-            f"{VARIABLE} is {text!r}; {seconds!r} is not a number of seconds"
-        ) from None
+        raise ValueError(f"{VARIABLE} is {text!r}; {seconds!r} is not a number") from None
 
 
 def kind_of(path: Path) -> str:

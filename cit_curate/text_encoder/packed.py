@@ -2,8 +2,8 @@
 
 A pass is one row of exactly `pass_tokens` tokens: captions one after the other, sorted by length.
 Layers that work token by token are not affected; attention is computed by runs of captions of equal
-length. So every matrix product has the same shape, which makes a caption's vector bit-identical in
-any company, and only the end of the last pass is padding.
+length. So every matrix product has the same shape, and a caption's vector is bit-identical for any
+set of captions. Only the end of a pass may hold filling tokens.
 """
 
 from collections.abc import Iterator, Sequence
@@ -145,9 +145,7 @@ class PackedTower:
         """
         width = int(self._inner.config.hidden_size)
         pooled = torch.empty((len(tokens), width), device=self._device)
-        padded = np.append(
-            tokens.ids, self._inner.config.pad_token_id or 0
-        )  # the token of index -1
+        padded = np.append(tokens.ids, self._inner.config.pad_token_id or 0)  # for index -1
         with torch.autocast("cuda", torch.float16, enabled=self._device.type == "cuda"):
             for planned in plan_passes(tokens.counts, self.pass_tokens):
                 hidden = self._forward(
