@@ -1,4 +1,4 @@
-"""Nearest metadata: vectors in, ids and similarities out."""
+"""Nearest-neighbour search over metadata vectors: vectors in, ids and similarities out."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ExactIndex", "FaissIndex", "MetadataIndex", "SearchResult", "build_index"]
 
-# Loaded when they are asked for: torch and FAISS take seconds.
+# Imported on first use: torch and FAISS take seconds to load.
 _MODULES = {
     "ExactIndex": "indexes.exact",
     "FaissIndex": "indexes.faiss_index",

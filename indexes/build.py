@@ -1,4 +1,4 @@
-"""An index of the asked kind: exact in torch, or one of FAISS."""
+"""An index of the requested kind: exact in torch, or one of FAISS's."""
 
 import torch
 
@@ -11,18 +11,19 @@ KINDS = ("auto", "exact", "flat", "ivf", "hnsw")
 def build_index(
     vectors: Float32, kind: str = "auto", *, device: str | torch.device = "cpu"
 ) -> MetadataIndex:
-    """An index of the asked kind.
+    """Build an index of the requested kind.
 
     Args:
         vectors: float32 [entries, dim], unit norm.
-        device: Where queries are made. `exact` is there, and FAISS, where it sees that GPU.
         kind: `exact` (torch); `flat`, `ivf` or `hnsw` (FAISS); `auto` = `flat` where FAISS is
-            installed, else `exact`. The two find the same to the last bit, and which is faster
-            depends on the processor (docs/performance.md, "Index"). `ivf` and `hnsw` may miss the
-            nearest entry, so they are never chosen unasked.
+            installed, else `exact`. Those two return identical bits, and which is faster depends
+            on the processor (docs/performance.md, "Index"). `ivf` and `hnsw` may miss the nearest
+            entry, so `auto` never picks them.
+        device: The device of the queries. `exact` searches there, and so does FAISS if it sees
+            that GPU.
 
     Raises:
-        ValueError: An unknown kind, or one of FAISS without FAISS.
+        ValueError: The kind is unknown, or needs FAISS, which is not installed.
     """
     if kind not in KINDS:
         raise ValueError(f"index kind {kind!r} is unknown; there are {', '.join(KINDS)}")

@@ -1,7 +1,6 @@
 """FAISS behind the protocol; the only file that imports faiss.
 
-Flat proposes the nearest ones of all; IVF and HNSW look at a part of the entries only, and may miss
-the nearest one.
+Flat searches all entries. IVF and HNSW search a part of them, and may miss the nearest one.
 """
 
 import logging
@@ -15,7 +14,7 @@ import torch
 from indexes.proposals import ProposedIndex, as_array, own_products, products_on_device
 from indexes.protocol import BLOCK_ROWS, Float32, Int64, Queries
 
-# IVF: 4 sqrt(entries) lists of at least so many entries, and the share of them that is searched.
+# IVF: 4 sqrt(entries) lists of at least MIN_LIST_ENTRIES, and the share of the lists searched.
 LISTS_PER_ROOT = 4
 MIN_LIST_ENTRIES = 39
 SEARCHED_LISTS = 1 / 16
@@ -29,10 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class FaissIndex(ProposedIndex):
-    """Nearest entries by FAISS: on a GPU where this build of FAISS sees one, else on the CPU.
-
-    IVF and HNSW may give an entry that is near but not the nearest.
-    """
+    """Nearest entries by FAISS: on a GPU where this build of FAISS sees one, else on the CPU."""
 
     def __init__(
         self, vectors: Float32, kind: str = "flat", *, device: str | torch.device = "cpu"
@@ -42,39 +38,38 @@ class FaissIndex(ProposedIndex):
         Args:
             vectors: float32 [entries, dim], unit norm.
             kind: `flat`, `ivf` or `hnsw`.
-            device: Where queries are made: of several GPUs that one is taken.
+            device: The device of the queries; of several GPUs, FAISS uses that one.
         """
         super().__init__(vectors, kind)
         self._index = _BUILDERS[kind](self._distinct)
-        # A hierarchy of links has no GPU form in FAISS.
+        # FAISS has no HNSW on a GPU.
         number = torch.device(device).index
         self._gpu = None if kind == "hnsw" else _on_gpu(self._index, self._distinct, number)
 
     def _candidates(self, block: Queries, count: int) -> tuple[Float32, Int64]:
-        """Similarities and places in `_distinct` of each query's candidates; never -1."""
         if self._gpu is not None:
             try:
                 return self._gpu.candidates(block, count)
-            except RuntimeError as error:  # torch's and FAISS's own, for want of memory
+            except RuntimeError as error:  # raised by torch and by FAISS when memory runs out
                 _warn_of_gpu(error)
                 self._gpu = None
         queries = as_array(block)
-        faiss.omp_set_num_threads(torch.get_num_threads())  # it has a pool of its own
-        places = self._index.search(queries, count)[1]
-        similarity = own_products(self._distinct, queries, places)
-        return _filled(similarity, places, queries, self._distinct)
+        faiss.omp_set_num_threads(torch.get_num_threads())  # FAISS has its own thread pool
+        rows = self._index.search(queries, count)[1]
+        similarity = own_products(self._distinct, queries, rows)
+        return _filled(similarity, rows, queries, self._distinct)
 
 
 def _filled(
-    similarity: Float32, places: Int64, block: Float32, vectors: Float32
+    similarity: Float32, rows: Int64, block: Float32, vectors: Float32
 ) -> tuple[Float32, Int64]:
-    """The candidates; a query that was given too few of them is compared with every entry."""
-    rows = np.flatnonzero((places < 0).any(axis=1))
-    if len(rows):
-        products = block[rows] @ vectors.T
-        places[rows] = np.argsort(-products, axis=1, kind="stable")[:, : places.shape[1]]
-        similarity[rows] = own_products(vectors, block[rows], places[rows])
-    return similarity, places
+    """The candidates; a query with too few of them is compared with every entry."""
+    lacking = np.flatnonzero((rows < 0).any(axis=1))
+    if len(lacking):
+        products = block[lacking] @ vectors.T
+        rows[lacking] = np.argsort(-products, axis=1, kind="stable")[:, : rows.shape[1]]
+        similarity[lacking] = own_products(vectors, block[lacking], rows[lacking])
+    return similarity, rows
 
 
 def _flat(vectors: Float32) -> faiss.Index:
@@ -88,7 +83,7 @@ def _ivf(vectors: Float32) -> faiss.Index:
     num_lists = int(min(LISTS_PER_ROOT * num_entries**0.5, num_entries / MIN_LIST_ENTRIES))
     num_lists = max(num_lists, 1)
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, num_lists, faiss.METRIC_INNER_PRODUCT)
-    index.cp.min_points_per_centroid = 1  # FAISS warns of few entries on stdout
+    index.cp.min_points_per_centroid = 1  # else FAISS warns on stdout when entries are few
     index.nprobe = max(int(num_lists * SEARCHED_LISTS), MIN_SEARCHED_LISTS)
     index.train(vectors)
     index.add(vectors)
@@ -99,7 +94,7 @@ def _hnsw(vectors: Float32) -> faiss.Index:
     index = faiss.IndexHNSWFlat(vectors.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = KEPT_WHILE_LINKING
     index.hnsw.efSearch = KEPT_WHILE_SEARCHING
-    # Threads link in the order they come: one alone makes the same index every time.
+    # Threads link entries in the order they run; a single one builds the same index every time.
     num_threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
@@ -117,7 +112,7 @@ _BUILDERS: dict[str, Callable[[Float32], faiss.Index]] = {
 
 
 class TorchSearch:
-    """An index that is asked with tensors, where they lie: on a GPU, nothing but results return."""
+    """A FAISS index searched with tensors on their device; only results are copied to the host."""
 
     def __init__(self, index: faiss.Index, vectors: Float32, *, device: str) -> None:
         import faiss.contrib.torch_utils  # noqa: F401 - lets indexes take tensors
@@ -133,33 +128,33 @@ class TorchSearch:
         if not isinstance(block, torch.Tensor):
             block = self._staging.copy_(torch.from_numpy(block))
         queries = block.to(self._device, non_blocking=True)
-        _, places = self._index.search(queries, count)
-        # A place of -1 reads some row; it is replaced below.
-        similarity = products_on_device(self._vectors, queries, places)
-        lacking = (places < 0).any(dim=1).nonzero()[:, 0]
+        _, rows = self._index.search(queries, count)
+        # A row of -1 reads the last vector; it is replaced below.
+        similarity = products_on_device(self._vectors, queries, rows)
+        lacking = (rows < 0).any(dim=1).nonzero()[:, 0]
         if len(lacking):
             products = queries[lacking] @ self._vectors.T
             best = products.sort(dim=1, descending=True, stable=True)
-            places[lacking] = best.indices[:, :count]
+            rows[lacking] = best.indices[:, :count]
             similarity[lacking] = best.values[:, :count]
-        return similarity.cpu().numpy(), places.cpu().numpy()
+        return similarity.cpu().numpy(), rows.cpu().numpy()
 
 
 def sees_gpu() -> bool:
-    """Whether this build of FAISS, and torch, can use a GPU."""
+    """Whether both torch and this build of FAISS can use a GPU."""
     # get_num_gpus exists in every build; the GPU classes only in the GPU one.
     return faiss.get_num_gpus() > 0 and torch.cuda.is_available()
 
 
 def _on_gpu(index: faiss.Index, vectors: Float32, number: int | None) -> TorchSearch | None:
-    """The index on a GPU, the current one without a number, where there is one with room for it."""
+    """The index on GPU `number` (None: the current one); None without a GPU with room for it."""
     if not sees_gpu():
         return None
     try:
         resources = faiss.StandardGpuResources()
         number = torch.cuda.current_device() if number is None else number
         on_gpu: Any = faiss.index_cpu_to_gpu(resources, number, index)
-        on_gpu.resources = resources  # lives as long as the index does
+        on_gpu.resources = resources  # must live as long as the index
         return TorchSearch(on_gpu, vectors, device=f"cuda:{number}")
     except RuntimeError as error:
         _warn_of_gpu(error)

@@ -1,9 +1,9 @@
 """From proposed entries to the nearest ones: what every backend shares.
 
-A backend multiplies matrices, and some kernels (OpenBLAS for Haswell) round a row by its place in
-the matrix: the last bits of what it finds depend on the queries beside it. So it only proposes a
-few entries, and their products are computed one by one here: backends that propose the same entries
-give the same bits.
+Some matrix kernels (OpenBLAS for Haswell) round a row by its position in the matrix, so the last
+bits of a backend's products depend on the queries beside it. A backend therefore only proposes a
+few entries, and their products are computed here, each on its own. Backends that propose the same
+entries return the same bits.
 """
 
 from abc import ABC, abstractmethod
@@ -24,16 +24,16 @@ from indexes.protocol import (
     tensor_blocks,
 )
 
-# Candidates beyond the asked ones: near ties are decided by products of their own.
+# Candidates beyond the k requested: near ties are decided by the exact products.
 SPARE_CANDIDATES = 4
-# 64 MB of float32.
+# Multiplications in one temporary array: 64 MB of float32.
 PRODUCTS_AT_ONCE = 1 << 24
 
 
 class ProposedIndex(ABC):
     """Nearest entries among those that a backend proposes.
 
-    Equal vectors are indexed once; what is found stands for all of them, the lowest id first.
+    Equal vectors are indexed once. A hit counts for all of them, the lowest id first.
     """
 
     def __init__(self, vectors: Float32, kind: str) -> None:
@@ -59,55 +59,64 @@ class ProposedIndex(ABC):
     def _best(self, block: Queries, k: int) -> tuple[Float32, Int64]:
         """The `k` best of each query's candidates."""
         num_distinct = len(self._members)
-        similarity, places = self._candidates(block, min(k + SPARE_CANDIDATES, num_distinct))
-        # [queries, candidates] -> [queries, candidates x equal ones]; no more than k are asked for.
+        similarity, rows = self._candidates(block, min(k + SPARE_CANDIDATES, num_distinct))
+        # [queries, candidates] -> [queries, candidates x equal vectors], of which k at most matter.
         members = self._members[:, :k]
-        ids = members[places].reshape(len(block), -1)
+        ids = members[rows].reshape(len(block), -1)
         similarity = np.repeat(similarity, members.shape[1], axis=1)
         similarity[ids < 0] = -np.inf
-        # Of equal ones the lower id comes first.
+        # Ties go to the lower id.
         order = np.lexsort((ids, -similarity), axis=1)[:, :k]
         return np.take_along_axis(similarity, order, axis=1), np.take_along_axis(ids, order, axis=1)
 
     @abstractmethod
     def _candidates(self, block: Queries, count: int) -> tuple[Float32, Int64]:
-        """Similarities and places in `_distinct` of each query's candidates; never -1."""
+        """Similarities of each query's candidates, and their rows in `_distinct`; never -1."""
 
 
-def own_products(vectors: Float32, block: Float32, places: Int64) -> Float32:
-    """float32 [queries, candidates]: the products, each computed on its own; -inf for place -1."""
-    similarity = np.empty(places.shape, dtype=np.float32)
-    rows = max(PRODUCTS_AT_ONCE // (places.shape[1] * block.shape[1]), 1)
-    for start in range(0, len(block), rows):
-        part = slice(start, start + rows)
+def own_products(vectors: Float32, block: Float32, rows: Int64) -> Float32:
+    """The product of each query with each of its candidates, computed on its own.
+
+    Args:
+        vectors: float32 [entries, dim].
+        block: float32 [queries, dim].
+        rows: int64 [queries, candidates], rows of `vectors`; -1 = none.
+
+    Returns:
+        float32 [queries, candidates], -inf for row -1.
+    """
+    similarity = np.empty(rows.shape, dtype=np.float32)
+    num_queries = max(PRODUCTS_AT_ONCE // (rows.shape[1] * block.shape[1]), 1)
+    for start in range(0, len(block), num_queries):
+        part = slice(start, start + num_queries)
         # [queries, candidates, dim] summed over dim
-        similarity[part] = (vectors[places[part]] * block[part, None, :]).sum(axis=2)
-    similarity[places < 0] = -np.inf
+        similarity[part] = (vectors[rows[part]] * block[part, None, :]).sum(axis=2)
+    similarity[rows < 0] = -np.inf
     return similarity
 
 
-def products_on_device(vectors: Tensor, block: Tensor, places: Tensor) -> Tensor:
-    """As `own_products`, on the device where the tensors are; every place is one."""
-    similarity = torch.empty(places.shape, device=block.device)
-    rows = max(PRODUCTS_AT_ONCE // (places.shape[1] * block.shape[1]), 1)
-    for start in range(0, len(block), rows):
-        part = slice(start, start + rows)
+def products_on_device(vectors: Tensor, block: Tensor, rows: Tensor) -> Tensor:
+    """As `own_products`, on the device of the tensors; no row is treated as missing."""
+    similarity = torch.empty(rows.shape, device=block.device)
+    num_queries = max(PRODUCTS_AT_ONCE // (rows.shape[1] * block.shape[1]), 1)
+    for start in range(0, len(block), num_queries):
+        part = slice(start, start + num_queries)
         # [queries, candidates, dim] summed over dim
-        similarity[part] = (vectors[places[part]] * block[part, None, :]).sum(dim=2)
+        similarity[part] = (vectors[rows[part]] * block[part, None, :]).sum(dim=2)
     return similarity
 
 
 def as_array(block: Queries) -> Float32:
-    """The queries in the host's memory."""
+    """The queries in host memory."""
     return block.cpu().numpy() if isinstance(block, Tensor) else block
 
 
 def _equal_rows(vectors: Float32) -> Int64:
-    """int64 [distinct, most equal]: the rows of each distinct vector, ascending, then -1."""
+    """The rows of each distinct vector: int64 [distinct, most equal], ascending, -1 = none."""
     groups: dict[bytes, list[int]] = {}
     for row, vector in enumerate(vectors):
         groups.setdefault(blake2b(vector, digest_size=16).digest(), []).append(row)
     members = np.full((len(groups), max(map(len, groups.values()))), -1, np.int64)
-    for place, rows in enumerate(groups.values()):
-        members[place, : len(rows)] = rows
+    for group, rows in enumerate(groups.values()):
+        members[group, : len(rows)] = rows
     return members

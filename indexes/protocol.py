@@ -11,16 +11,16 @@ from torch import Tensor
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 Queries = Float32 | Tensor
-"""float32 [queries, dim]; a tensor is searched where it lies, if the index is there, too."""
+"""float32 [queries, dim]; a tensor is searched on its device, if the index is there too."""
 
-# Rows of every matrix product. With a fixed number of rows a query's similarities do not depend
-# on the queries beside it; the last block is filled up with zeros.
+# Rows of every matrix product. With a fixed number of rows, a query's similarities do not depend
+# on how many queries come with it; the last block is padded with zeros.
 BLOCK_ROWS = 1024
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The nearest entries of each query, best first; of equal ones the lower id comes first.
+    """The nearest entries of each query, best first; ties go to the lower id.
 
     Attributes:
         similarity: float32 [queries, k], cosine.
@@ -40,7 +40,7 @@ class MetadataIndex(Protocol):
 
     @property
     def vectors(self) -> Float32:
-        """float32 [entries, dim], what was indexed."""
+        """The indexed vectors: float32 [entries, dim]."""
 
     def search(self, queries: Queries, k: int = 1) -> SearchResult:
         """The `k` nearest entries of each query.
@@ -50,7 +50,7 @@ class MetadataIndex(Protocol):
             k: At most the number of entries.
 
         Raises:
-            ValueError: Wrong dimension, a NaN or infinity, or k out of range.
+            ValueError: A wrong dimension, a NaN or infinity, or k out of range.
         """
 
 
@@ -69,10 +69,10 @@ def check_vectors(vectors: Float32) -> Float32:
 
 
 def check_queries(queries: Queries, *, num_entries: int, dim: int, k: int) -> Queries:
-    """The queries as contiguous float32 [queries, dim], once they fit the index.
+    """The queries as contiguous float32 [queries, dim], checked against the index.
 
     Raises:
-        ValueError: Wrong dimension, a NaN or infinity, or k out of range.
+        ValueError: A wrong dimension, a NaN or infinity, or k out of range.
     """
     if queries.ndim != 2 or queries.shape[1] != dim:
         raise ValueError(
@@ -91,7 +91,7 @@ def check_queries(queries: Queries, *, num_entries: int, dim: int, k: int) -> Qu
 
 
 def blocks(queries: Float32) -> list[Float32]:
-    """The queries in blocks of exactly `BLOCK_ROWS` rows, the last filled up with zeros."""
+    """The queries in blocks of exactly `BLOCK_ROWS` rows, the last padded with zeros."""
     num_blocks = -(-len(queries) // BLOCK_ROWS)
     padded = np.zeros((num_blocks * BLOCK_ROWS, queries.shape[1]), dtype=np.float32)
     padded[: len(queries)] = queries

@@ -1,1 +1,1 @@
-"""Where pieces of work run: in this process, in processes beside it, or on Ray."""
+"""Engines that map a function over tasks: in this process, in worker processes, or on Ray."""

@@ -1,7 +1,8 @@
-"""Where the pieces of a build or a curation run: here, in spawned processes, or on a Ray cluster.
+"""The engine of a build or a curation: this process, spawned processes, or a Ray cluster.
 
-An engine only maps: a function of the package over tasks, which are values, with the results in the
-order of the tasks. What a task makes lies in a file of its own, so that the next try finds it.
+An engine only maps a function of the package over tasks, which are plain values, and returns the
+results in the order of the tasks. A task writes its output to a file of its own, which a later try
+finds.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from cit_curate.engines.workers import Mapper, available_cpus, open_workers
 
 @dataclass(frozen=True)
 class Engine:
-    """A map, and how many tasks it works on at a time."""
+    """A map over tasks, and the number of tasks that it runs at a time."""
 
     mapped: Mapper
     num_workers: int
@@ -24,17 +25,17 @@ class Engine:
 def open_engine(
     config: EngineConfig, *, most_useful: int, uses_gpus: bool = False
 ) -> Iterator[Engine]:
-    """Give an engine while the block runs.
+    """Yield an engine for the duration of the block.
 
     Args:
-        config: Which engine, and how many workers.
-        most_useful: Workers that the local engine starts at most when --workers does not say: a
-            small job is done before a process has started.
-        uses_gpus: Give each worker of a Ray cluster that has GPUs one of them.
+        config: The engine and its number of workers.
+        most_useful: The most workers that the local engine starts without --workers: a small job
+            ends before a process has started.
+        uses_gpus: Assign one GPU to each worker of a Ray cluster that has GPUs.
 
     Raises:
         ConfigError: Ray is not installed, or there is no cluster at its address.
-        ResourceError: A worker was killed, as happens when memory runs out.
+        ResourceError: A worker was killed, for example because memory ran out.
     """
     if config.engine == "ray":
         from cit_curate.engines.ray_engine import open_ray

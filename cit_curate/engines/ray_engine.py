@@ -1,8 +1,8 @@
 """Ray Data as the engine: a pool of actors that maps a function over tasks.
 
-The actors import the installed package; nothing but the function's name and the tasks travels.
-What the tasks name (pool, sources, folder of results) must be at the same path on every node.
-The only file that imports ray.
+The actors import the installed package; only the function's name and the tasks are sent to them.
+The paths in a task (pool, sources, result folder) must be the same on every node. This is the only
+file that imports ray.
 """
 
 import logging
@@ -19,25 +19,26 @@ from cit_curate.errors import CitError, ConfigError, ResourceError
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Ray Data plans every block by itself; more of them only cost the driver time.
+# Ray Data schedules each block separately; more blocks only cost the driver time.
 MAX_BLOCKS = 2_000
 
 
 @contextmanager
 def open_ray(address: str, *, num_workers: int, uses_gpus: bool) -> Iterator[tuple[Mapper, int]]:
-    """Give a map over the actors of a Ray cluster, and their number, while the block runs.
+    """Yield a map over the actors of a Ray cluster, and their number.
 
     Args:
-        address: `local`: a Ray of this machine, that ends with the block; `auto`, `HOST:PORT` or
-            `ray://HOST:PORT`: a cluster that runs.
-        num_workers: Actors; 0: one per GPU if they are used and there are any, else one per CPU.
-        uses_gpus: Give each actor a GPU where the cluster has some.
+        address: `local` = a Ray instance on this machine, which ends with the block; `auto`,
+            `HOST:PORT` or `ray://HOST:PORT` = a running cluster.
+        num_workers: The number of actors; 0 = one per GPU if GPUs are used and available, else one
+            per CPU.
+        uses_gpus: Assign one GPU to each actor, if the cluster has any.
 
     Raises:
         ConfigError: Ray is not installed, or there is no cluster at the address.
-        ResourceError: Ray lost an actor for good.
+        ResourceError: Ray lost an actor and could not restart it.
     """
-    ray = _imported()
+    ray = _import_ray()
     was_up = ray.is_initialized()
     if not was_up:
         _connect(ray, address, num_workers)
@@ -48,17 +49,17 @@ def open_ray(address: str, *, num_workers: int, uses_gpus: bool) -> Iterator[tup
     except ray.exceptions.RayError as error:
         raise ResourceError(
             f"Ray lost what it was working on: {str(error).splitlines()[0]}; run the same command "
-            "again, and it goes on from there"
+            "again, and it resumes from there"
         ) from error
     finally:
         if not was_up:
             ray.shutdown()
 
 
-def _imported() -> Any:
-    # Nobody is contacted unasked. Its own settings win, for whoever made them.
+def _import_ray() -> Any:
+    # No usage reports are sent by default. Settings that the user made for Ray take precedence.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Its C++ half tells on stderr of restarts that it does by itself.
+    # Its C++ part logs automatic restarts to stderr.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
@@ -75,7 +76,7 @@ def _connect(ray: Any, address: str, num_workers: int) -> None:
     if address == "local":
         options |= {"num_cpus": num_workers or available_cpus(), "include_dashboard": False}
     try:
-        _check_answers(address)
+        _check_listening(address)
         ray.init(address=address, **options)
     except (ConnectionError, ValueError, OSError, RuntimeError) as error:
         raise ConfigError(
@@ -84,15 +85,15 @@ def _connect(ray: Any, address: str, num_workers: int) -> None:
         ) from error
 
 
-def _check_answers(address: str) -> None:
-    """Raise OSError unless somebody listens at HOST:PORT; Ray itself tries for two minutes."""
+def _check_listening(address: str) -> None:
+    """Raise OSError unless a server listens at HOST:PORT; Ray itself retries for two minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
-class _Applied:
-    """What an actor holds: the function, which it applies to one task at a time."""
+class _TaskActor:
+    """The callable of an actor, which applies the function to one task at a time."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self._function = function
@@ -100,8 +101,8 @@ class _Applied:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         from ray import cloudpickle
 
-        # An error that a person can act on is a result: Ray would wrap it, and others would end
-        # the execution out of order.
+        # A CitError is returned as a result: Ray would wrap a raised one, and an error of a later
+        # task could end the execution first.
         try:
             result: Any = self._function(cloudpickle.loads(row["task"]))
         except CitError as error:
@@ -113,9 +114,9 @@ def _mapper(ray: Any, *, num_workers: int, uses_gpus: bool) -> tuple[Mapper, int
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
-    there = ray.cluster_resources()
-    num_gpus = int(there.get("GPU", 0)) if uses_gpus else 0
-    most = num_workers or num_gpus or int(there.get("CPU", 1)) or 1
+    resources = ray.cluster_resources()
+    num_gpus = int(resources.get("GPU", 0)) if uses_gpus else 0
+    most = num_workers or num_gpus or int(resources.get("CPU", 1)) or 1
 
     def mapped(function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
         rows = [{"task": ray.cloudpickle.dumps(task)} for task in tasks]
@@ -125,7 +126,7 @@ def _mapper(ray: Any, *, num_workers: int, uses_gpus: bool) -> tuple[Mapper, int
         share = min(1.0, num_gpus / size) if num_gpus else None
         blocks = math.ceil(len(rows) / math.ceil(len(rows) / MAX_BLOCKS))
         results = ray.data.from_items(rows, override_num_blocks=blocks).map(
-            _Applied,
+            _TaskActor,
             fn_constructor_args=(function,),
             compute=ray.data.ActorPoolStrategy(size=size),
             num_cpus=1,

@@ -1,4 +1,4 @@
-"""Worker processes that die with their parent, however it dies."""
+"""Worker processes that end with their parent, however it dies."""
 
 import multiprocessing
 import os
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from cit_curate.errors import ResourceError
 
-# Of processes beside the one that matters: they take the cores that it leaves.
+# Niceness of background workers: they use the cores that the main process leaves free.
 _NICENESS = 10
 
 T = TypeVar("T")
@@ -23,33 +23,33 @@ R = TypeVar("R")
 
 
 class Mapper(Protocol):
-    """Applies a function to tasks, and gives the results in the order of the tasks."""
+    """Applies a function to tasks and yields the results in the order of the tasks."""
 
     def __call__(self, function: Callable[[T], R], tasks: Iterable[T], /) -> Iterator[R]:
-        """The results, as they come."""
+        """The results, each as soon as its turn comes."""
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep tens of MB that it frees, for its next arrays.
+    """Let this process keep freed memory, up to tens of MB, for its next arrays.
 
-    Else glibc gives each array of more than 128 KiB back, and the kernel fills the next one with
-    zeros, page by page: a third of the time of reading YFCC. It stops below the size of the largest
-    block that it has ever given back, 32 MiB at most (`mallopt(3)`, M_MMAP_THRESHOLD).
+    By default glibc returns each array of more than 128 KiB to the kernel, which fills the next one
+    with zeros, page by page: a third of the time of reading YFCC. The threshold rises to the size
+    of the largest block ever returned, 32 MiB at most (`mallopt(3)`, M_MMAP_THRESHOLD).
     """
     bytearray(31 << 20)
 
 
 def available_cpus() -> int:
-    """The processors that this process may use."""
+    """The number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def open_workers(num_workers: int) -> Iterator[Mapper]:
-    """Give a map over spawned processes; for one worker, over this process itself.
+    """Yield a map over spawned processes; with one worker, over this process itself.
 
     Raises:
-        ResourceError: A worker was killed, as happens when memory runs out.
+        ResourceError: A worker was killed, for example because memory ran out.
     """
     if num_workers == 1:
         yield map
@@ -57,21 +57,21 @@ def open_workers(num_workers: int) -> Iterator[Mapper]:
     others = set(multiprocessing.active_children())
     executor = ProcessPoolExecutor(
         num_workers,
-        mp_context=multiprocessing.get_context("spawn"),  # a fork copies locks that threads hold
+        mp_context=multiprocessing.get_context("spawn"),  # a fork copies locks held by threads
         initializer=_start_worker,
     )
     try:
-        # They start at once, not at the first task: the caller may have something to do meanwhile.
+        # Start them now, not at the first task: the caller may work in the meantime.
         for _ in range(min(num_workers, available_cpus())):
             executor.submit(os.getpid)
         yield executor.map
     except BrokenProcessPool as error:
         raise ResourceError(
             f"one of {num_workers} workers was killed, perhaps for want of memory; run the same "
-            "command again, with fewer --workers, and it goes on from there"
+            "command again, with fewer --workers, and it resumes from there"
         ) from error
     except BaseException:
-        # What they write is whole or absent, and nobody waits for it any more.
+        # Their files are whole or absent, and their results are no longer needed.
         for worker in set(multiprocessing.active_children()) - others:
             worker.terminate()
         raise
@@ -81,10 +81,10 @@ def open_workers(num_workers: int) -> Iterator[Mapper]:
 
 @contextmanager
 def workers_beside(num_workers: int) -> Iterator[Executor]:
-    """Give spawned processes that work beside this one: what it computes itself goes first.
+    """Yield an executor of background processes, at a lower priority than this process.
 
-    They are no part of its process group, whose signals ask it alone to stop, and end at once with
-    the block, whatever they are at.
+    They are outside its process group, so a signal to stop reaches this process alone. They end
+    with the block at once, even in the middle of a task.
     """
     leash, held = multiprocessing.Pipe(duplex=False)
     executor = ProcessPoolExecutor(
@@ -108,15 +108,15 @@ def _start_beside(leash: Connection) -> None:
 
 
 def _start_worker(*leashes: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends its workers
     pa.set_cpu_count(1)
     parent = multiprocessing.parent_process()
     assert parent is not None
     sentinel = parent.sentinel
 
     def watch() -> None:
-        # A killed parent closes no queue that its other workers also hold: without this, they wait
-        # for tasks for ever.
+        # A queue that other workers also hold open outlives a killed parent: without this thread,
+        # they would wait for tasks for ever.
         wait([sentinel, *leashes])
         os._exit(1)
 

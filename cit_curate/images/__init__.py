@@ -1,1 +1,1 @@
-"""From an image's uri to a checked picture, never trusting a byte of it."""
+"""From an image's URI to a checked picture, without trusting any of its bytes."""

@@ -1,6 +1,6 @@
 """Images inside other files: zips, tars, and cells of Arrow and Parquet files.
 
-Nothing is ever extracted. What is remembered between reads (tables of contents, mapped tables,
+Nothing is ever extracted to disk. What is cached between reads (tables of contents, mapped tables,
 decoded row groups) belongs to one process and is dropped when the file changes.
 """
 
@@ -18,14 +18,14 @@ from cit_curate.images.root import ImageRoot, opened_below
 from cit_curate.images.uri import ImageUri
 from cit_curate.images.zip_members import read_zip_member
 
-# Pages of a mapped file are the system's to keep; what counts is the table's own bookkeeping
-# (measured: 0.8 kB for each column of each batch) and that each holds a file open.
+# The system manages the pages of a mapped file. What counts is the table's own bookkeeping
+# (measured: 0.8 kB for each column of each batch) and the file that each table holds open.
 _TABLE_CACHE_BYTES = 256 << 20
 _MAX_TABLES = 256
 _BYTES_PER_ARRAY = 1024
 _ROW_GROUP_CACHE_BYTES = 256 << 20
 _MAX_ROW_GROUP_BYTES = 2 << 30
-# The name field of a tar header; a longer name stands in a header of its own.
+# The size of the name field in a tar header; a longer name has a header of its own.
 _HEADER_NAME_BYTES = 100
 
 T = TypeVar("T")
@@ -39,13 +39,13 @@ def read_archived_bytes(root: ImageRoot, uri: ImageUri, *, max_bytes: int) -> by
     """The bytes of an image inside another file, which lies inside `root`.
 
     Args:
-        root: Where paths start.
-        uri: Which file, and which place in it.
-        max_bytes: A larger image is refused before it is read.
+        root: The image root.
+        uri: The file, and the location of the image in it.
+        max_bytes: The largest image that is accepted; a larger one is not read.
 
     Raises:
-        ImageRejected: The file or the place is missing, damaged, outside or too large;
-            `unreadable_archive` where no place in the file can be read.
+        ImageRejected: The file or the image is missing, damaged, outside the root or too large;
+            `unreadable_archive` if no image in the file can be read.
     """
     with _opened(root, uri) as file:
         if uri.scheme == "zip":
@@ -67,7 +67,7 @@ def _opened(root: ImageRoot, uri: ImageUri) -> Iterator[OpenFile]:
         except ImageRejected as error:
             if error.reason != "missing_image":
                 raise
-            detail = f"{error.detail}, asked for {uri.place}"
+            detail = f"{error.detail}, asked for {uri.location}"
             raise ImageRejected("unreadable_archive", detail) from error
         yield file
 
@@ -84,7 +84,7 @@ def _read_tar_member(file: OpenFile, uri: ImageUri, max_bytes: int) -> bytes:
             "damaged_archive", f"{where}: the tar has only {file.num_bytes:,} bytes; it has changed"
         )
     data = file.read(start, tarfile.BLOCKSIZE + uri.size)
-    # The member's header lies right before it: a tar that was written anew is noticed for free.
+    # The member's header comes right before it, so a rewritten tar is detected at no cost.
     try:
         header = tarfile.TarInfo.frombuf(data[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
     except tarfile.TarError as error:
@@ -107,26 +107,26 @@ def _mapped_table(file: OpenFile, uri: ImageUri) -> tuple[pa.Table, int]:
         with pa.ipc.open_stream(pa.memory_map(str(file.local()))) as reader:
             return reader.read_all()
 
-    table = _as_a_whole(read, file, uri)
+    table = _read_whole(read, file, uri)
     num_arrays = sum(column.num_chunks for column in table.columns)
     return table, max(num_arrays * _BYTES_PER_ARRAY, _TABLE_CACHE_BYTES // _MAX_TABLES)
 
 
 def _arrow_column(file: OpenFile, uri: ImageUri) -> tuple[pa.ChunkedArray, int]:
-    """The column, and the place of the row in it."""
+    """The column, and the index of the row in it."""
     table = _tables.get(file.identity, lambda: _mapped_table(file, uri))
     _check_column(table.column_names, file, uri)
     return table.column(uri.column), uri.row
 
 
 def _parquet_column(file: OpenFile, uri: ImageUri) -> tuple[pa.ChunkedArray, int]:
-    """The column of one row group, and the place of the row in it.
+    """The column of one row group, and the index of the row in it.
 
-    Row groups are decoded whole, which is why the last ones are remembered.
+    Row groups are decoded whole, so the last ones are cached.
     """
     footer = _footers.get(
         file.identity,
-        lambda: (_as_a_whole(lambda: pq.read_metadata(file.for_arrow), file, uri), 1),
+        lambda: (_read_whole(lambda: pq.read_metadata(file.for_arrow), file, uri), 1),
     )
     _check_column(footer.schema.to_arrow_schema().names, file, uri)
     row = uri.row
@@ -152,12 +152,12 @@ def _parquet_column(file: OpenFile, uri: ImageUri) -> tuple[pa.ChunkedArray, int
 def _cell_bytes(
     column: pa.ChunkedArray, row: int, file: OpenFile, uri: ImageUri, *, max_bytes: int
 ) -> bytes:
-    """The bytes of one cell: binary, or a struct that has them in its field `bytes`."""
+    """The bytes of one cell: a binary value, or the field `bytes` of a struct."""
     if row >= len(column):
         raise ImageRejected("missing_image", f"{_where(file, uri)}: there are fewer rows")
     cell = next(chunk for chunk in column.slice(row, 1).chunks if len(chunk))
-    # Offsets of a damaged or hostile file would otherwise be followed into foreign memory. Only the
-    # bytes are checked in full: the check of a struct takes in all rows of its fields.
+    # The offsets of a damaged or hostile file could otherwise point outside of its memory. Only the
+    # bytes are checked in full: the full check of a struct would go over all rows of its fields.
     cell.validate()
     is_struct = pa.types.is_struct(cell.type) and cell.type.get_field_index("bytes") >= 0
     if is_struct and cell.is_valid()[0].as_py():
@@ -175,8 +175,8 @@ def _cell_bytes(
     return bytes(value.as_py())
 
 
-def _as_a_whole(read: Callable[[], T], file: OpenFile, uri: ImageUri) -> T:
-    """What every row of a file is read with."""
+def _read_whole(read: Callable[[], T], file: OpenFile, uri: ImageUri) -> T:
+    """The result of `read`, on which all rows of the file depend."""
     try:
         return read()
     except (pa.ArrowException, OSError, ValueError) as error:

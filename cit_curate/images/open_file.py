@@ -1,4 +1,4 @@
-"""Files below an image root: opened only inside it, read at a place, remembered while unchanged."""
+"""Files below an image root: opened only inside it, read at an offset, cached while unchanged."""
 
 import os
 import stat
@@ -15,7 +15,7 @@ from cit_curate.images.rejected import ImageRejected
 T = TypeVar("T")
 
 Identity = tuple[str, int, int, int, int]
-"""Path, device, inode, bytes and time of change: a file that was written again has another one."""
+"""Path, device, inode, bytes and time of change: a rewritten file has another identity."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,11 @@ class OpenFile:
     """A plain file that is open for reading.
 
     Attributes:
-        descriptor: For `os.pread`; it has no position, so that threads and forks share it safely.
-        path: Absolute, links followed; the URL of a remote file.
-        num_bytes: Its size.
-        identity: Tells whether something remembered of it still holds.
+        descriptor: The file descriptor. It is read by `os.pread`, which has no position, so threads
+            and forks share it safely.
+        path: The absolute path, with links resolved; the URL of a remote file.
+        num_bytes: The size.
+        identity: The key under which its content is cached.
     """
 
     descriptor: int
@@ -36,15 +37,15 @@ class OpenFile:
 
     @property
     def for_arrow(self) -> Any:
-        """What pyarrow opens by itself."""
+        """The source to pass to pyarrow."""
         return self.path
 
     def local(self) -> Path:
-        """A path that can be mapped."""
+        """The path of a local file, to be mapped."""
         return Path(self.path)
 
     def read(self, offset: int, size: int) -> bytes:
-        """Up to `size` bytes from `offset` on; fewer only at the end of the file."""
+        """Up to `size` bytes from `offset`; fewer only at the end of the file."""
         data = os.pread(self.descriptor, size, offset)
         if len(data) == size or not data:
             return data
@@ -58,7 +59,7 @@ class OpenFile:
 
 @contextmanager
 def opened_inside(root: Path, relative: str) -> Iterator[OpenFile]:
-    """Open a plain file that lies inside `root` even after its links are followed.
+    """Open a plain file that lies inside `root` even after links are resolved.
 
     Raises:
         ImageRejected: `missing_image` or `path_escapes`.
@@ -67,7 +68,7 @@ def opened_inside(root: Path, relative: str) -> Iterator[OpenFile]:
         path = (root / relative).resolve()
         if not path.is_relative_to(root.resolve()):
             raise ImageRejected("path_escapes", f"{relative} leads outside {root}")
-        # Not blocking: a named pipe would wait for a writer for ever.
+        # O_NONBLOCK: opening a named pipe would otherwise wait for a writer for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     except (OSError, ValueError, RuntimeError) as error:
         raise ImageRejected("missing_image", f"{root / relative}: {error}") from error
@@ -82,12 +83,10 @@ def opened_inside(root: Path, relative: str) -> Iterator[OpenFile]:
 
 
 class BoundedCache(Generic[T]):
-    """Values by key, the least recently used dropped when their sizes exceed `max_size` together.
+    """A cache that drops the least recently used values once the sum of sizes exceeds `max_size`.
 
-    What a size counts (bytes, files) is up to its owner.
-
-    Threads share it. A forked child starts with an empty one: the parent's lock may have been held
-    by a thread that the child does not have.
+    Its owner chooses the unit of the sizes (bytes, files). It is safe for several threads. A forked
+    child starts with an empty one: a thread that the child lacks may have held the parent's lock.
     """
 
     def __init__(self, max_size: int) -> None:
@@ -95,9 +94,9 @@ class BoundedCache(Generic[T]):
         self._start()
 
     def get(self, key: object, make: Callable[[], tuple[T, int]]) -> T:
-        """The value of a key; `make` gives a missing one, and its size.
+        """The value of a key; `make` returns a missing one and its size.
 
-        Two threads may make the same value at once: better than one waiting for the other.
+        Two threads may make the same value at once, rather than one waiting for the other.
         """
         if self._pid != os.getpid():
             self._start()

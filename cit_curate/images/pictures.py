@@ -1,6 +1,6 @@
-"""A defined RGB picture from untrusted bytes.
+"""A well-defined RGB picture from untrusted bytes.
 
-It imports no Arrow: the processes that open images start in half the time without.
+This module imports no Arrow, which halves the start-up time of the decoder processes.
 """
 
 import struct
@@ -34,7 +34,7 @@ _PARSERS: dict[ImageSuffix, Callable[[BytesIO], ImageFile]] = {
     "bmp": BmpImageFile,
 }
 
-# What parsers raise on bytes that are not what they claim to be.
+# Raised by parsers when bytes are not what they claim to be.
 _PARSE_ERRORS = (
     OSError,
     SyntaxError,
@@ -65,7 +65,7 @@ _SIDEWAYS = (
     Image.Transpose.TRANSVERSE,
     Image.Transpose.ROTATE_90,
 )
-# Their conversion to RGB is arithmetic that cannot fail; of RGBA the composition with white too.
+# Converting these to RGB cannot fail, nor can putting RGBA on white.
 _SURE_MODES = ("L", "RGB", "RGBA", "CMYK")
 
 
@@ -94,17 +94,17 @@ def image_suffix(data: bytes) -> ImageSuffix:
 
 
 class OpenedImage:
-    """An image whose header was accepted; its pixels are decoded once, when they are asked for."""
+    """An image with an accepted header; its pixels are decoded once, on demand."""
 
     def __init__(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> None:
         """Read the header.
 
         Args:
-            data: An image file's bytes.
-            max_pixels: Width times height allowed, checked before anything is decoded.
+            data: The bytes of an image file.
+            max_pixels: The most pixels (width times height), checked before anything is decoded.
 
         Raises:
-            ImageRejected: With the reason.
+            ImageRejected: The format, the header or the size is not acceptable.
         """
         self._suffix = image_suffix(data)
         if _is_cut(data, self._suffix):
@@ -119,26 +119,26 @@ class OpenedImage:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the picture once it is upright, at its full resolution.
+        """Width and height of the upright picture at full resolution; decodes all but a JPEG.
 
         Raises:
-            ImageRejected: With the reason; all but a JPEG is decoded for it.
+            ImageRejected: The image does not decode.
         """
         with _rejecting(self._suffix):
-            if self._suffix != "jpg":  # other formats may have their EXIF behind the pixels
+            if self._suffix != "jpg":  # other formats may have their EXIF after the pixels
                 self._image.load()
             width, height = self._image.size
             return (height, width) if _turn(self._image) in _SIDEWAYS else (width, height)
 
     def read(self, *, reduction: int = 1) -> Image.Image:
-        """The picture as RGB: on white, upright (EXIF), the first frame, 16 bit scaled to 8.
+        """The picture as RGB: on white, upright (EXIF), the first frame, 16 bits scaled to 8.
 
         Args:
-            reduction: 1, 2, 4 or 8: a JPEG is decoded at so small a part of its width and height,
-                rounded up, by its own cosine transform. Other formats are always whole.
+            reduction: 1, 2, 4 or 8: the factor by which a JPEG's width and height are divided,
+                rounded up, within its cosine transform. Other formats are never reduced.
 
         Raises:
-            ImageRejected: With the reason.
+            ImageRejected: The image does not decode.
         """
         with _rejecting(self._suffix), self._image as image:
             if reduction > 1 and isinstance(image, JpegImageFile):
@@ -147,10 +147,10 @@ class OpenedImage:
             return _upright_rgb(image)
 
     def check(self) -> None:
-        """Find out whether `read` would give a picture, for less time.
+        """Check that `read` would succeed, in less time.
 
-        All of a JPEG's coefficients are read, and only one pixel of 64 is computed from them; of
-        any format, pixels that are certain to become RGB are not converted.
+        Of a JPEG, all coefficients are read but only one pixel in 64 is computed. In any format,
+        pixels whose conversion to RGB cannot fail are not converted.
 
         Raises:
             ImageRejected: As `read`.
@@ -164,20 +164,20 @@ class OpenedImage:
 
 
 def read_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture as RGB: on white, upright (EXIF), the first frame, 16 bit scaled to 8.
+    """The picture as RGB: on white, upright (EXIF), the first frame, 16 bits scaled to 8.
 
     Args:
-        data: An image file's bytes.
-        max_pixels: Width times height allowed; checked on the header, before anything is decoded.
+        data: The bytes of an image file.
+        max_pixels: The most pixels (width times height), checked before anything is decoded.
 
     Raises:
-        ImageRejected: With the reason.
+        ImageRejected: The image does not decode.
     """
     return OpenedImage(data, max_pixels=max_pixels).read()
 
 
 def check_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> None:
-    """Find out whether `read_image` gives a picture, for about two thirds of the time.
+    """Check that `read_image` would succeed, in about two thirds of its time.
 
     Raises:
         ImageRejected: As `read_image`.
@@ -186,11 +186,11 @@ def check_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> None:
 
 
 def _is_cut(data: bytes, suffix: ImageSuffix) -> bool:
-    """True when the end that the format asks for is not there; decoders often do without it."""
+    """Whether the end that the format requires is missing; decoders often tolerate that."""
     if suffix == "png":
         return data.rfind(b"IEND\xaeB`\x82") < 0
     if suffix == "jpg":
-        # A scan that no end follows. Looking for the last scan would go over all of it.
+        # A scan without an end after it. Searching for the last scan would go over all of it.
         end = data.rfind(b"\xff\xd9")
         return data.find(b"\xff\xda", end + 1) >= 0
     if suffix == "webp":
@@ -200,7 +200,7 @@ def _is_cut(data: bytes, suffix: ImageSuffix) -> bool:
 
 @contextmanager
 def _rejecting(suffix: ImageSuffix) -> Iterator[None]:
-    """Turn what parsers raise into `ImageRejected`."""
+    """Turn the errors of parsers into `ImageRejected`."""
     try:
         yield
     except _PARSE_ERRORS as error:
@@ -213,7 +213,7 @@ def _rejecting(suffix: ImageSuffix) -> Iterator[None]:
 
 
 def _reduce(image: JpegImageFile, reduction: int, mode: str | None = None) -> None:
-    """Have a JPEG decoded at a part of its size: PIL keeps both sides above those asked for."""
+    """Set the reduced size of a JPEG; PIL keeps both sides at least as long as requested."""
     width, height = image.size
     image.draft(mode, (max(width // reduction, 1), max(height // reduction, 1)))
 
@@ -222,7 +222,7 @@ def _turn(image: ImageFile) -> Image.Transpose | None:
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except _PARSE_ERRORS:
-        return None  # Broken EXIF around a sound picture: as it lies.
+        return None  # broken EXIF in a sound picture: not turned
 
 
 def _upright_rgb(image: ImageFile) -> Image.Image:
@@ -243,4 +243,4 @@ def _on_white(image: Image.Image) -> Image.Image:
         colours = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, colours).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")  # it would make a copy
+    return image if image.mode == "RGB" else image.convert("RGB")  # `convert` would copy

@@ -1,4 +1,4 @@
-"""Images: bytes from inside an image root, and a defined RGB picture from untrusted bytes."""
+"""The bytes of an image below an image root, and what its readers need to decode them."""
 
 from cit_curate.images.archives import read_archived_bytes
 from cit_curate.images.pictures import (
@@ -34,11 +34,12 @@ def read_image_bytes(root: ImageRoot, image_uri: str, *, max_bytes: int = MAX_IM
 
     Args:
         root: The source's image root, a folder or a folder's URL.
-        image_uri: A path, or a place in an archive as `cit_curate.images.uri` spells it.
-        max_bytes: A larger image is refused.
+        image_uri: A path, or the URI of an image in an archive (`cit_curate.images.uri`).
+        max_bytes: The largest image that is accepted.
 
     Raises:
-        ImageRejected: It is missing, no plain file, outside, a web address, damaged or too large.
+        ImageRejected: The image is missing, not a plain file, outside the root, a web address,
+            damaged or too large.
     """
     if not image_uri:
         raise ImageRejected("no_image", "the pair has no image")
@@ -54,7 +55,7 @@ def read_image_bytes(root: ImageRoot, image_uri: str, *, max_bytes: int = MAX_IM
     if isinstance(root, RemoteFolder):
         return whole_file(root, image_uri, max_bytes)
     with opened_below(root, image_uri) as file:
-        # One byte more than there is: the file may be growing.
+        # One byte more than the size: the file may be growing.
         data = file.read(0, file.num_bytes + 1) if file.num_bytes <= max_bytes else b""
         if file.num_bytes > max_bytes or len(data) > max_bytes:
             raise ImageRejected(

@@ -1,4 +1,4 @@
-"""Why an image is not used: the error that every reader and decoder of images raises."""
+"""The error that every reader and decoder of images raises, with its reasons."""
 
 from typing import Literal
 
@@ -21,11 +21,11 @@ Reason = Literal[
 
 
 class ImageRejected(BadInputError):  # noqa: N818
-    """An image that is not used, and why.
+    """An image that cannot be used.
 
     Attributes:
-        reason: One of `Reason`.
-        detail: What was found.
+        reason: The kind of problem.
+        detail: A description of the problem.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:

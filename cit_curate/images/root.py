@@ -1,4 +1,4 @@
-"""Where image paths start: a folder, or the URL of one. Of a remote file only ranges are read."""
+"""Image roots: a folder or its URL. Of remote files, only ranges are read."""
 
 import io
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ from cit_curate.images.rejected import ImageRejected
 from cit_curate.storage.remote import RemoteFile, below, read_range, remote_url, stat_file
 from cit_curate.storage.remote_cache import local_copy
 
-# A request to a store takes as long as some hundred kB: what is asked for in small pieces (a zip's
-# member: its header, then its bytes) comes in one request when it is no longer than this.
+# A request to a store takes as long as the transfer of some hundred kB. So small consecutive reads
+# (a zip member's header, then its bytes) are served by one request of up to this size.
 READ_AHEAD_BYTES = 256 << 10
 _SMALL_BYTES = 4 << 10
 _MAX_FILES = 65_536
@@ -31,8 +31,8 @@ class RemoteFolder:
 
 ImageRoot = Path | RemoteFolder
 
-# Asked for once in a process: an archive that is written anew under a running process is noticed
-# by the checks of its members, as a damaged archive.
+# Each file is looked up once per process. An archive that is rewritten during a run is detected by
+# the checks of its members, as a damaged archive.
 _files: BoundedCache[RemoteFile] = BoundedCache(_MAX_FILES)
 
 
@@ -44,22 +44,22 @@ class _Window:
 
 @dataclass(frozen=True)
 class RemoteOpenFile(OpenFile):
-    """A file of a store that is read at places; belongs to one thread."""
+    """A file of a store, for reads at any offset; belongs to one thread."""
 
     file: RemoteFile
     _window: _Window = field(default_factory=_Window, compare=False)
 
     @property
     def for_arrow(self) -> Any:
-        """A file object: pyarrow asks for the footer and for one column of one row group."""
+        """A file object, of which pyarrow reads the footer and one column of one row group."""
         return pa.PythonFile(_Seekable(self), mode="r")
 
     def local(self) -> Path:
-        """A copy in the cache: an Arrow stream can only be read from its start."""
+        """The path of a cached copy: an Arrow stream can only be read from its start."""
         return local_copy(self.file)
 
     def read(self, offset: int, size: int) -> bytes:
-        """Up to `size` bytes from `offset` on; fewer only at the end of the file."""
+        """Up to `size` bytes from `offset`; fewer only at the end of the file."""
         end = min(offset + size, self.num_bytes)
         if end <= offset:
             return b""
@@ -74,11 +74,11 @@ class RemoteOpenFile(OpenFile):
 
 
 class _Seekable(io.RawIOBase):
-    """A remote file as Python's file interface."""
+    """A remote file as a seekable file object."""
 
     def __init__(self, file: OpenFile) -> None:
         self._file = file
-        self._place = 0
+        self._position = 0
 
     def readable(self) -> bool:
         return True
@@ -87,17 +87,17 @@ class _Seekable(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._place
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._file.num_bytes}
-        self._place = start[whence] + offset
-        return self._place
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.num_bytes}
+        self._position = start[whence] + offset
+        return self._position
 
     def read(self, size: int = -1) -> bytes:
-        wanted = self._file.num_bytes - self._place if size < 0 else size
-        data = self._file.read(self._place, wanted)
-        self._place += len(data)
+        num_bytes = self._file.num_bytes - self._position if size < 0 else size
+        data = self._file.read(self._position, num_bytes)
+        self._position += len(data)
         return data
 
 
@@ -107,21 +107,21 @@ def opened_below(root: ImageRoot, relative: str) -> Iterator[OpenFile]:
 
     Raises:
         ImageRejected: `missing_image` or `path_escapes`.
-        ResourceError: The network stays away.
+        ResourceError: The network failed at every try.
     """
     if isinstance(root, Path):
         with opened_inside(root, relative) as file:
             yield file
         return
-    url = _place(root, relative)
+    url = _url(root, relative)
 
-    def ask() -> tuple[RemoteFile, int]:
-        found = stat_file(url)
-        if found is None:
+    def look_up() -> tuple[RemoteFile, int]:
+        file = stat_file(url)
+        if file is None:
             raise ImageRejected("missing_image", f"{url}: there is no such file")
-        return found, 1
+        return file, 1
 
-    remote = _files.get(url, ask)
+    remote = _files.get(url, look_up)
     identity: Identity = (url, 0, 0, remote.bytes, hash(remote.version))
     try:
         yield RemoteOpenFile(-1, url, remote.bytes, identity, remote)
@@ -130,13 +130,13 @@ def opened_below(root: ImageRoot, relative: str) -> Iterator[OpenFile]:
 
 
 def whole_file(root: RemoteFolder, relative: str, max_bytes: int) -> bytes:
-    """A single image of a store, in one request.
+    """The bytes of a single image of a store, in one request.
 
     Raises:
         ImageRejected: `missing_image`, `path_escapes` or `too_many_bytes`.
-        ResourceError: The network stays away.
+        ResourceError: The network failed at every try.
     """
-    url = _place(root, relative)
+    url = _url(root, relative)
     try:
         data = read_range(url, 0, max_bytes + 1)
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -147,15 +147,15 @@ def whole_file(root: RemoteFolder, relative: str, max_bytes: int) -> bytes:
 
 
 def image_root(text: str, *, pool_url: str | None) -> ImageRoot:
-    """The image root that a pool's manifest names.
+    """The image root in a pool's manifest.
 
     Args:
         text: A folder or a URL.
-        pool_url: Where the pool lies; None = on a file system, made by this user.
+        pool_url: The URL of the pool; None = a pool on a file system, which its user trusts.
 
     Raises:
-        ConfigError: A pool of a store names a folder of this machine, or another bucket: what its
-            maker wrote there must not choose what is read here.
+        ConfigError: A pool in a store names a folder of this machine or another bucket: the author
+            of a manifest must not choose which files are read here.
     """
     url = remote_url(text)
     if pool_url is None:
@@ -169,7 +169,7 @@ def image_root(text: str, *, pool_url: str | None) -> ImageRoot:
     )
 
 
-def _place(root: RemoteFolder, relative: str) -> str:
+def _url(root: RemoteFolder, relative: str) -> str:
     url = below(root.url, relative)
     if url is None:
         raise ImageRejected("path_escapes", f"{relative!a} is no path below {root.url}")
@@ -178,6 +178,6 @@ def _place(root: RemoteFolder, relative: str) -> str:
 
 def _bucket(url: str) -> tuple[str, ...]:
     protocol, _, path = url.partition("://")
-    # datasets/ORG/NAME, or ORG/NAME, is what may be read together on the hub.
+    # On the hub, one repository (datasets/ORG/NAME or ORG/NAME) counts as a bucket.
     parts = path.split("/")
     return (protocol, *parts[: 1 if protocol != "hf" else 3 if parts[0] == "datasets" else 2])

@@ -1,4 +1,4 @@
-"""What of an image goes into a shard: its own bytes, or a smaller JPEG of the same picture."""
+"""The bytes of an image in a shard: its own, or those of a smaller JPEG."""
 
 from io import BytesIO
 
@@ -6,28 +6,28 @@ from PIL import Image
 
 from cit_curate.images.pictures import MAX_PIXELS, OpenedImage, check_image
 
-# Of the JPEGs that are made; PIL's own tables, chroma at half resolution, no metadata.
+# The quality of new JPEGs: PIL's tables, chroma at half resolution, no metadata.
 JPEG_QUALITY = 90
-# What libjpeg can write.
+# The longest side that libjpeg can write.
 _MAX_JPEG_SIDE = 65_500
-# A JPEG is decoded at a reduced scale down to so many times the side that is wanted.
+# A JPEG is decoded at a reduced scale, but no smaller than this many times the target side.
 _MARGIN = 2
 
 
 def shard_image(data: bytes, *, side: int = 0, max_pixels: int = MAX_PIXELS) -> bytes:
-    """The bytes that stand in a shard for an image, once it is certain that they decode.
+    """The bytes of an image as stored in a shard, checked to decode.
 
-    A picture whose shorter side is longer than `side` becomes a JPEG with that shorter side: on
-    white, upright, RGB. Anything else keeps its bytes. The result is a function of the arguments
-    and of the versions of Pillow and libjpeg.
+    A picture whose shorter side exceeds `side` becomes a JPEG with that shorter side: on white,
+    upright, RGB. Any other keeps its bytes. The result depends only on the arguments and on the
+    versions of Pillow and libjpeg.
 
     Args:
-        data: An image file's bytes.
-        side: Longest shorter side in pixels; 0 = any.
-        max_pixels: Width times height allowed.
+        data: The bytes of an image file.
+        side: The limit of the shorter side, in pixels; 0 = none.
+        max_pixels: The most pixels (width times height).
 
     Raises:
-        ImageRejected: It does not decode, with the reason.
+        ImageRejected: The image does not decode.
     """
     if not side:
         check_image(data, max_pixels=max_pixels)
@@ -41,6 +41,6 @@ def shard_image(data: bytes, *, side: int = 0, max_pixels: int = MAX_PIXELS) -> 
         return data
     reduction = next((part for part in (8, 4, 2) if shorter >= part * _MARGIN * side), 1)
     image = opened.read(reduction=reduction).resize(size, Image.Resampling.LANCZOS)
-    stream = BytesIO()
-    image.save(stream, "JPEG", quality=JPEG_QUALITY, exif=b"", icc_profile=None)
-    return stream.getvalue()
+    buffer = BytesIO()
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY, exif=b"", icc_profile=None)
+    return buffer.getvalue()

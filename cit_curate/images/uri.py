@@ -1,14 +1,14 @@
-"""How a pair says where its image lies; pure text, nothing is opened.
+"""The syntax of image URIs; pure text, no file is opened.
 
 | image_uri | the image is |
 |---|---|
 | `a/b.jpg` | a file |
 | `zip://a/b.zip#MEMBER` | the member of exactly that name |
 | `tar://a/b.tar?offset=N&size=M#MEMBER` | M bytes of the tar from byte N; the name is optional |
-| `arrow://a/b.arrow?column=C&row=N` | cell of an Arrow IPC stream; rows count from 0 |
-| `parquet://a/b.parquet?column=C&row=N` | cell of a Parquet file |
+| `arrow://a/b.arrow?column=C&row=N` | a cell of an Arrow IPC stream; rows count from 0 |
+| `parquet://a/b.parquet?column=C&row=N` | a cell of a Parquet file |
 
-Paths start at the source's image root and stand there as they are, nothing percent-encoded but C.
+Paths are relative to the source's image root. Only C is percent-encoded.
 """
 
 import re
@@ -18,38 +18,39 @@ from urllib.parse import quote, unquote
 
 ArchiveScheme = Literal["zip", "tar", "arrow", "parquet"]
 
-_PLACES: dict[ArchiveScheme, re.Pattern[str]] = {
-    "zip": re.compile(r"(?P<path>.*?[^/]\.(?i:zip))(?P<place>#(?P<member>.+))", re.DOTALL),
+_SYNTAX: dict[ArchiveScheme, re.Pattern[str]] = {
+    "zip": re.compile(r"(?P<path>.*?[^/]\.(?i:zip))(?P<location>#(?P<member>.+))", re.DOTALL),
     "tar": re.compile(
-        r"(?P<path>.+?)(?P<place>"
+        r"(?P<path>.+?)(?P<location>"
         r"\?offset=(?P<offset>[0-9]{1,18})&size=(?P<size>[0-9]{1,18})(?:#(?P<member>.+))?)",
         re.DOTALL,
     ),
     "arrow": re.compile(
-        r"(?P<path>.+)(?P<place>\?column=(?P<column>[^?&#]+)&row=(?P<row>[0-9]{1,18}))", re.DOTALL
+        r"(?P<path>.+)(?P<location>\?column=(?P<column>[^?&#]+)&row=(?P<row>[0-9]{1,18}))",
+        re.DOTALL,
     ),
 }
-_PLACES["parquet"] = _PLACES["arrow"]
+_SYNTAX["parquet"] = _SYNTAX["arrow"]
 
 
 @dataclass(frozen=True)
 class ImageUri:
-    """A parsed uri of an image inside another file.
+    """The parsed URI of an image inside another file.
 
     Attributes:
-        scheme: What the other file is.
-        path: That file, below the image root.
-        place: The rest of the uri, from its `#` or `?` on.
-        member: Name inside a zip or tar; "" where a tar's is not told.
-        offset: First byte in a tar.
-        size: Bytes in a tar.
-        column: Column of a table.
-        row: Row of a table, from 0.
+        scheme: The format of that file.
+        path: The path of that file below the image root.
+        location: The rest of the URI, from its `#` or `?` on.
+        member: The name inside a zip or tar; "" in the URI of a tar without a name.
+        offset: The offset in a tar, in bytes.
+        size: The size in a tar, in bytes.
+        column: The column of a table.
+        row: The row of a table, from 0.
     """
 
     scheme: ArchiveScheme
     path: str
-    place: str
+    location: str
     member: str = ""
     offset: int = 0
     size: int = 0
@@ -58,23 +59,23 @@ class ImageUri:
 
 
 def parse_image_uri(image_uri: str) -> ImageUri | None:
-    """The parts of a uri with one of our schemes; None for any other text.
+    """The parts of a URI with one of the schemes above; None for any other text.
 
     Raises:
-        ValueError: The scheme is ours, but the rest is not spelled as it should be.
+        ValueError: The scheme is one of them, but the rest is malformed.
     """
     scheme, separator, rest = image_uri.partition("://")
-    if not separator or scheme not in _PLACES:
+    if not separator or scheme not in _SYNTAX:
         return None
-    found = _PLACES[scheme].fullmatch(rest)
-    if found is None:
+    match = _SYNTAX[scheme].fullmatch(rest)
+    if match is None:
         shown = image_uri if len(image_uri) <= 80 else image_uri[:80] + "…"
         raise ValueError(f"{shown!a} is not spelled as {_SPELLING[scheme]}")
-    parts = found.groupdict()
+    parts = match.groupdict()
     return ImageUri(
         scheme=scheme,
         path=parts["path"],
-        place=parts["place"],
+        location=parts["location"],
         member=parts.get("member") or "",
         offset=int(parts.get("offset") or 0),
         size=int(parts.get("size") or 0),
@@ -84,12 +85,12 @@ def parse_image_uri(image_uri: str) -> ImageUri | None:
 
 
 def tar_uri(path: str, offset: int, size: int, member: str = "") -> str:
-    """The uri of a tar's member; with a name, the reader compares it."""
+    """The URI of a tar's member; the reader checks its name if there is one."""
     return f"tar://{path}?offset={offset}&size={size}{f'#{member}' if member else ''}"
 
 
 def cell_uri(scheme: Literal["arrow", "parquet"], path: str, column: str, row: int) -> str:
-    """The uri of an image in a cell of a table."""
+    """The URI of an image in a cell of a table."""
     return f"{scheme}://{path}?column={quote(column, safe='')}&row={row}"
 
 

@@ -1,10 +1,10 @@
-"""One member of a zip, without reading the zip's whole table of contents.
+"""One member of a zip, without parsing the zip's whole table of contents.
 
-`zipfile` makes an object of every member when it opens a zip: 1,000 members take longer than a
-hundred images. YFCC has tens of thousands of such zips, and training visits them in random order.
-So only the record of the wanted member is looked up, in the raw central directory (APPNOTE.TXT
-4.3.12, 4.3.14–4.3.16), and `zipfile` is given a zip of this one member: compression, CRC, sizes
-and names are its business.
+`zipfile` creates an object for every member when it opens a zip: for 1,000 members this takes
+longer than a hundred images. YFCC has tens of thousands of such zips, and training visits them in
+random order. So only the record of the wanted member is looked up in the raw central directory
+(APPNOTE.TXT 4.3.12, 4.3.14–4.3.16), and `zipfile` reads a zip of this one member: it handles
+compression, CRC, sizes and names.
 """
 
 import lzma
@@ -19,13 +19,13 @@ from io import BytesIO
 from cit_curate.images.open_file import BoundedCache, OpenFile
 from cit_curate.images.rejected import ImageRejected
 
-# A picture in a zip hardly shrinks further; small blank bitmaps do, and are harmless.
+# A picture hardly shrinks further in a zip; small blank bitmaps do, and are harmless.
 MAX_RATIO = 200
 MIN_RATIO_BYTES = 1 << 20
 
-# 16 MiB are the tables of contents of 300 zips of 1,000 members.
+# 16 MiB hold the tables of contents of 300 zips of 1,000 members.
 _CACHE_BYTES = 16 << 20
-# Above it a search takes longer than a dictionary, which takes ten times the memory.
+# Above this size, searching is slower than a dictionary, which takes ten times the memory.
 _SEARCHED_BYTES = 1 << 18
 _MAX_DIRECTORY_BYTES = 1 << 30
 
@@ -56,27 +56,27 @@ class Directory:
     """The central directory of a zip.
 
     Attributes:
-        records: Its bytes.
-        shift: Bytes in front of the zip proper, as in a self-extracting one.
-        places: Where the record of a name starts; None where searching `records` is faster.
+        records: The raw bytes.
+        shift: The number of bytes before the zip proper, as in a self-extracting one.
+        starts: The offset of each name's record; None where searching `records` is faster.
     """
 
     records: bytes
     shift: int
-    places: dict[bytes, int] | None
+    starts: dict[bytes, int] | None
 
-    def place(self, name: bytes) -> int | None:
-        """Where the last record with exactly this name starts."""
-        if self.places is not None:
-            return self.places.get(name)
+    def find(self, name: bytes) -> int | None:
+        """The offset of the last record with exactly this name."""
+        if self.starts is not None:
+            return self.starts.get(name)
         end = len(self.records)
-        while (found := self.records.rfind(name, 0, end)) >= _RECORD.size:
-            start = found - _RECORD.size
+        while (position := self.records.rfind(name, 0, end)) >= _RECORD.size:
+            start = position - _RECORD.size
             if self.records.startswith(b"PK\1\2", start):
                 (length,) = struct.unpack_from("<H", self.records, start + 28)
                 if length == len(name):
                     return start
-            end = found + len(name) - 1
+            end = position + len(name) - 1
         return None
 
 
@@ -94,12 +94,12 @@ _directories: BoundedCache[Directory] = BoundedCache(_CACHE_BYTES)
 
 
 def read_zip_member(file: OpenFile, member: str, *, max_bytes: int) -> bytes:
-    """The bytes of a zip's member, found by its exact name and never written anywhere.
+    """The bytes of the member with exactly this name; they are never written to disk.
 
     Raises:
-        ImageRejected: The zip is damaged, as a whole (`unreadable_archive`) or where the member
-            lies, or has no such member; it is a folder, a link, encrypted, too large, packed too
-            tightly, not what the zip says of it, or has another member inside.
+        ImageRejected: The zip is damaged, as a whole (`unreadable_archive`) or at the member, or
+            has no such member. Or the member is a folder, a link, encrypted, too large, compressed
+            too strongly, different from its record, or overlaps another member.
     """
     where = f"{file.path}, member {member!a}"
     try:
@@ -107,10 +107,10 @@ def read_zip_member(file: OpenFile, member: str, *, max_bytes: int) -> bytes:
     except _DAMAGE as error:
         raise ImageRejected("unreadable_archive", f"{where}: {error}") from error
     try:
-        place = _place(directory, member)
-        if place is None:
+        start = _find(directory, member)
+        if start is None:
             raise ImageRejected("missing_image", f"{where}: the zip has no such member")
-        record = _record(directory, place)
+        record = _record(directory, start)
         _check(record, member, where, max_bytes)
         local = _local_part(file, record)
         _check_overlap(directory, record, local)
@@ -129,17 +129,17 @@ def read_zip_member(file: OpenFile, member: str, *, max_bytes: int) -> bytes:
 
 
 def _directory(file: OpenFile) -> tuple[Directory, int]:
-    """The central directory, and the bytes that remembering it takes."""
+    """The central directory, and the bytes that it takes in the cache."""
     tail_bytes = min(file.num_bytes, _END.size + 0xFFFF)
     tail = file.read(file.num_bytes - tail_bytes, tail_bytes)
-    found = tail.rfind(b"PK\5\6", 0, max(len(tail) - _END.size + 4, 0))
-    if found < 0:
+    position = tail.rfind(b"PK\5\6", 0, max(len(tail) - _END.size + 4, 0))
+    if position < 0:
         raise zipfile.BadZipFile(f"no zip, or cut: its end is not in the last {tail_bytes:,} bytes")
-    size, offset = _END.unpack_from(tail, found)[5:7]
-    end = file.num_bytes - tail_bytes + found
+    size, offset = _END.unpack_from(tail, position)[5:7]
+    end = file.num_bytes - tail_bytes + position
     locator = end - _END64_LOCATOR.size
     if locator >= 0 and (raw := file.read(locator, _END64_LOCATOR.size)).startswith(b"PK\6\7"):
-        # Written right behind its record by every writer; `zipfile` relies on it likewise.
+        # Every writer puts the locator right after its record; `zipfile` relies on that, too.
         end = locator - _END64.size
         if end < 0:
             raise zipfile.BadZipFile("its zip64 end is cut")
@@ -152,8 +152,8 @@ def _directory(file: OpenFile) -> tuple[Directory, int]:
         raise zipfile.BadZipFile(f"its table of contents of {size:,} bytes does not fit in")
     records = file.read(end - size, size)
     if size > _SEARCHED_BYTES:
-        places = dict(_names(records))
-        return Directory(records, shift, places), size + 150 * len(places)
+        starts = dict(_names(records))
+        return Directory(records, shift, starts), size + 150 * len(starts)
     return Directory(records, shift, None), size
 
 
@@ -168,28 +168,27 @@ def _names(records: bytes) -> Iterator[tuple[bytes, int]]:
         start = first + name + extra + comment
 
 
-def _place(directory: Directory, member: str) -> int | None:
-    place = directory.place(member.encode("utf-8", "surrogateescape"))
-    if place is None and not member.isascii():
+def _find(directory: Directory, member: str) -> int | None:
+    start = directory.find(member.encode("utf-8", "surrogateescape"))
+    if start is None and not member.isascii():
         # Names without the UTF-8 flag are in the code page of the first IBM PC.
         try:
-            return directory.place(member.encode("cp437"))
+            return directory.find(member.encode("cp437"))
         except UnicodeEncodeError:
             return None
-    return place
+    return start
 
 
-def _record(directory: Directory, place: int) -> _Record:
-    fields = _RECORD.unpack_from(directory.records, place)
+def _record(directory: Directory, start: int) -> _Record:
+    fields = _RECORD.unpack_from(directory.records, start)
     flags, packed, size = fields[3], fields[8], fields[9]
     name, extra, offset = fields[10], fields[11], fields[16]
-    end = place + _RECORD.size + name + extra
+    end = start + _RECORD.size + name + extra
     values = [size, packed, offset]
     if _MAX32 in values:
-        start = place + _RECORD.size + name
-        values = _with_zip64(values, directory.records[start:end])
+        values = _with_zip64(values, directory.records[end - extra : end])
     return _Record(
-        raw=directory.records[place:end],
+        raw=directory.records[start:end],
         flags=flags,
         packed_bytes=values[1],
         num_bytes=values[0],
@@ -199,7 +198,7 @@ def _record(directory: Directory, place: int) -> _Record:
 
 
 def _with_zip64(values: list[int], extra: bytes) -> list[int]:
-    """Size, packed size and offset, those that do not fit 32 bits from the extra field 1."""
+    """Size, packed size and offset; those that exceed 32 bits are taken from extra field 1."""
     while len(extra) >= 4:
         kind, length = struct.unpack_from("<2H", extra)
         if kind == 1:
@@ -226,7 +225,7 @@ def _check(record: _Record, member: str, where: str, max_bytes: int) -> None:
 
 
 def _local_part(file: OpenFile, record: _Record) -> bytes:
-    """What the zip has of a member outside its directory: header, name, extra fields, bytes."""
+    """The bytes of a member outside of the directory: header, name, extra fields, content."""
     head = file.read(record.offset, _LOCAL.size)
     if len(head) < _LOCAL.size or not head.startswith(_LOCAL_SIGNATURE):
         raise zipfile.BadZipFile("the member does not start where the zip says")
@@ -241,21 +240,21 @@ def _local_part(file: OpenFile, record: _Record) -> bytes:
 def _check_overlap(directory: Directory, record: _Record, local: bytes) -> None:
     """Refuse a member inside which another one of the directory starts.
 
-    Pictures hardly ever have the signature in their bytes; only then the directory is gone through.
+    Pictures hardly ever contain the signature; only then is the directory searched.
     """
     if local.find(_LOCAL_SIGNATURE, 1) < 0:
         return
-    for name, place in _names(directory.records):
-        start = _record(directory, place).offset - record.offset
-        if start > 0 and local.startswith(_LOCAL_SIGNATURE, start):
+    for name, start in _names(directory.records):
+        shift = _record(directory, start).offset - record.offset
+        if shift > 0 and local.startswith(_LOCAL_SIGNATURE, shift):
             other = name.decode("utf-8", "replace")
             raise zipfile.BadZipFile(f"it overlaps the member {other!a}, which starts inside it")
 
 
 def _zip_of_one(local: bytes, record: _Record) -> bytes:
-    """The member alone, as a zip: its local part, its record with offset 0, an end."""
+    """A zip of the member alone: its local part, its record with offset 0, and an end."""
     raw = bytearray(record.raw)
-    struct.pack_into("<H", raw, 32, 0)  # Its comment was left behind.
+    struct.pack_into("<H", raw, 32, 0)  # without its comment
     struct.pack_into("<L", raw, 42, 0)
     end = _END.pack(b"PK\5\6", 0, 0, 1, 1, len(raw), len(local), 0)
     return b"".join((local, raw, end))

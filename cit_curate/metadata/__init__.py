@@ -1,1 +1,1 @@
-"""Class names, their prompts, their vectors and the stored index of them."""
+"""Class names, their prompts and vectors, and the stored index of the vectors."""

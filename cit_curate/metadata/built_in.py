@@ -11,55 +11,54 @@ BUILT_IN_NAMES = (*TASK_NAMES, "mt", "imagenet21k")
 
 
 def built_in_entries(name: str, *, with_prompts: bool = False) -> list[MetadataEntry]:
-    """The entries of a built-in list; classes of equal name are one entry.
+    """The entries of a built-in list; classes with the same name are one entry.
 
     Args:
         name: One of `BUILT_IN_NAMES`.
-        with_prompts: Give each entry the prompts of its task, or tasks.
+        with_prompts: Attach to each entry the prompts of its tasks.
 
     Raises:
-        ConfigError: The library with the names is missing, or a list without prompts was asked for
-            them.
+        ConfigError: The library with the names is missing, or the list has no prompts.
     """
     if name == "mt":
         return multi_task(with_prompts=with_prompts)
     if name == "imagenet21k":
         if with_prompts:
             raise ConfigError(
-                "--template-metadata: imagenet21k is no task and has no prompts; give them with "
+                "--template-metadata: imagenet21k is not a task and has no prompts; give them with "
                 "--templates"
             )
         return imagenet21k()
-    return merge_entries(_with_prompts(name, with_prompts=with_prompts))
+    return merge_entries(_task_entries(name, with_prompts=with_prompts))
 
 
 def multi_task(*, with_prompts: bool = False) -> list[MetadataEntry]:
     """The metadata `mt`: every name and synonym of every task, each an entry of its own.
 
-    In the order of the tasks and their classes; a string that comes again is one entry, at its
-    first place (docs/method.md, "Evaluation").
+    They are in the order of the tasks and their classes; a repeated string is one entry, at its
+    first occurrence (docs/method.md, "Evaluation").
 
     Args:
-        with_prompts: Give each entry the prompts of all tasks that have it, in their order.
+        with_prompts: Attach to each entry the prompts of all tasks that contain it, in their order.
 
     Raises:
         ConfigError: The library with the names is missing.
     """
     return merge_entries(
-        MetadataEntry(each, prompts=entry.prompts)
+        MetadataEntry(name, prompts=entry.prompts)
         for task in TASK_NAMES
-        for entry in _with_prompts(task, with_prompts=with_prompts)
-        for each in entry.names
+        for entry in _task_entries(task, with_prompts=with_prompts)
+        for name in entry.names
     )
 
 
 def imagenet21k() -> list[MetadataEntry]:
     """The metadata `imagenet21k`: the lemmas of its 21,841 WordNet synsets, by synset id.
 
-    An entry is named by its synset's first lemma that names no earlier entry; the other lemmas are
-    its synonyms. So senses of one word stay apart: the cell of biology is `cell`, that of a prison
-    `jail cell | cell | prison cell`. A synset whose lemmas all name earlier entries adds no text
-    and is left out.
+    An entry's name is its synset's first lemma that is not the name of an earlier entry; the other
+    lemmas are synonyms. So senses of a word stay apart: the cell of biology is `cell`, that of a
+    prison `jail cell | cell | prison cell`. A synset whose lemmas are all names of earlier entries
+    adds no text and is left out.
 
     Raises:
         ConfigError: timm lacks the lists.
@@ -73,6 +72,6 @@ def imagenet21k() -> list[MetadataEntry]:
     return list(entries.values())
 
 
-def _with_prompts(task: str, *, with_prompts: bool) -> list[MetadataEntry]:
+def _task_entries(task: str, *, with_prompts: bool) -> list[MetadataEntry]:
     prompts = load_prompts(task) if with_prompts else ()
-    return [MetadataEntry(each.name, each.synonyms, prompts) for each in load_classes(task)]
+    return [MetadataEntry(entry.name, entry.synonyms, prompts) for entry in load_classes(task)]

@@ -1,4 +1,4 @@
-"""What `cit metadata list|show` do; the metadata's only file that writes to a terminal."""
+"""The commands `cit metadata list` and `cit metadata show`."""
 
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -11,8 +11,8 @@ from rich.table import Table
 from cit_curate.config import MetadataConfig
 from cit_curate.errors import ConfigError
 from cit_curate.metadata.built_in import imagenet21k, multi_task
-from cit_curate.metadata.entries import format_entry, load_metadata
-from cit_curate.metadata.lines import MetadataEntry
+from cit_curate.metadata.entries import load_metadata
+from cit_curate.metadata.lines import MetadataEntry, format_entry
 from cit_curate.metadata.task_facts import FACTS, TaskFacts
 from cit_curate.metadata.tasks import load_prompts
 from cit_curate.printing import print_json
@@ -23,7 +23,7 @@ __all__ = ["list_built_in", "show"]
 
 @dataclass(frozen=True, kw_only=True)
 class ListedMetadata:
-    """One line of `cit metadata list`; None where a missing library would have to be asked."""
+    """One line of `cit metadata list`; a number that needs a missing library is None."""
 
     name: str
     title: str
@@ -36,8 +36,8 @@ class ListedMetadata:
 def list_built_in(*, json: bool = False) -> None:
     """List the built-in class names: the 26 tasks, their union mt, and imagenet21k.
 
-    Entries are classes; without a metric, distinct names. Source is what the names come with: cit
-    itself or a library.
+    Entries are classes; for lists without a metric, distinct names. Source is where the names come
+    from: cit itself or a library.
 
         cit metadata list
         cit train default --metadata mt ...
@@ -47,7 +47,7 @@ def list_built_in(*, json: bool = False) -> None:
     """
     listed = [*map(_listed_task, FACTS), *_listed_unions()]
     if json:
-        print_json([asdict(each) for each in listed])
+        print_json([asdict(metadata) for metadata in listed])
         return
     _print_table(listed)
     if any(each.entries is None or each.prompts is None for each in listed):
@@ -64,8 +64,8 @@ def show(
 ) -> None:
     """Print the class names of a built-in list or a file, as a metadata file.
 
-    One entry a line, synonyms after |, and comments: into a file, it is a metadata file of your own
-    to edit. Entries of equal name are merged, as they are for curation.
+    One entry a line, synonyms after |, and comments: redirect it to a file to get a metadata file
+    of your own to edit. Entries with the same name are merged, as for curation.
 
         cit metadata show imagenet --limit 5
         cit metadata show cifar10 --prompts
@@ -97,7 +97,7 @@ def show(
 
 
 def _entry_lines(entries: list[MetadataEntry]) -> list[str]:
-    """The entries, under their prompts: once when they all have the same, else before each."""
+    """The lines of the entries; a change of prompts is announced by comments."""
     lines = []
     last: tuple[str, ...] = ()
     for entry in entries:

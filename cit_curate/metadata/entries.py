@@ -1,4 +1,4 @@
-"""The metadata of a run: a built-in list, or a file of one's own."""
+"""The metadata of a run: a built-in list or the user's own file."""
 
 import difflib
 from pathlib import Path
@@ -30,16 +30,16 @@ __all__ = [
 def load_metadata(config: MetadataConfig) -> list[MetadataEntry]:
     """The entries of a built-in list or of a metadata file; equal names are merged.
 
-    A built-in name (`imagenet`, another task, `mt`, `imagenet21k`) wins over a file of that name in
-    the current folder, so that a recipe means the same everywhere; `./imagenet` is the file.
+    A built-in name (`imagenet`, another task, `mt`, `imagenet21k`) takes precedence over a file of
+    that name in the current folder, so that a recipe means the same everywhere; `./imagenet` is the
+    file.
 
     Returns:
-        Distinct names. With `template_metadata` each entry carries the prompts of its task, or
-        tasks.
+        Entries with distinct names. With `template_metadata` each has the prompts of its tasks.
 
     Raises:
-        ConfigError: There is no such list or file, it is empty, the column is not in it, or a
-            library that ships the names is missing.
+        ConfigError: There is no such list or file, it is empty or lacks the column, or a library
+            that ships the names is missing.
     """
     name = config.metadata
     if not name:
@@ -65,10 +65,10 @@ def load_metadata(config: MetadataConfig) -> list[MetadataEntry]:
 
 
 def _nearest(path: Path) -> str:
-    """The end of an error message: that no built-in list has the name, and what is near."""
-    beside = {each.name: str(each) for each in path.parent.glob("*") if each.is_file()}
-    close = difflib.get_close_matches(path.name.lower(), [*BUILT_IN_NAMES, *beside], n=1)
-    hint = f"; did you mean {beside.get(close[0], close[0])!r}?" if close else ""
+    """The end of an error message: no built-in list has the name; the closest match."""
+    files = {file.name: str(file) for file in path.parent.glob("*") if file.is_file()}
+    close = difflib.get_close_matches(path.name.lower(), [*BUILT_IN_NAMES, *files], n=1)
+    hint = f"; did you mean {files.get(close[0], close[0])!r}?" if close else ""
     return f", nor a built-in list of that name{hint} (`cit metadata list`)"
 
 

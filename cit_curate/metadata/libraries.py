@@ -10,15 +10,15 @@ from cit_curate.errors import ConfigError
 
 __all__ = ["clip_benchmark_names", "clip_benchmark_prompts", "imagenet21k_lemmas"]
 
-# The version whose lists the numbers in tasks.py were checked against.
+# The version whose lists match the numbers in task_facts.py.
 _CLIP_BENCHMARK = "clip-benchmark==1.6.2"
 
 
 def clip_benchmark_names(key: str) -> list[str]:
-    """English class names of one data set, in the order of the class index.
+    """The English class names of one data set, in the order of the class index.
 
     Args:
-        key: Of clip-benchmark's `en_classnames.json`.
+        key: A key of clip-benchmark's `en_classnames.json`.
 
     Raises:
         ConfigError: The library is missing or lacks the list; the message has the pip command.
@@ -27,7 +27,7 @@ def clip_benchmark_names(key: str) -> list[str]:
 
 
 def clip_benchmark_prompts(key: str) -> list[str]:
-    """Prompts of one data set with `{}` for the name (clip-benchmark writes `{c}`).
+    """The prompts of one data set, with `{}` for the name (clip-benchmark writes `{c}`).
 
     Raises:
         ConfigError: As `clip_benchmark_names`.
@@ -39,7 +39,7 @@ def clip_benchmark_prompts(key: str) -> list[str]:
 def imagenet21k_lemmas() -> list[list[str]]:
     """The WordNet lemmas of the 21,841 synsets of ImageNet-21k, in the order of their ids.
 
-    From timm's `imagenet22k_synsets.txt` (one WordNet 3.0 id a line) and
+    They come from timm's `imagenet22k_synsets.txt` (one WordNet 3.0 id a line) and
     `imagenet_synset_to_lemma.txt` (id, tab, lemmas separated by `, `).
 
     Raises:

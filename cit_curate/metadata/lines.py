@@ -1,10 +1,10 @@
-"""The metadata file: one entry a line, synonyms after `|`, comments after `#`."""
+"""The metadata file: one entry a line, synonyms after `|`, comments that begin with `#`."""
 
 import csv
 import difflib
 import io
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,12 +15,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MetadataEntry:
-    """One thing somebody cares about: a name, and further names for the same thing.
+    """One concept of interest: a name, and further names for it.
 
     Attributes:
-        name: What it is called in the ledger and the report.
-        synonyms: Further names; every name's vectors are averaged to the entry's.
-        prompts: Texts with `{}` for the name that take the place of the run's templates; empty: the
+        name: Its name in the ledger and the report.
+        synonyms: Further names; the entry's vector is the mean over the vectors of all its names.
+        prompts: Texts with `{}` for the name, used instead of the run's templates; empty = the
             templates.
     """
 
@@ -34,7 +34,7 @@ class MetadataEntry:
         return (self.name, *self.synonyms)
 
     def texts(self, templates: Sequence[str]) -> list[str]:
-        """Every name in every template, or in every prompt of its own; they are averaged."""
+        """Every name in every prompt, or else in every template; their vectors are averaged."""
         prompts = self.prompts or templates
         return [prompt.replace("{}", name) for name in self.names for prompt in prompts]
 
@@ -42,10 +42,10 @@ class MetadataEntry:
 def read_entries(path: Path, column: str = "") -> list[MetadataEntry]:
     """The entries of a metadata file, or of a column of a CSV or TSV.
 
-    A cell is a line of a metadata file, but never a comment: `#1 fan` is an entry.
+    A cell is read like a line of a metadata file, but never as a comment: `#1 fan` is an entry.
 
     Raises:
-        ConfigError: It is not readable text, has no such column, or holds no entry.
+        ConfigError: The file is not readable text, has no such column, or holds no entry.
     """
     is_table = bool(column) or path.suffix in (".csv", ".tsv")
     lines = _column(path, column) if is_table else read_utf8(path).splitlines()
@@ -56,10 +56,10 @@ def read_entries(path: Path, column: str = "") -> list[MetadataEntry]:
 
 
 def parse_entries(lines: Iterable[str], *, comments: bool = True) -> list[MetadataEntry]:
-    """Entries of `name | synonym | …` lines, but for blank ones and `#` comments.
+    """The entries of `name | synonym | …` lines, without blank ones and `#` comments.
 
-    White space inside a name counts as one space. An entry that comes again is merged with the
-    first, with a warning.
+    White space inside a name counts as one space. A repeated entry is merged with the first, and a
+    warning says so.
     """
     entries = []
     for line in lines:
@@ -69,27 +69,28 @@ def parse_entries(lines: Iterable[str], *, comments: bool = True) -> list[Metada
         names = list(dict.fromkeys(name for name in names if name))
         if names:
             entries.append(MetadataEntry(names[0], tuple(names[1:])))
-    return merge_entries(entries, on_merged=_warn_of_merged)
+    return merge_entries(entries, warn=True)
 
 
 def format_entry(entry: MetadataEntry) -> str:
     """The line that `parse_entries` reads as this entry, without its prompts."""
     line = " | ".join(entry.names)
-    # An empty name in front keeps `#1 fan` from being a comment.
+    # The empty name in front keeps `#1 fan` from being read as a comment.
     return f"| {line}" if line.startswith("#") else line
 
 
-def merge_entries(
-    entries: Iterable[MetadataEntry], *, on_merged: Callable[[list[str]], None] | None = None
-) -> list[MetadataEntry]:
-    """One entry a name, in the order of the first: with all synonyms and prompts of that name.
+def merge_entries(entries: Iterable[MetadataEntry], *, warn: bool = False) -> list[MetadataEntry]:
+    """Merge entries with the same name: one each, with all of their synonyms and prompts.
 
-    Two identical texts have one vector, of which a search can only ever find the first; and the
-    name is what an entry is called in ledger and report.
+    Identical texts have the same vector, of which a search only ever finds the first; and ledger
+    and report identify an entry by its name.
 
     Args:
-        entries: In any number.
-        on_merged: Told the names that came more than once, if any did.
+        entries: Any number of entries.
+        warn: Log a warning that lists the repeated names.
+
+    Returns:
+        Entries with distinct names, in the order of their first occurrence.
     """
     merged: dict[str, MetadataEntry] = {}
     repeated = []
@@ -101,8 +102,8 @@ def merge_entries(
             prompts = dict.fromkeys((*known.prompts, *entry.prompts))
             entry = replace(known, synonyms=tuple(names)[1:], prompts=tuple(prompts))
         merged[entry.name] = entry
-    if repeated and on_merged is not None:
-        on_merged(list(dict.fromkeys(repeated)))
+    if repeated and warn:
+        _warn_of_merged(list(dict.fromkeys(repeated)))
     return list(merged.values())
 
 
@@ -110,7 +111,7 @@ def read_utf8(path: Path) -> str:
     """The text of a file, without a byte order mark.
 
     Raises:
-        ConfigError: It is not UTF-8.
+        ConfigError: The file is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -120,11 +121,11 @@ def read_utf8(path: Path) -> str:
 
 def _warn_of_merged(names: list[str]) -> None:
     if len(names) == 1:
-        logger.warning("metadata entry %r comes twice; the two are merged", names[0])
+        logger.warning("metadata entry %r is repeated; its occurrences are merged", names[0])
         return
     shown = ", ".join(map(repr, names[:5]))
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    logger.warning("metadata entries come more than once and are merged: %s%s", shown, more)
+    logger.warning("repeated metadata entries are merged: %s%s", shown, more)
 
 
 def _column(path: Path, column: str) -> list[str]:
@@ -136,7 +137,7 @@ def _column(path: Path, column: str) -> list[str]:
                 column = names[0]
             if not column and names:
                 raise ConfigError(
-                    f"{path}: say which column holds the class names; it has {', '.join(names)}"
+                    f"{path}: name the column with the class names; it has {', '.join(names)}"
                 )
             if column not in names:
                 close = difflib.get_close_matches(column, names, n=1)

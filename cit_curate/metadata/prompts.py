@@ -1,7 +1,7 @@
-"""Prompts of the tasks whose prompts no library ships as the CLIP paper used them.
+"""Prompts of the tasks for which no library ships the CLIP paper's prompts.
 
-Facts, as published with the CLIP paper (arXiv 2103.00020, appendix; `data/prompts.md` and the
-ImageNet notebook of its repository); CUB-200's is that of Birdsnap there.
+As published with the CLIP paper (arXiv 2103.00020, appendix; `data/prompts.md` and the
+ImageNet notebook of its repository); CUB-200 uses Birdsnap's.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 __all__ = ["IMAGENET_EXTRA_PROMPTS", "PROMPTS"]
 
-# docs/method.md: added for ImageNet alone, when it is evaluated alone.
+# Only for ImageNet, and only when it is evaluated alone (docs/method.md).
 IMAGENET_EXTRA_PROMPTS = ("A photo of a {}", "{}")
 
 _MEDIA = ("photo", "video", "example", "demonstration")
@@ -18,7 +18,7 @@ _VERBS = ("", "using ", "doing ", "during ", "performing ", "practicing ")
 PROMPTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "cub200": ("a photo of a {}, a type of bird.",),
-        # The seven that a search over all eighty picked first.
+        # The first seven picks of a search over all eighty.
         "imagenet": (
             "itap of a {}.",
             "a bad photo of the {}.",

@@ -1,14 +1,14 @@
-"""One index, rebuilt when what it depends on has changed and reused when it has not.
+"""The index of a run on disk, rebuilt only when something that it depends on has changed.
 
-On disk it is its vectors in one `.npy`, and a manifest that is written last.
+It is stored as its vectors in one `.npy`, and a manifest that is written last.
 
 ```
 INDEX/
   vectors-<version>.npy   float32 [entries, dim]
   manifest.json           kind, version, dim, and the file's rows, bytes and SHA-256
 ```
-The vectors are what is stored, whatever the backend: a Flat index is its vectors, and an IVF or
-HNSW index is made of the same vectors in the same way every time.
+Only the vectors are stored, for every backend: a Flat index is its vectors, and an IVF or HNSW
+index is rebuilt from the same vectors in the same way every time.
 """
 
 import logging
@@ -38,7 +38,7 @@ _MEMBERS = {"format_version", "kind", "version", "dim", "file"}
 
 
 def save_index(index: MetadataIndex, folder: Path, *, version: str) -> None:
-    """Store an index; the one stored before stays whole until the new manifest is in place."""
+    """Store an index; the previous one stays whole until the new manifest is written."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"vectors-{version[:16]}.npy"
     with atomic_file(path) as temporary, temporary.open("wb") as stream:
@@ -68,7 +68,7 @@ def load_vectors(folder: Path) -> tuple[str, Float32]:
     """
     manifest = read_json(folder / "manifest.json")
     try:
-        if manifest.keys() != _MEMBERS:  # a seal whose name has changed is no seal
+        if manifest.keys() != _MEMBERS:  # else a damaged name of the seal would hide the seal
             raise ValueError(f"it has {', '.join(sorted(manifest))}")
         entry = file_entry(manifest["file"], str(folder / "manifest.json"))
         version, dim = str(manifest["version"]), int(manifest["dim"])
@@ -85,10 +85,10 @@ def load_vectors(folder: Path) -> tuple[str, Float32]:
 
 
 class VersionedIndex:
-    """The index of one run; its version is the fingerprint of all that its vectors depend on.
+    """The index of one run; its version is the fingerprint of everything its vectors depend on.
 
     Attributes:
-        num_builds: How often the vectors were embedded and indexed anew.
+        num_builds: How often the vectors were embedded again.
     """
 
     def __init__(self, kind: str = "auto", folder: Path | None = None) -> None:
@@ -101,14 +101,14 @@ class VersionedIndex:
     def refresh(
         self, version: str, embed: Callable[[], Float32], *, device: str | torch.device = "cpu"
     ) -> MetadataIndex:
-        """The index at `version`: the one at hand, the stored one, or a new one.
+        """The index at `version`: the one in memory, the stored one, or a new one.
+
+        A damaged stored index is ignored with a warning and rebuilt.
 
         Args:
-            version: Fingerprint of encoder, entries and prompts.
-            embed: Gives the vectors, float32 [entries, dim]; called only for a new index.
+            version: The fingerprint of encoder, entries and prompts.
+            embed: Computes the vectors, float32 [entries, dim]; called only for a new index.
             device: See `build_index`.
-
-        A damaged stored index is refused with a warning, and built anew.
         """
         if self._index is not None and self._version == version:
             return self._index
@@ -128,6 +128,6 @@ class VersionedIndex:
         try:
             stored_version, vectors = load_vectors(self.folder)
         except DamagedError as error:
-            logger.warning("the stored index is refused and built anew: %s", error)
+            logger.warning("the stored index is damaged and will be rebuilt: %s", error)
             return None
         return vectors if stored_version == version else None

@@ -1,6 +1,6 @@
-"""What is known of the 26 tasks without any library or data: numbers, metrics and sources.
+"""Facts of the 26 tasks that need no library and no data: sizes, metrics and sources.
 
-Facts of the CLIP paper's protocol (arXiv 2103.00020, table 9) and of docs/method.md.
+From the CLIP paper's protocol (arXiv 2103.00020, table 9) and of docs/method.md.
 """
 
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ Metric = Literal["accuracy", "mean_per_class", "mean_top1_top5", "roc_auc"]
 
 @dataclass(frozen=True, kw_only=True)
 class TaskFacts:
-    """What is known of a task without any library or data.
+    """The facts of a task that need no library and no data.
 
     Attributes:
-        name: As on the command line.
-        title: As in papers.
-        metric: What is reported.
-        num_classes: Classes to choose from.
-        num_test: Images of the test split of CLIP's protocol.
-        how_to_get: One sentence: which data set, from where, which split.
-        names_key: clip-benchmark's list of the names; empty: `names/<name>.txt`.
-        prompts_key: clip-benchmark's list of the prompts; empty: prompts.py.
+        name: The name on the command line.
+        title: The name in papers.
+        metric: The reported metric.
+        num_classes: The number of classes.
+        num_test: The number of test images in CLIP's protocol.
+        how_to_get: One sentence: the data set, its source and the split.
+        names_key: The key of the names in clip-benchmark; empty = `names/<name>.txt`.
+        prompts_key: The key of the prompts in clip-benchmark; empty = prompts.py.
     """
 
     name: str
@@ -37,7 +37,7 @@ class TaskFacts:
 
     @property
     def names_source(self) -> str:
-        """Where the class names come from: clip-benchmark, or cit itself."""
+        """The source of the class names: clip-benchmark, or cit itself."""
         return "clip-benchmark" if self.names_key else "cit"
 
 

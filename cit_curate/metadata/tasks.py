@@ -1,7 +1,7 @@
-"""The 26 tasks of the evaluation: their classes, prompts, metric and where their data come from.
+"""The 26 tasks of the evaluation: their classes, prompts, metrics and data sources.
 
-Names and prompts come from clip-benchmark where it ships them as the CLIP paper used them; other
-names are files in `names/`, other prompts stand in prompts.py.
+Names and prompts come from clip-benchmark where it ships those of the CLIP paper; the other names
+are in `names/`, the other prompts in prompts.py.
 """
 
 import difflib
@@ -27,19 +27,19 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A task, ready to be curated for or evaluated on.
+    """A task for curation or evaluation.
 
     Attributes:
-        name: As on the command line.
-        title: As in papers.
-        metric: What is reported.
-        num_classes: Classes to choose from.
-        num_test: Images of the test split of CLIP's protocol.
+        name: The name on the command line.
+        title: The name in papers.
+        metric: The reported metric.
+        num_classes: The number of classes.
+        num_test: The number of test images in CLIP's protocol.
         prompts: Texts with `{}` for the class name.
-        how_to_get: One sentence: which data set, from where, which split.
-        classes: In the order of the class index, which is the data set's own label or torchvision's
-            (CLEVR: counts from 3 up; FER2013: the CSV's number); equal names of different classes
-            stay apart. None = the names are known only from the data.
+        how_to_get: One sentence: the data set, its source and the split.
+        classes: The classes in the order of the class index, which is the data set's own label or
+            torchvision's (CLEVR: counts from 3 up; FER2013: the CSV's number). Different classes
+            with the same name stay apart. None = the names are known only from the data.
     """
 
     name: str
@@ -56,7 +56,7 @@ def load_task(name: str) -> Task:
     """A task with its classes and prompts.
 
     Raises:
-        ConfigError: There is no such task (the message has the nearest spelling), or the library
+        ConfigError: There is no such task (the message suggests the closest name), or the library
             with its names is missing (the message has the pip command).
     """
     facts = _known(name)
@@ -76,11 +76,11 @@ def load_classes(name: str) -> tuple[MetadataEntry, ...]:
     """The classes of a task, in the order of the class index.
 
     Raises:
-        ConfigError: As `load_task`; or the library has another number of names.
+        ConfigError: As `load_task`, or the library has a different number of names.
     """
     facts = _known(name)
     if facts.names_key:
-        entries = [MetadataEntry(each) for each in clip_benchmark_names(facts.names_key)]
+        entries = [MetadataEntry(name) for name in clip_benchmark_names(facts.names_key)]
     else:
         file = resources.files("cit_curate.metadata") / "names" / f"{name}.txt"
         entries = parse_entries(file.read_text(encoding="utf-8").splitlines())

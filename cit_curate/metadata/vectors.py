@@ -1,4 +1,4 @@
-"""One vector for each metadata entry."""
+"""The vectors of the metadata entries."""
 
 import hashlib
 import json
@@ -8,27 +8,27 @@ from dataclasses import asdict
 import numpy as np
 
 from cit_curate.errors import BrokenVectorsError, NotFiniteError
-from cit_curate.metadata.entries import MetadataEntry
+from cit_curate.metadata.lines import MetadataEntry
 from cit_curate.records import Float32
 
 
 def metadata_fingerprint(entries: Sequence[MetadataEntry], templates: Sequence[str]) -> str:
-    """SHA-256 of the entries, with prompts of their own, and of the templates."""
+    """SHA-256 of the entries, including their own prompts, and the templates."""
     described = json.dumps([[asdict(entry) for entry in entries], templates])
     return hashlib.sha256(described.encode()).hexdigest()
 
 
 def distinct_prompts(entries: Sequence[MetadataEntry], templates: Sequence[str]) -> tuple[str, ...]:
-    """Every text that the entries' vectors are made of, each once."""
+    """The distinct texts from which the entries' vectors are computed."""
     return tuple(dict.fromkeys(text for entry in entries for text in entry.texts(templates)))
 
 
 def embed_or_nan(embed: Callable[[Sequence[str]], Float32], texts: Sequence[str]) -> Float32:
-    """Vectors of texts, NaN in every place of one that is NaN, infinite or zero.
+    """The vectors of texts; one that is NaN, infinite or zero becomes NaN throughout.
 
     Args:
         embed: Texts to float32 [texts, dim], unit norm.
-        texts: What is embedded.
+        texts: Any number of texts.
     """
     try:
         return embed(texts)
@@ -41,7 +41,7 @@ def embed_metadata(
     entries: Sequence[MetadataEntry],
     templates: Sequence[str],
 ) -> Float32:
-    """One vector an entry: the mean over its names and templates (docs/method.md, outer step, 2).
+    """One vector per entry: the mean over its names and prompts (docs/method.md, outer step, 2).
 
     Args:
         embed: Texts to float32 [texts, dim], unit norm.
@@ -52,7 +52,7 @@ def embed_metadata(
         float32 [entries, dim], unit norm.
 
     Raises:
-        NotFiniteError: An entry's vector is NaN, infinite or zero; the message names the entry.
+        NotFiniteError: The vector of an entry is NaN, infinite or zero; the message names it.
     """
     texts = [entry.texts(templates) for entry in entries]
     vectors = embed_or_nan(embed, [text for group in texts for text in group])

@@ -15,7 +15,7 @@ from rich.progress import TaskID
 from cit_curate.config import MAX_REJECT_RATIO, Cleaning, EngineConfig, Format, YfccFormat
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.printing import print_json
-from cit_curate.storage.findings import tell_findings
+from cit_curate.storage.findings import print_findings
 from cit_curate.storage.remote import remote_url
 from cit_curate.storage.upload import check_empty, upload_folder
 from cit_curate.terminal import count_and_rate, print_line, progress_bar
@@ -268,7 +268,7 @@ def verify(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:
     """
     from cit_curate.pool.check import check_pool
 
-    tell_findings(remote_url(pool) or str(pool), check_pool(pool), as_json=json)
+    print_findings(remote_url(pool) or str(pool), check_pool(pool), as_json=json)
 
 
 def repair(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:

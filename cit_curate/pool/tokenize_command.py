@@ -40,7 +40,8 @@ def tokenize(
     """
     from cit_curate.pool.pool import Pool
     from cit_curate.pool.token_files import tokens_folder, write_token_files
-    from cit_curate.text_encoder.encoder import encode, load_tokenizer, tokenizer_key
+    from cit_curate.text_encoder.load import load_tokenizer
+    from cit_curate.text_encoder.tokenizer import encode, tokenizer_key
 
     TextTowerConfig(text_encoder=text_encoder, max_text_length=max_text_length)  # checks them
     opened = Pool.open(pool)

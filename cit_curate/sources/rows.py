@@ -234,7 +234,7 @@ def checked_image_uri(value: str | None, image_root: Path) -> str:
     if uri is None:
         detail = f"image {_shown(value)} is no path, http(s), zip, tar, arrow or parquet address"
         raise RejectRowError("bad_image_path", detail)
-    return f"{uri.scheme}://{_archive_inside(uri.path, image_root)}{uri.place}"
+    return f"{uri.scheme}://{_archive_inside(uri.path, image_root)}{uri.location}"
 
 
 def _path_inside(value: str, image_root: Path) -> str:

@@ -1,1 +1,1 @@
-"""Files that are whole or absent, here and in stores, and who may write them."""
+"""Files that are whole or absent, on disks and in object stores, and the locks of their writers."""

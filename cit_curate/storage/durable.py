@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and manifests that tell when they changed.
+"""Files that are whole or absent, and manifests that show whether they have changed.
 
 Every writer of the project goes through `atomic_file` or `atomic_folder`: a temporary name in the
 same folder, fsync, rename, fsync of the folder. A kill at any moment leaves at most a file named
@@ -36,7 +36,7 @@ class FileEntry:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path; what was written there becomes `path` when the block ends well."""
+    """Yield a temporary path; the file written there becomes `path` when the block succeeds."""
     temporary = _temporary(path)
     reach(path, "start")
     try:
@@ -53,11 +53,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path, *, aside: Path | None = None) -> Iterator[Path]:
-    """Give a temporary folder that becomes `path` when the block ends well.
+    """Yield a temporary folder that becomes `path` when the block succeeds.
 
     Args:
         path: The folder, which is absent unless `aside` is given.
-        aside: Where what is at `path` goes, once the new folder is safe on the disk.
+        aside: The path to which an old folder at `path` is moved, once the new one is on the disk.
     """
     temporary = _temporary(path)
     reach(path, "start")
@@ -80,7 +80,7 @@ def atomic_folder(path: Path, *, aside: Path | None = None) -> Iterator[Path]:
 
 
 def replace_link(link: Path, target: str) -> None:
-    """Make `link` lead to `target`, a name beside it, instead of where it leads now."""
+    """Point the symbolic link `link` at `target`, a name in the same folder, atomically."""
     temporary = _temporary(link)
     reach(link, "start")
     temporary.unlink(missing_ok=True)
@@ -97,10 +97,10 @@ def replace_link(link: Path, target: str) -> None:
 
 
 def check_room(folder: Path) -> None:
-    """Write a small file and remove it: a full or read-only disk shows before any work is done.
+    """Write a small file and remove it, to detect a full or read-only disk before any work is done.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     path = _temporary(folder / "room")
     reach(path, "start")
@@ -112,7 +112,7 @@ def check_room(folder: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder that has a name: it goes at once, though its bytes may take their time."""
+    """Remove a folder: its name disappears at once, though deleting its files may take a while."""
     temporary = _temporary(path)
     shutil.rmtree(temporary, ignore_errors=True)
     with suppress(FileNotFoundError):
@@ -121,7 +121,7 @@ def remove_folder(path: Path) -> None:
 
 
 def json_text(value: Any) -> str:
-    """What `write_json` writes."""
+    """The text that `write_json` writes."""
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -132,14 +132,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
-    """As `write_json`, with a last member `json_sha256`: the SHA-256 of all bytes before it."""
+    """As `write_json`, with a seal as the last member: `json_sha256`, of all bytes before it."""
     head = json_text(value).removesuffix("\n}\n").encode()
     with atomic_file(path) as temporary:
         temporary.write_bytes(_sealed(head))
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; a seal is compared, and is not in the value.
+    """The value of a JSON file. A seal is checked, and left out of the value.
 
     Raises:
         DamagedError: The file is missing, is not JSON, or has changed since it was sealed.
@@ -151,7 +151,7 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(content: bytes, name: str) -> Any:
-    """As `read_json`, of a file's bytes; `name` is for messages."""
+    """As `read_json`, from a file's bytes; `name` is for error messages."""
     try:
         value = json.loads(content.decode())
     except ValueError as error:
@@ -168,14 +168,14 @@ def _sealed(head: bytes) -> bytes:
 
 
 def append_sha256(path: Path) -> None:
-    """Put the SHA-256 of a file's bytes behind them, for files that no manifest names."""
+    """Append the SHA-256 of a file's bytes to it, for files that no manifest lists."""
     digest = bytes.fromhex(file_sha256(path))
     with path.open("ab") as stream:
         stream.write(digest)
 
 
 def read_with_sha256(path: Path) -> bytes:
-    """The bytes of a file before the SHA-256 that `append_sha256` put behind them.
+    """The bytes of a file without the SHA-256 that `append_sha256` appended.
 
     Raises:
         DamagedError: The file is missing, cut or changed.
@@ -197,7 +197,7 @@ def file_sha256(path: Path) -> str:
 
 
 def sums_path(path: Path) -> Path:
-    """Where the SHA-256 of a file lies that goes out to others, as `sha256sum -c` reads it."""
+    """The path of the SHA-256 beside a published file, in the format of `sha256sum -c`."""
     return path.with_name(f"{path.name}.sha256")
 
 
@@ -208,10 +208,10 @@ def write_sums(path: Path) -> None:
 
 
 def check_sums(path: Path) -> None:
-    """Compare a file with the SHA-256 beside it, where there is one.
+    """Compare a file with the SHA-256 beside it, if there is one.
 
     Raises:
-        DamagedError: It differs.
+        DamagedError: The file differs.
     """
     beside = sums_path(path)
     if beside.is_file() and beside.read_bytes() != f"{file_sha256(path)}  {path.name}\n".encode():
@@ -226,10 +226,10 @@ def describe_file(path: Path, root: Path, *, rows: int) -> FileEntry:
 
 
 def file_entry(value: Any, name: str) -> FileEntry:
-    """The manifest entry that parsed JSON stands for; `name` is for messages.
+    """The manifest entry in parsed JSON; `name` is for error messages.
 
     Raises:
-        DamagedError: It is none.
+        DamagedError: The value is not a manifest entry.
     """
     types = {field.name: field.type for field in fields(FileEntry)}
     if not isinstance(value, dict) or {k: type(v) for k, v in value.items()} != types:
@@ -238,16 +238,16 @@ def file_entry(value: Any, name: str) -> FileEntry:
 
 
 def write_listing(path: Path, files: Iterable[Path]) -> None:
-    """Write a sealed JSON file `path` that names files of its folder, with sizes and hashes."""
+    """Write a sealed JSON file that lists files of its folder, with their sizes and hashes."""
     entries = [asdict(describe_file(file, path.parent, rows=0)) for file in files]
     write_sealed(path, {"files": entries})
 
 
 def read_listing(path: Path) -> list[FileEntry]:
-    """What `write_listing` wrote, or a plain JSON list of entries.
+    """The entries of a file from `write_listing`, or of a plain JSON list.
 
     Raises:
-        DamagedError: It is missing or damaged.
+        DamagedError: The listing is missing or damaged.
     """
     value = read_json(path)
     entries = value.pop("files", None) if isinstance(value, dict) else value
@@ -257,19 +257,23 @@ def read_listing(path: Path) -> list[FileEntry]:
 
 
 def check_listing(path: Path) -> None:
-    """Compare every file that a listing names, byte for byte.
+    """Check every file of a listing against its SHA-256.
 
     Raises:
-        DamagedError: One, or the listing, is missing or changed.
+        DamagedError: A file, or the listing, is missing or has changed.
     """
     for entry in read_listing(path):
         check_file(path.parent, entry)
 
 
 def check_file(root: Path, entry: FileEntry, *, full: bool = True) -> Path:
-    """The path of a manifest's file, once it matches: SHA-256 when `full`; else what costs little.
+    """The path of a manifest's file, checked against its entry.
 
-    That is its size, and of a Parquet file its first and last four bytes.
+    Args:
+        root: The folder of the manifest.
+        entry: The file's entry.
+        full: Also compare the SHA-256. Otherwise only the size is compared, and the magic bytes at
+            both ends of a Parquet file.
 
     Raises:
         DamagedError: The file is missing, or its size or hash differs from the manifest.
@@ -297,20 +301,20 @@ def _has_parquet_ends(path: Path) -> bool:
 
 
 def leftovers(folder: Path, *, below: bool = True, name: str | None = None) -> list[Path]:
-    """What killed writers left in `folder`; a living writer's files are none.
+    """Temporary files and folders of killed writers; those of living writers are left out.
 
     Args:
-        folder: Where to look.
-        below: Look into its sub-folders, too: not where a folder is anybody's.
-        name: Only what was to become a file or folder of this name.
+        folder: The folder to search.
+        below: Search its sub-folders, too; not for a folder that is not the project's own.
+        name: Only those of a file or folder with this name.
     """
     pattern = f"{TEMPORARY_PREFIX}*" + ("" if name is None else f"-{escape(name)}")
-    found = sorted(folder.rglob(pattern) if below else folder.glob(pattern))
-    return [path for path in found if not _has_living_owner(path)]
+    paths = sorted(folder.rglob(pattern) if below else folder.glob(pattern))
+    return [path for path in paths if not _has_living_owner(path)]
 
 
 def sweep_temporary(folder: Path, *, below: bool = True, name: str | None = None) -> list[Path]:
-    """Remove `leftovers`, and give their paths."""
+    """Remove the `leftovers` and return their paths."""
     removed = leftovers(folder, below=below, name=name)
     for path in removed:
         if path.is_dir() and not path.is_symlink():
@@ -330,7 +334,7 @@ def _damaged(file: Path | str, what: str) -> DamagedError:
 
 
 def own_prefix() -> str:
-    """What the names of this process's temporary files and folders begin with."""
+    """The prefix of the names of this process's temporary files and folders."""
     return f"{TEMPORARY_PREFIX}{os.getpid()}-"
 
 

@@ -1,8 +1,9 @@
-"""Faults on purpose, at every place where a file comes into being: `CIT_FAIL_AT=NAME:N:MODE`.
+"""Deliberate faults at each step of writing a file: `CIT_FAIL_AT=NAME:N:MODE`.
 
-NAME is a kind of file and a moment of its writing, such as `manifest.synced`; the fault happens
-the N-th time that a process comes there, once. MODE: `kill` (SIGKILL to itself), `raise`, `enospc`
-(a full disk), `sleep` (for ever) or `sleep=SECONDS`. Without the variable nothing is done.
+NAME is a kind of file and a moment of its writing, such as `manifest.synced`. The fault happens
+once, at the N-th time that a process reaches that moment. MODE: `kill` (SIGKILL to itself),
+`raise`, `enospc` (a full disk), `sleep` (for ever) or `sleep=SECONDS`. Without the variable nothing
+is done.
 """
 
 import errno
@@ -16,11 +17,11 @@ from pathlib import Path
 
 VARIABLE = "CIT_FAIL_AT"
 
-# Before there is a temporary file; when it is written; when it is on the disk, under its temporary
-# name; when it has its final name, before that is on the disk.
+# Before the temporary file exists; once it is written; once it is on the disk, under its temporary
+# name; once it has its final name, before the rename is on the disk.
 MOMENTS = ("start", "written", "synced", "renamed")
 
-# Kind -> what its paths match at their end; the first that matches counts.
+# Kind -> the pattern that the end of its paths matches; the first match counts.
 KINDS = {
     "checkpoint_link": "checkpoints/[bl]*st",
     "checkpoint": "checkpoints/update-*",
@@ -60,13 +61,13 @@ KINDS = {
     "yfcc_segment_summary": "segment.json",
     "scores": "*.arrow",
 }
-# A file or folder whose name is the user's: a run, a pool, an export, a page.
+# A file or folder that the user names: a run, a pool, an export, a page.
 OTHER = "other"
 
 
 @dataclass(frozen=True)
 class FailAt:
-    """The fault that is asked for."""
+    """A requested fault."""
 
     name: str
     number: int
@@ -84,10 +85,10 @@ def fail_points() -> list[str]:
 
 
 def fail_at() -> FailAt | None:
-    """The fault that the environment asks for.
+    """The fault that the environment requests.
 
     Raises:
-        ValueError: It is not written as it must be.
+        ValueError: The variable is malformed.
     """
     text = os.environ.get(VARIABLE, "")
     if not text:
@@ -106,16 +107,16 @@ def fail_at() -> FailAt | None:
     try:
         return FailAt(name, int(number), mode, float(seconds) if equals else None)
     except ValueError:
-        raise ValueError(f"{VARIABLE} is {text!r}; {seconds!r} is no number of seconds") from None
+        raise ValueError(f"{VARIABLE} is {text!r}; {seconds!r} is not a number") from None
 
 
 def kind_of(path: Path) -> str:
-    """What kind of file a path is."""
+    """The kind of file at a path."""
     return next((kind for kind, pattern in KINDS.items() if path.match(pattern)), OTHER)
 
 
 def reach(path: Path, moment: str) -> None:
-    """Say that the writing of `path` has come to a moment; the fault planned for it happens."""
+    """Mark that the writing of `path` has reached a moment, and cause the fault planned for it."""
     planned = fail_at()
     if planned is not None and planned.name == f"{kind_of(path)}.{moment}":
         with _lock:
@@ -125,7 +126,7 @@ def reach(path: Path, moment: str) -> None:
             _fail(planned, path)
 
 
-# How often this process has come to a planned fault; threads write side by side.
+# How often this process has reached a planned fault; several threads may write at once.
 _times: Counter[FailAt] = Counter()
 _lock = threading.Lock()
 
@@ -136,7 +137,7 @@ def _fail(planned: FailAt, path: Path) -> None:
     elif planned.mode == "enospc":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     elif planned.mode == "raise":
-        raise PlannedError(f"{planned.name} of {path}, as {VARIABLE} asks")
+        raise PlannedError(f"{planned.name} of {path}, as {VARIABLE} requests")
     elif planned.seconds is not None:
         time.sleep(planned.seconds)
     else:

@@ -1,4 +1,4 @@
-"""What is wrong with stored data, file by file: what `verify` tells and `repair` mends."""
+"""Damage in stored data, file by file, as `verify` reports and `repair` mends it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from cit_curate.terminal import print_line
 
 @dataclass(frozen=True)
 class Damage:
-    """One damaged file: what is wrong with it, and what to do."""
+    """One damaged file, with the advice on what to do about it."""
 
     file: str
     what: str
@@ -25,11 +25,11 @@ class Damage:
 
 @dataclass
 class Findings:
-    """What a check has found so far; owned by the check.
+    """The results of a check so far; owned by the check.
 
     Attributes:
         damage: Every damaged file.
-        notes: What is no damage, and good to know.
+        notes: Remarks that are worth knowing, but are not damage.
     """
 
     damage: list[Damage] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Findings:
 
     @contextmanager
     def catching(self, file: Path | str, advice: str) -> Iterator[None]:
-        """Take the DamagedError of the block for damage of the file it names, else of `file`."""
+        """Record a DamagedError of the block as damage to the file it names, else to `file`."""
         try:
             yield
         except DamagedError as error:
@@ -49,34 +49,37 @@ class Findings:
             self.add(file, str(error).removeprefix(f"{file} "), advice)
 
     def raise_damage(self, where: Path | str) -> None:
-        """Raise unless nothing is damaged.
+        """Raise an error if any file is damaged.
 
         Raises:
-            DamagedError: Names every damaged file.
+            DamagedError: The message names every damaged file.
         """
         if self.damage:
             lines = [f"{where} is damaged:", *map(str, self.damage)]
             raise DamagedError("\n  ".join(lines) if len(lines) > 2 else " ".join(lines))
 
     def as_json(self) -> dict[str, Any]:
-        """What `verify --json` prints of them."""
-        damage = [asdict(each) for each in self.damage]
+        """The findings as `verify --json` prints them."""
+        damage = [asdict(damaged) for damaged in self.damage]
         return {"damaged": bool(damage), "damage": damage, "notes": self.notes}
 
 
-def tell_findings(name: str, found: Findings, *, as_json: bool) -> None:
-    """Print what a check of `name` has found.
+def print_findings(name: str, findings: Findings, *, as_json: bool) -> None:
+    """Print the findings of a check of `name`.
 
     Raises:
-        DamagedError: Something is damaged, and the message says what.
-        SystemExit: With 4, where the JSON document has said so.
+        DamagedError: There is damage, which the message lists.
+        SystemExit: With code 4, where the JSON document lists the damage.
     """
     if as_json:
-        print_json({"path": name, **found.as_json()})
-        if found.damage:
+        print_json({"path": name, **findings.as_json()})
+        if findings.damage:
             raise SystemExit(DamagedError.exit_code)
         return
-    found.raise_damage(name)
-    lines = [f"{name}: every file is as it was written", *(f"note: {each}" for each in found.notes)]
+    findings.raise_damage(name)
+    lines = [
+        f"{name}: every file is as it was written",
+        *(f"note: {note}" for note in findings.notes),
+    ]
     for line in lines:
         print_line(line)

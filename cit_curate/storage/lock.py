@@ -1,7 +1,7 @@
 """One writer of a folder or file at a time: a lock that dies with its owner.
 
-`filelock` would replace the loop of `_locked` alone: it names no owner, asks nobody without opening
-the lock for writing, and leaves its file behind.
+`filelock` would replace only the loop in `_acquire`: it names no owner, cannot query a lock without
+opening it for writing, and leaves its file behind.
 """
 
 import fcntl
@@ -16,22 +16,22 @@ from cit_curate.errors import ResourceError
 
 
 def lock_path(path: Path) -> Path:
-    """The lock of a folder or file, beside it."""
+    """The lock file beside a folder or file."""
     return path.with_name(f".{path.name}.lock")
 
 
 @contextmanager
 def writer_lock(path: Path) -> Iterator[None]:
-    """Be the only writer of a folder or file while the block runs; its parent folder is made.
+    """Be the only writer of a folder or file while the block runs; its parent folder is created.
 
-    The kernel lets go of the lock when its owner dies, however it dies, so no lock is ever stale.
+    The kernel releases the lock when its owner dies, however it dies, so no lock is ever stale.
 
     Raises:
-        ResourceError: Somebody else writes there; names their pid and host.
+        ResourceError: Another process writes there; the message names its pid and host.
     """
     lock = lock_path(path)
     lock.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = _locked(lock)
+    descriptor = _acquire(lock)
     try:
         owner = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
         os.ftruncate(descriptor, 0)
@@ -43,7 +43,7 @@ def writer_lock(path: Path) -> Iterator[None]:
 
 
 def writer_of(path: Path) -> str | None:
-    """Who writes a folder or file: `process PID on HOST`; None = nobody. Nothing is written."""
+    """The writer of a folder or file, as `process PID on HOST`; None = none. Writes nothing."""
     try:
         descriptor = os.open(lock_path(path), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -51,14 +51,14 @@ def writer_of(path: Path) -> str | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _described(descriptor)
+        return _owner(descriptor)
     finally:
         os.close(descriptor)
     return None
 
 
 def may_have_writer(path: Path) -> bool:
-    """Whether somebody writes a folder or file, also where locks do not reach other machines.
+    """Whether a folder or file may have a writer, even where locks do not reach other machines.
 
     A lock that names another machine counts as held, though its owner may have been killed.
     """
@@ -66,27 +66,27 @@ def may_have_writer(path: Path) -> bool:
         host = json.loads(lock_path(path).read_bytes())["host"]
     except FileNotFoundError:
         return False
-    except (ValueError, KeyError, TypeError):  # just being taken
+    except (ValueError, KeyError, TypeError):  # its owner is just writing it
         host = socket.gethostname()
     return host != socket.gethostname() or writer_of(path) is not None
 
 
 @contextmanager
 def waiting_lock(lock: Path) -> Iterator[None]:
-    """Hold a file as a lock while the block runs, once nobody else does; the file stays."""
+    """Wait for a lock file and hold it while the block runs; the file stays."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("ab") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 
-def _locked(lock: Path) -> int:
+def _acquire(lock: Path) -> int:
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = _described(descriptor)
+            owner = _owner(descriptor)
             os.close(descriptor)
             raise ResourceError(f"{lock} is held by {owner}; wait for it to end") from None
         # The last owner may have removed the file between our open and our lock.
@@ -98,7 +98,7 @@ def _locked(lock: Path) -> int:
         os.close(descriptor)
 
 
-def _described(descriptor: int) -> str:
+def _owner(descriptor: int) -> str:
     try:
         owner = json.loads(os.pread(descriptor, 1000, 0))
         return f"process {owner['pid']} on {owner['host']}"

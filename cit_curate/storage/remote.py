@@ -1,8 +1,8 @@
-"""Files in object stores: which URLs are allowed, and reading and writing them with retries.
+"""Files in object stores: the URLs that are allowed, and reads and writes with retries.
 
-A URL names a store that fsspec has a driver for. Credentials, endpoints and regions are the
-drivers' own business (environment, ~/.aws, fsspec's configuration): nothing here takes, prints or
-stores a secret. Local paths never come here.
+A URL names a store that fsspec has a driver for. Credentials, endpoints and regions are left to the
+drivers (environment, ~/.aws, fsspec's configuration): nothing here takes, prints or stores a
+secret. Local paths never come here.
 """
 
 import errno
@@ -33,18 +33,18 @@ _DRIVERS = {
 _EXTRA = ("s3fs", "gcsfs")
 
 TRIES = 5
-# The waits are drawn between half of this and all of it, doubled at each try.
+# A wait is drawn between half of this and all of it; it doubles after each try.
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 8.0
 
-# A path made from a URL has one slash of its two.
+# A `Path` made from a URL keeps only one of its two slashes.
 _URL = re.compile(r"(?P<protocol>[A-Za-z][A-Za-z0-9+.-]+):/+(?P<rest>.*)", re.DOTALL)
 _OUT_OF_RANGE = re.compile(r"InvalidRange|range (is )?not satisfiable", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# What the names of drivers' errors have in them where credentials are missing or do not serve.
+# In the class names of drivers' errors when credentials are missing or rejected.
 _NO_CREDENTIALS = re.compile("auth|credential|profile|refresh|token", re.IGNORECASE)
 _LOCAL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
-# What a driver calls the version of a file; the first one there is taken.
+# Drivers' names for the version of a file; the first one present is used.
 _VERSIONS = (
     *("ETag", "etag", "generation", "md5Hash", "content_md5", "blob_id", "oid"),
     *("LastModified", "last_modified", "updated", "mtime", "created"),
@@ -52,7 +52,7 @@ _VERSIONS = (
 
 
 class CutDownloadError(OSError):
-    """What arrived is not what the store has: fetched again, like after any network error."""
+    """The copy differs from the store's file; it is fetched again, as after a network error."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class RemoteFile:
     """A file as its store describes it.
 
     Attributes:
-        url: Normalised, as `remote_url` gives it.
-        bytes: Its size.
-        version: Differs when the file was written again: an entity tag, else a time; "" unknown.
+        url: The URL as normalised by `remote_url`.
+        bytes: The size.
+        version: Changes when the file is written again: an entity tag, else a time; "" = unknown.
     """
 
     url: str
@@ -70,33 +70,33 @@ class RemoteFile:
     version: str
 
 
-def remote_url(place: str | Path) -> str | None:
-    """The normalised URL that a text or a path stands for; None for a local path.
+def remote_url(path: str | Path) -> str | None:
+    """The normalised URL in a text or a path; None for a local path.
 
-    `Path("s3://b/k")` is `s3:/b/k`; that is a URL too, so that flags for paths take URLs.
+    `Path("s3://b/k")` is `s3:/b/k`, which counts as a URL too, so that flags for paths take URLs.
 
     Raises:
-        ConfigError: The protocol is not one of ours, or the URL has what no place has: secrets, a
-            query, steps upwards.
+        ConfigError: The protocol is not supported, or the URL contains a secret, a query or steps
+            upwards.
     """
-    text = str(place)
-    found = _URL.fullmatch(text)
-    if found is None and not ("::" in text and ":/" in text):
+    text = str(path)
+    match = _URL.fullmatch(text)
+    if match is None and not ("::" in text and ":/" in text):
         return None
-    protocol = "" if found is None else found["protocol"].lower()
+    protocol = "" if match is None else match["protocol"].lower()
     if protocol not in PROTOCOLS:
-        if isinstance(place, Path) and place.parts and Path(place.parts[0]).exists():
-            return None  # A folder whose name ends in a colon.
-        raise ConfigError(f"{shown_url(text)}: the URLs that are read are {_SHOWN_PROTOCOLS}")
-    assert found is not None
-    segments = [segment for segment in found["rest"].split("/") if segment]
+        if isinstance(path, Path) and path.parts and Path(path.parts[0]).exists():
+            return None  # a folder whose name ends in a colon
+        raise ConfigError(f"{shown_url(text)}: the supported URLs are {_SHOWN_PROTOCOLS}")
+    assert match is not None
+    segments = [segment for segment in match["rest"].split("/") if segment]
     url = f"{protocol}://{'/'.join(segments)}"
     if not segments:
         raise ConfigError(f"{text} names no bucket; give {protocol}://BUCKET/PATH")
     user = segments[0].rpartition("@")[0]
     if ":" in user:
         raise ConfigError(
-            f"{shown_url(url)}: a URL holds no secrets; put them where the driver looks for them "
+            f"{shown_url(url)}: a URL must hold no secrets; put them where the driver finds them "
             "(for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials)"
         )
     if "::" in url or "?" in url or "\\" in url or _CONTROL.search(url):
@@ -110,27 +110,27 @@ def remote_url(place: str | Path) -> str | None:
 
 
 def shown_url(url: str) -> str:
-    """A URL for messages: without user, password and query, where tokens stand."""
+    """A URL for messages, without user, password and query, which may hold tokens."""
     bare = url.partition("?")[0]
     return re.sub(r"(:/+)[^/]*:[^/]*@", r"\1", bare)
 
 
-def refuse_remote_run(place: str | Path) -> None:
-    """Stop when a run's folder is a URL.
+def refuse_remote_run(folder: str | Path) -> None:
+    """Refuse a URL as the folder of a run.
 
     Raises:
-        ConfigError: It is one.
+        ConfigError: The folder is a URL.
     """
-    if (url := remote_url(place)) is not None:
+    if (url := remote_url(folder)) is not None:
         raise ConfigError(
             f"{url}: a run lives on a file system, because its commits need locks and renames that "
-            "no object store has; give a folder on a disk (or a shared file system), and put what "
-            "came of it into the store with cit export RUN URL"
+            "no object store has; give a folder on a disk (or a shared file system), and put its "
+            "results into the store with cit export RUN URL"
         )
 
 
 def below(url: str, relative: str) -> str | None:
-    """The URL of a file below a folder's; None when the name leads out of it or is no name."""
+    """The URL of a file below a folder; None for a path that leads out of it or is invalid."""
     segments = relative.split("/")
     if _CONTROL.search(relative) or "\\" in relative or "::" in relative:
         return None
@@ -140,71 +140,71 @@ def below(url: str, relative: str) -> str | None:
 
 
 def stat_file(url: str) -> RemoteFile | None:
-    """A file as the store has it now; None when there is none."""
+    """The current state of a file in its store; None when there is no such file."""
 
-    def ask() -> RemoteFile | None:
+    def stat() -> RemoteFile | None:
         fs, path = _driver(url)
         fs.invalidate_cache(fs._parent(path))
         info = fs.info(path)
         return _described(url, info) if info["type"] == "file" else None
 
     try:
-        return _retried("looking at", url, ask)
+        return _retried("looking at", url, stat)
     except FileNotFoundError:
         return None
 
 
 def list_files(url: str) -> dict[str, RemoteFile]:
-    """All files below a folder, by their paths relative to it; empty when there is none."""
+    """All files below a folder, by their paths relative to it; empty when there are none."""
 
-    def ask() -> dict[str, RemoteFile]:
+    def find() -> dict[str, RemoteFile]:
         fs, path = _driver(url)
         fs.invalidate_cache()
         files = {}
         for name, info in fs.find(path, detail=True).items():
             relative = name.removeprefix(path).lstrip("/")
-            if relative and (place := below(url, relative)) is not None:
-                files[relative] = _described(place, info)
+            if relative and (file_url := below(url, relative)) is not None:
+                files[relative] = _described(file_url, info)
         return files
 
     try:
-        return _retried("listing", url, ask)
+        return _retried("listing", url, find)
     except FileNotFoundError:
         return {}
 
 
 def read_range(url: str, start: int = 0, end: int | None = None) -> bytes:
-    """The bytes of a file from `start` to before `end`, fewer where the file ends.
+    """The bytes of a file from `start` up to `end`, fewer where the file ends before.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ConfigError: The store lets nobody with these credentials read it.
-        ResourceError: The network stays away.
+        ConfigError: The credentials do not allow reading it.
+        ResourceError: The network failed at every try.
     """
 
-    def ask() -> bytes:
+    def read() -> bytes:
         fs, path = _driver(url)
         try:
             return bytes(fs.cat_file(path, start=start, end=end))
         except Exception as error:
-            # A range of an empty file, or behind the end, is an error in S3.
+            # S3 reports an error for a range of an empty file or past the end.
             if _OUT_OF_RANGE.search(str(error)):
                 return b""
             raise
 
-    return _retried("reading", url, ask)
+    return _retried("reading", url, read)
 
 
 def fetch_file(file: RemoteFile, to: Path, check: Callable[[Path], None]) -> None:
-    """Copy a file to a local path; a copy that is cut or that `check` refuses is fetched again.
+    """Download a file; a copy that is cut, or that `check` refuses, is fetched again.
 
     Raises:
-        CutDownloadError: It never came whole.
+        CutDownloadError: No try brought the whole file.
         FileNotFoundError: There is no such file.
-        ConfigError: The store lets nobody with these credentials read it.
-        ResourceError: The network stays away.
+        ConfigError: The credentials do not allow reading it.
+        ResourceError: The network failed at every try.
     """
-    to.touch()  # A disk that refuses is not taken for the store.
+    to.touch()  # an error of the local disk must not look like one of the store
 
     def copy() -> None:
         fs, path = _driver(file.url)
@@ -217,13 +217,13 @@ def fetch_file(file: RemoteFile, to: Path, check: Callable[[Path], None]) -> Non
 
 
 def put_file(local: Path, url: str) -> None:
-    """Copy a local file into a store, and check its size there.
+    """Upload a local file, and check its size in the store.
 
-    Stores show a file when it is whole: S3, GCS, Azure and the hub at the end of an upload.
+    S3, GCS, Azure and the hub show a file only once its upload is complete.
 
     Raises:
-        ConfigError: The store lets nobody with these credentials write there, or has no bucket.
-        ResourceError: The network stays away.
+        ConfigError: The credentials do not allow writing there, or there is no such bucket.
+        ResourceError: The network failed at every try.
     """
 
     def copy() -> None:
@@ -244,7 +244,7 @@ def put_file(local: Path, url: str) -> None:
 
 
 def _driver(url: str) -> tuple[Any, str]:
-    """The file system of fsspec for a URL, and the path in it."""
+    """The fsspec file system of a URL, and the path in it."""
     import fsspec
 
     protocol = url.partition("://")[0]
@@ -265,7 +265,7 @@ def _described(url: str, info: dict[str, Any]) -> RemoteFile:
 
 
 def _retried(doing: str, url: str, call: Callable[[], T]) -> T:
-    """What `call` gives; network errors are tried again after a wait that doubles, with jitter."""
+    """The result of `call`, retried after network errors with exponential backoff and jitter."""
     for number in range(1, TRIES + 1):
         try:
             return call()
@@ -291,17 +291,19 @@ def _retried(doing: str, url: str, call: Callable[[], T]) -> T:
 
 
 def _is_refused(error: Exception) -> bool:
-    """Whether the store refuses whoever asks, or its driver lacks the credentials to ask with."""
+    """Whether the store denies access, or its driver lacks credentials."""
     if isinstance(error, PermissionError) or _NO_CREDENTIALS.search(type(error).__name__):
         return True
-    # The names that HTTP clients give to the status of an answer.
+    # HTTP clients' names for the status of a response.
     status = ("status", "status_code", "code")
-    answers = (error, getattr(error, "response", None))
-    return any(getattr(answer, name, None) in (401, 403) for answer in answers for name in status)
+    responses = (error, getattr(error, "response", None))
+    return any(
+        getattr(response, name, None) in (401, 403) for response in responses for name in status
+    )
 
 
 def _is_transient(error: Exception) -> bool:
-    """Whether another try may help: not with a local disk, nor with what no driver has raised."""
+    """Whether a retry may help: not for errors of the local disk, or raised by no driver."""
     final = (FileNotFoundError, IsADirectoryError, NotADirectoryError, FileExistsError, ConfigError)
     if isinstance(error, final) or getattr(error, "errno", None) in _LOCAL_ERRNOS:
         return False

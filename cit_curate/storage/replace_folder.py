@@ -1,7 +1,7 @@
-"""A new folder in the place of an old one: one of the two is there, whole.
+"""Replace a folder by a new one, so that one of the two is always there, whole.
 
-Not every system can exchange two folders in one call: for the moment between two renames neither
-has the name. Who is killed in it leaves the old one aside, and the next writer puts it back.
+Not every system can exchange two folders in one call, so between two renames neither has the name.
+A process killed at that moment leaves the old folder aside, and the next writer puts it back.
 """
 
 import shutil
@@ -15,10 +15,10 @@ from cit_curate.storage.durable import TEMPORARY_PREFIX, atomic_folder
 
 @contextmanager
 def replacing(out: Path) -> Iterator[Path]:
-    """Give a temporary folder that becomes `out`, instead of what is there, when all went well.
+    """Yield a temporary folder that replaces `out` when the block succeeds.
 
-    The caller holds the lock of `out`, and has decided that what is there may go. What a killed
-    writer left is removed first; an old folder that it had put aside is back in its place.
+    The caller holds the lock of `out`, and has decided that the old folder may go. What a killed
+    writer left is removed first; an old folder that it had moved aside is put back.
     """
     settle(out)
     if out.is_dir() and not any(out.iterdir()):
@@ -28,13 +28,13 @@ def replacing(out: Path) -> Iterator[Path]:
 
 
 def aside_path(out: Path) -> Path:
-    """Where the old folder lies while a new one takes its place."""
+    """The path of the old folder while a new one replaces it."""
     return out.with_name(f"{TEMPORARY_PREFIX}0-{out.name}")
 
 
 @contextmanager
 def _old_or_new(out: Path) -> Iterator[None]:
-    """Afterwards the folder that was put aside is gone, or back if no new one came."""
+    """On exit, remove the folder that was moved aside, or put it back if there is no new one."""
     try:
         yield
     finally:
@@ -46,14 +46,14 @@ def _old_or_new(out: Path) -> Iterator[None]:
 
 
 def settle(out: Path) -> None:
-    """Remove what killed writers left beside `out`, and put an old folder back in its place.
+    """Remove what killed writers left beside `out`, and put an old folder back.
 
-    Whoever holds the lock of `out` is the only living one.
+    The caller holds the lock of `out`, so there is no other living writer.
     """
     for path in out.parent.glob(f"{TEMPORARY_PREFIX}*-{escape(out.name)}"):
         pid = path.name.removeprefix(TEMPORARY_PREFIX).removesuffix(f"-{out.name}")
         if pid == "0" and not out.exists():
-            # Killed between the two renames: the old folder is still the one that counts.
+            # Killed between the two renames: the old folder is still the valid one.
             path.rename(out)
         elif pid.isdigit():
             shutil.rmtree(path)

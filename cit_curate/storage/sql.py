@@ -1,4 +1,4 @@
-"""The one door to DuckDB: opening a database, locking it, and writing names and files in SQL."""
+"""All uses of DuckDB: opening and locking databases, and quoting names and files for SQL."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -8,12 +8,12 @@ import duckdb
 
 Connection = duckdb.DuckDBPyConnection
 
-# Measured on 9 M pairs: 1 GB is no faster, and the process then peaks at 1.16 GB instead of 0.75.
+# Measured on 9 M pairs: 1 GB is no faster, and the process peaks at 1.16 GB instead of 0.75 GB.
 STAGING_MEMORY = "512MB"
-# What DuckDB and the system say where no more can be written.
+# In the messages of DuckDB and of the system when no more can be written.
 DISK_FULL_WORDS = ("no space left", "file too large", "quota exceeded", "max_temp_directory_size")
 
-# What keeps the SQL of somebody else from files, the network and the settings themselves.
+# Keep untrusted SQL from files, the network and these settings.
 _LOCKS = (
     "python_enable_replacements = false",
     "allow_community_extensions = false",
@@ -34,15 +34,15 @@ def open_database(
     max_threads: int = 0,
     keeps_order: bool = True,
 ) -> Connection:
-    """Open a database of our own with bounded memory.
+    """Open a private database with bounded memory.
 
     Args:
         path: The file of the database; None = in memory.
         spill: The folder for what exceeds the memory.
-        memory: The most memory, as DuckDB writes it.
-        max_spill: The most disk for the spill folder; empty = DuckDB's default.
+        memory: The memory limit, as DuckDB writes it.
+        max_spill: The disk limit of the spill folder; empty = DuckDB's default.
         max_threads: The most threads; 0 = one per core.
-        keeps_order: Whether a plain scan gives rows in the order of their insertion.
+        keeps_order: Whether a plain scan returns rows in insertion order.
     """
     settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": memory,
@@ -58,46 +58,46 @@ def open_database(
 
 
 def open_shared(path: Path, *, read_only: bool = False) -> Connection:
-    """Open a database that people open, too, with the settings that they have.
+    """Open a database that users open too, with DuckDB's default settings.
 
-    Within a process DuckDB opens one file with one set of settings only.
+    Within a process, DuckDB opens a file with one set of settings only.
     """
     return duckdb.connect(str(path), read_only=read_only)
 
 
 def lock_down(connection: Connection, readable: Iterable[str]) -> None:
-    """Let a connection read some files and nothing else from now on: no network, no setting.
+    """Restrict a connection to reading some files: no network, no change of settings.
 
     Args:
-        connection: An open connection; its views exist already.
-        readable: Paths and patterns of the files.
+        connection: An open connection whose views already exist.
+        readable: The paths and patterns of these files.
     """
     for setting in (f"allowed_paths = {sql_list(readable)}", *_LOCKS):
         connection.execute(f"SET {setting}")
 
 
 def parquet(paths: Sequence[Path], *options: str) -> str:
-    """The rows of Parquet files, as SQL writes them after FROM."""
-    # Without the flag, a folder of the path like `step=000001` would become a column.
+    """The rows of Parquet files, as an SQL expression to put after FROM."""
+    # Otherwise a folder such as `step=000001` in the path would become a column.
     settings = ", ".join(["hive_partitioning = false", *options])
     return f"read_parquet({sql_list(map(exact_pattern, paths))}, {settings})"
 
 
 def exact_pattern(path: Path) -> str:
-    """A path as DuckDB's glob for exactly this file: `run[1]` is a folder's name, too."""
+    """A DuckDB glob that matches exactly this path: a folder may be called `run[1]`."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(path.absolute()))
 
 
 def sql_list(values: Iterable[str]) -> str:
-    """A list of texts, as SQL writes it."""
+    """A list of string literals in SQL."""
     return f"[{', '.join(map(literal, values))}]"
 
 
 def literal(value: str) -> str:
-    """A text, as SQL writes it."""
+    """A string literal in SQL."""
     return "'" + value.replace("'", "''") + "'"
 
 
 def identifier(name: str) -> str:
-    """The name of a column or a table, as SQL writes it."""
+    """The quoted name of a column or a table in SQL."""
     return '"' + name.replace('"', '""') + '"'

@@ -1,4 +1,4 @@
-"""Putting finished files and folders into a store: made on a disk first, whole, then copied."""
+"""Output into an object store: first written in full on a local disk, then uploaded."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,32 +10,32 @@ from cit_curate.storage.durable import sums_path
 from cit_curate.storage.remote import list_files, put_file, remote_url, shown_url, stat_file
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes that are in the store and all bytes."""
+"""Called with the bytes uploaded so far and the total."""
 
 
 @contextmanager
 def made_here(
-    place: Path, *, last: str = "", progress: Progress = lambda done, total: None
+    out: Path, *, last: str = "", progress: Progress = lambda done, total: None
 ) -> Iterator[Path]:
-    """Give the local path to write to; what was written goes to `place` when the block ends well.
+    """Yield a local path to write to; the output goes to `out` when the block succeeds.
 
-    A local `place` is given itself, and nothing is copied.
+    For a local `out`, that is `out` itself, and nothing is copied.
 
     Args:
-        place: A local path, or a URL (of a file, or of a folder that is empty).
-        last: Of a folder, the file that comes when all others are there.
-        progress: Told how far the upload is.
+        out: A local path, or the URL of a file or of an empty folder.
+        last: In a folder, the file to upload after all others.
+        progress: Called as the upload advances.
 
     Raises:
-        ConfigError: The URL cannot be written, or is a folder with something in it.
-        ResourceError: The network stays away.
+        ConfigError: The URL cannot be written, or is a folder that is not empty.
+        ResourceError: The network failed at every try.
     """
-    url = remote_url(place)
+    url = remote_url(out)
     if url is None:
-        yield place
+        yield out
         return
     with tempfile.TemporaryDirectory(prefix="cit-upload-") as folder:
-        local = Path(folder) / place.name
+        local = Path(folder) / out.name
         yield local
         if local.is_dir():
             upload_folder(local, url, last=last, progress=progress)
@@ -47,35 +47,36 @@ def made_here(
 
 
 def check_empty(url: str) -> None:
-    """Make sure that a folder of a store has nothing in it.
+    """Make sure that a folder of a store is empty.
 
     Raises:
-        ConfigError: It has, or it is a file.
+        ConfigError: It has files in it, or is itself a file.
     """
     if stat_file(url) is not None:
-        raise ConfigError(f"{shown_url(url)} is a file; choose another place")
+        raise ConfigError(f"{shown_url(url)} is a file; choose another path")
     if files := list_files(url):
         raise ConfigError(
             f"{shown_url(url)} has {len(files):,} files in it, such as {min(files)}; choose an "
-            "empty place, or remove them with the store's own tools"
+            "empty folder, or remove them with the store's own tools"
         )
 
 
 def upload_folder(
     folder: Path, url: str, *, last: str = "", progress: Progress = lambda done, total: None
 ) -> None:
-    """Copy a finished folder into an empty place of a store, each file checked by its size.
+    """Upload a finished folder into an empty one of a store; the size of each file is checked.
 
     Args:
-        folder: What to copy.
-        url: Where to; nothing is there.
-        last: The file that comes when all others are there, as a sign that they are: without it
-            no reader takes the folder for whole. Left out, the last one by name.
-        progress: Told how far the upload is.
+        folder: A local folder.
+        url: An empty folder of the store.
+        last: The file to upload after all others, which marks the folder as complete for its
+            readers; empty: the last one by name.
+        progress: Called after each file.
 
     Raises:
-        ConfigError: Something is there, or it cannot be written.
-        ResourceError: The network stays away; what was copied stays, without the last file.
+        ConfigError: The folder is not empty, or cannot be written.
+        ResourceError: The network failed at every try; the files uploaded so far stay, without the
+            last one.
     """
     check_empty(url)
     files = sorted(path for path in folder.rglob("*") if path.is_file())

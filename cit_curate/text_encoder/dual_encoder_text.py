@@ -1,7 +1,6 @@
-"""The text side of a saved dual encoder: its text tower and projection, without its vision tower.
+"""The text side of a saved dual encoder: its text tower and projection.
 
-Curation never needs pictures, so only the text weights of `model.safetensors` are read, and the
-vision tower's type need not be known here.
+Only the text weights of `model.safetensors` are read, so the vision tower may be of any type.
 """
 
 from pathlib import Path
@@ -19,10 +18,10 @@ _PROJECTION = "text_projection.weight"
 
 
 def dual_encoder_folder(path: Path) -> Path | None:
-    """The folder of a saved dual encoder: the path itself, or the checkpoint of a run.
+    """The folder of a saved dual encoder: the path itself, or a checkpoint of the run there.
 
     Returns:
-        None when the path holds no dual encoder.
+        The folder; None if there is no dual encoder.
     """
     for folder in (path, path / "checkpoints" / "best", path / "checkpoints" / "last"):
         config = folder / "config.json"
@@ -35,7 +34,7 @@ def load_text_side(folder: Path) -> tuple[PreTrainedModel, torch.nn.Linear]:
     """The text tower and the text projection of a saved dual encoder, in float32.
 
     Raises:
-        DamagedError: The weights are cut, or are not those of the config.
+        DamagedError: The weights are cut, or do not fit the config.
     """
     config = read_json(folder / "config.json")
     weights = folder / "model.safetensors"
@@ -48,8 +47,8 @@ def load_text_side(folder: Path) -> tuple[PreTrainedModel, torch.nn.Linear]:
             weight = stored.get_tensor(_PROJECTION).float()
         tower.load_state_dict(tensors)
     except (KeyError, ValueError, RuntimeError, OSError, SafetensorError) as error:
-        what = str(error).splitlines()[0]
-        raise DamagedError(f"{weights} is not the dual encoder of its config: {what}") from error
+        reason = str(error).splitlines()[0]
+        raise DamagedError(f"{weights} is not the dual encoder of its config: {reason}") from error
     projection = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     with torch.no_grad():
         projection.weight.copy_(weight)
@@ -60,7 +59,7 @@ def load_text_projection(path: str) -> torch.nn.Linear:
     """The text projection of the dual encoder at a path.
 
     Raises:
-        ConfigError: There is none: a text tower by itself has no projection.
+        ConfigError: There is no dual encoder: a text tower alone has no projection.
     """
     folder = dual_encoder_folder(Path(path).expanduser())
     if folder is None:

@@ -1,49 +1,39 @@
 """Captions to vectors, under one fixed version of the text tower.
 
-The vector of a caption does not depend on what else is embedded with it, bit by bit: every
-forward pass has the same shape. Towers of the usual families take captions without padding
-(`packed.py`). For any other one a pass has a fixed number of rows (the last one is filled up), and
-a caption's padded length follows from the caption alone (its tokens, rounded up to a multiple of
-4); that is also the reference which the packed passes are tested against.
+A caption's vector does not depend on the other captions, to the last bit, because every forward
+pass has the same shape. Towers of the usual families take captions without padding (`packed.py`).
+Others take passes with a fixed number of rows, where a caption's padded length depends only on the
+caption (its tokens, rounded up to a multiple of 4). The tests compare packed passes with these.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cit_curate.config import TextTowerConfig
 from cit_curate.errors import BrokenVectorsError, ConfigError
 from cit_curate.records import Float32
-from cit_curate.text_encoder.dual_encoder_text import (
-    dual_encoder_folder,
-    load_text_projection,
-    load_text_side,
-)
-from cit_curate.text_encoder.hub import hub_folder
+from cit_curate.text_encoder.dual_encoder_text import load_text_projection
 from cit_curate.text_encoder.int8 import int8_copy
-from cit_curate.text_encoder.packaged import PACKAGE_PREFIX, packaged_folder
+from cit_curate.text_encoder.load import load_text_tower, resolve_model_name, weights_sha256
 from cit_curate.text_encoder.packed import PASS_TOKENS, PackedTower, is_packable
-from cit_curate.text_encoder.pooled_text import PooledTextConfig, PooledTextModel
-from cit_curate.text_encoder.reading_weights import reading_weights
 from cit_curate.text_encoder.texts import Texts
 from cit_curate.text_encoder.token_vectors import TokenVectors
+from cit_curate.text_encoder.tokenizer import LENGTH_STEP, encode, special_tokens, tokenizer_key
 from cit_curate.text_encoder.tokens import Tokens
 
-# Rows of every padded forward pass.
+# Captions of every padded forward pass; the last pass is filled up.
 ROWS = 64
-LENGTH_STEP = 4
 
 
 class TextEncoder:
-    """The text tower as it is now, in eval mode (docs/method.md, outer step, 4)."""
+    """One version of a text tower, in eval mode (docs/method.md, outer step, 4)."""
 
     def __init__(
         self,
@@ -56,19 +46,19 @@ class TextEncoder:
         packed: bool = True,
         compiled: bool = False,
     ) -> None:
-        """Take over a text tower, which is moved, frozen and put into eval mode.
+        """Take over a text tower, which is moved to the device, frozen and put into eval mode.
 
         Args:
-            tower: Gives `pooler_output`, float [batch, width].
-            tokenizer: A fast one.
-            max_text_length: Tokens that a text is cut to.
-            projection: The dual encoder's text projection, when texts are compared after it.
-            device: Where the tower runs.
-            packed: Take captions without padding, where the tower's family allows.
-            compiled: Put packed passes through torch.compile.
+            tower: A text tower that outputs `pooler_output`, float [batch, width].
+            tokenizer: A fast tokenizer.
+            max_text_length: The number of tokens to which a text is cut.
+            projection: The dual encoder's text projection, to embed in the space after it.
+            device: The device of the tower.
+            packed: Use packed passes, without padding, where the tower's family allows it.
+            compiled: Compile packed passes with torch.compile.
 
         Raises:
-            ConfigError: They cannot be compiled here.
+            ConfigError: torch.compile does not work on this machine.
         """
         self.tower = tower.to(device).eval().requires_grad_(False)
         self.projection = projection and projection.to(device).eval().requires_grad_(False)
@@ -84,8 +74,8 @@ class TextEncoder:
 
     @classmethod
     def load(cls, config: TextTowerConfig, *, device: str = "cpu") -> "TextEncoder":
-        """The encoder that a config names; see `load_text_tower` and `choose_device`."""
-        chosen = choose_device(device)
+        """Load the encoder of a config; see `load_text_tower` and `choose_device`."""
+        torch_device = choose_device(device)
         tower, tokenizer = load_text_tower(config)
         return cls(
             tower,
@@ -94,7 +84,7 @@ class TextEncoder:
             projection=load_text_projection(resolve_model_name(config.text_encoder))
             if config.project_embeddings
             else None,
-            device=chosen,
+            device=torch_device,
             compiled=config.compile,
         )
 
@@ -121,13 +111,13 @@ class TextEncoder:
         return digest.hexdigest()
 
     def embed(self, texts: Sequence[str] | Texts) -> Float32:
-        """Embed texts; equal texts go through the tower once.
+        """Embed texts; equal texts pass through the tower once.
 
         Args:
-            texts: Any number of captions or prompts; with tokens, they are this tokenizer's.
+            texts: Any number of captions or prompts; any tokens must come from this tokenizer.
 
         Returns:
-            float32 [texts, dim], unit norm, in the order given.
+            float32 [texts, dim], unit norm, in the order of the texts.
 
         Raises:
             BrokenVectorsError: A vector is NaN, infinite or zero; the message names its text.
@@ -135,8 +125,8 @@ class TextEncoder:
         return np.asarray(self.embed_on_device(texts).cpu().numpy())
 
     def embed_on_device(self, texts: Sequence[str] | Texts) -> torch.Tensor:
-        """As `embed`, the vectors where the tower is: float32 [texts, dim]."""
-        distinct, places = Texts.of(texts).distinct()
+        """As `embed`, but the vectors stay on the tower's device: float32 [texts, dim]."""
+        distinct, rows = Texts.of(texts).distinct()
         vectors = self._embed_distinct(distinct)
         squares = vectors.square().sum(dim=1)  # 1, but for rounding
         broken = ~((squares > 0.5) & (squares < 2.0))
@@ -146,21 +136,21 @@ class TextEncoder:
             raise BrokenVectorsError(
                 f"the text tower gives NaN, infinity or zero for {text!r} "
                 f"(and {int(is_broken.sum()) - 1} further texts); its weights are broken",
-                vectors=vectors.cpu().numpy()[places],
-                broken=is_broken[places],
+                vectors=vectors.cpu().numpy()[rows],
+                broken=is_broken[rows],
             )
-        return vectors[torch.from_numpy(places).to(vectors.device)]
+        return vectors[torch.from_numpy(rows).to(vectors.device)]
 
     @cached_property
     def int8(self) -> PackedTower | None:
-        """The tower in int8; None on a GPU, and for a family that cannot be packed."""
+        """The tower in int8; None on a GPU, and for a family without packed passes."""
         if self.device.type != "cpu" or not is_packable(self.tower):
             return None
         return self._pack(int8_copy(self.tower))
 
     @cached_property
     def token_vectors(self) -> TokenVectors:
-        """What the tower, where there is one in int8 that one, makes of single tokens."""
+        """The vectors of single tokens, from the int8 tower if there is one."""
         tower = self.int8
         return TokenVectors(
             self._embed_tokens if tower is None else tower.embed,
@@ -170,11 +160,11 @@ class TextEncoder:
 
     @cached_property
     def tokenizer_key(self) -> str:
-        """SHA-256 of all that the tokens of a text depend on: tokenizer and maximum length."""
+        """See `cit_curate.text_encoder.tokenizer.tokenizer_key`."""
         return tokenizer_key(self.tokenizer, self.max_text_length)
 
     def tokenize(self, texts: Sequence[str] | Texts) -> Tokens:
-        """The token ids of texts, cut to the maximum length; those that are known are taken."""
+        """The token ids of texts, cut to the maximum length; known ones are reused."""
         texts = Texts.of(texts)
         if texts.tokens is None:
             return encode(self.tokenizer, texts.array.to_pylist(), cut_to=self.max_text_length)
@@ -183,11 +173,12 @@ class TextEncoder:
         if len(known) == len(texts):
             return known
         others = texts.array.filter(texts.tokens.is_null()).to_pylist()
-        found = known.followed_by(encode(self.tokenizer, others, cut_to=self.max_text_length))
-        rows = is_known.to_numpy(zero_copy_only=False)
-        places = np.empty(len(texts), dtype=np.int64)
-        places[rows], places[~rows] = np.arange(len(known)), np.arange(len(known), len(texts))
-        return found.take(places)
+        tokens = known.followed_by(encode(self.tokenizer, others, cut_to=self.max_text_length))
+        is_known_row = is_known.to_numpy(zero_copy_only=False)
+        rows = np.empty(len(texts), dtype=np.int64)
+        rows[is_known_row] = np.arange(len(known))
+        rows[~is_known_row] = np.arange(len(known), len(texts))
+        return tokens.take(rows)
 
     def _embed_distinct(self, texts: Texts) -> torch.Tensor:
         if not len(texts):
@@ -203,7 +194,7 @@ class TextEncoder:
         return self._packed.embed(tokens)
 
     def _embed_padded(self, tokens: Tokens) -> torch.Tensor:
-        """By padded length: float32 [texts, dim], unit norm."""
+        """Embed in groups of one padded length: float32 [texts, dim], unit norm."""
         vectors = torch.empty((len(tokens), self.dim), device=self.device)
         padded = -(-tokens.counts // LENGTH_STEP) * LENGTH_STEP
         for length in np.unique(padded):
@@ -215,7 +206,7 @@ class TextEncoder:
 
     @torch.inference_mode()
     def _forward(self, tokens: Tokens, length: int) -> torch.Tensor:
-        # input_ids, attention_mask: int64 [ROWS, length]; rows that fill up repeat the first
+        # input_ids, attention_mask: int64 [ROWS, length]; filling rows repeat the first one
         filled = tokens.take(np.where(np.arange(ROWS) < len(tokens), np.arange(ROWS), 0))
         is_token = np.arange(length) < filled.counts[:, None]
         ids = np.full((ROWS, length), self.tokenizer.pad_token_id or 0, dtype=np.int64)
@@ -236,10 +227,10 @@ class TextEncoder:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that was asked for; `auto` is the first GPU, else the CPU.
+    """The requested device; `auto` is the first GPU, else the CPU.
 
     Raises:
-        ConfigError: The name is not a device, or there is no such GPU here.
+        ConfigError: The name is not that of a device, or PyTorch sees no GPU.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -250,144 +241,3 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"--device {name}: PyTorch sees no GPU here; use --device cpu")
     return device
-
-
-def weights_sha256(tower: torch.nn.Module) -> str:
-    """Hex SHA-256 of a model's weights and buffers, by name."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(tower.state_dict().items()):
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        flat = weight.detach().contiguous().cpu().reshape(-1)
-        digest.update(memoryview(flat.view(torch.uint8).numpy()))
-    return digest.hexdigest()
-
-
-def load_text_tower(config: TextTowerConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A text tower whose pooler output is what the config asks for, and its tokenizer.
-
-    The text tower of a dual encoder is taken from a run, or from a checkpoint's folder.
-
-    Raises:
-        ConfigError: The model or its tokenizer is not to be had, or has no pooler output.
-        DamagedError: Its weights are cut, or pickled and more than tensors.
-    """
-    name = config.text_encoder
-    tokenizer = load_tokenizer(name)
-    resolved = resolve_model_name(name)
-    dual = dual_encoder_folder(Path(resolved))
-    folder = str(dual or resolved)
-    try:
-        if dual is not None:
-            tower, _ = load_text_side(dual)
-        else:
-            with reading_weights(f"--text-encoder {name}"):
-                tower = AutoModel.from_pretrained(
-                    folder, trust_remote_code=False, dtype=torch.float32, attn_implementation="sdpa"
-                )
-    except (OSError, ValueError) as error:
-        raise _cannot_load(name, error) from error
-    if isinstance(tower, PooledTextModel):
-        return tower, tokenizer
-    if config.pooling != "pooler":
-        # Without where it was loaded from, which is nobody's business in a saved model.
-        described = tower.config.to_dict() | {"_name_or_path": ""}
-        pooled = PooledTextConfig(tower_config=described, pooling=config.pooling)
-        return PooledTextModel(pooled, tower), tokenizer
-    with torch.inference_mode():
-        probe = tower(input_ids=torch.zeros((1, LENGTH_STEP), dtype=torch.long))
-    if getattr(probe, "pooler_output", None) is None:
-        raise ConfigError(
-            f"--text-encoder {name} has no pooler output; choose --pooling mean or --pooling cls"
-        )
-    return tower, tokenizer
-
-
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of the text tower of this name.
-
-    Raises:
-        ConfigError: It is not to be had, or is none of the fast ones.
-    """
-    resolved = resolve_model_name(name)
-    folder = str(dual_encoder_folder(Path(resolved)) or resolved)
-    transformers_logging.disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise _cannot_load(name, error) from error
-    if not tokenizer.is_fast:
-        raise ConfigError(f"--text-encoder {name} has no fast tokenizer (tokenizer.json)")
-    return tokenizer
-
-
-def _cannot_load(name: str, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"--text-encoder {name} cannot be loaded: {str(error).splitlines()[0]} "
-        "Give a directory with config.json, tokenizer.json and model.safetensors, "
-        "or package:minilm, which needs no network"
-    )
-
-
-def resolve_model_name(name: str) -> str:
-    """The local directory of a model: `package:NAME`, a directory, `hf://org/name` or a hub id.
-
-    Raises:
-        ConfigError: The package is not installed, a path leads nowhere, or the hub's model is not
-            to be had.
-        ResourceError: A download broke off.
-    """
-    if name.startswith(PACKAGE_PREFIX):
-        return str(packaged_folder(name.removeprefix(PACKAGE_PREFIX)))
-    expanded = Path(name).expanduser()
-    if expanded.is_dir():
-        return str(expanded)
-    if name.startswith((".", "/", "~")):  # a path, which no hub needs to be asked for
-        raise ConfigError(f"there is no model directory {name}")
-    return str(hub_folder(name))
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, cut_to: int) -> Tokens:
-    """The token ids of texts, cut to so many tokens."""
-    # Not the tokenizer's own call, which takes twice as long to put its results together.
-    backend = tokenizer.backend_tokenizer
-    if backend.padding is not None:
-        backend.no_padding()
-    if (backend.truncation or {}).get("max_length") != cut_to:
-        backend.enable_truncation(cut_to)
-    return Tokens.of([encoded.ids for encoded in backend.encode_batch_fast(texts)])
-
-
-def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """What a tokenizer puts before and behind a text."""
-    whole = encode(tokenizer, ["a"], cut_to=LENGTH_STEP * 4).ids.tolist()
-    bare = tokenizer.backend_tokenizer.encode("a", add_special_tokens=False).ids
-    starts = [at for at in range(len(whole)) if whole[at : at + len(bare)] == bare]
-    first = starts[0] if starts else len(whole)
-    return whole[:first], whole[first + len(bare) :]
-
-
-def tokenizer_key(tokenizer: PreTrainedTokenizerBase, max_text_length: int) -> str:
-    """SHA-256 of all that the tokens of a text depend on."""
-    return hashlib.sha256(f"{max_text_length} {_described(tokenizer)}".encode()).hexdigest()
-
-
-def _described(tokenizer: PreTrainedTokenizerBase) -> str:
-    # Truncation and padding are what the last call set, not part of the tokenizer.
-    described = json.loads(tokenizer.backend_tokenizer.to_str())
-    return json.dumps(described | {"truncation": None, "padding": None}, sort_keys=True)
-
-
-def tokenize(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_text_length: int
-) -> dict[str, Any]:
-    """Texts for one training forward pass, padded to the longest: int64 [texts, tokens] each."""
-    encoded = tokenizer(
-        list(texts),
-        truncation=True,
-        max_length=max_text_length,
-        padding=True,
-        pad_to_multiple_of=LENGTH_STEP,
-        return_tensors="pt",
-        return_token_type_ids=False,
-    )
-    return {name: encoded[name] for name in ("input_ids", "attention_mask")}

@@ -1,9 +1,9 @@
-"""Models of the Hugging Face hub as local folders: from its cache, or fetched once by name.
+"""Models of the Hugging Face hub as local folders: from its cache, or downloaded once.
 
-`hf://org/name`, `hf://org/name@revision` and plain ids are the same thing. What the cache has is
-used without asking the hub; else the hub is asked once, with a short time limit, so that a
-misspelt name or a missing network is known in seconds. Only configuration, tokenizer and weights
-are fetched: no code.
+`hf://org/name`, `hf://org/name@revision` and plain ids are equivalent. A model in the cache is used
+without any request. Otherwise one request with a short timeout looks the model up, so that a
+misspelt name or a missing network shows within seconds. Only configuration, tokenizer and weights
+are downloaded, never code.
 """
 
 import glob
@@ -18,8 +18,8 @@ from cit_curate.errors import ConfigError, ResourceError, first_line
 __all__ = ["HUB_PREFIX", "HubName", "hub_folder", "network_errors", "refuse_offline"]
 
 HUB_PREFIX = "hf://"
-ANSWER_SECONDS = 5.0
-# What loads without code of the repository's own. PyTorch's files are read with weights_only.
+TIMEOUT_SECONDS = 5.0
+# Files that load without code from the repository. PyTorch files are read with weights_only.
 _SETTINGS = re.compile(r"[^/]+\.(json|txt|model)")
 _WEIGHTS = (
     re.compile(r"model(-\d+-of-\d+)?\.safetensors"),
@@ -34,17 +34,17 @@ _INSTEAD = (
 
 @dataclass(frozen=True)
 class HubName:
-    """A model of the hub, and which of its revisions: a branch, a tag or a commit."""
+    """A model of the hub and its revision: a branch, a tag or a commit."""
 
     repo_id: str
     revision: str = "main"
 
     @classmethod
     def parse(cls, name: str) -> "HubName":
-        """The model that `hf://org/name@revision`, `org/name` or `name` stands for.
+        """Parse `hf://org/name@revision`, `org/name` or `name`.
 
         Raises:
-            ConfigError: It cannot be the name of a model.
+            ConfigError: The text cannot be the name of a model.
         """
         repo_id, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
         if not _REPO_ID.fullmatch(repo_id) or "--" in repo_id or ".." in repo_id:
@@ -58,29 +58,30 @@ class HubName:
 
 
 def hub_folder(name: str, *, refresh: bool = False) -> Path:
-    """The local folder of a model of the hub, fetched when the cache does not have it whole.
+    """The local folder of a model of the hub, downloaded unless the cache has all of it.
 
     Args:
         name: `hf://org/name`, `hf://org/name@revision` or a plain id.
-        refresh: Ask the hub even when the cache has the model, since a branch may have moved.
+        refresh: Look the model up even if it is in the cache: a branch may have moved.
 
     Returns:
         A snapshot in the hub's cache (HF_HOME): settings, tokenizer and weights.
 
     Raises:
-        ConfigError: No such model, no network, or offline mode and not in the cache.
-        ResourceError: The download broke off; what has arrived is kept.
+        ConfigError: There is no such model or no network, or offline mode is on and the model is
+            not in the cache.
+        ResourceError: The download broke off; the files that have arrived are kept.
     """
-    asked = HubName.parse(name)
-    cached = None if refresh else _cached(asked)
-    return cached if cached is not None else _fetched(name, asked)
+    model = HubName.parse(name)
+    cached = None if refresh else _cached(model)
+    return cached if cached is not None else _fetched(name, model)
 
 
-def refuse_offline(what: str) -> None:
-    """Stop when the environment forbids the network.
+def refuse_offline(reason: str) -> None:
+    """Raise an error if the environment forbids network access.
 
     Args:
-        what: What would need it, for the message; it ends with the local alternative.
+        reason: The end of the message: why the network is needed, and the local alternative.
 
     Raises:
         ConfigError: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set.
@@ -88,26 +89,26 @@ def refuse_offline(what: str) -> None:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        raise ConfigError(f"offline mode is on (HF_HUB_OFFLINE): {what}")
+        raise ConfigError(f"offline mode is on (HF_HUB_OFFLINE): {reason}")
 
 
 def network_errors() -> tuple[type[Exception], ...]:
-    """What a call to the hub raises when the network, or the hub, fails."""
-    # Of httpx or its successor, whichever the installed huggingface_hub uses.
+    """The errors that a call to the hub raises when the network or the hub fails."""
+    # The base class of the HTTP library that the installed huggingface_hub uses.
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     return HTTPError, OSError
 
 
-def _cached(asked: HubName) -> Path | None:
+def _cached(model: HubName) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
         folder = snapshot_download(
-            asked.repo_id,
-            revision=asked.revision,
+            model.repo_id,
+            revision=model.revision,
             local_files_only=True,
-            # Whether the rest is there is checked below, also for what other tools have fetched.
+            # The rest is checked below: other tools may have downloaded only some files.
             allow_patterns=["config.json"],
         )
     except OSError:  # LocalEntryNotFoundError is one
@@ -117,7 +118,7 @@ def _cached(asked: HubName) -> Path | None:
 
 
 def _is_whole(folder: Path, names: Sequence[str]) -> bool:
-    """Whether a snapshot has its config and all of its weights; a killed download may not."""
+    """Whether a snapshot has its config and all of its weights, unlike after a killed download."""
     if "config.json" not in names or not (weights := _weights(names)):
         return False
     kind = "model.safetensors" if weights[0].endswith(".safetensors") else "pytorch_model.bin"
@@ -131,24 +132,24 @@ def _is_whole(folder: Path, names: Sequence[str]) -> bool:
 
 
 def _weights(names: Sequence[str]) -> list[str]:
-    """The weight files to load: safetensors where there are any."""
+    """The weight files to load, preferably safetensors."""
     for pattern in _WEIGHTS:
-        if found := [name for name in names if pattern.fullmatch(name)]:
-            return found
+        if files := [name for name in names if pattern.fullmatch(name)]:
+            return files
     return []
 
 
-def _fetched(name: str, asked: HubName) -> Path:
+def _fetched(name: str, model: HubName) -> Path:
     from huggingface_hub import snapshot_download
 
     refuse_offline(f"{name} is not in the hub's cache here. {_INSTEAD}")
-    settings, weights = _listed(name, asked)
+    settings, weights = _listed(name, model)
     try:
-        # Weights last: where they are, a download was not cut before the tokenizer.
+        # Weights last: if they are there, the tokenizer is too.
         for files in (settings, weights):
             folder = snapshot_download(
-                asked.repo_id,
-                revision=asked.revision,
+                model.repo_id,
+                revision=model.revision,
                 allow_patterns=[glob.escape(file) for file in files],
             )
         return Path(folder)
@@ -159,8 +160,8 @@ def _fetched(name: str, asked: HubName) -> Path:
         ) from error
 
 
-def _listed(name: str, asked: HubName) -> tuple[list[str], list[str]]:
-    """The settings and the weights to fetch, as the hub lists them; it is asked once."""
+def _listed(name: str, model: HubName) -> tuple[list[str], list[str]]:
+    """The settings and the weights to download, from a single request to the hub."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -169,14 +170,14 @@ def _listed(name: str, asked: HubName) -> tuple[list[str], list[str]]:
     )
 
     try:
-        info = HfApi().model_info(asked.repo_id, revision=asked.revision, timeout=ANSWER_SECONDS)
+        info = HfApi().model_info(model.repo_id, revision=model.revision, timeout=TIMEOUT_SECONDS)
     except GatedRepoError as error:
         raise ConfigError(
             f"{name} is only for those who accepted its terms: do so on its page, "
             "and log in with `hf auth login`"
         ) from error
     except RevisionNotFoundError as error:
-        raise ConfigError(f"{asked.repo_id} has no revision {asked.revision!r}") from error
+        raise ConfigError(f"{model.repo_id} has no revision {model.revision!r}") from error
     except RepositoryNotFoundError as error:
         raise ConfigError(
             f"{name} is neither a directory here nor a model that the hub shows you; check the "

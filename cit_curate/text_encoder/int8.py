@@ -1,7 +1,7 @@
-"""Matrix products in int8: about four times float32's rate on a processor with VNNI.
+"""Matrix products in int8: about four times the rate of float32 on a CPU with VNNI.
 
-Weights have a scale for each output, activations one for each token, so a caption's vector depends
-on no other caption. The products are of integers and thus exact in any order.
+Weights have a scale for each output and activations one for each token, so a caption's vector does
+not depend on other captions. The products are of integers, and thus exact in any order.
 """
 
 import copy
@@ -10,7 +10,7 @@ import torch
 
 
 class Int8Linear(torch.nn.Module):
-    """A linear layer with int8 weights; activations are rounded to int8 as they come."""
+    """A linear layer with int8 weights; activations are rounded to int8 on the fly."""
 
     weight: torch.Tensor
     scale: torch.Tensor
@@ -36,7 +36,7 @@ class Int8Linear(torch.nn.Module):
 
 
 def int8_copy(tower: torch.nn.Module) -> torch.nn.Module:
-    """The tower with int8 in the place of its linear layers; all other weights are shared."""
+    """A copy of the tower with int8 linear layers; all other weights are shared."""
     shared = {id(weight): weight for weight in (*tower.parameters(), *tower.buffers())}
     copied = copy.deepcopy(tower, shared)
     for module in list(copied.modules()):
@@ -47,5 +47,5 @@ def int8_copy(tower: torch.nn.Module) -> torch.nn.Module:
 
 
 def _scale(rows: torch.Tensor) -> torch.Tensor:
-    """What a row is divided by to lie within int8: float32 [rows, 1]."""
+    """The divisors that scale each row to the range of int8: float32 [rows, 1]."""
     return rows.abs().amax(dim=1, keepdim=True).clamp_min_(1e-8).div_(127)

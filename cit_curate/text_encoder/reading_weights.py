@@ -1,4 +1,4 @@
-"""What a model folder's weights may do wrong while transformers reads them."""
+"""Errors of a model's weights while transformers reads them."""
 
 import pickle
 from collections.abc import Iterator
@@ -11,15 +11,15 @@ from cit_curate.errors import DamagedError
 
 @contextmanager
 def reading_weights(model: str) -> Iterator[None]:
-    """Name the model whose weights cannot be read.
+    """Turn errors about weights into a DamagedError that names the model.
 
-    PyTorch unpickles tensors alone, and its own message tells how to switch that off.
+    PyTorch unpickles only tensors, and its own message explains how to switch that off.
 
     Args:
-        model: What the messages call it.
+        model: The name of the model in the messages.
 
     Raises:
-        DamagedError: The weights are cut, or pickled and more than tensors.
+        DamagedError: The weights are cut, or are a pickle of more than tensors.
     """
     try:
         yield

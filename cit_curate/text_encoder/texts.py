@@ -1,4 +1,4 @@
-"""Captions on their way to the text encoder, with the token ids that their pool keeps of them."""
+"""Captions to embed, with the token ids that their pool stores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,8 @@ class Texts:
 
     Attributes:
         array: string [texts].
-        tokens: list of token ids [texts], null where nobody has tokenised a text yet; None: of all.
+        tokens: list of token ids [texts], null for a text that has not been tokenised; None = no
+            text has been.
     """
 
     array: pa.Array
@@ -23,24 +24,24 @@ class Texts:
 
     @classmethod
     def of(cls, texts: "Sequence[str] | Texts") -> "Texts":
-        """Texts of which no token is known, or what are texts already."""
+        """Strings as texts without tokens; texts are returned unchanged."""
         return texts if isinstance(texts, Texts) else cls(pa.array(texts, pa.string()))
 
     def __len__(self) -> int:
         return len(self.array)
 
     def take(self, rows: Int64) -> "Texts":
-        """Some of them, in the order given: int64 [rows]."""
-        places = pa.array(rows)
-        tokens = None if self.tokens is None else self.tokens.take(places)
-        return Texts(self.array.take(places), tokens)
+        """The texts at `rows`, int64 [rows], in that order."""
+        indices = pa.array(rows)
+        tokens = None if self.tokens is None else self.tokens.take(indices)
+        return Texts(self.array.take(indices), tokens)
 
     def distinct(self) -> tuple["Texts", Int64]:
-        """Each text once, in the order they come, and int64 [texts], the place of each in them."""
-        coded = self.array.dictionary_encode()
-        places = coded.indices.to_numpy().astype(np.int64)
+        """The distinct texts, by first occurrence; and int64 [texts], each text's row in them."""
+        encoded = self.array.dictionary_encode()
+        rows = encoded.indices.to_numpy().astype(np.int64)
         if self.tokens is None:
-            return Texts(coded.dictionary), places
-        first = np.empty(len(coded.dictionary), dtype=np.int64)
-        first[places[::-1]] = np.arange(len(places))[::-1]
-        return Texts(coded.dictionary, self.tokens.take(pa.array(first))), places
+            return Texts(encoded.dictionary), rows
+        first = np.empty(len(encoded.dictionary), dtype=np.int64)
+        first[rows[::-1]] = np.arange(len(rows))[::-1]
+        return Texts(encoded.dictionary, self.tokens.take(pa.array(first))), rows

@@ -14,7 +14,7 @@ from cit_curate.errors import NotFiniteError
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.metadata.tasks import Metric
 from cit_curate.records import Int64
-from cit_curate.text_encoder.encoder import tokenize
+from cit_curate.text_encoder.tokenizer import tokenize
 from cit_train.evaluation.metrics import (
     Interval,
     MetricInputs,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, VisionTextDualEncoderModel
 
-from cit_curate.text_encoder.encoder import tokenize
+from cit_curate.text_encoder.tokenizer import tokenize
 from cit_train.config import RunConfig
 from cit_train.inner_loop.features import FeatureCache
 from cit_train.inner_loop.text_buckets import length_buckets

@@ -20,7 +20,8 @@ from cit_curate.records import PoolCursor
 from cit_curate.run.environment import cit_version, describe_environment
 from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.subset import subset_pool
-from cit_curate.text_encoder.encoder import choose_device, load_text_tower, weights_sha256
+from cit_curate.text_encoder.encoder import choose_device
+from cit_curate.text_encoder.load import load_text_tower, weights_sha256
 from cit_train.config import RunConfig, flat
 from cit_train.evaluation.evaluator import Evaluator
 from cit_train.inner_loop.features import FeatureCache

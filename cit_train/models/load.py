@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from cit_curate.config import TextTowerConfig
 from cit_curate.errors import ConfigError
-from cit_curate.text_encoder.encoder import resolve_model_name
+from cit_curate.text_encoder.load import resolve_model_name
 from cit_curate.text_encoder.reading_weights import reading_weights
 from cit_train.models import PooledTextModel
 from cit_train.models.released import is_released, load_released, open_released

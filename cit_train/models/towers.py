@@ -11,7 +11,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from cit_curate.errors import ConfigError
-from cit_curate.text_encoder.encoder import resolve_model_name
+from cit_curate.text_encoder.load import resolve_model_name
 from cit_curate.text_encoder.reading_weights import reading_weights
 from cit_train.models import TimmTowerModel
 from cit_train.models.efficientnet_lite import load_efficientnet_lite0

@@ -32,7 +32,8 @@ from cit_curate.curation.scores.score_cache import ScoreCache
 from cit_curate.pool.pool import Pool
 from cit_curate.pool.tokenize_command import tokenize
 from cit_curate.records import Float32, PoolCursor
-from cit_curate.text_encoder.encoder import TextEncoder, choose_device, load_text_tower
+from cit_curate.text_encoder.encoder import TextEncoder, choose_device
+from cit_curate.text_encoder.load import load_text_tower
 from cit_curate.text_encoder.texts import Texts
 from scripts.bench.baseline import curate_plainly
 from scripts.bench.caption_pools import caption_pool, distinct_captions, distinct_clip_art_captions

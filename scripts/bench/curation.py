@@ -19,7 +19,8 @@ from cit_curate.curation.lane_scan import OuterStep
 from cit_curate.curation.scores.scanned_texts import scanned_texts
 from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor
-from cit_curate.text_encoder.encoder import TextEncoder, choose_device, load_text_tower
+from cit_curate.text_encoder.encoder import TextEncoder, choose_device
+from cit_curate.text_encoder.load import load_text_tower
 from scripts.bench.baseline import curate_plainly
 from scripts.bench.caption_pools import (
     caption_pool,

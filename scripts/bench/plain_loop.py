@@ -18,7 +18,7 @@ from torch import Tensor
 from cit_curate.captions import augment_tags
 from cit_curate.images.read import ImageRejected, read_image
 from cit_curate.pool.pool import Pool
-from cit_curate.text_encoder.encoder import load_text_tower
+from cit_curate.text_encoder.load import load_text_tower
 from cit_train.config import RunConfig
 from cit_train.inner_loop.losses import contrastive_loss
 from cit_train.inner_loop.optim import learning_rate, parameter_groups, set_learning_rates

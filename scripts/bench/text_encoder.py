@@ -16,7 +16,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from cit_curate.config import TextTowerConfig
 from cit_curate.text_encoder import packed
-from cit_curate.text_encoder.encoder import TextEncoder, choose_device, load_text_tower
+from cit_curate.text_encoder.encoder import TextEncoder, choose_device
+from cit_curate.text_encoder.load import load_text_tower
 from scripts.bench.caption_pools import distinct_captions
 from scripts.bench.side_by_side import Comparison, Timing, add_device, add_output, show, take_turns
 

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from cit_curate.config import TextTowerConfig
-from cit_curate.text_encoder.encoder import resolve_model_name
+from cit_curate.text_encoder.load import resolve_model_name
 
 
 def small_tower(folder: Path) -> TextTowerConfig:

@@ -10,7 +10,7 @@ from cit_curate.config import TextTowerConfig
 from cit_curate.records import PoolCursor
 from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.ledger_tables import HISTOGRAM_BINS, SCHEMAS
-from cit_curate.text_encoder.encoder import load_text_tower
+from cit_curate.text_encoder.load import load_text_tower
 from cit_train.models.dual_encoder import build_dual_encoder, make_processor
 from cit_train.models.towers import load_vision_tower
 from cit_train.transforms import ImageStatistics

@@ -36,7 +36,8 @@ from cit_curate.run.ledger import Run
 from cit_curate.run.subset import subset_pool
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.yfcc import COLUMNS
-from cit_curate.text_encoder.encoder import encode, load_tokenizer, tokenizer_key
+from cit_curate.text_encoder.load import load_tokenizer
+from cit_curate.text_encoder.tokenizer import encode, tokenizer_key
 from cit_train.inner_loop.trainer import TrainState
 from cit_train.loop.watcher import StepNumbers, Watcher
 from cit_train.outer_loop import train

@@ -134,7 +134,7 @@ def test_recall_and_error_by_hand() -> None:
     assert recall(found, exact) == 0.5
     assert similarity_error(found, exact) == pytest.approx(0.2)
     assert recall(exact, exact) == 1
-    with pytest.raises(ValueError, match="exact answer"):
+    with pytest.raises(ValueError, match="exact result"):
         recall(SearchResult(found.similarity[:, :1], found.ids[:, :1]), exact)
 
 

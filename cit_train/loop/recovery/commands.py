@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cit_curate.errors import ConfigError, DamagedError, ResourceError
 from cit_curate.printing import print_json
-from cit_curate.storage.findings import Findings, tell_findings
+from cit_curate.storage.findings import Findings, print_findings
 from cit_curate.storage.lock import lock_path, writer_lock, writer_of
 from cit_curate.storage.remote import remote_url
 from cit_curate.storage.replace_folder import aside_path, settle
@@ -28,7 +28,7 @@ def verify(path: tyro.conf.Positional[Path], *, json: bool = False) -> None:
         json: Print one JSON document: path, damaged, damage (file, what, advice), notes.
     """
     findings = _checked(path, alone=False)
-    tell_findings(remote_url(path) or str(path), findings, as_json=json)
+    print_findings(remote_url(path) or str(path), findings, as_json=json)
 
 
 def repair(

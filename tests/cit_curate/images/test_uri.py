@@ -40,7 +40,7 @@ def test_a_cell_uri_reads_back(scheme, path, column, row):
 def test_a_zip_uri_is_split_at_the_first_zip_and_decodes_nothing(text, path, member):
     uri = parse_image_uri(text)
     assert (uri.scheme, uri.path, uri.member) == ("zip", path, member)
-    assert f"{uri.scheme}://{uri.path}{uri.place}" == text
+    assert f"{uri.scheme}://{uri.path}{uri.location}" == text
 
 
 @pytest.mark.parametrize("text", ["a/b.jpg", "https://x.org/a.zip#b", "s3://a.zip#b", "zip:a", ""])

@@ -73,7 +73,7 @@ def test_flags_that_cannot_go_together_are_refused(tmp_path: Path) -> None:
     path.write_text("cat\n")
     with pytest.raises(ConfigError, match="has no prompts; give them with --templates"):
         load_metadata(MetadataConfig(metadata=str(path), template_metadata=True))
-    with pytest.raises(ConfigError, match="imagenet21k is no task"):
+    with pytest.raises(ConfigError, match="imagenet21k is not a task"):
         load_metadata(MetadataConfig(metadata="imagenet21k", template_metadata=True))
     with pytest.raises(ConfigError, match="'mt' is a built-in list"):
         load_metadata(MetadataConfig(metadata="mt", metadata_column="name"))

@@ -41,7 +41,7 @@ def test_an_entry_that_comes_again_is_merged_with_a_warning(
     with caplog.at_level(logging.WARNING):
         entries = parse_entries(["cat|kitten", "dog", "cat|tomcat|kitten"])
     assert entries == [MetadataEntry("cat", ("kitten", "tomcat")), MetadataEntry("dog")]
-    assert "'cat' comes twice" in caplog.text
+    assert "'cat' is repeated" in caplog.text
 
 
 def test_many_entries_that_come_again_are_one_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -88,7 +88,7 @@ def test_a_column_of_a_table_is_read_and_its_cells_are_never_comments(tmp_path: 
         MetadataEntry("dog, small"),
     ]
     assert read_entries(path, "name") == expected
-    with pytest.raises(ConfigError, match=r"say which column.* it has id, name"):
+    with pytest.raises(ConfigError, match=r"name the column.* it has id, name"):
         read_entries(path)
 
 

@@ -71,7 +71,7 @@ def test_the_projection_comes_from_the_hub_like_the_tower(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = saved / "checkpoints" / "last"
-    monkeypatch.setattr("cit_curate.text_encoder.encoder.hub_folder", lambda name: folder)
+    monkeypatch.setattr("cit_curate.text_encoder.load.hub_folder", lambda name: folder)
     config = TextTowerConfig(text_encoder="hf://org/name", project_embeddings=True)
     assert TextEncoder.load(config).dim == 8
 

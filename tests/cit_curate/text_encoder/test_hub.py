@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cit_curate.errors import ConfigError
-from cit_curate.text_encoder.encoder import resolve_model_name
 from cit_curate.text_encoder.hub import HubName, hub_folder
+from cit_curate.text_encoder.load import resolve_model_name
 
 COMMIT = "a" * 40
 FILES = {

@@ -12,7 +12,8 @@ from torch._dynamo.exc import TorchDynamoException
 from transformers import CONFIG_MAPPING, AutoModel, AutoTokenizer
 
 from cit_curate.errors import ConfigError
-from cit_curate.text_encoder.encoder import TextEncoder, resolve_model_name
+from cit_curate.text_encoder.encoder import TextEncoder
+from cit_curate.text_encoder.load import resolve_model_name
 from cit_curate.text_encoder.packed import is_packable, plan_passes
 from cit_curate.text_encoder.pooled_text import PooledTextConfig, PooledTextModel
 

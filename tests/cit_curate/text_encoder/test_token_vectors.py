@@ -7,8 +7,9 @@ import pytest
 import torch
 from small_tower import small_tower
 
-from cit_curate.text_encoder.encoder import TextEncoder, special_tokens
+from cit_curate.text_encoder.encoder import TextEncoder
 from cit_curate.text_encoder.token_vectors import TokenVectors
+from cit_curate.text_encoder.tokenizer import special_tokens
 from cit_curate.text_encoder.tokens import Tokens
 
 
