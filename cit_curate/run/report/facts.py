@@ -8,9 +8,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cit_curate.pool.mixture import run_pools
 from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.ledger_tables import HISTOGRAM_BINS
+from cit_curate.run.pools import mixture_config
 from cit_curate.run.query import RunDatabase
 from cit_curate.run.report.values import (
     ClassFacts,
@@ -236,7 +236,7 @@ def _with_pool(sql: str, database: RunDatabase) -> str:
 
 
 def _pools(database: RunDatabase, config: Mapping[str, Any]) -> tuple[PoolFacts, ...]:
-    weights = {pool["name"]: float(pool["weight"]) for pool in run_pools(config)}
+    weights = {pool["name"]: float(pool["weight"]) for pool in mixture_config(config)}
     if not weights:
         return ()
     return tuple(
