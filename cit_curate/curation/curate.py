@@ -168,11 +168,12 @@ def _write(run: Run, curator: Curator, selections: Sequence[LaneSelection]) -> N
     """Write the tables of a run's only outer step, and commit it."""
     curator.write_entries(run)
     files = []
-    for each in selections:
-        run.log(metrics_record(each.scan))
-        files += write_scan(run, each.scan, each.rows)
-        if rejects := each.scan.reject_rows():
+    for selection in selections:
+        scan = selection.scan
+        run.log(metrics_record(scan))
+        files += write_scan(run, scan, selection.rows)
+        if rejects := scan.reject_rows():
             table = pa.Table.from_pylist(rejects, schema=SCHEMAS["rejects"])
-            files.append(run.write_table("rejects", table, outer_step=0, lane=each.scan.lane))
-    cursors = tuple(each.scan.cursor for each in selections)
+            files.append(run.write_table("rejects", table, outer_step=0, lane=scan.lane))
+    cursors = tuple(selection.scan.cursor for selection in selections)
     run.commit(Commit(outer_step=0, update=0, cursors=cursors, files=tuple(files)))

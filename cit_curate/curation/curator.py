@@ -193,7 +193,7 @@ class Curator:
             scan = self.scan(step, lane, cursors[lane], scores)
             rows = scan.take(num_pairs, on_progress and partial(on_progress, lane))
             selections.append(LaneSelection(scan, rows, scan.state(rows)))
-        if step.number == 0 and all(each.scan.kept_all for each in selections):
+        if step.number == 0 and all(selection.scan.kept_all for selection in selections):
             logger.warning(
                 "every caption is kept (ratio 1.0), so nothing is curated: raise --threshold %g, "
                 "or give --curation none",

@@ -30,11 +30,7 @@ from cit_curate.curation.scan_rows import (
 from cit_curate.curation.scores.audit import new_audit
 from cit_curate.curation.scores.broken_vectors import Rejects, check_limit, leave_out_broken
 from cit_curate.curation.scores.exact import Scores, WindowScores
-from cit_curate.curation.selection import (
-    EVERYTHING,
-    first_of_each,
-    suggest_threshold,
-)
+from cit_curate.curation.selection import EVERYTHING, first_of_each, suggest_threshold
 from cit_curate.errors import ShortfallError
 from cit_curate.records import CaptionBatch, CaptionOrder, PoolCursor
 
@@ -69,7 +65,7 @@ class ScanState:
     Attributes:
         cursor: The position of the scan.
         totals: The counts so far.
-        num_asked: The pairs requested so far.
+        num_requested: The pairs requested so far.
         near_misses: The best pairs that were not kept.
         surplus: Kept pairs that have not been taken.
         taken: The keys of the pairs taken, of which `unique` collection takes no second.
@@ -78,7 +74,7 @@ class ScanState:
 
     cursor: PoolCursor
     totals: ScanTotals
-    num_asked: int
+    num_requested: int
     near_misses: pa.Table
     surplus: pa.Table
     taken: Sequence[str]
@@ -125,24 +121,23 @@ class LaneScan:
         self._scored = self._scan_from(cursor)
         self._surplus = self.near_misses
         self._seen: set[str] = set()
-        self._num_asked = 0
+        self._num_requested = 0
         self._set_aside: list[Mapping[str, Any]] = []
 
     def state(self, rows: pa.Table) -> ScanState:
         """The state of the scan, once `rows` have been taken."""
         taken = self._unique_keys(rows).to_pylist() if self._counts_once else []
-        totals = copy.deepcopy(self.totals)
         return ScanState(
             self.cursor,
-            totals,
-            self._num_asked,
+            copy.deepcopy(self.totals),
+            self._num_requested,
             self.near_misses,
             self._surplus,
             taken,
             tuple(self._set_aside),
         )
 
-    def go_on_from(self, state: ScanState) -> None:
+    def resume_from(self, state: ScanState) -> None:
         """Resume from the state of a scan of the same lane and outer step.
 
         The captions after it may be embedded in other windows, which changes no vector.
@@ -151,7 +146,7 @@ class LaneScan:
         self.totals = copy.deepcopy(state.totals)
         self._near_misses = NearMisses(state.near_misses, best=NEAR_MISSES_PER_ENTRY)
         self._surplus = state.surplus
-        self._num_asked = state.num_asked
+        self._num_requested = state.num_requested
         self._set_aside = [*state.set_aside]
         if self._counts_once:
             self._seen = {*state.taken, *self._unique_keys(state.surplus).to_pylist()}
@@ -189,7 +184,7 @@ class LaneScan:
         """
         if num_pairs is None and self.config.curation == "none":
             num_pairs = self._max_captions
-        self._num_asked += num_pairs or 0
+        self._num_requested += num_pairs or 0
         kept = [self._surplus]
         num_kept = len(self._surplus)
         while num_pairs is None or num_kept < num_pairs:
@@ -261,8 +256,8 @@ class LaneScan:
         """The batches of the next window; none when the passes are over."""
         started = time.perf_counter()
         size = LARGEST_WINDOW
-        if self._num_asked:
-            size = max(self._num_asked - self.totals.kept, SMALLEST_WINDOW)
+        if self._num_requested:
+            size = max(self._num_requested - self.totals.kept, SMALLEST_WINDOW)
         if (audit := self.totals.audit) is not None:
             audit.review(self.totals.scanned, self.config.target_recall)
             size = min(size, audit.next_review - self.totals.scanned)
@@ -349,7 +344,7 @@ class LaneScan:
 
     def _shortfall(self) -> ShortfallError:
         totals = self.totals
-        needed = max(self._num_asked, 1)
+        needed = max(self._num_requested, 1)
         # In `unique` mode a caption counts once, however often it was scanned.
         repeats = self.order.repeats(totals.scanned) if self.config.collection == "unique" else 1
         suggested = suggest_threshold(totals.histogram, needed * max(repeats, 1))

@@ -1,7 +1,6 @@
 """The seam for policies: which captions of a scored batch are kept, and for what reason.
 
-A new policy is a function here that returns a `Rule`, in the place of `similarity_rule` in
-`Curator.scan`.
+A new policy is a function here that returns a `Rule`; `Curator.scan` picks the rule of a scan.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The pools that a run was made from: found by its configuration, or where `--pool` says."""
+"""The pools that a run was made from, opened by its configuration or by `--pool`."""
 
 import logging
 from collections.abc import Mapping, Sequence

@@ -132,7 +132,7 @@ def write_selection(run: Run, selection: LaneSelection) -> list[FileEntry]:
         "encoder": scan.step.encoder,
         "cursor": asdict(state.cursor),
         "totals": totals,
-        "num_asked": state.num_asked,
+        "num_asked": state.num_requested,
         "taken": list(state.taken),
         "set_aside": list(state.set_aside),
     }
@@ -187,7 +187,7 @@ def read_selection(run: Run, scan: LaneScan) -> LaneSelection:
         value["taken"],
         value.get("set_aside", ()),  # an older version had none
     )
-    scan.go_on_from(state)
+    scan.resume_from(state)
     return LaneSelection(scan, selected, state)
 
 
