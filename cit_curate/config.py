@@ -119,7 +119,7 @@ class CurateConfig:
     """One random text of an image at each visit, or every text of it."""
     aug_tag: bool | None = None
     """Shuffle and re-join the words of tag captions at each visit.
-    Default: on when the order is shuffled, off when it is sequential."""
+    Left out, it is on when the order is shuffled, off when it is sequential."""
     skip_until: int = 0
     """Before this update every pair passes."""
     max_passes: int = 1

@@ -53,7 +53,7 @@ def curate(
         engine: Where captions are scored.
         out: The folder of the new run, for cit query, export and report.
         max_pairs: The pairs to keep in each lane; all = whole passes without a limit.
-            Default: curate_every x batch_size, as in training.
+            Left out, it is curate_every x batch_size, as in training.
         device: auto = the first GPU, else the CPU; cpu, cuda or cuda:N.
         dry_run: Embed a sample of 5,000 captions and show what each threshold would keep.
         overwrite: Replace the run at --out.

@@ -107,7 +107,7 @@ def export(
             --pool A --pool B, or --pool NAME:A when the run gave it another name.
         pairs_per_shard: Pairs in each tar.
         image_side: Shrink images to this shorter side, as JPEGs; smaller ones, and with 0 all, keep
-            the pool's bytes. Default: the run's --shard-image-side.
+            the pool's bytes. Left out, it is the run's --shard-image-side.
         json: Print one JSON document instead of a summary.
     """
     from cit_curate.run.exports.export import export_counts, export_webdataset
