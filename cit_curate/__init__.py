@@ -62,7 +62,7 @@ __all__ = [
     "subset_pool",
 ]
 
-# Loaded when they are asked for: Arrow, DuckDB and torch take seconds.
+# Imported at first use: Arrow, DuckDB and torch take seconds.
 _MODULES = {
     "BadInputError": "cit_curate.errors",
     "CitError": "cit_curate.errors",

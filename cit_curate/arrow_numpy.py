@@ -1,7 +1,7 @@
 """Columns of numbers between NumPy and Arrow, by their buffers.
 
-`pa.array` and `Array.to_numpy` import pandas at their first call, where it is installed: that takes
-0.3 seconds of a worker process that never needs it.
+`pa.array` and `Array.to_numpy` import pandas at their first call, where it is installed. That costs
+a worker process 0.3 seconds, and it never needs pandas.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 
 def arrow_of(values: npt.NDArray[Any]) -> pa.Array:
-    """The numbers or booleans as an Arrow array, without a copy but for booleans."""
+    """Numbers or booleans as an Arrow array; only booleans are copied."""
     if values.dtype == np.bool_:
         kind, content = pa.bool_(), np.packbits(values, bitorder="little")
     else:
@@ -23,7 +23,7 @@ def arrow_of(values: npt.NDArray[Any]) -> pa.Array:
 
 
 def numpy_of(values: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
-    """The numbers or booleans of an Arrow array without nulls, as `Array.to_numpy` gives them."""
+    """The numbers or booleans of an Arrow array without nulls, as `Array.to_numpy` returns them."""
     dtype = values.type.to_pandas_dtype()
     if isinstance(values, pa.ChunkedArray):
         return np.concatenate([np.zeros(0, dtype), *map(numpy_of, values.chunks)])
@@ -37,7 +37,7 @@ def numpy_of(values: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
 
 
 def strings_of(texts: Sequence[str]) -> pa.Array:
-    """The texts as an Arrow array of strings; 2 GiB at most."""
+    """Texts as an Arrow array of strings, of at most 2 GiB."""
     encoded = [text.encode() for text in texts]
     ends = np.fromiter(accumulate(map(len, encoded), initial=0), np.int32, len(texts) + 1)
     buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
@@ -45,5 +45,5 @@ def strings_of(texts: Sequence[str]) -> pa.Array:
 
 
 def repeated(text: str, count: int) -> pa.Array:
-    """A text `count` times as an Arrow array of strings."""
+    """A text `count` times, as an Arrow array of strings."""
     return pa.repeat(strings_of([text])[0], count)

@@ -1,7 +1,7 @@
 """Captions: repair, cleaning and tag augmentation, all pure functions of text.
 
-Captions are kept as they are written (no Unicode normalisation): two spellings of the same accented
-letter stay two captions, and a pair key never depends on its caption.
+Captions keep their spelling (no Unicode normalisation): two encodings of the same accented letter
+stay two captions, and a pair key never depends on its caption.
 """
 
 import re
@@ -13,12 +13,12 @@ import numpy as np
 from cit_curate.config import Cleaning
 
 MAX_CAPTION_BYTES = 16 * 1024
-# Raw text is cut here before it is cleaned: URL encoding makes a letter up to 12 bytes.
+# Raw text is cut to this length before it is cleaned: URL encoding makes a letter up to 12 bytes.
 MAX_RAW_CHARS = 12 * MAX_CAPTION_BYTES
 
 TAG_DELIMITERS = (" ", ",", ";", "/", "\n")
 
-# Texts up to here are searched for tags at once: a square of so few letters takes no time.
+# Texts up to this length are searched for tags at once; quadratic time is harmless here.
 _MAX_SHORT_CHARS = 1024
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -28,7 +28,7 @@ _LINK = re.compile(r"http\S+|www\S+")
 
 
 def clean_text(raw: str) -> str:
-    """A title or description of YFCC as the reference cleans it (`docs/method.md`, YFCC).
+    """A title or description of YFCC, cleaned as in the reference (`docs/method.md`, YFCC).
 
     URL-decoded, `+` to space, then without `<a …>`, `</a>`, `<b>`, `</b>`, `<i>`, `</i>` and
     without `http…` and `www…` up to white space. Not stripped.
@@ -37,7 +37,7 @@ def clean_text(raw: str) -> str:
 
 
 def without_tags_and_links(text: str) -> str:
-    """The second half of `clean_text`: what it does to a text that is URL-decoded."""
+    """The second half of `clean_text`, for a text that is URL-decoded already."""
     if "<" in text and ">" in text:
         if len(text) <= _MAX_SHORT_CHARS:
             text = _TAG.sub("", text)
@@ -55,7 +55,7 @@ def clean_tags(user: str, machine: str) -> str:
 
 
 def cleaner(name: Cleaning) -> Callable[[str], str]:
-    """The cleaning that `--clean NAME` stands for: `none` keeps the text, `yfcc` also strips it.
+    """The cleaning of `--clean NAME`: `none` keeps the text; `yfcc` is `clean_text`, stripped.
 
     Raises:
         ValueError: There is no such cleaning.
@@ -72,22 +72,22 @@ def augment_tags(caption: str, rng: np.random.Generator) -> str:
 
     Args:
         caption: Tags separated by commas.
-        rng: Gives the order and one of `TAG_DELIMITERS`; keyed by the caller, so that the text that
-            was scored can be made again.
+        rng: The generator of the order and the delimiter; keyed by the caller, so that the scored
+            text can be made again.
     """
     tags = [tag.strip() for tag in caption.split(",")]
     order = rng.permutation(len(tags)).tolist()
-    return TAG_DELIMITERS[rng.integers(len(TAG_DELIMITERS))].join([tags[place] for place in order])
+    return TAG_DELIMITERS[rng.integers(len(TAG_DELIMITERS))].join([tags[index] for index in order])
 
 
 def is_blank(caption: str, text_key: str) -> bool:
-    """True when there is nothing to read: white space only, or, for the key `tag`, commas only."""
+    """Whether a caption has only white space, or, for the text key `tag`, only commas besides."""
     text = caption.replace(",", "") if text_key == "tag" else caption
     return not text or text.isspace()
 
 
 def replace_bad_text(text: str) -> tuple[str, bool]:
-    """The text with each lone surrogate (a byte that was not UTF-8) as U+FFFD; whether any was."""
+    """The text with U+FFFD for each lone surrogate (a byte that was not UTF-8); whether any was."""
     if text.isascii():
         return text, False
     fixed = _SURROGATE.sub("\ufffd", text)
@@ -95,7 +95,7 @@ def replace_bad_text(text: str) -> tuple[str, bool]:
 
 
 def cut_at_bytes(text: str, max_bytes: int = MAX_CAPTION_BYTES) -> tuple[str, bool]:
-    """The longest start of the text that fits in `max_bytes` of UTF-8, and whether it was cut."""
+    """The longest prefix of the text within `max_bytes` of UTF-8, and whether it was cut."""
     if len(text) * 4 <= max_bytes:
         return text, False
     encoded = text.encode("utf-8")

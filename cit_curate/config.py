@@ -1,4 +1,4 @@
-"""What curation can be told: frozen, checked, and made of the standard library only."""
+"""The configuration of curation: frozen, checked, and of the standard library only."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -19,17 +19,19 @@ SourceFormat = Literal["csv", "tsv", "jsonl", "parquet", "folder", "webdataset",
 Format = Literal["auto"] | SourceFormat
 YfccFormat = Literal["yfcc15m", "yfcc100m"]
 
-# What the flags of `cit query`, `cit export` and `cit import-counts` say when left out.
+# The defaults of the flags of `cit query`, `cit export` and `cit import-counts`.
 QUERY_TIMEOUT_SECONDS = 60.0
 QUERY_MAX_ROWS = 1_000_000
 COUNT_SUFFIXES = (".json", ".parquet", ".csv")
+# Dead links cost a download some of a published list, seldom half of it. When more is missing, it
+# is usually another pool, or one with image ids in another form.
 MAX_MISSING_RATIO = 0.5
 MAX_REJECT_RATIO = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetadataConfig:
-    """What somebody cares about: class names, and how each is put into words (docs/method.md)."""
+    """The class names to curate for, and the prompts for each (docs/method.md)."""
 
     metadata: str = ""
     """Class names: a built-in list (imagenet, mt, …: `cit metadata list`); or a file of them, one a
@@ -37,9 +39,9 @@ class MetadataConfig:
     metadata_column: str = ""
     """Column that holds the entries, when --metadata is a CSV or TSV."""
     templates: tuple[str, ...] = ("{}",)
-    """Prompts that each entry is put through for curation; several are averaged."""
+    """Prompts of each entry, with {} for its name; the vectors of several are averaged."""
     template_metadata: bool = False
-    """Put each entry through the prompts of its task instead of --templates."""
+    """Use the prompts of each entry's task instead of --templates."""
 
     def __post_init__(self) -> None:
         for template in self.templates:
@@ -55,7 +57,7 @@ class MetadataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TextTowerConfig:
-    """Which text tower embeds captions and metadata, and what of it is the pooled text."""
+    """The text tower that embeds captions and metadata, and its pooled text."""
 
     text_encoder: str = "princeton-nlp/unsup-simcse-bert-base-uncased"
     """Hugging Face directory or model id (org/name or hf://org/name@revision), or weights inside
@@ -65,7 +67,7 @@ class TextTowerConfig:
     max_text_length: int = 32
     """Captions and prompts are cut to this many tokens."""
     project_embeddings: bool = False
-    """Compare captions and metadata after the text projection; left out, before it."""
+    """Compare captions and metadata after the text projection, not before it."""
     compile: bool = False
     """Compile the text tower with torch.compile, for curation and for training; on a CPU that needs
     a C++ compiler. Vectors and gradients are rounded differently in their last bits."""
@@ -87,19 +89,20 @@ class CurateConfig:
 
     curation: Curation = "exact"
     """Score every scanned caption (exact); or only those that cheap guesses cannot rule out, and
-    a random part of the others, which tells what was missed (cascade); or take all pairs in the
+    a random part of the others, to estimate what was missed (cascade); or take all pairs in the
     order of the scan (none)."""
     proxy: ProxyKind = "both"
-    """What guesses in a cascade: a map of single tokens' vectors (tokens), then the text tower in
-    int8 (int8, on a CPU only), or one of them alone."""
+    """Guesses of a cascade: a map of single tokens' vectors (tokens), then the text tower in int8
+    (int8, on a CPU only), or one of them alone."""
     target_recall: float = 0.99
-    """Share of what exact curation keeps that a cascade is to keep; the audit says what it was."""
+    """Share of what exact curation keeps that a cascade should keep; its audit estimates what it
+    kept."""
     audit_ratio: float = 0.005
-    """Share of the captions that a cascade rules out which is scored all the same, at random; ten
-    times as many of those that were close."""
+    """Share of the captions ruled out by a cascade that is scored anyway, at random; ten times as
+    many of those that were close."""
     calibration_captions: int = 4096
-    """Captions at the start of each outer step and lane that a cascade scores, all of them, to
-    learn from."""
+    """Captions at the start of each outer step and lane that a cascade scores in full, to fit its
+    guesses."""
     threshold: float = 0.55
     """Captions whose best cosine over the metadata is strictly above this are kept."""
     min_ratio: float = 0.003
@@ -109,25 +112,25 @@ class CurateConfig:
     curate_every: int = 100
     """Updates between two outer steps; each collects curate_every x batch_size pairs a lane."""
     collection: Collection = "unique"
-    """Whether a pair counts once per outer step (unique) or may repeat (multiset)."""
+    """Count a pair once per outer step (unique), or let it repeat (multiset)."""
     order: Order = "shuffled"
-    """Order of the scan: a new permutation every pass, or the pool as it stands."""
+    """Order of the scan: a new permutation every pass, or the order of the pool."""
     texts: Texts = "one"
     """One random text of an image at each visit, or every text of it."""
     aug_tag: bool | None = None
     """Shuffle and re-join the words of tag captions at each visit.
-    Left out, it follows the order: on when shuffled; off when sequential, the pool as it stands."""
+    Left out, it is on when the order is shuffled, off when it is sequential."""
     skip_until: int = 0
     """Before this update every pair passes."""
     max_passes: int = 1
     """Passes over the pool that one outer step may make to fill its budget."""
     on_shortfall: Shortfall = "error"
-    """When the passes did not fill the budget: stop with exit code 3, or train on what there is."""
+    """When the passes did not fill the budget: stop with exit code 3, or train on fewer pairs."""
     index: IndexKind = "auto"
     """Search over the metadata: exact by torch (exact) or FAISS (flat), with equal results; auto:
     flat on a GPU, else exact. Or approximate by FAISS (ivf, hnsw): other selections."""
     lanes: int = 1
-    """Independent curation streams; the original's number of ranks."""
+    """Independent scans of the pool, each with its own budget; the original's number of ranks."""
     seed: int = 0
     """Seed of the scan order, text choice, augmentation, dropout and initialisation."""
 
@@ -160,13 +163,13 @@ class CurateConfig:
 
     @property
     def budget(self) -> int:
-        """Pairs that one outer step collects in each lane."""
+        """The pairs that one outer step collects in each lane."""
         return self.curate_every * self.batch_size
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """Where the work is done; it shows in no byte of what is made."""
+    """Where the work is done; the result is the same, byte for byte."""
 
     engine: Engine = "local"
     """Processes of this machine (local), or actors of a Ray cluster (ray; pip install "cit[ray]").
@@ -184,5 +187,5 @@ class EngineConfig:
             raise ConfigError("--ray-address is for --engine ray")
 
 
-# What a Python caller gets who names no engine: no process starts, so no script needs a guard.
+# The default of a Python caller: no process starts, so no script needs a `__main__` guard.
 IN_PROCESS = EngineConfig(workers=1)

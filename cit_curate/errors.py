@@ -1,7 +1,7 @@
 """The tree of errors raised on purpose; the exit codes are the command line's contract.
 
 ```
-CitError                       1  what a person can act on
+CitError                       1  an error that a person can act on
 ├── ConfigError                2  a flag, a config field or a path is wrong; nothing was done
 │   └── QueryError             2  the SQL is not one SELECT over the run's views, or it failed
 ├── BadInputError              3  more bad input than the limit allows, or none that is usable
@@ -23,10 +23,11 @@ if TYPE_CHECKING:  # NumPy, which a message about a wrong flag must not wait for
 
 
 class CitError(Exception):
-    """Something a person can act on: the message says what, where, why and what to do.
+    """An error that a person can act on: the message says what, where, why and what to do.
 
-    `exit_code` is what the command line ends with; `is_told` says that another process has said
-    what is wrong, so this one need not.
+    Attributes:
+        exit_code: The exit code of the command line.
+        is_told: Whether another process has reported the error, so that this one stays silent.
     """
 
     exit_code = 1
@@ -36,7 +37,8 @@ class CitError(Exception):
 class DamagedError(CitError):
     """Stored data does not match its manifest: cut, changed or missing.
 
-    `file` is the damaged file, where the message begins with it.
+    Attributes:
+        file: The damaged file, where the message begins with it.
     """
 
     exit_code = 4
@@ -57,7 +59,7 @@ class QueryError(ConfigError):
 
 
 class BadInputError(CitError):
-    """More bad input than its limit allows, or no usable input at all."""
+    """More bad input than the limit allows, or no usable input at all."""
 
     exit_code = 3
 
@@ -67,8 +69,8 @@ class ShortfallError(BadInputError):
 
     Attributes:
         best_similarity: The highest similarity seen; -1.0 when nothing was scanned.
-        suggested_threshold: The threshold at which this scan would have kept enough pairs; None
-            when the pool is too small for any threshold.
+        suggested_threshold: The threshold at which this scan would have kept enough pairs; None =
+            the pool is too small at any threshold.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class ShortfallError(BadInputError):
         self.suggested_threshold = suggested_threshold
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """From one process to another with its attributes."""
+        """Pickle the error with its attributes, for another process."""
         made = partial(
             type(self),
             best_similarity=self.best_similarity,
@@ -95,7 +97,7 @@ class ResourceError(CitError):
 
 
 class PeerLostError(CitError):
-    """The other side of a stream or of a process group is gone or too slow."""
+    """The other side of a shard stream or of a process group is gone or too slow."""
 
     exit_code = 6
 
@@ -104,7 +106,7 @@ class NotFiniteError(CitError):
     """A vector, a loss or a gradient is NaN or infinite.
 
     Attributes:
-        pair_keys: The pairs that it comes from, where they are known.
+        pair_keys: The keys of the pairs that caused it, where they are known.
     """
 
     exit_code = 7
@@ -118,7 +120,7 @@ class BrokenVectorsError(NotFiniteError):
     """The vectors of some texts are NaN, infinite or zero.
 
     Attributes:
-        vectors: float32 [texts, dim], as the text tower gave them.
+        vectors: float32 [texts, dim], as the text tower returned them.
         broken: bool [texts], the unusable ones.
     """
 
@@ -128,10 +130,10 @@ class BrokenVectorsError(NotFiniteError):
         self.broken = broken
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """From one process to another with its attributes."""
+        """Pickle the error with its attributes, for another process."""
         return partial(type(self), vectors=self.vectors, broken=self.broken), self.args
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its name when it says nothing."""
+    """The first line of an error's message, or the name of its type when the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

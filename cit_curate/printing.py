@@ -1,4 +1,4 @@
-"""What every command prints for programs: one JSON document on stdout, and nothing else."""
+"""The output of commands: one JSON document for programs, or lines for a person."""
 
 import json
 import math
@@ -16,7 +16,7 @@ def print_json(value: Any) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """The value without NaN and infinity, which JSON does not have."""
+    """The value with None for NaN and infinity, which JSON does not have."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
@@ -27,7 +27,7 @@ def _finite(value: Any) -> Any:
 
 
 def show(summary: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
-    """Print what a command has done: lines for a person, or one JSON object."""
+    """Print the result of a command: lines for a person, or one JSON object."""
     if as_json:
         print_json(summary)
     else:

@@ -1,4 +1,4 @@
-"""The seam types: what the pool, the curator, the ledger and the trainer hand to each other."""
+"""The types that pool, curator, ledger and trainer pass to each other."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -22,13 +22,13 @@ Bool = npt.NDArray[np.bool_]
 
 TEXT_KEY = re.compile(r"[a-z0-9-]+")
 
-# The column of a scan's rows with the token ids of captions, where their pool keeps them.
+# The column of token ids, in the rows of a pool that stores tokens.
 TOKENS = "tokens"
 PAIR_COLUMNS = ("image_id", "text_key", "caption", "image_uri", "source")
 
 
 def pair_key(image_id: str, text_key: str) -> str:
-    """`{image_id}_{text_key}`; it splits at its last `_`, since a text key has none."""
+    """`{image_id}_{text_key}`, which splits at its last `_`, since a text key has none."""
     return f"{image_id}_{text_key}"
 
 
@@ -36,7 +36,7 @@ def split_pair_key(key: str) -> tuple[str, str]:
     """The image id and the text key of a pair key.
 
     Raises:
-        ValueError: There is no `_`, or what follows the last one is not a text key.
+        ValueError: There is no `_`, or no text key after the last one.
     """
     image_id, separator, text_key = key.rpartition("_")
     if not separator or not TEXT_KEY.fullmatch(text_key):
@@ -50,7 +50,7 @@ def text_key_of(name: str) -> str:
     """A column or file name as a text key: lower case, everything but `[a-z0-9-]` becomes `-`.
 
     Raises:
-        ValueError: Nothing is left of the name.
+        ValueError: The name has no letter or digit.
     """
     key = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")
     if not key:
@@ -60,7 +60,7 @@ def text_key_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class PoolCursor:
-    """Where a lane's scan stands: passes finished, and captions read in the current one."""
+    """The position of a lane's scan: finished passes, and captions read in the current pass."""
 
     pass_index: int = 0
     position: int = 0
@@ -68,15 +68,15 @@ class PoolCursor:
 
 @dataclass(frozen=True)
 class CaptionBatch:
-    """Captions in the order they are scanned.
+    """Captions in scan order.
 
     Attributes:
-        rows: Table with `PAIR_COLUMNS`, all string, never null (image_uri "" = no image); and where
-            pools have names, `pool`; where they keep tokens, `tokens`.
-        pass_index: int64 [batch], the pass that each caption belongs to.
-        position: int64 [batch], its place within that pass of the lane.
-        scan_position: int64 [batch], captions this lane had scanned before it, over all passes.
-        cursor: Where the scan stands after this batch.
+        rows: A table with `PAIR_COLUMNS`, all string, never null (image_uri "" = no image); with
+            `pool` where pools have names, and `tokens` where they store tokens.
+        pass_index: int64 [batch], the pass of each caption.
+        position: int64 [batch], its position within that pass of the lane.
+        scan_position: int64 [batch], its position over all passes of the lane.
+        cursor: The position of the scan after this batch.
     """
 
     rows: pa.Table
@@ -90,23 +90,23 @@ class CaptionBatch:
 
 
 class CaptionOrder(Protocol):
-    """The captions of a lane, in the order of its scan (`cit_curate.pool.mixed_order`)."""
+    """The captions of a lane, in scan order (`cit_curate.pool.mixed_order`)."""
 
     @property
     def length(self) -> int:
-        """Captions of one pass."""
+        """The number of captions in one pass."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The pools that the captions come from; none where pools have no names."""
+        """The names of the pools; empty where pools have no names."""
 
     def batches(
         self, cursor: PoolCursor, batch_size: int, limit: int | None
     ) -> Iterator[CaptionBatch]:
-        """Captions from a cursor on, `limit` at most; the last batch may be short."""
+        """The captions from a cursor on, at most `limit`; the last batch may be short."""
 
     def repeats(self, num_captions: int) -> int:
-        """How often one caption may come among the first `num_captions`."""
+        """The most times that one caption comes among the first `num_captions`."""
 
 
 class Embedder(Protocol):
@@ -114,24 +114,24 @@ class Embedder(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all that a vector depends on."""
+        """The SHA-256 of all that a vector depends on."""
 
     @property
     def device(self) -> "str | torch.device":
-        """Where it computes, and where the index of its vectors lies."""
+        """The device that it computes on, which also holds the index of its vectors."""
 
     @property
     def tokenizer_key(self) -> str:
-        """SHA-256 of all that the tokens of a text depend on."""
+        """The SHA-256 of all that the tokens of a text depend on."""
 
     def embed(self, texts: Sequence[str]) -> Float32:
         """float32 [texts, dim], unit norm."""
 
     def embed_on_device(self, texts: "Texts") -> "Queries":
-        """As `embed`, the vectors where they were made."""
+        """As `embed`, with the vectors left on the device."""
 
 
 def each_row(rows: pa.Table) -> Iterator[dict[str, Any]]:
-    """Rows as dictionaries; some at a time, since one alone takes twenty times as long."""
+    """The rows as dictionaries, converted in blocks: one by one takes twenty times as long."""
     for batch in rows.to_batches(max_chunksize=256):
         yield from batch.to_pylist()

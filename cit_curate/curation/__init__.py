@@ -1,1 +1,1 @@
-"""From scanned captions to kept pairs."""
+"""From scanned captions to kept pairs: `lane_scan` reads and collects, `rule` decides."""

@@ -1,4 +1,4 @@
-"""What `cit curate` does: a selection, or what a threshold would select, without training."""
+"""The command `cit curate`: a selection without training, or a sample to choose a threshold by."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +11,7 @@ from cit_curate.errors import ConfigError
 from cit_curate.printing import print_json
 from cit_curate.terminal import add_row, draw, inert, print_line, progress_bar
 
-if TYPE_CHECKING:  # they import Arrow, which `--help` must not wait for
+if TYPE_CHECKING:  # they import Arrow, too slow for `--help`
     from cit_curate.curation.scan_rows import ScanTotals
     from cit_curate.curation.threshold import SimilaritySample
     from cit_curate.run.ledger import Run
@@ -33,7 +33,7 @@ def curate(
 ) -> None:
     r"""Keep the pairs of a pool whose caption is close to class names, without training.
 
-    Choose a threshold first, on a sample of the pool. Then curate one whole pass, and look at it.
+    First choose a threshold on a sample of the pool. Then curate one whole pass, and look at it.
 
         cit curate POOL --metadata classes.txt --text-encoder package:minilm --pooling mean \
           --dry-run
@@ -45,18 +45,18 @@ def curate(
     After a kill, the same command scores only what is missing.
 
     Args:
-        pool: Folder made by `cit pool build`; or several, each with its share of the captions that
-            are looked at, as A=0.7 B=0.3, or NAME:A=0.7 to give one another name.
+        pool: The folder made by `cit pool build`; or several, each with its share of the scanned
+            captions, as A=0.7 B=0.3, or NAME:A=0.7 to give one another name.
         metadata: The class names.
         text: The text tower.
         config: The rules.
         engine: Where captions are scored.
-        out: Folder of the new run: its ledger, for cit query, export and report.
-        max_pairs: Pairs to keep in each lane; all = whole passes without a limit.
+        out: The folder of the new run, for cit query, export and report.
+        max_pairs: The pairs to keep in each lane; all = whole passes without a limit.
             Left out, it is curate_every x batch_size, as in training.
         device: auto = the first GPU, else the CPU; cpu, cuda or cuda:N.
         dry_run: Embed a sample of 5,000 captions and show what each threshold would keep.
-        overwrite: Replace the run that is at --out.
+        overwrite: Replace the run at --out.
         json: Print one JSON document instead of a summary.
     """
     from cit_curate.metadata.entries import load_metadata
@@ -74,7 +74,7 @@ def curate(
         Run.check_free(out, overwrite=overwrite)
     if config.curation != "none" or metadata.metadata:
         load_metadata(metadata)
-    # Names are right. These import torch, which takes seconds.
+    # Wrong names are reported by now, before torch is imported, which takes seconds.
     from cit_curate.curation.curate import curate as curate_pool
     from cit_curate.curation.curator import Curator
     from cit_curate.text_encoder.encoder import TextEncoder
@@ -85,13 +85,14 @@ def curate(
         _show_sample(curator.sample(encoder), config, as_json=json)
         return
     assert out is not None
-    wanted = config.budget if max_pairs is None else max_pairs
-    num_pairs = None if wanted == "all" else wanted
+    if max_pairs is None:
+        max_pairs = config.budget
+    num_pairs = None if max_pairs == "all" else max_pairs
     total = opened.pass_images * config.max_passes if num_pairs is None else None
     with progress_bar() as progress:
         bar = progress.add_task("curating", total=total or num_pairs, numbers="")
 
-        def tell(lane: int, totals: "ScanTotals") -> None:
+        def show_progress(lane: int, totals: "ScanTotals") -> None:
             done = totals.scanned if num_pairs is None else totals.kept
             seconds = totals.embed_seconds + totals.search_seconds + totals.read_seconds
             rate = totals.scanned / max(seconds, 1e-9)
@@ -108,7 +109,7 @@ def curate(
             device=device,
             engine=engine,
             overwrite=overwrite,
-            on_progress=tell,
+            on_progress=show_progress,
         )
     _show_run(run, as_json=json)
 
@@ -129,14 +130,14 @@ def _show_run(run: "Run", *, as_json: bool) -> None:
         ),
     }
     skipped = sum(row["skipped"] or 0 for row in rounds)
-    recalls = [each for row in rounds for each in row["recalls"] or ()]
+    recalls = [recall for row in rounds for recall in row["recalls"] or ()]
     if recalls:
         summary |= {"skipped": skipped, "recalls": recalls}
     if as_json:
         print_json(summary)
         return
     if recalls:
-        worst = min(recalls, key=lambda each: (each["estimate"], -each["kept"]))
+        worst = min(recalls, key=lambda recall: (recall["estimate"], -recall["kept"]))
         print_line(
             f"{skipped:,} captions were ruled out unscored; an audit estimates that "
             f"{worst['estimate']:.1%} of what passes was kept "
@@ -148,8 +149,8 @@ def _show_run(run: "Run", *, as_json: bool) -> None:
         f"({summary['kept_ratio']:.1%})",
         stderr=True,
     )
-    where = f"the run is in {run.path}; look at it with: cit report {run.path}"
-    print_line(where, stderr=True)
+    next_step = f"the run is in {run.path}; look at it with: cit report {run.path}"
+    print_line(next_step, stderr=True)
 
 
 def _show_sample(sample: "SimilaritySample", config: CurateConfig, *, as_json: bool) -> None:

@@ -41,11 +41,11 @@ from cit_curate.storage.durable import check_room
 from cit_curate.storage.lock import writer_lock
 from cit_curate.text_encoder.encoder import TextEncoder, choose_device
 
-# A worker is worth its start (seconds, for torch and the text tower) from so many captions on.
+# Captions from which a worker is worth its start, which takes seconds for torch and the text tower.
 # Measured on 2 busy cores with MiniLM, 17,964 captions: 2 processes of one thread 40 s, one process
 # of two threads 97 s; forward passes of 64 short rows are too small to share.
 CAPTIONS_PER_WORKER = 8_192
-# A scan is worth surviving a kill from so many captions on: a minute of a CPU's work.
+# Captions from which a scan keeps its scores in files: a minute of a CPU's work.
 STAGED_CAPTIONS = 32_768
 
 
@@ -64,28 +64,26 @@ def curate(
 ) -> Run:
     """Select pairs in one outer step without training, and commit them to a new run folder.
 
-    Several pools are one `PoolMixture.open(["A=0.7", "B=0.3"])`.
-
-    A scan that may be long, or that several workers share, keeps its scores in `.staging-OUT`
-    beside the run until the run is there: after a kill, or for another threshold after a shortfall,
-    the same command scores only what is missing. A cascade works in this process alone, and keeps
-    no scores.
+    A long scan, or one that several workers share, keeps its scores in `.staging-OUT` beside the
+    run until the run is complete. After a kill, or with another threshold after a shortfall, the
+    same command scores only what is missing. A cascade works in this process alone and keeps no
+    scores.
 
     Args:
-        pool: The pool, or several.
+        pool: The pool, or several as `PoolMixture.open(["A=0.7", "B=0.3"])`.
         metadata: The class names.
         text: The text tower.
         config: The rules.
         out: The folder of the new run.
-        num_pairs: Pairs of each lane; None = all that the passes have.
+        num_pairs: The pairs of each lane; None = all that the passes have.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        engine: Where captions are scored.
-        overwrite: Replace the run that is at `out`.
+        engine: The engine that scores captions.
+        overwrite: Whether to replace a run at `out`.
         on_progress: See `LaneProgress`.
 
     Raises:
-        ConfigError: The folder is not empty, the encoder or metadata are not to be had, or a
-            cascade was to have several workers.
+        ConfigError: The folder is not empty, the encoder or the metadata cannot be loaded, or a
+            cascade is combined with several workers.
         ShortfallError: See `LaneScan.take`.
         ResourceError: A worker was killed, or another curation writes this run.
     """
@@ -141,7 +139,7 @@ def curate(
 
 
 def _scored_here(curator: Curator, tower: Tower) -> tuple[str, LaneScores | None]:
-    """The encoder's fingerprint, and scores that this process makes when they are asked for."""
+    """The encoder's fingerprint, and scores that this process computes during the scan."""
     encoder = TextEncoder.load(tower.text, device=tower.device)
     return encoder.fingerprint, curator.lane_scores(encoder, curator.refresh(encoder))
 
@@ -149,7 +147,7 @@ def _scored_here(curator: Curator, tower: Tower) -> tuple[str, LaneScores | None
 def _scored_ahead(
     curator: Curator, metadata: MetadataConfig, tower: Tower, staging: Path, mapped: Mapper
 ) -> tuple[str, LaneScores | None]:
-    """The encoder's fingerprint, and scores that an engine makes ahead of the scan, as files."""
+    """The encoder's fingerprint, and scores that an engine writes to files ahead of the scan."""
     (embedded,) = mapped(embed_texts, [EmbedTask(tower, curator.prompts)])
     index = curator.refresh(PrecomputedEmbedder(curator.prompts, embedded))
     if index is None:
@@ -160,21 +158,22 @@ def _scored_ahead(
         metadata=metadata,
         metadata_fingerprint=curator.fingerprint,
         tower=tower,
-        index_kind=index.kind,  # what `auto` chose here is what every worker searches with
+        index_kind=index.kind,  # so that `auto` means the same in every worker
         encoder=embedded.fingerprint,
     )
     return embedded.fingerprint, staged_scores(mapped, staging, source, index, curator.orders)
 
 
 def _write(run: Run, curator: Curator, selections: Sequence[LaneSelection]) -> None:
-    """Write the ledger of a run's only outer step, and commit it."""
+    """Write the tables of a run's only outer step, and commit it."""
     curator.write_entries(run)
     files = []
-    for each in selections:
-        run.log(metrics_record(each.scan))
-        files += write_scan(run, each.scan, each.rows)
-        if rejects := each.scan.reject_rows():
+    for selection in selections:
+        scan = selection.scan
+        run.log(metrics_record(scan))
+        files += write_scan(run, scan, selection.rows)
+        if rejects := scan.reject_rows():
             table = pa.Table.from_pylist(rejects, schema=SCHEMAS["rejects"])
-            files.append(run.write_table("rejects", table, outer_step=0, lane=each.scan.lane))
-    cursors = tuple(each.scan.cursor for each in selections)
+            files.append(run.write_table("rejects", table, outer_step=0, lane=scan.lane))
+    cursors = tuple(selection.scan.cursor for selection in selections)
     run.commit(Commit(outer_step=0, update=0, cursors=cursors, files=tuple(files)))

@@ -1,4 +1,4 @@
-"""The outer loop's side of a run: metadata, their index, and each lane's scan of the pools."""
+"""The curation of a run: the metadata, their index, and the scans of the pools."""
 
 import hashlib
 import logging
@@ -40,12 +40,12 @@ LaneProgress = Callable[[int, ScanTotals], None]
 
 @dataclass(frozen=True)
 class LaneSelection:
-    """The pairs that one lane has selected, and its scan, which can be asked for more.
+    """The pairs that one lane has selected.
 
     Attributes:
-        scan: The scan.
+        scan: Their scan, from which more pairs can be taken.
         rows: The pairs, in arrival order.
-        state: The scan's state after it has given them.
+        state: The state of the scan just after them.
     """
 
     scan: LaneScan
@@ -67,7 +67,7 @@ class Curator:
         self.pools = PoolMixture.of(pool)
         self.config = config
         self.templates = metadata.templates
-        # Without curation nothing is compared with them, so none need be given.
+        # Without curation no caption is compared with the metadata, so none are required.
         needed = config.curation != "none" or metadata.metadata
         self.entries: Sequence[MetadataEntry] = load_metadata(metadata) if needed else ()
         self.index = VersionedIndex(config.index, index_folder)
@@ -86,21 +86,21 @@ class Curator:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the entries, with prompts of their own, and of the templates."""
+        """The SHA-256 of the entries, their own prompts included, and of the templates."""
         return metadata_fingerprint(self.entries, self.templates)
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """Every text that the index of the metadata is made of; none without curation."""
+        """Every text whose vector the index is made of; none without curation."""
         if self.config.curation == "none":
             return ()
         return distinct_prompts(self.entries, self.templates)
 
     def refresh(self, encoder: Embedder) -> MetadataIndex | None:
-        """The index of the metadata under an encoder; rebuilt only if the encoder changed.
+        """The index of the metadata under an encoder, built again only if the encoder changed.
 
         Returns:
-            None without curation, which compares nothing.
+            None without curation, where no caption is scored.
         """
         if self.config.curation == "none":
             return None
@@ -109,10 +109,14 @@ class Curator:
         return self.index.refresh(version, embed, device=encoder.device)
 
     def lane_scores(self, encoder: Embedder, index: MetadataIndex | None) -> LaneScores | None:
-        """Scores that this process makes, with an encoder and the index under it.
+        """The scores of every lane, computed in this process.
+
+        Args:
+            encoder: The text encoder.
+            index: The metadata under that encoder; None = nothing is scored.
 
         Returns:
-            None without an index: nothing is scored.
+            None without an index.
         """
         if index is None:
             return None
@@ -131,7 +135,7 @@ class Curator:
                 lane=lane,
                 order=self.orders[lane],
                 first=first,
-                encoder=cast(TextEncoder, encoder),  # of a cascade it always is
+                encoder=cast(TextEncoder, encoder),  # always, in a cascade
                 index=index,
                 exact=exact,
             )
@@ -145,9 +149,9 @@ class Curator:
 
         Args:
             step: The outer step.
-            lane: The lane.
-            cursor: Where the lane's scan stands.
-            scores: What scores its captions; None without curation.
+            lane: The number of the lane.
+            cursor: The position at which the scan begins.
+            scores: The scores of every lane; None without curation.
         """
         everything_passes = scores is None or step.update < self.config.skip_until
         return LaneScan(
@@ -171,14 +175,14 @@ class Curator:
         lanes: Sequence[int] | None = None,
         on_progress: LaneProgress | None = None,
     ) -> list[LaneSelection]:
-        """One outer step: the next kept pairs of every lane, by caption alone.
+        """Run one outer step: the next kept pairs of every lane, by caption alone.
 
         Args:
             step: The outer step.
-            cursors: Where the scan of each lane stands, of all lanes.
-            scores: What scores captions; None without curation.
-            num_pairs: Pairs of each lane; None = all that `max_passes` passes have.
-            lanes: Only these lanes; None = all.
+            cursors: The position of the scan of each lane, for all lanes.
+            scores: The scores of every lane; None without curation.
+            num_pairs: The pairs of each lane; None = all that `max_passes` passes have.
+            lanes: The lanes to run; None = all.
             on_progress: See `LaneProgress`.
 
         Raises:
@@ -189,7 +193,7 @@ class Curator:
             scan = self.scan(step, lane, cursors[lane], scores)
             rows = scan.take(num_pairs, on_progress and partial(on_progress, lane))
             selections.append(LaneSelection(scan, rows, scan.state(rows)))
-        if step.number == 0 and all(each.scan.kept_all for each in selections):
+        if step.number == 0 and all(selection.scan.kept_all for selection in selections):
             logger.warning(
                 "every caption is kept (ratio 1.0), so nothing is curated: raise --threshold %g, "
                 "or give --curation none",
@@ -198,10 +202,10 @@ class Curator:
         return selections
 
     def sample(self, encoder: Embedder) -> SimilaritySample:
-        """Similarities of the first captions of lane 0's scan.
+        """The similarities of the first captions of lane 0.
 
         Raises:
-            ConfigError: Without curation there is nothing to compare captions with.
+            ConfigError: The run does not curate, so it compares no captions.
         """
         index = self.refresh(encoder)
         if index is None:
@@ -209,12 +213,12 @@ class Curator:
         return sample_similarity(self.orders[0], encoder, index, self.entries)
 
     def write_entries(self, run: Run) -> None:
-        """Write `metadata.json`: the entries; `metadata_id` in the ledger counts them from 0."""
+        """Write `metadata.json`: the entries, by their `metadata_id` in the ledger."""
         write_json(run.path / "metadata.json", [asdict(entry) for entry in self.entries])
 
 
 def write_scan(run: Run, scan: LaneScan, rows: pa.Table) -> list[FileEntry]:
-    """Write the ledger tables of a scan; `rows` are its selection."""
+    """Write the ledger tables of a scan; `rows` are the selected pairs."""
     named = {"outer_step": scan.step.number, "lane": scan.lane}
     selected = ledger_rows(scan, rows, "selections")
     missed = ledger_rows(scan, scan.near_misses, "near_misses")

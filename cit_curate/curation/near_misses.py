@@ -1,4 +1,4 @@
-"""The best captions that were not kept, of each metadata entry, while they are scanned."""
+"""The best captions of each metadata entry that were not kept, collected during a scan."""
 
 import numpy as np
 import pyarrow as pa
@@ -6,23 +6,23 @@ import pyarrow as pa
 from cit_curate.curation.selection import best_per_entry
 from cit_curate.records import Float32, Int64
 
-# Rows that wait are sorted in together, once they are this many and a share of those known: with
-# 20,000 entries of 5 each, sorting 100,000 rows for every batch of 2,048 costs more than reading.
+# Waiting rows are merged once they are this many, and a quarter of the known rows: with 20,000
+# entries of 5 rows each, sorting 100,000 rows for every batch of 2,048 costs more than reading.
 SORTED_AT_ONCE = 4_096
 
 
 class NearMisses:
-    """Keeps the rows of each entry with the highest similarities.
+    """The rows with the highest similarities of each entry.
 
-    Of equal similarities the one that was scanned first counts; captions come in scan order.
+    Rows are added in scan order; of equal similarities the first one stays.
     """
 
     def __init__(self, rows: pa.Table, *, best: int) -> None:
-        """Start from what is known.
+        """Start from known rows.
 
         Args:
-            rows: Table with scan_position, similarity and metadata_id, as `rows` gave it.
-            best: How many rows an entry keeps.
+            rows: A table with scan_position, similarity and metadata_id, as `rows` returns it.
+            best: The number of rows of an entry.
         """
         self._best = best
         self._known = rows
@@ -32,7 +32,7 @@ class NearMisses:
 
     @property
     def rows(self) -> pa.Table:
-        """By entry, then best first; `best` rows of an entry at most."""
+        """The rows by entry, then best first; at most `best` of an entry."""
         if self._num_waiting:
             rows = pa.concat_tables([self._known, *self._waiting])
             self._known = rows.take(
@@ -43,12 +43,12 @@ class NearMisses:
         return self._known
 
     def add(self, missed: pa.Table) -> None:
-        """Take in rows that were scanned after all others."""
+        """Add rows that were scanned after all others."""
         entry = _entry(missed)
         if len(entry) and (largest := int(entry.max())) >= len(self._bar):
             room = largest + 1 - len(self._bar)
             self._bar = np.concatenate([self._bar, np.full(room, -np.inf, dtype=np.float32)])
-        # Not >=: of equals the earlier one counts, which is known already.
+        # Not >=: of equals the earlier one stays, which is known already.
         better = missed.filter(_similarity(missed) > self._bar[entry])
         if len(better):
             self._waiting.append(better)
@@ -57,7 +57,7 @@ class NearMisses:
             _ = self.rows
 
     def _bars(self) -> Float32:
-        """float32 [entries]: what a row must be above to count; -inf where there is room."""
+        """float32 [entries]: the similarity that a row must exceed; -inf where there is room."""
         entry, similarity = _entry(self._known), _similarity(self._known)
         bars = np.full(int(entry.max()) + 1 if len(entry) else 0, -np.inf, dtype=np.float32)
         counts = np.bincount(entry, minlength=len(bars))

@@ -1,4 +1,7 @@
-"""The seam for policies: which captions of a scored batch are kept, and for what reason."""
+"""The seam for policies: which captions of a scored batch are kept, and for what reason.
+
+A new policy is a function here that returns a `Rule`; `Curator.scan` picks the rule of a scan.
+"""
 
 from collections.abc import Callable
 
@@ -9,16 +12,17 @@ from cit_curate.curation.selection import keep_similar
 from cit_curate.records import Bool
 
 Rule = Callable[[Scores, ScanTotals], tuple[Bool, str]]
-"""A pure function of a batch's scores, and of what the outer step has scanned before that batch.
+"""A pure function of a batch's scores and of the totals of the scan before that batch.
 
-It gives bool [batch], the captions that are kept, and the reason, which the ledger names. A scan
-applies it batch by batch in arrival order, so its decisions do not depend on how many captions are
-embedded at once, on the number of processes, or on a kill: totals are saved with the scan.
+It returns bool [batch], the captions to keep, and the reason, which the ledger records. A scan
+applies it batch by batch in arrival order. Its decisions therefore do not depend on how many
+captions are embedded at once, on the number of processes, or on a kill: totals are saved with the
+scan.
 """
 
 
 def similarity_rule(config: CurateConfig) -> Rule:
-    """The rule of CiT: a threshold, and the best few of a batch where too little passes it."""
+    """The rule of CiT: a threshold, and the best few of a batch where too few captions pass it."""
 
     def rule(scores: Scores, totals: ScanTotals) -> tuple[Bool, str]:
         return keep_similar(

@@ -1,4 +1,4 @@
-"""What a scan writes down: its rows in the tables of the ledger, and its line of metrics."""
+"""The records of a scan: its rows in the tables of the ledger, and its line of metrics."""
 
 from collections import Counter
 from dataclasses import asdict
@@ -14,7 +14,7 @@ from cit_curate.run.ledger_tables import SCHEMAS
 def ledger_rows(
     scan: LaneScan, rows: pa.Table, table: Literal["selections", "near_misses"]
 ) -> pa.Table:
-    """Rows of a scan with the columns of `selections` or `near_misses`."""
+    """The rows of a scan with the columns of `selections` or `near_misses`."""
     schema = SCHEMAS[table]
     constants = {
         "outer_step": scan.step.number,
@@ -29,7 +29,7 @@ def ledger_rows(
 
 
 def round_row(scan: LaneScan, *, selected: int, pools: pa.ChunkedArray | None = None) -> pa.Table:
-    """The `rounds` row of a scan; `pools` are those of the selected pairs."""
+    """The `rounds` row of a scan; `pools` has the pool of each selected pair."""
     totals, config = scan.totals, scan.config
     row = {
         "outer_step": scan.step.number,
@@ -50,7 +50,7 @@ def round_row(scan: LaneScan, *, selected: int, pools: pa.ChunkedArray | None = 
 
 
 def metrics_record(scan: LaneScan) -> dict[str, Any]:
-    """The line of a scan in metrics.jsonl: its counts, and seconds by stage."""
+    """The line of a scan in metrics.jsonl: its counts, and its seconds by stage."""
     totals = scan.totals
     return {
         "kind": "outer_step",
@@ -69,7 +69,7 @@ def metrics_record(scan: LaneScan) -> dict[str, Any]:
 
 
 def _audited(scan: LaneScan) -> dict[str, Any]:
-    """What a cascade skipped, and each rule's recall."""
+    """The captions that a cascade skipped and audited, and the recall of each reason."""
     audit = scan.totals.audit
     if audit is None:
         return {}

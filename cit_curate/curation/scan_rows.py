@@ -1,7 +1,9 @@
-"""Captions of a scan as table rows, once they are scored, and what a scan counts of them."""
+"""The rows of scored captions, and the totals that a scan counts over them."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,9 +29,15 @@ SCORED_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """One scan batch after the rules: what is kept, what misses, and where the scan stands.
+    """One scan batch after the rule.
 
-    `pools` has the pool of each of its captions.
+    Attributes:
+        pools: The pool of each of its captions, rejects left out.
+        similarity: float32 [scored]; None = nothing was scored.
+        kept: The rows that are kept.
+        missed: The scored rows that are not.
+        cursor: The position of the scan after this batch.
+        rejects: The captions without a usable vector, as rows of the ledger's `rejects`.
     """
 
     pools: pa.ChunkedArray
@@ -37,11 +45,12 @@ class ScoredBatch:
     kept: pa.Table
     missed: pa.Table
     cursor: PoolCursor
+    rejects: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass
 class ScanTotals:
-    """What one lane's scan of one outer step has seen so far; owned and changed by its scan."""
+    """The totals of one lane's scan in one outer step; its scan owns and changes them."""
 
     scanned: int = 0
     kept: int = 0
@@ -55,8 +64,9 @@ class ScanTotals:
     audit: Audit | None = None
 
     def add(self, batch: ScoredBatch) -> None:
-        """Count a batch that has been scanned."""
-        self.scanned += len(batch.pools)
+        """Count a scanned batch."""
+        self.scanned += len(batch.rejects) + len(batch.pools)
+        self.scanned_of_pool += Counter(row["pool"] for row in batch.rejects if row["pool"])
         self.kept += len(batch.kept)
         self.scanned_of_pool += count_pools(batch.pools)
         self.kept_of_pool += count_pools(batch.kept["pool"])
@@ -78,9 +88,9 @@ def scored_rows(
 
     Args:
         batch: The captions.
-        similarity: float32 [batch]; None: not scored.
-        nearest: int64 [batch], the nearest entry; None: not scored.
-        reason: The rule that decides.
+        similarity: float32 [batch]; None = not scored.
+        nearest: int64 [batch], the nearest entry; None = not scored.
+        reason: The reason that the rule gave.
         entry_names: string [entries].
     """
     rows = batch.rows
@@ -111,7 +121,7 @@ def pool_names(batch: CaptionBatch) -> pa.ChunkedArray:
 
 
 def count_pools(pools: pa.ChunkedArray) -> Counter[str]:
-    """Rows of each pool; none where nobody named it."""
+    """The number of rows of each pool; null pools are not counted."""
     counts = pools.drop_null().value_counts()
     values = counts.field("values").to_pylist()
     return Counter(dict(zip(values, counts.field("counts").to_pylist(), strict=True)))

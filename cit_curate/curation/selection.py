@@ -1,4 +1,4 @@
-"""The rules of a selection: similarities in, which captions are kept and why out."""
+"""The pure functions of a selection: from similarities to the captions that are kept, and why."""
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +14,8 @@ def keep_similar(similarity: Float32, *, threshold: float, min_ratio: float) -> 
     """Mark the captions that this batch keeps (docs/method.md, outer step, 5 and 6).
 
     Args:
-        similarity: float32 [batch], best cosine of each caption over the metadata.
-        threshold: Captions strictly above it are kept.
+        similarity: float32 [batch], the best cosine of each caption over the metadata.
+        threshold: The similarity above which a caption is kept, strictly.
         min_ratio: When a smaller share passes, the best `int(min_ratio * batch)` are kept
             instead; ties go to the earlier caption.
 
@@ -33,7 +33,7 @@ def keep_similar(similarity: Float32, *, threshold: float, min_ratio: float) -> 
 
 
 def first_of_each(keys: pa.ChunkedArray, seen: set[str]) -> Bool:
-    """Mark the pair keys that are not in `seen` and have not come earlier; `seen` has them then.
+    """Mark the first occurrence of each pair key that is not in `seen`, and add it to `seen`.
 
     Returns:
         bool [keys].
@@ -42,7 +42,7 @@ def first_of_each(keys: pa.ChunkedArray, seen: set[str]) -> Bool:
     num_seen = len(seen)
     if seen.isdisjoint(texts):
         seen.update(texts)
-        if len(seen) == num_seen + len(texts):  # as good as always: within a pass none repeats
+        if len(seen) == num_seen + len(texts):  # nearly always: no pair repeats within a pass
             return np.ones(len(texts), dtype=np.bool_)
         seen.difference_update(texts)
     fresh = np.zeros(len(texts), dtype=np.bool_)
@@ -58,9 +58,9 @@ def best_per_entry(similarity: Float32, metadata_id: Int64, tie: Int64, *, best:
 
     Args:
         similarity: float32 [rows].
-        metadata_id: int64 [rows], the entry that each caption is nearest to.
-        tie: int64 [rows], scan position; of equal similarities the smaller comes first.
-        best: How many rows an entry keeps.
+        metadata_id: int64 [rows], the entry nearest to each caption.
+        tie: int64 [rows], the scan position; of equal similarities the smaller comes first.
+        best: The number of rows of an entry.
 
     Returns:
         int64 [at most entries * best], ordered by entry, then best first.
@@ -77,10 +77,10 @@ def suggest_threshold(histogram: Int64, needed: int) -> float | None:
 
     Args:
         histogram: int64 [bins], counts of similarities in equal bins from -1 to 1.
-        needed: Pairs that were asked for.
+        needed: The number of requested pairs.
 
     Returns:
-        A threshold, or None when the scan saw fewer captions than needed.
+        The threshold, or None when the scan saw fewer captions than needed.
     """
     above = np.cumsum(histogram[::-1])[::-1]
     enough = np.flatnonzero(above >= needed)

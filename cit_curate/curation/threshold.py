@@ -1,4 +1,4 @@
-"""Choosing a threshold: what a sample of the pool looks like under the text encoder as it is."""
+"""Help with the threshold: the similarities of a sample of the pool under a text encoder."""
 
 import time
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
 @dataclass(frozen=True)
 class SimilaritySample:
-    """Similarities of the first captions of the scan.
+    """The similarities of the first captions of a scan.
 
     Attributes:
-        similarity: float32 [sample], best cosine over the metadata.
-        never_nearest: Entries that are the nearest one of no sampled caption.
-        seconds: Time to read, embed and search the sample.
+        similarity: float32 [sample], the best cosine over the metadata.
+        never_nearest: The entries that are nearest to no sampled caption.
+        seconds: The time to read, embed and search the sample.
     """
 
     similarity: Float32
@@ -33,25 +33,25 @@ class SimilaritySample:
     seconds: float
 
     def quantiles(self) -> dict[float, float]:
-        """Similarity at each of `QUANTILES`."""
+        """The similarity at each of `QUANTILES`."""
         values = np.quantile(self.similarity, QUANTILES)
         return dict(zip(QUANTILES, (float(value) for value in values), strict=True))
 
     def pass_ratio(self, threshold: float) -> float:
-        """Share of the sample strictly above a threshold."""
+        """The share of the sample strictly above a threshold."""
         return float((self.similarity > np.float32(threshold)).mean())
 
     def captions_needed(self, config: CurateConfig) -> float:
-        """Captions that one outer step and lane has to scan for its budget; inf = never full."""
+        """The captions that a lane scans to fill one budget; inf = it never fills."""
         ratio = max(self.pass_ratio(config.threshold), config.min_ratio)
         return config.budget / ratio if ratio else float("inf")
 
     def minutes_needed(self, config: CurateConfig) -> float:
-        """Minutes of that scan at the sample's rate."""
+        """The minutes of that scan at the sample's rate."""
         return self.captions_needed(config) * self.seconds / len(self.similarity) / 60
 
     def line(self, config: CurateConfig) -> str:
-        """One line for a person about to start."""
+        """One line for a person who is about to start."""
         shares = ", ".join(
             f"{threshold:.2f}: {self.pass_ratio(threshold):.1%}"
             for threshold in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -81,12 +81,12 @@ def sample_similarity(
     *,
     num_captions: int = SAMPLE_CAPTIONS,
 ) -> SimilaritySample:
-    """Score the first captions of the scan; tags as they stand in the pool.
+    """Score the first captions of a scan, with tags as the pool has them.
 
     Captions without a usable vector are left out.
 
     Raises:
-        NotFiniteError: None has one.
+        NotFiniteError: No caption has a usable vector.
     """
     started = time.perf_counter()
     captions: list[str] = []
@@ -95,7 +95,7 @@ def sample_similarity(
     similarity, nearest = best_entries(encoder, index, Texts.of(captions))
     sound = np.isfinite(similarity)
     if not sound.any():
-        encoder.embed(captions)  # says which vector is NaN, infinite or zero
+        encoder.embed(captions)  # raises, and names what is NaN, infinite or zero
     hit = set(nearest[sound].tolist())
     never = tuple(entry.name for number, entry in enumerate(entries) if number not in hit)
     return SimilaritySample(similarity[sound], never, time.perf_counter() - started)

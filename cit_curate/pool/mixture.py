@@ -5,7 +5,7 @@ rules. A pool alone is a mixture of one, which changes nothing.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -160,12 +160,6 @@ def parse_pool(text: str) -> tuple[str | None, str, Fraction | None]:
             f"--pool {text}: the weight {weight!r} is not a number above 0, as in {path}=0.7"
         )
     return name, path, Fraction(weight)
-
-
-def run_pools(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    """The pools of a run of several, as its `config.json` has them; none for a run of one."""
-    pools = config.get("pools")
-    return tuple(pools) if isinstance(pools, list) else ()
 
 
 def _check_distinct(pools: Sequence[tuple[str, Pool, Fraction]]) -> None:

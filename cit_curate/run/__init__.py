@@ -1,1 +1,1 @@
-"""A run folder: its ledger, its shards, and what can be asked of it."""
+"""A run folder: its ledger, its shards, and the queries, exports and reports made from it."""

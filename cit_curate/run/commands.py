@@ -1,9 +1,6 @@
-"""What `cit query`, `cit export` and `cit report` do, and what they print."""
+"""The commands `cit query`, `cit export` and `cit report`."""
 
 import difflib
-import logging
-from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +15,11 @@ from cit_curate.storage.remote import remote_url
 from cit_curate.storage.upload import check_empty, made_here
 from cit_curate.terminal import count_and_rate, progress_bar
 
-if TYPE_CHECKING:  # they import Arrow and DuckDB, which `--help` must not wait for
+if TYPE_CHECKING:  # they import Arrow and DuckDB, too slow for `--help`
     from cit_curate.pool.mixture import PoolMixture
     from cit_curate.pool.pool import Pool
-    from cit_curate.run.ledger import Run
 
-logger = logging.getLogger(__name__)
-
-# Names that somebody means as a file; everything else is a folder.
+# Suffixes of names that are meant as a file; every other name is a folder.
 _OTHER_FILES = (".npy", ".tar", ".tsv", ".txt", ".jsonl", ".gz", ".zip", ".xlsx", ".html")
 
 
@@ -42,35 +36,35 @@ def query(
 ) -> None:
     """Ask a run in SQL: one SELECT over its views.
 
-    They are selections, used, rounds, near_misses, rejects, counts (pair_key, image_id, text_key,
-    count) and pairs (the pool's); DESCRIBE selections shows its columns, which are those of the
-    run's Parquet files. A run that is still going shows its committed outer steps. The SQL reaches
-    no file, network or setting: a guard against accidents and pasted SQL, not a server for
-    strangers.
+    The views are selections, used, rounds, near_misses, rejects, counts (pair_key, image_id,
+    text_key, count) and pairs (of the pool); DESCRIBE selections shows its columns, which are those
+    of the run's Parquet files. A running run shows its committed outer steps. The SQL reaches no
+    file, network or setting: a guard against accidents and pasted SQL, not a server for strangers.
 
         cit query RUN "SELECT metadata_text, count(*) FROM selections GROUP BY 1 ORDER BY 2 DESC"
 
     Args:
-        run: The run's folder.
+        run: The run folder.
         sql: One SELECT statement.
         csv: Print CSV instead of a table.
         json: Print one JSON document: a list of objects.
         parquet: Write the result to this Parquet file.
         pool: The pool's folder; default the one the run was made from. Of several, once for each:
             --pool A --pool B, or --pool NAME:A when the run gave it another name.
-        timeout_seconds: Stop the query after this long.
-        max_rows: Stop the query when it returns more rows.
+        timeout_seconds: The time after which the query is stopped.
+        max_rows: The number of rows above which the query is stopped.
     """
     if csv + json + (parquet is not None) > 1:
         raise ConfigError("--csv, --json and --parquet exclude each other; choose one")
     from cit_curate.pool.mixture import PoolMixture
     from cit_curate.run.ledger import Run
+    from cit_curate.run.pools import run_pool
     from cit_curate.run.query_result import print_csv, print_table, unique_names
 
     opened = Run.open(run)
     source = run_pool(opened, pool)
     if source is not None and any(each.pool.is_remote for each in PoolMixture.of(source)):
-        # It is fetched whole for SQL: only when the SQL may be about it.
+        # SQL needs the whole pool here, so it is fetched only when the SQL may read it.
         source = _fetched(source) if "pairs" in sql.lower() else None
     with opened.database(source) as database:
         table = database.query(sql, timeout_seconds=timeout_seconds, max_rows=max_rows)
@@ -100,24 +94,25 @@ def export(
 ) -> None:
     """Export what a run curated: FILE.json, FILE.parquet, FILE.csv, or a folder of WebDataset tars.
 
-    Counts say how often training used each pair; a run that only curated counts how often it
-    selected each.
+    The counts are how often training used each pair; in a run that only curated, how often it was
+    selected.
 
         cit export RUN counts.json
         cit export RUN SHARDS
 
     Args:
-        run: The run's folder.
+        run: The run folder.
         out: A file for the counts, or a folder for pairs with their images.
         pool: The pool's folder; default the one the run was made from. Of several, once for each:
             --pool A --pool B, or --pool NAME:A when the run gave it another name.
-        pairs_per_shard: Pairs of each tar.
-        image_side: Make images whose shorter side is longer JPEGs of this side; 0 = the pool's own
-            bytes. Left out, what the run was trained with (`--shard-image-side`).
+        pairs_per_shard: Pairs in each tar.
+        image_side: Shrink images to this shorter side, as JPEGs; smaller ones, and with 0 all, keep
+            the pool's bytes. Left out, it is the run's --shard-image-side.
         json: Print one JSON document instead of a summary.
     """
     from cit_curate.run.exports.export import export_counts, export_webdataset
     from cit_curate.run.ledger import Run
+    from cit_curate.run.pools import run_pool
 
     if pairs_per_shard < 1:
         raise ConfigError(f"--pairs-per-shard is {pairs_per_shard}; it must be at least 1")
@@ -153,7 +148,7 @@ def export(
         with progress_bar() as progress:
             bar = progress.add_task("exporting", total=None, numbers="")
 
-            def tell(done: int, total: int) -> None:
+            def show_progress(done: int, total: int) -> None:
                 seconds = progress.tasks[bar].elapsed
                 numbers = count_and_rate(done, total, seconds, "pairs")
                 progress.update(bar, completed=done, total=total, numbers=numbers)
@@ -165,7 +160,7 @@ def export(
                     local,
                     pairs_per_shard=pairs_per_shard,
                     image_side=image_side,
-                    on_progress=tell,
+                    on_progress=show_progress,
                 )
         summary = {
             "path": name,
@@ -190,13 +185,14 @@ def report(
         cit report RUN
 
     Args:
-        run: The run's folder, finished or not.
-        out: The page; default report.html in the run's folder.
+        run: The run folder, finished or not.
+        out: The page; default report.html in the run folder.
         pool: The pool's folder; default the one the run was made from. Of several, once for each:
             --pool A --pool B, or --pool NAME:A when the run gave it another name.
         json: Print one JSON document instead of a summary.
     """
     from cit_curate.run.ledger import Run
+    from cit_curate.run.pools import run_pool
     from cit_curate.run.report.page import build_report
 
     opened = Run.open(run)
@@ -208,72 +204,8 @@ def report(
     show({"path": name, "bytes": size}, [f"{name}: {size / 1e6:,.1f} MB"], as_json=json)
 
 
-def run_pool(run: "Run", paths: Sequence[str | Path] = ()) -> "Pool | PoolMixture | None":
-    """The pool at `paths`, else the one that the run's configuration names; of several, all.
-
-    Returns:
-        None when no path was given and the configuration names one that is no longer there.
-
-    Raises:
-        ConfigError: The paths are not those of the run's pools.
-    """
-    from cit_curate.pool.mixture import run_pools
-    from cit_curate.pool.pool import Pool
-
-    of_run = run_pools(run.config)
-    if of_run:
-        return _mixture(run, of_run, [str(path) for path in paths])
-    if len(paths) > 1:
-        raise ConfigError(f"--pool is given {len(paths)} times; {run.path} has one pool")
-    if paths:
-        return Pool.open(paths[0])
-    named = run.config.get("pool")
-    if _is_unnamed_store(run, named):
-        return None
-    if not isinstance(named, str) or not (Path(named) / "pool.json").is_file():
-        return None
-    return Pool.open(named)
-
-
-def _is_unnamed_store(run: "Run", named: object) -> bool:
-    """Whether a run's pool is in a store, which is not asked: its folder may be anybody's."""
-    if not isinstance(named, str) or remote_url(named) is None:
-        return False
-    logger.warning("a pool of %s is %s: name it with --pool to read it", run.path, named)
-    return True
-
-
-def _mixture(
-    run: "Run", of_run: Sequence[Mapping[str, Any]], paths: Sequence[str]
-) -> "PoolMixture | None":
-    """All pools of a run of several, each under the name that its ledger has."""
-    from cit_curate.pool.mixture import PoolMixture, parse_pool
-    from cit_curate.pool.pool import Pool
-
-    if not paths:
-        if any(_is_unnamed_store(run, pool["path"]) for pool in of_run):
-            return None
-        if not all((Path(pool["path"]) / "pool.json").is_file() for pool in of_run):
-            return None
-        opened = [(str(pool["name"]), Pool.open(pool["path"])) for pool in of_run]
-    else:
-        opened = []
-        for name, path, _ in map(parse_pool, paths):
-            pool = Pool.open(path)
-            opened.append((name or pool.name, pool))
-    names = [str(pool["name"]) for pool in of_run]
-    if sorted(name for name, _ in opened) != sorted(names):
-        given = ", ".join(name for name, _ in opened)
-        raise ConfigError(
-            f"{run.path} was made from the pools {', '.join(names)}, and --pool names {given}; "
-            "give --pool once for each, as NAME:POOL where its own name is another"
-        )
-    weights = {str(pool["name"]): Fraction(str(pool["weight"])) for pool in of_run}
-    return PoolMixture([(name, pool, weights[name]) for name, pool in opened])
-
-
 def _fetched(pools: "Pool | PoolMixture | None") -> "Pool | PoolMixture | None":
-    """Pools whose parts are all on this machine, for SQL over them."""
+    """The pools, with all parts fetched to this machine for SQL."""
     from cit_curate.pool.mixture import PoolMixture
 
     if pools is not None:
@@ -286,11 +218,11 @@ def _fetch(pool: "Pool") -> None:
     with progress_bar() as progress:
         bar: list[TaskID] = []
 
-        def tell(done: int, total: int) -> None:
+        def show_progress(done: int, total: int) -> None:
             if not bar:
                 bar.append(progress.add_task("fetching the pool", total=total, numbers=""))
             seconds = progress.tasks[0].elapsed
             numbers = count_and_rate(done // 10**6, total // 10**6, seconds, "MB")
             progress.update(bar[0], completed=done, numbers=numbers)
 
-        pool.fetch(tell)
+        pool.fetch(show_progress)

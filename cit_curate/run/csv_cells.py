@@ -1,6 +1,6 @@
-"""Cells of a CSV file that a spreadsheet opens."""
+"""CSV cells that are safe to open in a spreadsheet."""
 
-# What a spreadsheet takes for a formula when a text cell starts with it.
+# The characters at which a spreadsheet reads a text cell as a formula.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 

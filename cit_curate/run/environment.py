@@ -1,4 +1,4 @@
-"""What a run was made with: versions, platform, command."""
+"""The environment of a run: versions, platform, command."""
 
 import platform
 import shutil
@@ -24,7 +24,7 @@ _PACKAGES = (
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions of what decides a run's numbers, the machine type, and the command line."""
+    """The versions that decide a run's numbers, the machine type, and the command line."""
     versions = {}
     for name in _PACKAGES:
         try:
@@ -42,7 +42,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def cit_version() -> str | None:
-    """The version of this package; None when it is not installed."""
+    """The version of this package; None = it is not installed."""
     try:
         return metadata.version("cit")
     except metadata.PackageNotFoundError:
@@ -50,11 +50,11 @@ def cit_version() -> str | None:
 
 
 def _git_commit() -> str | None:
-    """The commit of the checkout that this package is run from; None when it is installed."""
+    """The commit of the checkout that this package runs from; None = it is installed."""
     folder = Path(__file__).parent.parent
     git = shutil.which("git")
     if git is None or not (folder / ".git").exists():
         return None
     command = [git, "-C", str(folder), "rev-parse", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip() or None

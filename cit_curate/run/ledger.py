@@ -1,9 +1,10 @@
-"""The run folder: append-only Parquet of what each outer step kept, and what training used.
+"""The run folder: append-only Parquet tables of the pairs that each outer step kept and used.
 
 An outer step is one commit. Its tables (and its checkpoint, if it trains) are written first, each
-whole or absent; then `manifests/step=NNNNNN.json`, which names every file with rows, bytes and
-SHA-256. The rename of that manifest is the commit. Readers see only what a manifest names; what a
-killed run left beyond its last commit is removed by `Run.roll_back` and made again identically.
+whole or absent. Then comes `manifests/step=NNNNNN.json`, which names every file with rows, bytes
+and SHA-256; the rename of that manifest is the commit. Readers see only the files that a manifest
+names. Files that a killed run left after its last commit are removed by `Run.roll_back`, and made
+again identically.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,13 +38,13 @@ from cit_curate.storage.durable import (
 from cit_curate.storage.remote import refuse_remote_run
 from cit_curate.storage.replace_folder import replacing
 
-if TYPE_CHECKING:  # they import DuckDB, which few readers of a run need
+if TYPE_CHECKING:  # they import DuckDB, which few users of a run need
     from cit_curate.pool.mixture import PoolMixture
     from cit_curate.run.query import PairSource, RunDatabase
 
 FORMAT_VERSION = 1
 
-# What a run is started with; `head.json` has their hashes.
+# The files that a run starts with; `head.json` has their hashes.
 HEAD_FILES = ("config.json", "environment.json")
 
 
@@ -53,11 +54,11 @@ class Commit:
 
     Attributes:
         outer_step: Its number, from 0.
-        update: Updates the weights had seen when it was committed.
-        cursors: Where each lane's scan stands, by lane.
-        files: The ledger files of this step.
-        checkpoint: Folder of the weights, relative to the run; None when nothing was trained.
-        best: The best evaluation so far, as the trainer wrote it; None before the first.
+        update: The updates that the weights had seen when it was committed.
+        cursors: The position of each lane's scan, by lane.
+        files: The ledger files of this outer step.
+        checkpoint: The folder of the weights, relative to the run; None = nothing was trained.
+        best: The best evaluation so far, as the trainer wrote it; None = there is none yet.
     """
 
     outer_step: int
@@ -69,7 +70,7 @@ class Commit:
 
 
 class Run:
-    """A run folder: written by one curation or training, read by everybody."""
+    """A run folder: written by one curation or training at a time, read by any process."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -106,13 +107,12 @@ class Run:
         environment: Mapping[str, Any],
         overwrite: bool = False,
     ) -> Iterator["Run"]:
-        """Give a run that appears at `path`, with all its commits, when the block ends well.
+        """Make a whole run: it appears at `path`, with all its commits, when the block succeeds.
 
-        For a run that is made in one go. A kill leaves what was there before. The caller holds the
-        lock of `path`.
+        A kill leaves what was there before. The caller holds the lock of `path`.
 
         Raises:
-            ConfigError: See `check_free`; the first of two writers may have just finished.
+            ConfigError: See `check_free`; another writer may have finished just before.
         """
         cls.check_free(path, overwrite=overwrite)
         with replacing(path.absolute()) as folder:
@@ -121,18 +121,17 @@ class Run:
 
     @staticmethod
     def check_free(path: Path, *, overwrite: bool) -> None:
-        """Make sure that a run may be started in a folder.
+        """Check that a run may be started in a folder.
 
         Raises:
-            ConfigError: The folder has something in it, and overwrite was not asked; or what is
-                in it is not a run.
+            ConfigError: The folder is not empty and `overwrite` is false, or it holds no run.
         """
         refuse_remote_run(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             if not overwrite:
                 raise ConfigError(
                     f"{path} is not empty; choose another --out, or replace what is there with "
-                    "--overwrite (a training run that was stopped goes on with --resume)"
+                    "--overwrite (a training run that was stopped resumes with --resume)"
                 )
             if path.is_dir() and not (path / "config.json").is_file():
                 raise ConfigError(
@@ -142,7 +141,7 @@ class Run:
 
     @classmethod
     def open(cls, path: Path | str) -> "Run":
-        """Open a run folder to read it or to go on with it.
+        """Open a run folder to read or resume it.
 
         Raises:
             ConfigError: There is no run at `path`.
@@ -163,19 +162,19 @@ class Run:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """What the run was started with: see `describe_environment`."""
+        """The environment that the run was started in; see `describe_environment`."""
         return dict(read_json(self.path / "environment.json"))
 
     @property
     def has_several_pools(self) -> bool:
-        """Whether it was made from a mixture: a pair is then known by its pool and its key."""
+        """Whether the run was made from a mixture; a pair is then identified by pool and key."""
         return bool(self.config.get("pools"))
 
     def commits(self, *, last: int | None = None) -> list[Commit]:
         """The committed outer steps, in order.
 
         Args:
-            last: Read only so many of them, from the end; None = all.
+            last: The number of commits to read, from the end; None = all.
 
         Raises:
             DamagedError: A manifest is damaged, or one before the last is missing.
@@ -195,7 +194,7 @@ class Run:
         """The committed Parquet files of one ledger table, by outer step and lane.
 
         Raises:
-            DamagedError: One is missing or has another size than its manifest says.
+            DamagedError: A file is missing, or its size differs from the manifest.
         """
         entries = [entry for commit in self.commits() for entry in commit.files]
         return [
@@ -216,10 +215,10 @@ class Run:
         *,
         commits: Sequence[Commit] | None = None,
     ) -> "RunDatabase":
-        """The ledger as SQL views, and with a pool its pairs.
+        """The ledger as SQL views; with a pool, its pairs too.
 
         Args:
-            pool: The pool that the run was made from, or the mixture.
+            pool: The pool or mixture that the run was made from.
             commits: The outer steps that the views show; None = all that are committed now.
         """
         from cit_curate.run.query import RunDatabase
@@ -231,11 +230,11 @@ class Run:
     def counts(self) -> dict[str, int]:
         """The curated dataset: how often training used each pair, by pair key.
 
-        A run that only curated has used nothing; there it is how often each pair was selected.
-        Memory holds the answer, however long the ledger is; `cit export` needs not even that.
+        In a run that only curated, it is how often each pair was selected. Memory holds only the
+        result, however long the ledger is; `cit export` does not even need that.
 
         Raises:
-            ConfigError: Two pools have used pairs of the same key, so a key does not say which.
+            ConfigError: Two pools have pairs with the same key, so a key is ambiguous.
         """
         from cit_curate.run.query import EXPORT_BATCH_ROWS
 
@@ -251,7 +250,7 @@ class Run:
     def write_table(
         self, table: LedgerTable, rows: pa.Table, *, outer_step: int, lane: int
     ) -> FileEntry:
-        """Write one table of one outer step and lane; it counts once a commit names it."""
+        """Write one table of one outer step and lane; it takes effect once a commit names it."""
         return self.write_batches(table, rows.to_batches(), outer_step=outer_step, lane=lane)
 
     def write_batches(
@@ -263,9 +262,9 @@ class Run:
         return describe_file(path, self.path, rows=rows)
 
     def commit(self, commit: Commit) -> None:
-        """Make an outer step part of the run: the one atomic step of a run.
+        """Make an outer step part of the run, atomically.
 
-        The first one takes `metadata.json` along, which `metadata_id` counts in.
+        The first commit also names `metadata.json`, whose rows `metadata_id` counts.
         """
         metadata = self.path / "metadata.json"
         if commit.outer_step == 0 and metadata.is_file():
@@ -275,14 +274,14 @@ class Run:
         write_sealed(self.path / "manifests" / f"{step_folder(commit.outer_step)}.json", value)
 
     def roll_back(self, *, keep_update: int | None = None) -> Commit | None:
-        """Remove whatever is younger than the last commit.
+        """Remove all that was written after the last commit.
 
         Args:
-            keep_update: The next outer step was left in its middle, after this update: its shards
-                and its metrics up to there stay.
+            keep_update: The update after which the next outer step was stopped midway; the shards
+                of that outer step, and its metrics up to that update, stay. None = it was not.
 
         Returns:
-            The last commit; None when the run has none.
+            The last commit; None = the run has none.
         """
         sweep_temporary(self.path)
         commits = self.commits()
@@ -310,7 +309,7 @@ class Run:
         append_record(self.path / "metrics.jsonl", record)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last line cut by a kill is left out.
+        """The records of metrics.jsonl; a last line cut by a kill is left out.
 
         Raises:
             DamagedError: A line is no JSON object, or has changed since it was written.
@@ -330,10 +329,10 @@ def _step_number(folder: Path) -> int:
 
 
 def read_commit(path: Path) -> Commit:
-    """One manifest.
+    """Read a commit from its manifest.
 
     Raises:
-        DamagedError: It is missing or damaged, or a newer version wrote it.
+        DamagedError: The manifest is missing or damaged, or has another format version.
     """
     value = read_json(path)
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The tables of the ledger: their columns, and how rows become a Parquet file and come back."""
+"""The tables of the ledger: their columns, and their rows to and from Parquet files."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -30,7 +30,7 @@ _SCANNED = [
     ("metadata_text", pa.string()),
 ]
 
-# What `rounds` says of one pool; over all pools of a row they add up to the row's own numbers.
+# The counts of one pool in `rounds`; over all pools of a row they add up to the row's own counts.
 POOL_COUNTS = pa.struct(
     [
         ("pool", pa.string()),
@@ -40,8 +40,8 @@ POOL_COUNTS = pa.struct(
     ]
 )
 
-# How much of what exact curation keeps a cascade has kept, by the rule that decided: an estimate,
-# and its 95 % interval. `missed` is an estimate too.
+# The share of what exact curation keeps that a cascade kept, by reason: an estimate, and its 95 %
+# interval. `missed` is an estimate too.
 RECALL = pa.struct(
     [
         ("reason", pa.string()),
@@ -53,18 +53,18 @@ RECALL = pa.struct(
     ]
 )
 
-# Columns that came later (`pool`, `pools`, `skipped`, …) stand last; older files are read with null
-# for them.
+# Columns of newer versions (`pool`, `pools`, `skipped`, …) come last; files without them are read
+# with nulls.
 SCHEMAS: Mapping[LedgerTable, pa.Schema] = {
-    # What was kept, in arrival order. `reason`: threshold, min_ratio, everything, a policy, or
-    # imported (with no similarity, metadata or encoder: nobody knows them).
+    # The selected pairs, in arrival order. `reason`: threshold, min_ratio, everything, a policy, or
+    # imported (with unknown similarity, metadata and encoder).
     "selections": pa.schema(
         [*_SCANNED, ("reason", pa.string()), ("encoder", pa.string()), ("pool", pa.string())]
     ),
     # The best pairs that were not kept, per metadata entry, best first.
     "near_misses": pa.schema([*_SCANNED, ("encoder", pa.string()), ("pool", pa.string())]),
-    # One row: what the scan of this outer step saw. Its seconds are in metrics.jsonl, so that
-    # the ledger of the same run is the same bytes.
+    # One row: the totals of a scan. Its seconds are in metrics.jsonl, so that the ledger of the
+    # same run is the same bytes.
     "rounds": pa.schema(
         [
             ("outer_step", pa.int64()),
@@ -78,16 +78,16 @@ SCHEMAS: Mapping[LedgerTable, pa.Schema] = {
             ("best_similarity", pa.float32()),
             ("pool_passes", pa.float64()),
             ("histogram", pa.list_(pa.int64())),
-            # The same numbers of each pool, in the order they were given.
+            # The same counts by pool, in the order of the mixture.
             ("pools", pa.list_(POOL_COUNTS)),
-            # Of a cascade: captions that were not scored, and those that were by chance alone.
+            # For a cascade: captions that were not scored, and those scored by chance alone.
             ("skipped", pa.int64()),
             ("audited", pa.int64()),
             ("recalls", pa.list_(RECALL)),
         ]
     ),
-    # Which pairs the weights have seen: updates from `first_update` to `last_update`, inclusive;
-    # null in a run that was imported from counts, where nobody knows.
+    # The pairs that the weights have seen, in updates `first_update` to `last_update`, inclusive;
+    # both are null in a run that was imported from counts.
     "used": pa.schema(
         [
             ("outer_step", pa.int64()),
@@ -99,7 +99,7 @@ SCHEMAS: Mapping[LedgerTable, pa.Schema] = {
             ("pool", pa.string()),
         ]
     ),
-    # Kept pairs whose image could not be opened; scanned ones whose caption has no usable vector.
+    # Kept pairs whose image could not be opened, and captions without a usable vector.
     "rejects": pa.schema(
         [
             ("outer_step", pa.int64()),
@@ -118,15 +118,15 @@ SCHEMAS: Mapping[LedgerTable, pa.Schema] = {
 # `rounds.histogram`: counts of similarities in bins of 0.01 from -1 to 1.
 HISTOGRAM_BINS = 200
 
-# Rows of a row group of what `write_batches` writes.
+# Rows of a row group in a ledger file.
 ROW_GROUP_ROWS = 131_072
 
 
 def write_rows(path: Path, table: LedgerTable, batches: Iterable[pa.RecordBatch]) -> int:
-    """Write a ledger file, whole or not at all; how the rows were batched is not seen.
+    """Write a ledger file, whole or not at all; its bytes do not depend on the batches.
 
     Returns:
-        How many rows.
+        The number of rows.
     """
     schema = SCHEMAS[table]
     rows = 0
@@ -148,7 +148,7 @@ def write_rows(path: Path, table: LedgerTable, batches: Iterable[pa.RecordBatch]
 
 
 def as_now(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Rows of a ledger file with the columns that came later, as null."""
+    """The rows of a ledger file with all columns of today, null where the file lacks one."""
     for name in schema.names:
         if name not in rows.schema.names:
             rows = rows.append_column(name, pa.nulls(len(rows), schema.field(name).type))

@@ -1,7 +1,7 @@
-"""RUN/metrics.jsonl: loss, accuracy and seconds, a JSON object a line.
+"""RUN/metrics.jsonl: loss, accuracy and seconds, one JSON object a line.
 
-A line ends with the member `line_crc32`: the CRC-32 of the bytes before it, as eight hex digits.
-Only an older version wrote files of which no line has one.
+A line ends with the member `line_crc32`, the CRC-32 of the bytes before it as eight hex digits. In
+a file of an older version, no line has one.
 """
 
 import json
@@ -21,14 +21,14 @@ _NO_RECORD = (LookupError, TypeError, ValueError)
 
 
 def append_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Append one line; every record has its `update`."""
+    """Append one record, which has its `update`."""
     head = json.dumps(record, ensure_ascii=False).encode().removesuffix(b"}")
     with path.open("ab") as stream:
         stream.write(_sealed(head))
 
 
 def read_records(path: Path) -> list[Record]:
-    """The lines, without their checksums; a last line cut by a kill is left out.
+    """The records, without their checksums; a last line cut by a kill is left out.
 
     Raises:
         DamagedError: A line is no JSON object, or has changed since it was written.
@@ -44,19 +44,20 @@ def read_records(path: Path) -> list[Record]:
 
 
 def sound_lines(path: Path) -> list[bytes]:
-    """The lines that can be read, as they are."""
+    """The lines that can be read, as bytes."""
     lines = _whole_lines(path)
     read = _older_record if _is_older(lines) else _record
     return [line for line in lines if _is_sound(line, read)]
 
 
 def keep_records(path: Path, stays: Callable[[Record], bool]) -> None:
-    """Leave out lines; the file is replaced at once, or not touched where all stay.
+    """Remove the records for which `stays` is false, in one replacement of the file.
 
-    Lines of an older version get their checksums, as those have that come after them.
+    The file is left alone where all stay. Lines of an older version get checksums, like the lines
+    that will follow them.
 
     Raises:
-        DamagedError: As `read_records`.
+        DamagedError: See `read_records`.
     """
     records = read_records(path)
     lines = _whole_lines(path)
@@ -99,6 +100,6 @@ def _is_sound(line: bytes, read: Callable[[bytes], Record]) -> bool:
 
 
 def _whole_lines(path: Path) -> list[bytes]:
-    """The lines with their ends, empty ones left out."""
+    """The lines that have an end, with it; empty ones are left out."""
     content = path.read_bytes() if path.is_file() else b""
     return [line + b"\n" for line in content.split(b"\n")[:-1] if line]

@@ -1,9 +1,9 @@
 """A person's SQL, checked before it runs: one SELECT, over the run's views and nothing else.
 
-DuckDB's own sandbox (see `query.py`) already keeps files and the network away. This check stands in
-front of it and answers with the names that are there. It reads the syntax tree that DuckDB prints
-with `json_serialize_sql`, so a comment, a cast or odd spacing cannot hide a name from it. Both are
-a guard against accidents and pasted SQL; neither makes DuckDB a server for strangers.
+DuckDB's own sandbox (see `query.py`) already blocks files and the network. This check comes first,
+and its messages list the names that exist. It reads the syntax tree that DuckDB prints with
+`json_serialize_sql`, so a comment, a cast or odd spacing cannot hide a name. Both guard against
+accidents and pasted SQL; neither makes DuckDB a server for strangers.
 """
 
 import json
@@ -35,15 +35,15 @@ _NAME = re.compile(r"\w+")
 
 
 def check_select(connection: duckdb.DuckDBPyConnection, sql: str, views: Sequence[str]) -> str:
-    """The one SELECT statement of `sql`, ready to run.
+    """Check that `sql` is one SELECT over the views, and return it.
 
-    `FROM view`, `VALUES`, `DESCRIBE view`, `SUMMARIZE view` and `SHOW TABLES` are SELECTs to
-    DuckDB, and so to us.
+    DuckDB counts `FROM view`, `VALUES`, `DESCRIBE view`, `SUMMARIZE view` and `SHOW TABLES` as
+    SELECT, too.
 
     Args:
-        connection: Where the syntax tree is made; the statement itself is not run.
-        sql: What a person typed.
-        views: Names of the tables that it may read.
+        connection: The connection that parses the SQL; the statement is not run.
+        sql: The SQL that a person typed.
+        views: The names of the tables that it may read.
 
     Raises:
         QueryError: It does not parse, is not exactly one SELECT, or reads something else.
@@ -70,7 +70,7 @@ def check_select(connection: duckdb.DuckDBPyConnection, sql: str, views: Sequenc
 
 
 def short_message(error: Exception) -> str:
-    """The first lines of a DuckDB message: no candidates, no excerpt with a caret."""
+    """The start of a DuckDB message, without its candidates and its excerpt of the SQL."""
     head = str(error).split("\n\nLINE ")[0].split("\nLINE ")[0].split("Candidate")[0]
     text = " ".join(head.split())
     return text if len(text) <= 400 else f"{text[:397]}..."
@@ -90,7 +90,7 @@ def _syntax_tree(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:
 
 def _check_tree(tree: Any, views: Sequence[str]) -> None:
     objects = list(_objects(tree))
-    # Only plain names count: WITH "/etc/passwd" AS … opens no way to a file of that name.
+    # Only plain names count: WITH "/etc/passwd" AS … must not allow a file of that name.
     local = {
         str(entry["key"]).lower()
         for node in objects

@@ -1,8 +1,8 @@
 """SQL over a run: its ledger and its pool as views of an in-memory DuckDB.
 
-The views read the Parquet files that the run's manifests name, and nothing else: the connection
-may open exactly these files, and its settings are locked before a person's SQL reaches it. A run
-that is still going shows the outer steps that were committed when the database was opened.
+The views read the Parquet files that the run's manifests name, and nothing else: the connection may
+open exactly these files, and its settings are locked before a person's SQL reaches it. A run that
+is not finished shows the outer steps that were committed when the database was opened.
 """
 
 import shutil
@@ -36,10 +36,10 @@ MEMORY_LIMIT = "2GB"
 SPILL_LIMIT = "20GB"
 MAX_THREADS = 4
 BATCH_ROWS = 10_000
-# Of results that go into files, a batch at a time.
+# The batches of results that are written to files.
 EXPORT_BATCH_ROWS = 65_536
 
-# Of a query's result, which is in memory as a whole.
+# The limit of a person's query, whose result is in memory as a whole.
 MAX_RESULT_BYTES = 1 << 30
 
 _SQL_TYPES = {
@@ -56,7 +56,7 @@ _SQL_TYPES = {
     ),
 }
 
-# A text key has no `_` and is ASCII, so both halves of a pair key are found by its length.
+# A text key is ASCII without `_`, so its length splits a pair key into its halves.
 _COUNTS_VIEW = """
 CREATE VIEW counts AS
 SELECT {keys},
@@ -72,11 +72,11 @@ class PairFile(Protocol):
 
     @property
     def file(self) -> FileEntry:
-        """Its Parquet file, relative to the pool folder."""
+        """The Parquet file, relative to the pool folder."""
 
 
 class PairSource(Protocol):
-    """A pool, as far as SQL needs it: `cit_curate.pool.Pool` is one."""
+    """A pool, as far as SQL needs it, such as `cit_curate.pool.Pool`."""
 
     @property
     def path(self) -> Path:
@@ -84,29 +84,29 @@ class PairSource(Protocol):
 
     @property
     def location(self) -> str:
-        """The folder or the URL, as people know the pool."""
+        """The folder or URL of the pool, for messages."""
 
     @property
     def parts(self) -> Sequence[PairFile]:
-        """Its parts, in order."""
+        """The parts of the pool, in order."""
 
 
 class ImageSource(PairSource, Protocol):
     """A pool whose images can be opened."""
 
     def image_bytes(self, image_uri: str, source: str) -> bytes:
-        """The image's own bytes; raises ImageRejected when they cannot be had."""
+        """The bytes of an image; raises ImageRejected when they cannot be read."""
 
 
 class RunDatabase:
     """The views selections, near_misses, rounds, used, rejects, counts and, with a pool, pairs.
 
-    In a run of several pools a pair is known by its pool and its key: counts and pairs have a
-    column pool, too. `Run.database` opens one.
+    In a run of several pools a pair is identified by pool and key, so counts and pairs have the
+    column `pool`, too. `Run.database` opens one.
 
     Attributes:
-        views: Their names.
-        pool_sql: The pool of a row of a view, in SQL; `''` in a run of one pool.
+        views: The names of the views.
+        pool_sql: The SQL expression for the pool of a row; `''` in a run of one pool.
     """
 
     def __init__(
@@ -120,10 +120,9 @@ class RunDatabase:
         """Make the views of a run.
 
         Args:
-            folder: The run's folder.
-            files: The files of its committed outer steps, in order; each lies in the folder of its
-                table.
-            pool: The pool whose pairs are shown, or the mixture.
+            folder: The run folder.
+            files: The files of the committed outer steps, in order, in the folders of their tables.
+            pool: The pool or mixture whose pairs are shown.
             has_several_pools: Whether the run was made from a mixture.
         """
         self.views: tuple[str, ...] = (*LEDGER_TABLES, "counts")
@@ -154,7 +153,7 @@ class RunDatabase:
         self.close()
 
     def close(self) -> None:
-        """Give the memory and the spill folder back."""
+        """Free the memory and remove the spill folder."""
         self._connection.close()
         shutil.rmtree(self._spill, ignore_errors=True)
 
@@ -169,7 +168,7 @@ class RunDatabase:
 
         Raises:
             QueryError: It is not one SELECT over the views, or DuckDB refuses it.
-            ResourceError: It takes longer than `timeout_seconds`, more memory than the limit, or
+            ResourceError: It takes longer than `timeout_seconds` or more memory than the limit, or
                 returns more than `max_rows` rows or `MAX_RESULT_BYTES` bytes.
             DamagedError: A file of the run or the pool cannot be read.
         """
@@ -253,14 +252,14 @@ class RunDatabase:
             columns = ", ".join(_null(field) for field in SCHEMAS[table])
             return f"CREATE VIEW {table} AS SELECT {columns} WHERE false"
         scan = parquet(paths)
-        # A run only ever grows: what its first file has, all have.
+        # A run is only resumed by newer versions, so every file has the columns of the first.
         if self._lacking(table, parquet(paths[:1])):
             scan = parquet(paths, "union_by_name = true")
         nulls = "".join(f", {_null(field)}" for field in self._lacking(table, scan))
         return f"CREATE VIEW {table} AS SELECT *{nulls} FROM {scan}"  # noqa: S608 - our own names
 
     def _lacking(self, table: LedgerTable, scan: str) -> list[pa.Field]:
-        """Columns of a ledger table that files of an older cit do not have."""
+        """The columns of a ledger table that the files of an older version lack."""
         names = self._columns(scan)
         return [field for field in SCHEMAS[table] if field.name not in names]
 
@@ -268,7 +267,7 @@ class RunDatabase:
         selects = []
         for name, paths in pairs.items():
             scan = parquet(paths)
-            # A pool may carry a column `pool` along; here the name means the pool itself.
+            # A pool may have a column `pool` of its own; here the name means the pool itself.
             others = "* EXCLUDE (pool)" if "pool" in self._columns(scan) else "*"
             key = "concat(image_id, '_', text_key) AS pair_key"
             selects.append(f"FROM {scan} SELECT {literal(name)} AS pool, {key}, {others}")
@@ -306,10 +305,10 @@ class RunDatabase:
     def _named_errors(self) -> Iterator[None]:
         try:
             yield
-        # DuckDB's stream raises what pyarrow makes of its message: OSError or ArrowException.
+        # DuckDB's Arrow reader raises what pyarrow makes of its message: OSError, ArrowException.
         except (duckdb.Error, pa.ArrowException, OSError, RuntimeError) as error:
             message = short_message(error)
-            # A result that is streamed loses the error's type, but not its words.
+            # An error while reading batches loses its type, but not its message.
             if isinstance(error, duckdb.OutOfMemoryException) or "Out of Memory" in message:
                 raise ResourceError(
                     f"the query needs more memory or spill space than it may use ({MEMORY_LIMIT}, "
@@ -327,7 +326,7 @@ class RunDatabase:
 
 
 def _by_name(pool: PairSource | PoolMixture | None) -> dict[str, PairSource]:
-    """The pools whose pairs are shown, by what the ledger calls them."""
+    """The pools whose pairs are shown, by their names in the ledger."""
     if pool is None:
         return {}
     if isinstance(pool, PoolMixture):

@@ -1,4 +1,4 @@
-"""The result of a query as it is printed: a table for a person, or CSV."""
+"""The printed result of a query: a table for a person, or CSV."""
 
 import csv
 import sys
@@ -14,7 +14,7 @@ SHOWN_ROWS = 100
 
 
 def print_table(table: pa.Table) -> None:
-    """Print the first rows as a table of a terminal."""
+    """Print the first rows as a table."""
     shown = table.slice(0, SHOWN_ROWS)
     drawn = Table(header_style="bold")
     for field in table.schema:
@@ -40,7 +40,7 @@ def _cell(value: object) -> str:
 
 def print_csv(table: pa.Table) -> None:
     """Print all rows as CSV."""
-    # What a terminal would obey stays out of it; a file or a pipe gets the text as it is.
+    # A terminal would obey control characters; a file or a pipe gets the text unchanged.
     clean = printable if sys.stdout.isatty() else str
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow([csv_text(clean(name)) for name in table.schema.names])
@@ -52,7 +52,7 @@ def print_csv(table: pa.Table) -> None:
 
 
 def unique_names(table: pa.Table) -> pa.Table:
-    """The table with distinct column names: of SELECT 1 AS a, 2 AS a the second becomes a_1."""
+    """The table with distinct column names: in SELECT 1 AS a, 2 AS a the second becomes a_1."""
     names: list[str] = []
     for name in table.schema.names:
         unique, number = name, 0

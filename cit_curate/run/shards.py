@@ -1,11 +1,11 @@
-"""WebDataset tars: written whole or not at all, and read against their manifest.
+"""WebDataset tars: written whole or not at all, and checked against their manifest when read.
 
-One sample is `{name}.jpg|png|webp` (the image's own bytes), `{name}.txt` (the caption) and
-`{name}.json` (pair key, similarity, metadata, reason). `name` is the escaped pair key (in a run of
-several pools `POOL/PAIR-KEY`), since webdataset cuts a name at its first dot; of a long one its
-beginning and a hash, since a file system takes 255 bytes. Beside each closed tar lies
+One sample is `{name}.jpg|png|webp` (the bytes of the image), `{name}.txt` (the caption) and
+`{name}.json` (pair key, similarity, metadata, reason). `name` is the pair key (in a run of several
+pools `POOL/PAIR-KEY`). It is escaped, since webdataset cuts a name at its first dot. A long one is
+its beginning and a hash, since a file system takes 255 bytes. Beside each closed tar is
 `{tar name}.json` with its count, size and SHA-256: a tar that is cut at any byte is refused, never
-read short.
+read in part.
 """
 
 import contextlib
@@ -39,14 +39,14 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 IMAGE_SUFFIXES = ("jpg", "png", "webp", "gif", "bmp")
 
-# With what tells it from its like and the suffix, it stays below the 255 of a file's name.
+# Leaves room, below the 255 bytes of a file name, for the suffix and the number of a repetition.
 MAX_NAME_BYTES = 200
 _HASH_DIGITS = 16
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One pair as it stands in a shard; `info` is its `.json` member and holds `pair_key`."""
+    """One pair in a shard; `info` is its `.json` member, which holds `pair_key`."""
 
     image: bytes
     suffix: str
@@ -55,21 +55,21 @@ class Sample:
 
     @property
     def pair_key(self) -> str:
-        """The real pair key, unescaped."""
+        """The pair key, unescaped."""
         return str(self.info["pair_key"])
 
     @property
     def name(self) -> str:
-        """What tells it from other pairs: the pair key, behind its pool in a run of several."""
+        """The unique name of the pair: its key, after its pool in a run of several pools."""
         pool = self.info.get("pool")
         return f"{pool}/{self.pair_key}" if pool else self.pair_key
 
 
 def member_name(pair_key: str) -> str:
-    """A pair key as a tar member's name without suffix: no dot, no slash, no leading `__`.
+    """A pair key as the name of a tar member without suffix: no dot, no slash, no leading `__`.
 
-    It is ASCII. Above `MAX_NAME_BYTES` its end gives way to `=` and the start of the key's SHA-256;
-    no other name has a `=`.
+    It is ASCII. Above `MAX_NAME_BYTES` its end is replaced by `=` and the start of the key's
+    SHA-256; no other name has a `=`.
     """
     name = quote(pair_key, safe="").replace(".", "%2E").replace("~", "%7E")
     name = f"%5F{name[1:]}" if name.startswith("_") else name
@@ -80,7 +80,7 @@ def member_name(pair_key: str) -> str:
 
 
 class ShardWriter:
-    """Writes samples, in the order given, into `{prefix}-000000.tar`, and so on."""
+    """A writer of samples, in their order, into `{prefix}-000000.tar` and so on."""
 
     def __init__(
         self,
@@ -91,14 +91,14 @@ class ShardWriter:
         entries: Sequence[FileEntry] = (),
         make_room: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Start, or go on after the shards that `entries` name.
+        """Start a writer, or resume after the shards in `entries`.
 
         Args:
-            folder: Where they go.
-            prefix: Of their names.
-            pairs_per_shard: Of each but the last.
-            entries: Shards that are there.
-            make_room: Asked whether to try again when the disk is full.
+            folder: The folder of the shards.
+            prefix: The prefix of their names.
+            pairs_per_shard: The number of pairs in each shard but the last.
+            entries: The entries of the shards that exist already.
+            make_room: Called when the disk is full; returns whether to try again.
         """
         self.folder = folder
         self.prefix = prefix
@@ -114,16 +114,16 @@ class ShardWriter:
         return len(self._pending) == self.pairs_per_shard - 1
 
     def add(self, sample: Sample) -> None:
-        """Take one sample; every `pairs_per_shard` of them become a closed shard."""
+        """Add one sample; every `pairs_per_shard` of them become a closed shard."""
         self._pending.append(sample)
         if len(self._pending) >= self.pairs_per_shard:
             self._close_shard()
 
     def close(self) -> list[FileEntry]:
-        """Close the last shard and write `{prefix}.json`, which says that the stream is complete.
+        """Close the last shard and write `{prefix}.json`, which marks the shards as complete.
 
         Returns:
-            The manifest entries of all shards, in order.
+            The entries of all shards, in order.
         """
         if self._pending:
             self._close_shard()
@@ -144,7 +144,7 @@ class ShardWriter:
         size = 0
         with atomic_file(path) as temporary, temporary.open("wb") as stream:
             for part in self._tar_parts():
-                # Hashed while it is at hand: reading the file again takes as long as writing it.
+                # Hashed now, since reading the file again takes as long as writing it.
                 sha256.update(part)
                 size += stream.write(part)
             end = end_of_tar(size)
@@ -156,12 +156,12 @@ class ShardWriter:
         self._pending = []
 
     def _tar_parts(self) -> Iterator[bytes]:
-        """The members of each sample, in the order of their suffixes, as webdataset has them."""
+        """The members of each sample, in the order of their suffixes, as webdataset orders them."""
         seen: Counter[str] = Counter()
         for sample in self._pending:
             name = member_name(sample.name)
             seen[name] += 1
-            # The same pair twice in one shard would read back as one sample.
+            # The same pair twice in one shard would be read as one sample.
             unique = name if seen[name] == 1 else f"{name}+{seen[name]}"
             info = json.dumps(sample.info, ensure_ascii=False)
             contents = {
@@ -174,18 +174,18 @@ class ShardWriter:
 
 
 class ClosedShard(Sequence[Sample]):
-    """The samples of one shard, each read when it is asked for.
+    """The samples of one shard, each read at access.
 
-    The file stays open as long as the object is there, so that it may be removed meanwhile.
+    The file stays open as long as the object exists, so that it may be removed meanwhile.
     """
 
     def __init__(self, folder: Path, entry: FileEntry) -> None:
-        """Check the whole tar against its manifest entry.
+        """Open a shard and check the whole tar against its entry.
 
         Raises:
-            DamagedError: It differs, or a sample is not whole.
+            DamagedError: The tar differs from its entry, or a sample is in pieces.
         """
-        # Before its import: then it refuses pipes and pickles, of which nothing here makes use.
+        # Before the import: then webdataset refuses pipes and pickles, which nothing here uses.
         os.environ.setdefault("WDS_SECURE", "1")
         import webdataset as wds  # imports torch
 
@@ -219,10 +219,10 @@ class ClosedShard(Sequence[Sample]):
     def __getitem__(self, row: slice) -> Sequence[Sample]: ...
 
     def __getitem__(self, row: int | slice) -> Sample | Sequence[Sample]:
-        """A sample by its number, or several.
+        """A sample by its row, or several.
 
         Raises:
-            DamagedError: It lacks a member.
+            DamagedError: A sample lacks a member.
         """
         if isinstance(row, slice):
             return [self[number] for number in range(*row.indices(len(self)))]
@@ -239,17 +239,18 @@ def read_shard(folder: Path, entry: FileEntry) -> Iterator[Sample]:
     """The samples of one shard, in order.
 
     Raises:
-        DamagedError: The tar differs from its manifest entry, or a sample lacks a member.
+        DamagedError: The tar differs from its entry, or a sample lacks a member.
     """
     yield from ClosedShard(folder, entry)
 
 
 def closed_shards(folder: Path, prefix: str) -> list[FileEntry]:
-    """The entries of the whole shards from `{prefix}-000000.tar` on; what follows a damaged one,
-    or one that was never closed, is removed.
+    """The entries of the leading whole shards, from `{prefix}-000000.tar` on.
+
+    The first shard that is damaged or was never closed is removed, and all after it.
     """
     entries: list[FileEntry] = []
-    (folder / f"{prefix}.json").unlink(missing_ok=True)  # complete once it is written again
+    (folder / f"{prefix}.json").unlink(missing_ok=True)  # the mark of completeness
     with contextlib.suppress(DamagedError):
         while (path := folder / shard_name(prefix, len(entries))).exists():
             entry = shard_entry(path)
@@ -267,13 +268,13 @@ def remove_shards(folder: Path, prefix: str, *, first: int = 0) -> None:
 
 
 def shard_entry(path: Path) -> FileEntry:
-    """The manifest entry that lies beside a closed tar.
+    """The entry in the JSON file beside a closed tar.
 
     Raises:
         DamagedError: It is missing or damaged.
     """
-    described = path.with_suffix(".json")
-    return file_entry(read_json(described), str(described))
+    manifest = path.with_suffix(".json")
+    return file_entry(read_json(manifest), str(manifest))
 
 
 def _sample(path: Path, key: str, fields: Mapping[str, bytes]) -> Sample:

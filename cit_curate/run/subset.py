@@ -1,8 +1,8 @@
-"""A smaller pool that holds some pairs of a larger one: what a run selected, or its first images.
+"""A subset of a pool: the pairs that a run selected, or the first images.
 
-It is a pool like any other: the same columns, sources and image roots, and the pairs in the order
-of the larger pool. Training on a fixed selection is a scan of such a pool in which everything
-passes. Memory does not grow with either pool.
+It is a pool like any other, with the columns, sources, image roots and pair order of the larger
+pool. Training on a fixed selection is a scan of such a pool in which everything passes. Memory does
+not grow with either pool.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ if TYPE_CHECKING:  # it loads the readers of all sources
 
 BATCH_ROWS = 65_536
 
-# Where the run's pairs lie, and those that the pool lacks.
+# The rows of the run's pairs in the pool (`place`), and the pairs that the pool lacks.
 _FOUND = (
     "CREATE TABLE found AS SELECT place FROM places SEMI JOIN wanted USING (image_id, text_key)"
 )
@@ -62,23 +62,24 @@ def subset_pool(
     overwrite: bool = False,
     progress: "Progress" = lambda what, rows: None,
 ) -> Pool:
-    """Write a pool that holds only the pairs that a run selected, each once, or the first images.
+    """Write a pool of only the pairs that a run selected, each once, or of the first images.
 
-    What it was made from stands in its `pool.json`. When `out` holds the same subset already,
-    nothing is written.
+    Its `pool.json` says what it was made from. When `out` holds the same subset already, nothing is
+    written.
 
     Args:
         pool: The larger pool.
-        out: Folder of the new pool; it is there whole, or not at all.
-        run: Its `selections` of all outer steps choose the pairs; None = all pairs.
-        max_images: Only the first so many images of the larger pool (and the run's pairs there).
-        overwrite: Replace another subset that is at `out`; any other pool is left alone.
-        progress: Told how many rows are written.
+        out: The folder of the new pool, which appears whole or not at all.
+        run: The run whose `selections` of all outer steps choose the pairs; None = all pairs.
+        max_images: The number of images, from the start of the larger pool; None = all.
+        overwrite: Whether to replace another subset at `out`; any other pool is left alone.
+        progress: Called with the number of written rows.
 
     Raises:
         ConfigError: No pair is left, `out` is in use, or the run selected pairs of another pool.
-        DamagedError: A run of this very pool names pairs that it lacks, or a file cannot be read.
-        ResourceError: Disk full, or somebody else writes the same subset.
+        DamagedError: The pool lacks pairs although the run was made from it, or a file cannot be
+            read.
+        ResourceError: The disk is full, or another process writes the same subset.
     """
     if run is None and max_images is None:
         raise ValueError("give a run, max_images, or both; all pairs of a pool are the pool")
@@ -101,7 +102,7 @@ def subset_pool(
     with writer_lock(out):
         if _is_made(out, origin, overwrite=overwrite):
             made = Pool.open(out)
-            if not (out / CATALOG_NAME).is_file():  # its writer was killed just before
+            if not (out / CATALOG_NAME).is_file():  # its writer was killed before the catalog
                 made.rebuild_catalog()
             return made
         with replacing(out) as folder:
@@ -113,10 +114,10 @@ def subset_pool(
 
 
 def _selection_sha256(run: Run) -> str:
-    """SHA-256 over the SHA-256 of the run's selections, by outer step and lane.
+    """The SHA-256 over the hashes of the run's selections, by outer step and lane.
 
     Raises:
-        ConfigError: Nothing is committed.
+        ConfigError: The run has no commit.
     """
     files = [file for commit in run.commits() for file in commit.files]
     hashes = [file.sha256 for file in files if file.path.startswith("selections/")]
@@ -129,33 +130,33 @@ def _is_made(out: Path, origin: SubsetOrigin, *, overwrite: bool) -> bool:
     """Whether `out` holds this subset already.
 
     Raises:
-        ConfigError: It holds something else that may not be replaced.
+        ConfigError: `out` holds something else that may not be replaced.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     if not (out / MANIFEST_NAME).is_file():
         raise ConfigError(f"{out} is not empty and holds no pool; choose another folder")
     try:
-        found = read_manifest(out).subset
-        if found is not None and found.decides == origin.decides:
+        old = read_manifest(out).subset
+        if old is not None and old.decides == origin.decides:
             Pool.open(out)
             return True
     except DamagedError as error:
         if not overwrite:
             raise ConfigError(f"{out} is damaged ({error}); remove it, or overwrite it") from error
         return False
-    if found is None:
+    if old is None:
         raise ConfigError(f"{out} is a pool of its own, no subset; choose another folder")
     if not overwrite:
         raise ConfigError(
-            f"{out} holds another subset (of {found.pool_name}, run {found.run}, "
-            f"max_images {found.max_images}); remove it, or overwrite it"
+            f"{out} holds another subset (of {old.pool_name}, run {old.run}, "
+            f"max_images {old.max_images}); remove it, or overwrite it"
         )
     return False
 
 
 def _row_limit(pool: Pool, max_images: int | None) -> int:
-    """Rows of the first `max_images` images of the pool."""
+    """The number of rows of the first `max_images` images of the pool."""
     if max_images is None:
         return pool.num_pairs
     rows = images = 0
@@ -172,17 +173,17 @@ def _write(
 ) -> PoolManifest:
     with open_staging(folder / "staging") as sql:
         if run is None:
-            num_pairs, places = limit, _ranges(limit)
+            num_pairs, rows = limit, _ranges(limit)
         else:
             _find(sql, pool, run)
             sql.execute(f"CREATE TABLE chosen AS FROM found WHERE place < {limit}")
-            num_pairs, places = _count(sql, "chosen"), _chosen_places(sql)
+            num_pairs, rows = _count(sql, "chosen"), _chosen_rows(sql)
         if not num_pairs:
             within = "" if limit == pool.num_pairs else f" within its first {limit:,} pairs"
             raise ConfigError(f"{run and run.path} selected no pair of {pool.location}{within}")
-        # Closed before the database is, which would wait for it.
-        with closing(places):
-            tables = _rows_at(pool, places, progress)
+        # Closed before the database, which would wait for it.
+        with closing(rows):
+            tables = _read_rows(pool, rows, progress)
             schema = pq.read_schema(pool.part_path(0))
             written = write_parts(cut_groups(tables, group_rows(num_pairs)), folder, schema)
     assert written.num_pairs == num_pairs
@@ -200,11 +201,11 @@ def _write(
 
 
 def _find(sql: Connection, pool: Pool, run: Run) -> None:
-    """Make the table `found`: the place in the pool of each pair that the run selected.
+    """Make the table `found`: the row in the pool of each pair that the run selected.
 
     Raises:
-        DamagedError: The run was made from this pool, which lacks some of its pairs.
-        ConfigError: It was made from another pool, and this one lacks some.
+        DamagedError: The pool lacks some of these pairs, although the run was made from it.
+        ConfigError: The pool lacks some, and the run was made from another pool.
     """
     create_places(sql, pool)
     sql.execute(
@@ -247,27 +248,27 @@ def _ranges(limit: int) -> Generator[Int64]:
         yield np.arange(start, min(start + BATCH_ROWS, limit), dtype=np.int64)
 
 
-def _chosen_places(sql: Connection) -> Generator[Int64]:
+def _chosen_rows(sql: Connection) -> Generator[Int64]:
     query = "SELECT place FROM chosen ORDER BY place"
     with sql.sql(query).to_arrow_reader(BATCH_ROWS) as reader:
         for batch in reader:
             yield batch["place"].to_numpy()
 
 
-def _rows_at(pool: Pool, places: Iterator[Int64], progress: "Progress") -> Iterator[pa.Table]:
-    """All columns of the pairs at `places`, which ascend; one part of the pool in memory."""
+def _read_rows(pool: Pool, rows: Iterator[Int64], progress: "Progress") -> Iterator[pa.Table]:
+    """All columns of some rows of the pool, which ascend, with one part at a time in memory."""
     first_rows = np.array([0, *accumulate(part.file.rows for part in pool.parts)])
     loaded: tuple[int, Any] = (-1, None)
-    rows = 0
-    for some in places:
-        of_part = np.searchsorted(first_rows, some, side="right") - 1
+    num_rows = 0
+    for block in rows:
+        of_part = np.searchsorted(first_rows, block, side="right") - 1
         for part in np.unique(of_part).tolist():
             if loaded[0] != part:
-                loaded = (part, None)  # Let go of the last part before the next one is read.
+                loaded = (part, None)  # frees the last part before the next one is read
                 loaded = (part, _read_part(pool, part))
-            yield loaded[1].take(pa.array(some[of_part == part] - first_rows[part]))
-        rows += len(some)
-        progress("writing", rows)
+            yield loaded[1].take(pa.array(block[of_part == part] - first_rows[part]))
+        num_rows += len(block)
+        progress("writing", num_rows)
 
 
 def _read_part(pool: Pool, part: int) -> pa.Table:

@@ -1,8 +1,8 @@
-"""Where the files in a tar lie, without an object and a dozen conversions for each.
+"""The byte ranges of the files in a tar, without an object and a dozen conversions for each.
 
-`tarfile` takes 0.25 ms for the three files of a sample, a quarter of what decoding its image takes,
-and every worker of a loader goes through the whole tar. Headers as `ShardWriter` writes them are
-read here (ustar with pax records, POSIX.1-2001); a tar with anything else is left to `tarfile`.
+`tarfile` takes 0.25 ms for the three files of a sample, a quarter of the time to decode its image,
+and every worker of a loader reads the headers of the whole tar. The headers that `ShardWriter`
+writes are read here (ustar with pax records, POSIX.1-2001); any other tar is left to `tarfile`.
 """
 
 import mmap
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 _BLOCK = tarfile.BLOCKSIZE
 _PATH = re.compile(rb"(?:^|\n)\d+ path=([^\n]*)\n")
-# Pax records besides `path` that leave it open neither where a file is nor how long.
+# Pax records that change neither the position nor the length of a file.
 _HARMLESS = re.compile(rb"(?:\d+ (?:path|mtime|atime|ctime|uname|gname)=[^\n]*\n)*")
 
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
-    """A plain file in a tar: its name and the bytes it takes, from `start` to before `end`."""
+    """A plain file in a tar: its name, and its bytes from `start` to before `end`."""
 
     name: str
     start: int
@@ -32,7 +32,7 @@ def tar_members(content: mmap.mmap | bytes) -> list[TarMember]:
         content: The whole tar.
 
     Raises:
-        tarfile.TarError: It is damaged.
+        tarfile.TarError: The tar is damaged.
     """
     members = _usual_members(content)
     if members is not None:
@@ -49,26 +49,26 @@ def tar_members(content: mmap.mmap | bytes) -> list[TarMember]:
 
 
 def _usual_members(content: mmap.mmap | bytes) -> list[TarMember] | None:
-    """The files of a tar of plain files with pax headers; None when there is anything else."""
+    """The files of a tar of plain files with pax headers; None = it has something else."""
     members: list[TarMember] = []
-    place, end = 0, len(content)
+    position, end = 0, len(content)
     path: bytes | None = None
-    while place + _BLOCK <= end:
-        header = content[place : place + _BLOCK]
+    while position + _BLOCK <= end:
+        header = content[position : position + _BLOCK]
         kind = header[156:157]
         if not header[0]:
             return members  # zeros: the end of the tar
         size_field = header[124:135]
         if header[257:263] != b"ustar\0" or kind not in b"0x" or not size_field.isdigit():
             return None
-        start = place + _BLOCK
+        start = position + _BLOCK
         stop = start + int(size_field, 8)
         if stop > end:
             return None
         if kind == b"x":
             records = content[start:stop]
-            found = _PATH.search(records)
-            path = found.group(1) if found else None
+            match = _PATH.search(records)
+            path = match.group(1) if match else None
             if not _HARMLESS.fullmatch(records):
                 return None
         else:
@@ -77,5 +77,5 @@ def _usual_members(content: mmap.mmap | bytes) -> list[TarMember] | None:
             name = path if path is not None else header[:100].split(b"\0", 1)[0]
             members.append(TarMember(name.decode("utf-8", "surrogateescape"), start, stop))
             path = None
-        place = start + -(-(stop - start) // _BLOCK) * _BLOCK
+        position = start + -(-(stop - start) // _BLOCK) * _BLOCK
     return None

@@ -15,8 +15,8 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 from transformers import AutoConfig
 
-from cit_curate.pool.mixture import run_pools
 from cit_curate.run.ledger import Run
+from cit_curate.run.pools import mixture_config
 from cit_curate.run.report.facts import shortened
 from cit_curate.storage.durable import read_json
 from cit_curate.text_encoder.hub import HUB_PREFIX
@@ -193,7 +193,7 @@ def _data(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
             f"{100 * one['weight']:.3g} % of the scanned captions "
             f"(fingerprint {inert(one['fingerprint'])})",
         )
-        for one in run_pools(settings)
+        for one in mixture_config(settings)
     ]
     prompts = ", ".join(inert(prompt) for prompt in settings.get("templates", ()))
     return (
@@ -285,7 +285,7 @@ def _public(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _with_pool_names(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """The settings with `NAME=WEIGHT` for each of several pools, instead of their folders."""
-    pools = run_pools(settings)
+    pools = mixture_config(settings)
     if not pools:
         return settings
     return {**settings, "pools": [f"{pool['name']}={pool['weight']:g}" for pool in pools]}

@@ -1,7 +1,7 @@
-"""How many captions were skipped that would have been kept, from a random sample of the skipped.
+"""An estimate of the captions that a cascade skipped and exact curation would have kept.
 
-A skipped caption is scored all the same with a known probability p. One that is found to pass
-stands for 1/p of its kind (Horvitz and Thompson 1952): itself, which is kept, and 1/p - 1 that were
+Each caption that would be skipped is scored anyway with a known probability p. One that passes
+stands for 1/p captions (Horvitz and Thompson 1952): itself, which is kept, and 1/p - 1 that were
 missed. The interval is that of a weighted sum of Poisson counts (Fay and Feuer 1997), with
 chi-squared quantiles after Wilson and Hilferty (1931).
 """
@@ -24,7 +24,7 @@ REVIEW_CAPTIONS = 16_384
 
 @dataclass(frozen=True)
 class Recall:
-    """The share of what exact curation keeps that was kept, and its interval at `LEVEL`."""
+    """The kept share of the captions that exact curation keeps, and its interval at `LEVEL`."""
 
     estimate: float
     low: float
@@ -33,13 +33,13 @@ class Recall:
 
 @dataclass
 class Missed:
-    """One rule's side of an audit.
+    """The audit of the captions that were kept for one reason.
 
     Attributes:
-        kept: Captions that the rule kept.
+        kept: The captions that were kept.
         found: Those of them that were scored by chance alone.
-        standing_for: The sum of their 1/p: an estimate of all those that were ruled out wrongly.
-        variance: Of that estimate.
+        standing_for: The sum of their 1/p, an estimate of all captions that were wrongly ruled out.
+        variance: The variance of that estimate.
     """
 
     kept: int = 0
@@ -49,7 +49,7 @@ class Missed:
 
     @property
     def missed(self) -> float:
-        """Estimate of those that should have been kept and were not."""
+        """The estimated captions that should have been kept and were not."""
         return self.standing_for - self.found
 
 
@@ -58,12 +58,12 @@ class Audit:
     """The audit of one scan.
 
     Attributes:
-        skipped: Captions that were not scored.
-        audited: Captions that were scored by chance alone.
-        heaviest: For how many captions one that is found may stand: the largest 1/p.
-        next_review: Captions scanned at the next review.
-        caution: What the last review asked for, from 0 to 2.
-        missed: What was found, by the rule that kept it.
+        skipped: The captions that were not scored.
+        audited: The captions that were scored by chance alone.
+        heaviest: The largest 1/p: the most captions that a single one may stand for.
+        next_review: The number of scanned captions at which the next review is due.
+        caution: The result of the last review, from 0 to 2.
+        missed: The audit of each reason.
     """
 
     skipped: int = 0
@@ -75,7 +75,7 @@ class Audit:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Audit":
-        """What `dataclasses.asdict` gave."""
+        """The audit that `dataclasses.asdict` turned into `value`."""
         missed = {reason: Missed(**each) for reason, each in value["missed"].items()}
         return cls(**{**value, "missed": missed})
 
@@ -83,9 +83,9 @@ class Audit:
         """Add a batch.
 
         Args:
-            weight: float32 [batch], 1/p of each caption that was scored; 0: skipped.
-            kept_weight: float32 [kept], the same of those that were kept.
-            reason: The rule that decided.
+            weight: float32 [batch], 1/p of each scored caption; 0 = skipped.
+            kept_weight: float32 [kept], the weights of the kept captions.
+            reason: The reason that the rule gave.
         """
         self.skipped += int((weight == 0).sum())
         self.audited += int((weight > 1).sum())
@@ -97,34 +97,34 @@ class Audit:
         rule.variance += float((found**2).sum())
 
     def recall(self, reason: str) -> Recall:
-        """The recall of one rule.
+        """The recall of the captions that were kept for one reason.
 
-        A batch that `min_ratio` decides is always full: what it missed, something else has
-        taken the place of.
+        A batch that `min_ratio` decides is always full: another caption was kept instead of each
+        missed one.
         """
         rule = self.missed[reason]
         heaviest = self.heaviest if self.skipped else 0.0
         low, high = _interval(rule.standing_for, rule.variance, heaviest)
-        of = _share_of_full if reason == MIN_RATIO else _share
-        missed = (rule.standing_for, high, low)
-        return Recall(*(of(rule.kept, max(0.0, each - rule.found)) for each in missed))
+        share = _share_of_full if reason == MIN_RATIO else _share
+        totals = (rule.standing_for, high, low)
+        return Recall(*(share(rule.kept, max(0.0, total - rule.found)) for total in totals))
 
     def review(self, scanned: int, target: float) -> int:
-        """How careful to be from here on; another answer only every `REVIEW_CAPTIONS` captions.
+        """The caution to apply from here on; it changes only every `REVIEW_CAPTIONS` captions.
 
         Returns:
-            0 while every rule's recall is shown to be at the target, 1 when that cannot be shown, 2
-            when the estimate itself is below it.
+            0 while every recall is shown to be at the target, 1 when that cannot be shown, 2 when
+            the estimate itself is below it.
         """
         if scanned >= self.next_review:
             self.next_review = (scanned // REVIEW_CAPTIONS + 1) * REVIEW_CAPTIONS
             recalls = [self.recall(reason) for reason, rule in self.missed.items() if rule.kept]
-            self.caution = max((_caution(each, target) for each in recalls), default=0)
+            self.caution = max((_caution(recall, target) for recall in recalls), default=0)
         return self.caution
 
 
 def new_audit(config: CurateConfig) -> Audit | None:
-    """The audit of a scan that a cascade scores, before its first caption; None for other scans."""
+    """The empty audit of a scan that a cascade scores; None for other scans."""
     return Audit(heaviest=1 / config.audit_ratio) if config.curation == "cascade" else None
 
 
@@ -141,7 +141,7 @@ def _share_of_full(kept: int, missed: float) -> float:
 
 
 def _interval(total: float, variance: float, heaviest: float) -> tuple[float, float]:
-    """Bounds of a weighted sum of Poisson counts, none of which weighs more than `heaviest`."""
+    """The bounds of a weighted sum of Poisson counts, none heavier than `heaviest`."""
     tail = (1 - LEVEL) / 2
     low = variance / (2 * total) * _chi_squared(tail, 2 * total**2 / variance) if total else 0.0
     if not heaviest:

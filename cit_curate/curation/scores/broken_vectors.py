@@ -1,8 +1,8 @@
-"""Captions whose vector is NaN, infinite or zero: set aside one by one, up to a limit.
+"""Captions whose vector is NaN, infinite or zero: rejects, one by one, up to a limit.
 
-A text tower gives them for a rare token that has overflowed, or for every caption once training has
-diverged. Their similarity is NaN from where they are embedded to where the scan leaves them out.
-Where every vector is sound, nobody looks at single captions.
+A text tower returns such vectors for a rare token that has overflowed, or for every caption once
+training has diverged. The similarity of these captions is NaN until the scan leaves them out. Where
+every vector is sound, no single caption is looked at.
 """
 
 import logging
@@ -22,17 +22,17 @@ REASON = "broken_vector"
 _SHOWN_CHARS = 80
 
 Rejects = Mapping[PoolCursor, Sequence[Mapping[str, Any]]]
-"""What is set aside of each batch, by the cursor after it: rows of the ledger's `rejects`."""
+"""The rejects of each batch, as rows of the ledger's `rejects`, by the cursor after the batch."""
 
 logger = logging.getLogger(__name__)
 
 
 def embed_captions(encoder: Embedder, texts: Texts) -> tuple[Queries, Bool | None]:
-    """Embed captions, those without a usable vector among them.
+    """Embed captions, of which some may have no usable vector.
 
     Returns:
-        float32 [texts, dim], unit norm, with any vector where there is no usable one; they stay on
-        the encoder's device. And bool [texts], where that is, None = nowhere.
+        float32 [texts, dim], unit norm, on the encoder's device, with an arbitrary vector where
+        there is no usable one; and bool [texts], those texts, None = there are none.
     """
     try:
         return encoder.embed_on_device(texts), None
@@ -43,24 +43,24 @@ def embed_captions(encoder: Embedder, texts: Texts) -> tuple[Queries, Bool | Non
 
 
 def mark_broken(similarity: Float32, broken: Bool | None) -> Float32:
-    """The similarities, NaN where a text had no usable vector."""
+    """The similarities, with NaN where a text has no usable vector."""
     return similarity if broken is None else np.where(broken, np.float32(np.nan), similarity)
 
 
 def best_entries(encoder: Embedder, index: MetadataIndex, texts: Texts) -> tuple[Float32, Int64]:
-    """Best similarity and nearest entry: float32 and int64 [texts]; NaN as in `mark_broken`."""
+    """The best similarity and nearest entry: float32 and int64 [texts]; NaN as in `mark_broken`."""
     vectors, broken = embed_captions(encoder, texts)
-    found = index.search(vectors)
-    return mark_broken(found.similarity[:, 0], broken), found.ids[:, 0]
+    result = index.search(vectors)
+    return mark_broken(result.similarity[:, 0], broken), result.ids[:, 0]
 
 
 def leave_out_broken(
     window: Sequence[CaptionBatch], sound: Bool
 ) -> tuple[list[CaptionBatch], Rejects]:
-    """The batches of a window without some captions, and what these are in the ledger.
+    """The batches of a window without some captions, and those captions as rejects.
 
     Args:
-        window: Batches that follow each other.
+        window: Consecutive batches.
         sound: bool [window], the captions that stay.
     """
     kept, rejects = [], {}
@@ -79,20 +79,20 @@ def leave_out_broken(
         )
         positions = batch.scan_position[~stays].tolist()
         rows = batch.rows.filter(~stays).to_pylist()
-        rejects[batch.cursor] = [_reject(*each) for each in zip(positions, rows, strict=True)]
+        rejects[batch.cursor] = list(map(_reject, positions, rows))
     return kept, rejects
 
 
 def check_limit(rejects: Rejects, *, before: Sequence[Mapping[str, Any]], num_scanned: int) -> None:
-    """Say what of a window is set aside, or raise when it is too much.
+    """Warn about the rejects of a window, or raise when there are too many.
 
     Args:
-        rejects: Of this window.
-        before: What was set aside before, in the order of the scan.
-        num_scanned: Captions scanned, those of this window included.
+        rejects: The rejects of this window.
+        before: The rejects before it, in scan order.
+        num_scanned: The captions scanned, those of this window included.
 
     Raises:
-        NotFiniteError: They are more than the limit, or all captions there were.
+        NotFiniteError: The rejects exceed the limit, or are all captions scanned.
     """
     rows = [row for batch in rejects.values() for row in batch]
     num_broken = len(before) + len(rows)
@@ -112,7 +112,7 @@ def check_limit(rejects: Rejects, *, before: Sequence[Mapping[str, Any]], num_sc
 
 
 def _longest_run(positions: Sequence[int]) -> int:
-    """How many of the ascending positions follow each other without a gap, at most."""
+    """The length of the longest run of consecutive positions; they ascend."""
     starts = np.flatnonzero(np.diff(positions, prepend=-2) > 1)
     return int(np.diff(starts, append=len(positions)).max())
 

@@ -1,11 +1,11 @@
-"""Curation that embeds only the captions which may pass.
+"""A cascade: scores by embedding only the captions that may pass.
 
-Cheap proxies guess each caption's similarity (`proxies.py`); what is far below the threshold is
-skipped, and a random part of that is scored all the same, to tell what was missed (`audit.py`).
+Cheap proxies guess each caption's similarity (`proxies.py`). A caption far below the threshold is
+skipped; a random part of these is scored anyway, to estimate what was missed (`audit.py`).
 
-The first `calibration_captions` captions of an outer step are all scored: on them the map of token
-vectors is fitted to the encoder as it is now, and the errors of the guesses are learned. Whether
-a caption is scored depends on them, on its place in the scan, and on the audit's last review.
+The first `calibration_captions` captions of an outer step are all scored. On them the map of token
+vectors is fitted to the current encoder, and the errors of the guesses are measured. Whether a
+caption is scored depends on them, on its position in the scan, and on the audit's last review.
 """
 
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ from cit_curate.text_encoder.encoder import TextEncoder
 from cit_curate.text_encoder.texts import Texts
 from indexes.protocol import MetadataIndex
 
-# What margins are multiplied by, by the caution that the audit's last review asked for.
+# Factors of the margins, by the caution of the audit's last review.
 CAUTION = (1.0, 1.25, 1.5)
-# Of skipped captions less than half a margin below the cut, so many times more are audited.
+# Factor of the audit ratio for skipped captions less than half a margin below the cut.
 NEAR_AUDIT = 10
 AUDIT_KEY = 12
 
 
 class CascadeScores:
-    """Scores of what may pass; a `WindowScores`."""
+    """The scores of the captions that may pass; a `WindowScores`."""
 
     def __init__(
         self,
@@ -45,23 +45,23 @@ class CascadeScores:
         index: MetadataIndex,
         exact: ExactScores,
     ) -> None:
-        """Embed nothing yet.
+        """Set up a cascade; nothing is embedded yet.
 
         Args:
             config: The rules.
-            lane: The lane.
-            order: The order of its captions.
-            first: The cursor that its scan began at in this outer step.
-            encoder: The text encoder as it is now.
+            lane: The number of the lane.
+            order: The lane's captions, in scan order.
+            first: The cursor at which the lane's scan began in this outer step.
+            encoder: The text encoder.
             index: The metadata under that encoder.
-            exact: What scores the captions that may pass.
+            exact: The scores of the captions that may pass.
         """
         self._config, self._lane, self._order, self._first = config, lane, order, first
         self._encoder, self._index, self._exact = encoder, index, exact
         self._stages: list[tuple[Proxy, Cut]] | None = None
 
     def __call__(self, window: Sequence[CaptionBatch], totals: ScanTotals) -> Scores:
-        """The scores of those captions of a window that may pass, and of some others."""
+        """The scores of the captions of a window that may pass, and of the audited ones."""
         self.calibrate()
         caution = CAUTION[totals.audit.caution if totals.audit is not None else 0]
         texts = scanned_texts(self._config, self._lane, window)
@@ -80,13 +80,13 @@ class CascadeScores:
         return Scores(similarity, nearest, weight, scores.search_seconds)
 
     def calibrate(self) -> None:
-        """Fit the proxies, and learn the errors of their guesses, unless that is done."""
+        """Fit the proxies and measure the errors of their guesses, once."""
         if self._stages is not None:
             return
         config, count = self._config, self._config.calibration_captions
         batches = list(self._order.batches(self._first, 2 * config.batch_size, count))
         distinct, _ = scanned_texts(config, self._lane, batches).distinct()
-        if len(distinct) < TREND_CAPTIONS:  # too few to learn from: everything is scored
+        if len(distinct) < TREND_CAPTIONS:  # too few to calibrate on: everything is scored
             self._stages = []
             return
         vectors, similarity = self._exact.vectors(distinct)
@@ -105,21 +105,21 @@ class CascadeScores:
         self._stages = stages
 
     def _probability(self, texts: Texts, lengths: Sequence[int], caution: float) -> Float32:
-        """How probably each caption is to be scored: float32 [window]; 1: it may pass."""
+        """The probability that each caption is scored: float32 [window]; 1 = it may pass."""
         assert self._stages is not None
         config = self._config
-        distinct, place = texts.distinct()
+        distinct, index_of = texts.distinct()
         tokens = self._encoder.tokenize(distinct)
         probability = np.ones(len(texts), dtype=np.float32)
         may_pass = np.ones(len(texts), dtype=np.bool_)
         lost = (1 - config.target_recall) / (2 * max(len(self._stages), 1))
         for proxy, cut in self._stages:
             margin = caution * proxy.widening * cut.margin(lost)
-            asked = np.unique(place[may_pass])
+            needed = np.unique(index_of[may_pass])
             with ENCODING:
                 guesses = np.full(len(tokens), -np.inf, dtype=np.float32)
-                guesses[asked] = proxy.similarity(tokens.take(asked))
-            guess = np.where(may_pass, guesses[place], -np.inf)
+                guesses[needed] = proxy.similarity(tokens.take(needed))
+            guess = np.where(may_pass, guesses[index_of], -np.inf)
             expected = self._expected(guess, cut.expected, lengths)
             is_low = may_pass & (guess < expected - margin)
             is_near = guess >= expected - 1.5 * margin
@@ -129,10 +129,10 @@ class CascadeScores:
         return probability
 
     def _expected(self, guess: Float32, expected: float, lengths: Sequence[int]) -> Float32:
-        """The guess for a caption that just passes, in each batch: float32 [window].
+        """The guess expected of a caption that just passes its batch: float32 [window].
 
-        Where fewer than `min_ratio` of a batch seem to pass, its best few do: the last of them is
-        then what others are compared with.
+        Where fewer than `min_ratio` of a batch seem to pass, its best few are kept, and the last of
+        them sets the expected guess.
         """
         stops = list(accumulate(lengths))
         lowest = np.full(len(guess), expected, dtype=np.float32)

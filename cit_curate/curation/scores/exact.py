@@ -1,4 +1,4 @@
-"""Scores by embedding every caption and comparing it with all metadata, in this process."""
+"""Exact scores: every caption is embedded and compared with all metadata, in this process."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ from cit_curate.text_encoder.texts import Texts
 from indexes.proposals import as_array
 from indexes.protocol import MetadataIndex
 
-# Lanes that look for replacements at the same time share one encoder and one index.
+# Lanes that replace pairs at the same time share one encoder and one index.
 ENCODING = threading.Lock()
 
 
@@ -23,11 +23,11 @@ class Scores(NamedTuple):
     """The scores of some captions.
 
     Attributes:
-        similarity: float32 [captions], best cosine over the metadata; NaN: not scored.
-        nearest: int64 [captions], the nearest entry; of no meaning where not scored.
-        weight: float32 [captions], one over the probability that the caption is scored; 0 where it
-            was not. None: all are.
-        search_seconds: The search's share of the time.
+        similarity: float32 [captions], the best cosine over the metadata; NaN = not scored.
+        nearest: int64 [captions], the nearest entry; meaningless where not scored.
+        weight: float32 [captions], 1 over the probability that the caption is scored, 0 where it
+            was not; None = all are scored.
+        search_seconds: The part of the time that the search took.
     """
 
     similarity: Float32
@@ -36,20 +36,20 @@ class Scores(NamedTuple):
     search_seconds: float = 0.0
 
     def of(self, rows: Bool | slice) -> "Scores":
-        """The scores of some of the captions: bool [captions], or a slice."""
+        """The scores of some captions; `rows` is bool [captions] or a slice."""
         weight = None if self.weight is None else self.weight[rows]
         return Scores(self.similarity[rows], self.nearest[rows], weight)
 
 
 WindowScores = Callable[[Sequence[CaptionBatch], ScanTotals], Scores]
-"""The scores of the next window of a scan, given what the scan has seen before it."""
+"""From the next window of a scan, and the totals before it, to the scores of the window."""
 
 LaneScores = Callable[[int, PoolCursor], WindowScores]
-"""What scores a lane whose scan begins at a cursor in this outer step."""
+"""From a lane, and the cursor at which its scan begins in this outer step, to its scores."""
 
 
 class ExactScores:
-    """Every caption is embedded and compared with all metadata; a `WindowScores`."""
+    """The scores of all captions; a `WindowScores`."""
 
     def __init__(
         self,
@@ -72,13 +72,13 @@ class ExactScores:
             lookup = self._cache.lookup(texts)
             vectors, broken = embed_captions(self._encoder, lookup.new)
             embedded = time.perf_counter()
-            found = self._index.search(vectors)
-            similarity = mark_broken(found.similarity[:, 0], broken)
-            scored = self._cache.store(lookup, similarity, found.ids[:, 0])
+            result = self._index.search(vectors)
+            similarity = mark_broken(result.similarity[:, 0], broken)
+            scored = self._cache.store(lookup, similarity, result.ids[:, 0])
             return Scores(*scored, search_seconds=time.perf_counter() - embedded)
 
     def vectors(self, texts: Texts) -> tuple[Float32, Float32]:
-        """Vectors and similarities of distinct texts; their scores are cached.
+        """The vectors and similarities of distinct texts; their scores are cached.
 
         Returns:
             float32 [texts, dim] and float32 [texts], NaN where there is no usable vector.
@@ -86,8 +86,8 @@ class ExactScores:
         with ENCODING:
             lookup = self._cache.lookup(texts)
             vectors, broken = embed_captions(self._encoder, texts)
-            found = self._index.search(vectors)
-            similarity = mark_broken(found.similarity[:, 0], broken)
+            result = self._index.search(vectors)
+            similarity = mark_broken(result.similarity[:, 0], broken)
             is_new = lookup.known < 0
-            self._cache.store(lookup, similarity[is_new], found.ids[is_new, 0])
+            self._cache.store(lookup, similarity[is_new], result.ids[is_new, 0])
         return as_array(vectors), similarity

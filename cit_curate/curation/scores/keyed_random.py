@@ -1,9 +1,9 @@
-"""Many random generators of nearly the same key, made at once: `default_rng` takes 13 us for each.
+"""Random generators for many keys at once, since `default_rng` takes 13 us per generator.
 
-What NumPy does to seed a generator is part of its promise of reproducible streams (NEP 19), so it
-can be done for all keys together: `SeedSequence` mixes the words of a key into four of 32 bits and
-draws eight from them (O'Neill's `seed_seq_fe`), and PCG64 takes a step from these. What is drawn
-from the generators is left to NumPy.
+How NumPy seeds a generator is part of its promise of reproducible streams (NEP 19), so it can be
+done here for all keys together. `SeedSequence` mixes the words of a key into four words of 32 bits
+and draws eight from them (O'Neill's `seed_seq_fe`); PCG64 takes a step from these. Drawing from the
+generators is left to NumPy.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ Words = npt.NDArray[np.uint32]
 
 _POOL_WORDS = 4
 _MIX_LEFT, _MIX_RIGHT = 0xCA01F9DD, 0x4973F715
-# First constant of a row of hashes, and what makes each the next one.
+# The first constant of a series of hashes, and the factor from each to the next.
 _ABSORB = (0x43B0D7E5, 0x931E8875)
 _DRAW = (0x8B51F9DD, 0x58F38DED)
 _PCG64_MULTIPLIER = 0x2360ED051FC65DA44385DF649FCCF645
@@ -31,15 +31,15 @@ def keyed_generators(
     """The generators `default_rng((*key, columns[0][n], columns[1][n], …))`, for each n.
 
     Args:
-        key: The words that all have first; none is negative.
+        key: The words that all keys begin with; none is negative.
         columns: int64 [generators] each, the words that follow; none is negative.
 
     Yields:
-        A generator that is used before the next is asked for: they are one object, seeded anew.
+        The generators. They are one object, seeded again: use each before the next one is taken.
     """
     rows = np.stack([np.asarray(column, dtype=np.int64) for column in columns], axis=1)
     if rows.size and rows.max() >= 1 << 32:
-        # A word of more than 32 bits counts as two, which no scan of a pool on a disk comes to.
+        # A word of more than 32 bits counts as two, which no scan of a pool on disk reaches.
         for row in rows.tolist():
             yield np.random.default_rng((*key, *row))
         return
@@ -59,11 +59,11 @@ def keyed_generators(
 
 
 def keyed_uniform(key: Sequence[int], *columns: Int64) -> npt.NDArray[np.float64]:
-    """A number of each key, from 0 to below 1: the first word of its `SeedSequence`, by 2^32.
+    """A number from 0 to below 1 for each key: the first word of its `SeedSequence` over 2^32.
 
     Args:
-        key: The words that all have first; none is negative.
-        columns: int64 [numbers] each, the words that follow, from 0 to below 2^32 each.
+        key: The words that all keys begin with; none is negative.
+        columns: int64 [numbers] each, the words that follow, from 0 to below 2^32.
 
     Returns:
         float64 [numbers].
@@ -74,11 +74,12 @@ def keyed_uniform(key: Sequence[int], *columns: Int64) -> npt.NDArray[np.float64
 
 
 def _seeds(words: Sequence[Words]) -> tuple[list[int], list[int]]:
-    """State and increment of PCG64 for each row of words, of 128 bits each."""
+    """The state and increment of PCG64 for each row of words, of 128 bits each."""
     pool = _absorb(words)
     constants = _constants(*_DRAW)
     drawn = [_hash(pool[n % _POOL_WORDS], constants) for n in range(8)]
-    # Two words of 32 bits make one of 64, the lower one first; of two of those the upper is first.
+    # Two words of 32 bits make one of 64, the lower half first; two of these make one of 128, the
+    # upper half first.
     halves = [
         (drawn[2 * n].astype(np.uint64) | drawn[2 * n + 1].astype(np.uint64) << np.uint64(32))
         for n in range(4)
@@ -93,7 +94,7 @@ def _seeds(words: Sequence[Words]) -> tuple[list[int], list[int]]:
 
 
 def _absorb(words: Sequence[Words]) -> list[Words]:
-    """Four words that all the words of a key have gone into."""
+    """The four words that the words of each key are mixed into."""
     constants = _constants(*_ABSORB)
     padded = [*words, *[np.zeros_like(words[0])] * max(_POOL_WORDS - len(words), 0)]
     pool = [_hash(word, constants) for word in padded[:_POOL_WORDS]]

@@ -1,8 +1,8 @@
-"""Cheap guesses of a caption's best similarity, and how far they may be trusted.
+"""Cheap guesses of a caption's best similarity, and the margins of their errors.
 
-A proxy looks at a caption's tokens and says about how close to the metadata the text encoder would
-find it. Two of them: a linear map of what the encoder makes of the tokens one by one, fitted to its
-vectors of captions, at a hundredth of its cost; and the encoder itself in int8, at two fifths.
+A proxy guesses from a caption's tokens the similarity that the text encoder would find. There are
+two. One is a linear map of the encoder's vectors of single tokens, fitted to its vectors of
+captions, at a hundredth of its cost. The other is the encoder itself in int8, at two fifths.
 """
 
 from collections.abc import Sequence
@@ -19,38 +19,38 @@ from cit_curate.text_encoder.token_vectors import TokenVectors
 from cit_curate.text_encoder.tokens import Tokens
 from indexes.protocol import MetadataIndex, tensor_blocks
 
-# Of the mean of the diagonal of what is inverted.
+# The ridge penalty, as a share of the mean of the inverted matrix's diagonal.
 RIDGE = 1e-2
-# Share of all tokens that makes one weigh half as much (Arora et al. 2017).
+# The share of all tokens at which a token's weight is halved (Arora et al. 2017).
 COMMON = 1e-3
-# Parts of the calibration captions; each is guessed by a map that was fitted to the others.
+# Parts of the calibration captions; each is guessed by a map fitted to the others.
 FOLDS = 4
-# The most similar calibration captions: so many show how guesses go up with similarity, and of so
-# many the errors are looked at, or of all that pass.
+# The most similar calibration captions: how many the trend of guesses is fitted to, and how many
+# the errors are taken from; more where more pass.
 TREND_CAPTIONS = 1024
 CLOSEST_CAPTIONS = 384
 
 
 class Proxy(Protocol):
-    """What guesses the best similarity of captions.
+    """A guess of the best similarity of captions.
 
     Attributes:
-        widening: What its margins are multiplied by.
+        widening: The factor of its margins.
     """
 
     widening: ClassVar[float]
 
     def similarity(self, tokens: Tokens) -> Float32:
-        """float32 [captions]; of each caption alone, whatever is beside it."""
+        """float32 [captions]; a guess does not depend on the other captions."""
 
 
 @dataclass(frozen=True)
 class TokenMap:
-    """A linear map of two sums of token vectors: each token as it is, and by how rare it is.
+    """A linear map of two sums of token vectors: the plain sum, and one weighted by rarity.
 
     Attributes:
-        vectors: Those of single tokens.
-        rarity: float32 [vocabulary], what each token weighs in the second sum.
+        vectors: The vectors of single tokens.
+        rarity: float32 [vocabulary], the weight of each token in the second sum.
         weight: float32 [2 * dim + 1, dim], the bias last.
         index: The metadata.
     """
@@ -64,7 +64,7 @@ class TokenMap:
     def similarity(self, tokens: Tokens) -> Float32:
         """float32 [captions]; see `Proxy`."""
         rows = _sums_of_tokens(self.vectors, self.rarity, tokens)
-        # Blocks of one shape, so that a guess does not depend on the captions beside it.
+        # Blocks of one shape, so that a guess does not depend on the other captions.
         mapped = torch.cat([block @ self.weight for block in tensor_blocks(rows)])[: len(tokens)]
         vectors = torch.nn.functional.normalize(mapped, dim=1)
         return self.index.search(vectors).similarity[:, 0]
@@ -74,8 +74,8 @@ class TokenMap:
 class Int8Tower:
     """The text tower in int8.
 
-    Its errors are small, but a few are several times as large as any of a few hundred: a wide
-    margin costs it next to nothing.
+    Its errors are small, but a few are several times as large as any among a few hundred. A wide
+    margin costs next to nothing.
     """
 
     tower: PackedTower
@@ -86,23 +86,23 @@ class Int8Tower:
         """float32 [captions], infinite where there is no usable vector; see `Proxy`."""
         vectors = self.tower.embed(tokens)
         broken = ~vectors.isfinite().all(dim=1)
-        found = self.index.search(vectors.nan_to_num(0.0, 0.0, 0.0)).similarity[:, 0]
-        return np.where(broken.numpy(), np.float32(np.inf), found)
+        similarity = self.index.search(vectors.nan_to_num(0.0, 0.0, 0.0)).similarity[:, 0]
+        return np.where(broken.numpy(), np.float32(np.inf), similarity)
 
 
 def fit_token_map(
     encoder: TextEncoder, index: MetadataIndex, tokens: Tokens, vectors: Float32
 ) -> tuple[TokenMap, Float32]:
-    """The map from token vectors to the encoder's vectors of captions, by ridge regression.
+    """Fit a map from token vectors to the encoder's vectors of captions, by ridge regression.
 
     Args:
-        encoder: Whose token vectors are taken.
+        encoder: The text encoder.
         index: The metadata.
-        tokens: Calibration captions.
+        tokens: The tokens of the calibration captions.
         vectors: float32 [captions, dim], their vectors.
 
     Returns:
-        The map, and float32 [captions], the guess for each of them by a map that has not seen it.
+        The map; and float32 [captions], the guess for each caption by a map fitted without it.
     """
     vocabulary = encoder.tower.get_input_embeddings().num_embeddings
     share = np.bincount(tokens.ids, minlength=vocabulary) / len(tokens.ids)
@@ -126,12 +126,12 @@ def fit_token_map(
 
 @dataclass(frozen=True)
 class Cut:
-    """Which guesses are too low for a caption to pass.
+    """The cut below which a guess rules a caption out.
 
     Attributes:
-        expected: The guess to be expected for a caption just at the threshold.
-        shortfalls: float32 [captions], ascending: how far below what was expected the guesses of
-            the most similar captions were.
+        expected: The guess expected of a caption just at the threshold.
+        shortfalls: float32 [captions], ascending: how far the guesses of the most similar captions
+            were below the expected ones.
     """
 
     expected: float
@@ -139,15 +139,15 @@ class Cut:
 
     @classmethod
     def fit(cls, guesses: Float32, similarity: Float32, threshold: float) -> "Cut":
-        """Learn from captions whose similarity is known.
+        """Fit a cut to captions whose similarity is known.
 
-        Guesses are drawn to the middle: a line through the most similar captions says how far. If
-        fewer than `CLOSEST_CAPTIONS` pass, the errors of so many stand for those of the few.
+        Guesses are drawn to the middle; a line through the most similar captions measures how far.
+        If fewer than `CLOSEST_CAPTIONS` pass, the errors of that many stand for those of the few.
 
         Args:
-            guesses: float32 [captions], by a proxy that has not seen them.
+            guesses: float32 [captions], by a proxy that was fitted without them.
             similarity: float32 [captions].
-            threshold: What a similarity must exceed.
+            threshold: The similarity above which a caption is kept.
         """
         closest = np.argsort(-similarity, kind="stable")
         passing = int((similarity > threshold).sum())
@@ -162,17 +162,17 @@ class Cut:
         return cls(float(offset + slope * threshold), shortfalls.astype(np.float32))
 
     def margin(self, lost: float) -> float:
-        """How far below what is expected a guess may be, if at most the share `lost` is missed."""
+        """The margin below the expected guess that misses at most the share `lost`."""
         return max(0.0, float(np.quantile(self.shortfalls, 1 - lost, method="higher")))
 
 
 def _sums_of_tokens(vectors: TokenVectors, rarity: Float32, tokens: Tokens) -> torch.Tensor:
-    """Both sums with unit norm, and a 1 for the bias: float32 [captions, 2 * dim + 1]."""
-    rows, places = vectors.of(tokens.ids)
+    """Both sums at unit norm, and a 1 for the bias: float32 [captions, 2 * dim + 1]."""
+    rows, row_of = vectors.of(tokens.ids)
     starts = torch.from_numpy(tokens.starts).to(rows.device)
     weights = torch.from_numpy(rarity[tokens.ids]).to(rows.device)
     sums = [
-        torch.nn.functional.embedding_bag(places, rows, starts, mode="sum", per_sample_weights=each)
+        torch.nn.functional.embedding_bag(row_of, rows, starts, mode="sum", per_sample_weights=each)
         for each in (None, weights)
     ]
     unit = torch.cat([torch.nn.functional.normalize(each, dim=1) for each in sums], dim=1)
@@ -186,5 +186,5 @@ def _sums(inputs: torch.Tensor, outputs: torch.Tensor) -> tuple[torch.Tensor, to
 def _solve(products: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     penalty = RIDGE * products.diagonal().mean() * torch.eye(len(products)).to(products)
     solved: torch.Tensor = torch.linalg.solve(products + penalty, targets)
-    # Coarse, so that the order in which threads add shows in no guess.
+    # Rounded, so that the order in which threads add changes no guess.
     return solved.bfloat16().float()

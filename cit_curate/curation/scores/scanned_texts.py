@@ -1,4 +1,4 @@
-"""The texts of a scan that are scored: captions as they stand, and tags augmented at each visit."""
+"""The texts that a scan scores: captions as they are, and tags augmented at each visit."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,15 @@ from cit_curate.curation.scores.keyed_random import keyed_generators
 from cit_curate.records import TOKENS, CaptionBatch
 from cit_curate.text_encoder.texts import Texts
 
-# First words of random keys, so that no two uses of a seed draw the same numbers.
+# First word of the random keys, so that no two uses of a seed draw the same numbers.
 TAG_KEY = 11
 
 
 def scanned_texts(config: CurateConfig, lane: int, window: Sequence[CaptionBatch]) -> Texts:
     """The texts of a window.
 
-    What a tag caption becomes is a function of (seed, pass, lane, scan position) alone, so that the
-    text which was scored can be made again.
+    An augmented tag caption is a function of (seed, pass, lane, position) alone, so that the scored
+    text can be made again.
     """
     rows = pa.concat_tables([batch.rows for batch in window])
     captions = rows["caption"].combine_chunks()
@@ -36,7 +36,7 @@ def scanned_texts(config: CurateConfig, lane: int, window: Sequence[CaptionBatch
     generators = keyed_generators(
         (config.seed, TAG_KEY), pass_index, [lane] * len(chosen), position
     )
-    # One tag has neither order nor delimiter, so nothing need be drawn for it.
+    # A single tag has neither order nor delimiter, so nothing is drawn for it.
     augmented = [text.strip() for text in texts]
     for row, rng in zip(several, generators, strict=True):
         augmented[row] = augment_tags(texts[row], rng)

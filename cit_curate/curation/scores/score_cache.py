@@ -1,7 +1,7 @@
-"""The scores of captions that have come before, under one encoder and one index.
+"""A cache of the scores of captions under one encoder and one index.
 
 Captions repeat: of clip-art captions one in three is distinct, and the scan of a large pool meets
-`IMG_0001` again and again. A score holds as long as encoder and metadata do.
+`IMG_0001` again and again. A score is valid as long as the encoder and the metadata stay.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from cit_curate.records import Float32, Int64
 from cit_curate.text_encoder.texts import Texts
 
-# The most captions that are kept, the first ones met: what repeats is met early. About 15 MB, and
-# 10 ms of look-up a window.
+# The most captions in the cache, the first ones met: what repeats is met early. They take about
+# 15 MB, and 10 ms of lookup per window.
 MAX_CAPTIONS = 262_144
 
 
@@ -25,7 +25,7 @@ class Lookup:
     Attributes:
         indices: int64 [captions], the row of each in the distinct captions.
         known: int64 [distinct], the row of each in the cache; -1 where it is new.
-        new: The distinct captions that must be embedded, in the order they were met.
+        new: The distinct captions that are not in the cache, in the order they were met.
     """
 
     indices: Int64
@@ -43,17 +43,17 @@ class ScoreCache:
         self._nearest = np.zeros(0, dtype=np.int64)
 
     def lookup(self, texts: Texts) -> Lookup:
-        """Which of the captions are new."""
+        """Look captions up; nothing is stored."""
         distinct, indices = texts.distinct()
-        found = pc.index_in(distinct.array, value_set=self._texts)
-        known = found.fill_null(-1).to_numpy().astype(np.int64)
+        rows = pc.index_in(distinct.array, value_set=self._texts)
+        known = rows.fill_null(-1).to_numpy().astype(np.int64)
         return Lookup(indices, known, new=distinct.take(np.flatnonzero(known < 0)))
 
     def store(self, lookup: Lookup, similarity: Float32, nearest: Int64) -> tuple[Float32, Int64]:
-        """Keep the scores of the new captions, and give those of all that were looked up.
+        """Store the scores of the new captions, and return those of all that were looked up.
 
         Args:
-            lookup: What `lookup` gave.
+            lookup: The result of `lookup`.
             similarity: float32 [new].
             nearest: int64 [new].
 

@@ -1,8 +1,9 @@
 """The unit of work of other processes: the scores of a range of a lane's captions.
 
-The rules of a selection go batch by batch in the order of the scan. What costs, embedding and
-searching, depends on each caption alone, so any process may score any range, in any order. A
-process opens what it needs by its path, checks that it is what the command has, and keeps it.
+The rule of a selection goes batch by batch in scan order. The costly part, embedding and searching,
+depends on each caption alone, so any process may score any range, in any order. A process opens
+pools, metadata and text tower by their paths, checks that they are those of the command, and keeps
+them open.
 """
 
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ from indexes.protocol import MetadataIndex
 
 
 class PoolPath(NamedTuple):
-    """A pool of a mixture, as another process opens it."""
+    """A pool of a mixture, for another process to open."""
 
     name: str
     path: str
@@ -49,10 +50,12 @@ class PoolPath(NamedTuple):
 
 @dataclass(frozen=True)
 class Tower:
-    """A text tower, as another process loads it.
+    """A text tower, for another process to load.
 
     Attributes:
-        num_threads: Threads of torch in that process; 0 leaves torch's own choice.
+        text: The text tower.
+        device: The device that it computes on.
+        num_threads: The threads of torch in that process; 0 = torch's own choice.
     """
 
     text: TextTowerConfig
@@ -66,13 +69,13 @@ class ScoreSource:
 
     Attributes:
         pools: The pools.
-        config: The rules; a score depends on the order of the scan, and on no threshold.
+        config: The rules; a score depends on the scan order, and on no threshold.
         metadata: The class names and their prompts.
         metadata_fingerprint: The fingerprint that the metadata must have.
         tower: The text tower.
         index_kind: The backend of the index.
-        encoder: The fingerprint that the encoder must have; "": that of whatever `tower` names.
-        index: The folder of the metadata's stored vectors; None: each process embeds the metadata.
+        encoder: The fingerprint that the encoder must have; "" = any.
+        index: The folder of the metadata's stored vectors; None = each process embeds the metadata.
     """
 
     pools: tuple[PoolPath, ...]
@@ -97,7 +100,7 @@ class ScoreRange:
 
 @dataclass(frozen=True)
 class EmbedTask:
-    """Texts to embed."""
+    """Texts for another process to embed."""
 
     tower: Tower
     texts: tuple[str, ...]
@@ -105,14 +108,14 @@ class EmbedTask:
 
 @dataclass(frozen=True)
 class Embedded:
-    """An encoder's fingerprint, and float32 [texts, dim]."""
+    """The fingerprint of an encoder, and its vectors: float32 [texts, dim]."""
 
     fingerprint: str
     vectors: Float32
 
 
 class PrecomputedEmbedder:
-    """An `Embedder` of texts that another process has embedded: the prompts, for the index."""
+    """An `Embedder` of texts that were embedded before: the prompts, for the index."""
 
     device = "cpu"
     tokenizer_key = ""
@@ -123,7 +126,7 @@ class PrecomputedEmbedder:
         self._row = {text: row for row, text in enumerate(texts)}
 
     def embed(self, texts: Sequence[str]) -> Float32:
-        """float32 [texts, dim], unit norm; KeyError for any other text."""
+        """float32 [texts, dim], unit norm; raises KeyError for any other text."""
         return self._vectors[[self._row[text] for text in texts]]
 
     def embed_on_device(self, texts: Texts) -> Float32:
@@ -140,8 +143,7 @@ def score_range(task: ScoreRange) -> Scores:
     """The scores of a range of captions.
 
     Raises:
-        ConfigError: A pool, the metadata or the text tower is another one here than where the scan
-            began.
+        ConfigError: A pool, the metadata or the text tower differs from those of the command.
     """
     source = task.source
     encoder, index, cache = _opened(source)
@@ -155,15 +157,15 @@ def score_range(task: ScoreRange) -> Scores:
 
 
 def pool_paths(pools: PoolMixture) -> tuple[PoolPath, ...]:
-    """What another process opens the pools from."""
+    """The pools of a mixture, for another process to open."""
     return tuple(PoolPath(p.name, p.pool.named, p.share, p.pool.fingerprint) for p in pools)
 
 
 def open_pools(paths: Sequence[PoolPath]) -> PoolMixture:
-    """The pools, in another process.
+    """Open the pools of another process's mixture.
 
     Raises:
-        ConfigError: Another pool lies at a path.
+        ConfigError: A path holds another pool.
     """
     opened = []
     for name, path, share, fingerprint in paths:
@@ -174,7 +176,7 @@ def open_pools(paths: Sequence[PoolPath]) -> PoolMixture:
     return PoolMixture(opened)
 
 
-@lru_cache(maxsize=2)  # with --ahead: of this outer step, for replacements, and of the next one
+@lru_cache(maxsize=2)  # with --ahead: this outer step's, for replacements, and the next one's
 def _opened(source: ScoreSource) -> tuple[TextEncoder, MetadataIndex, ScoreCache]:
     encoder = _encoder(source.tower)
     if source.encoder and encoder.fingerprint != source.encoder:
@@ -194,7 +196,7 @@ def _vectors(source: ScoreSource) -> Float32:
     if metadata_fingerprint(entries, templates) != source.metadata_fingerprint:
         raise ConfigError(
             f"--metadata {source.metadata.metadata} has changed since this run was opened; put it "
-            "back, and go on with --resume"
+            "back, and resume with --resume"
         )
     prompts = distinct_prompts(entries, templates)
     embedder = PrecomputedEmbedder(prompts, _embedded(source.tower, prompts))

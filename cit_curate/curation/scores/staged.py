@@ -1,4 +1,4 @@
-"""Scores as files, for a scan that must survive a kill or that several workers share.
+"""Scores in files, for a scan that must survive a kill or that several workers share.
 
 ```
 .staging-RUN/<digest of all that a score depends on>/
@@ -6,7 +6,7 @@
   lane=00000/000000000000-4096.arrow        float32 similarity, int64 metadata_id; SHA-256
 ```
 Workers write the files in any order, and the scan reads them in its own. Neither the number of
-workers nor a kill shows in the selection.
+workers nor a kill changes the selection.
 """
 
 import hashlib
@@ -36,10 +36,10 @@ from cit_curate.storage.durable import (
 )
 from indexes.protocol import MetadataIndex
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-# Captions of a file. Fewer fill the last forward pass of each length badly; more keep a worker busy
-# in vain when the budget is full, and the others waiting at the end.
+# Captions of a file. With fewer, the last forward pass of each length is badly filled; with more, a
+# worker works in vain once the budget is full, and the others wait at the end.
 RANGE_CAPTIONS = 4_096
 STAGING_VERSION = 2
 
@@ -48,20 +48,25 @@ _SCHEMA = pa.schema([("similarity", pa.float32()), ("metadata_id", pa.int64())])
 
 @dataclass(frozen=True)
 class ScoreFile:
-    """A range of captions, and the folder that its scores are written to."""
+    """The file of a range's scores.
+
+    Attributes:
+        folder: The folder of all scores of the scan.
+        range: The range of captions.
+    """
 
     folder: Path
     range: ScoreRange
 
     @property
     def path(self) -> Path:
-        """The file, whole or absent."""
+        """The path of the file, which is whole or absent."""
         name = f"{self.range.start:012d}-{self.range.stop}.arrow"
         return self.folder / f"lane={self.range.lane:05d}" / name
 
 
 def write_scores(file: ScoreFile) -> None:
-    """Write the scores of a range, unless they are there.
+    """Write the scores of a range, unless the file is there.
 
     Raises:
         ConfigError: See `score_range`.
@@ -95,10 +100,10 @@ def read_scores(file: ScoreFile) -> Scores:
 
 
 class StagedScores:
-    """The scores of one lane from its first caption on; a `WindowScores`."""
+    """The scores of one lane from its first caption; a `WindowScores`."""
 
     def __init__(self, mapped: Mapper, files: Sequence[ScoreFile]) -> None:
-        self._files = self._written(mapped, files)
+        self._ranges = self._read_in_order(mapped, files)
         self._similarity = np.zeros(0, np.float32)
         self._nearest = np.zeros(0, np.int64)
 
@@ -106,15 +111,15 @@ class StagedScores:
         """The scores of the next captions of the scan."""
         count = sum(map(len, window))
         while len(self._similarity) < count:
-            scores = next(self._files)
+            scores = next(self._ranges)
             self._similarity = np.concatenate([self._similarity, scores.similarity])
             self._nearest = np.concatenate([self._nearest, scores.nearest])
         taken = Scores(self._similarity[:count], self._nearest[:count])
         self._similarity, self._nearest = self._similarity[count:], self._nearest[count:]
         return taken
 
-    def _written(self, mapped: Mapper, files: Sequence[ScoreFile]) -> Iterator[Scores]:
-        # What an earlier try has scored comes first, and costs no worker its start.
+    def _read_in_order(self, mapped: Mapper, files: Sequence[ScoreFile]) -> Iterator[Scores]:
+        # The files of an earlier attempt are read before any worker is started.
         done = 0
         while done < len(files) and files[done].path.is_file():
             yield read_scores(files[done])
@@ -131,14 +136,15 @@ def staged_scores(
     index: MetadataIndex,
     orders: Sequence[MixedOrder],
 ) -> LaneScores:
-    """Scores of every lane, made ahead of its scan by an engine.
+    """The scores of every lane, written by an engine ahead of the scan.
 
     Args:
         mapped: The engine's map.
-        staging: A folder beside the run. What is there of another scan is removed, with a warning.
-        source: What is scored.
+        staging: The folder of the files, beside the run; scores of another scan are removed, with a
+            warning.
+        source: All that the scores depend on.
         index: The metadata under the encoder of `source`.
-        orders: The order of every lane's scan.
+        orders: The captions of every lane, in scan order.
     """
     folder = _open_folder(staging, source, index)
     source = replace(source, index=folder / "index")
@@ -146,8 +152,10 @@ def staged_scores(
     def files(lane: int) -> list[ScoreFile]:
         stop = source.config.max_passes * orders[lane].length
         starts = range(0, stop, RANGE_CAPTIONS)
-        ranges = (ScoreRange(source, lane, at, min(at + RANGE_CAPTIONS, stop)) for at in starts)
-        return [ScoreFile(folder, each) for each in ranges]
+        return [
+            ScoreFile(folder, ScoreRange(source, lane, start, min(start + RANGE_CAPTIONS, stop)))
+            for start in starts
+        ]
 
     return lambda lane, _: StagedScores(mapped, files(lane))
 
@@ -166,7 +174,7 @@ def _open_folder(staging: Path, source: ScoreSource, index: MetadataIndex) -> Pa
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder = staging / digest
     if staging.is_dir() and not folder.is_dir():
-        _log.warning("%s: scoring starts over, since it holds scores of another scan", staging)
+        logger.warning("%s: scoring starts over, since it holds scores of another scan", staging)
         shutil.rmtree(staging)
     folder.mkdir(parents=True, exist_ok=True)
     sweep_temporary(folder)

@@ -1,4 +1,4 @@
-"""What `cit import-counts` does, and what it prints."""
+"""The command `cit import-counts`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +11,8 @@ from cit_curate.config import MAX_MISSING_RATIO, MAX_REJECT_RATIO
 from cit_curate.printing import print_json
 from cit_curate.terminal import print_line, progress_bar
 
-if TYPE_CHECKING:  # they import Arrow and DuckDB, which `--help` must not wait for
-    from cit_curate.run.exports.counts_import import ImportedCounts
-    from cit_curate.run.exports.counts_import import Progress as Tell
+if TYPE_CHECKING:  # they import Arrow and DuckDB, too slow for `--help`
+    from cit_curate.run.exports.counts_import import ImportedCounts, Progress
 
 
 def import_counts(
@@ -29,27 +28,27 @@ def import_counts(
     """Turn a published curated dataset into a run: to train on, to query, to export again.
 
     FILE is a JSON object of pair keys and counts, {"00001234_tag": 3, ...}, as `cit export` and
-    the original publish it; or a CSV or Parquet file with the columns pair_key and count. The run
-    has the pairs that the pool holds, in the pool's order. The others are in its view `rejects`.
+    the original write it; or a CSV or Parquet file with the columns pair_key and count. The run has
+    the pairs that are in the pool, in the pool's order. The others are in its view `rejects`.
 
         cit import-counts counts.json --pool POOL --out RUN
         cit query RUN "SELECT text_key, count(*), sum(count) FROM counts GROUP BY 1"
         cit export RUN SHARDS
 
     Args:
-        file: The counts, .json, .csv or .parquet.
-        pool: Folder made by `cit pool build`.
-        out: Folder of the new run.
-        max_missing_ratio: Largest share of the file's pairs that the pool may lack.
-        max_reject_ratio: Largest share of malformed or repeated entries.
-        overwrite: Replace the run that is at --out.
+        file: The counts, as .json, .csv or .parquet.
+        pool: The folder made by `cit pool build`.
+        out: The folder of the new run.
+        max_missing_ratio: The largest share of the file's pairs that the pool may lack.
+        max_reject_ratio: The largest share of malformed or repeated entries.
+        overwrite: Replace the run at --out.
         json: Print one JSON document instead of a summary.
     """
     from cit_curate.pool.pool import Pool
     from cit_curate.run.exports.counts_import import import_counts as import_file
 
     opened = Pool.open(pool)
-    with _shown_progress() as tell:
+    with _progress_bars() as show_progress:
         imported = import_file(
             file,
             opened,
@@ -57,7 +56,7 @@ def import_counts(
             max_missing_ratio=max_missing_ratio,
             max_reject_ratio=max_reject_ratio,
             overwrite=overwrite,
-            progress=tell,
+            progress=show_progress,
         )
     _show(imported, as_json=json)
 
@@ -86,12 +85,12 @@ def _show(imported: "ImportedCounts", *, as_json: bool) -> None:
 
 
 @contextmanager
-def _shown_progress() -> "Iterator[Tell]":
-    """Progress of each stage on stderr, only where a person sees it."""
+def _progress_bars() -> "Iterator[Progress]":
+    """A progress bar for each stage, on stderr, only in a terminal."""
     with progress_bar() as progress:
         bars: dict[str, Any] = {}
 
-        def tell(what: str, done: int, total: int) -> None:
+        def show_progress(what: str, done: int, total: int) -> None:
             if what not in bars:
                 bars[what] = progress.add_task(what, total=total, numbers="")
             bar = bars[what]
@@ -99,7 +98,7 @@ def _shown_progress() -> "Iterator[Tell]":
             scale, unit = (1e6, "MB") if what == "reading" else (1.0, "rows")
             numbers = f"{done / scale:,.0f} {unit}, {done / scale / seconds:,.0f} {unit}/s"
             shown = numbers if done else ""
-            # Looking up has no measure: its bar only moves.
+            # Matching has no measure: its bar only pulses.
             progress.update(bar, completed=done, total=total if done else None, numbers=shown)
 
-        yield tell
+        yield show_progress

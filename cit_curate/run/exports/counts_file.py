@@ -1,7 +1,7 @@
-"""Reading a curated dataset as counts: `{pair key: times used}`, streamed, every entry checked.
+"""A reader of curated datasets as counts, `{pair key: times used}`, that checks every entry.
 
 The published form is one JSON object; `cit export` also writes Parquet and CSV. A file may have
-many millions of entries: memory holds one batch of them.
+many millions of entries, of which memory holds one batch.
 """
 
 import csv
@@ -22,7 +22,7 @@ from cit_curate.records import split_pair_key
 from cit_curate.run.csv_cells import csv_text
 
 BATCH_ENTRIES = 65_536
-# What every JSON reader holds exactly.
+# The largest integer that every JSON reader holds exactly.
 MAX_COUNT = 2**53 - 1
 MAX_SHOWN = 80
 
@@ -39,11 +39,11 @@ REJECT_SCHEMA = pa.schema(
 )
 
 Entry = tuple[str, object]
-"""A key and its value as the file has them."""
+"""A key and its value, as in the file."""
 
 
 class Nested:
-    """Stands for a list or an object where a count should be."""
+    """A stand-in for a list or an object where a count should be."""
 
     def __repr__(self) -> str:
         return "a list or an object"
@@ -51,12 +51,13 @@ class Nested:
 
 @dataclass(frozen=True)
 class CountBatch:
-    """Some entries of a file, in its order.
+    """Some consecutive entries of a file.
 
     Attributes:
-        entries: `ENTRY_SCHEMA`; `entry` is the number in the file, from 1. Keys may repeat.
-        rejects: `REJECT_SCHEMA`: what is no pair key or no count.
-        num_bytes: Bytes of the file that have been read.
+        entries: The good entries, with `ENTRY_SCHEMA`; `entry` is the number in the file, from 1.
+            Keys may repeat.
+        rejects: The entries with a bad pair key or count, with `REJECT_SCHEMA`.
+        num_bytes: The bytes of the file read so far.
     """
 
     entries: pa.Table
@@ -65,7 +66,7 @@ class CountBatch:
 
     @property
     def num_entries(self) -> int:
-        """All of them, rejected or not."""
+        """The number of entries, rejects included."""
         return len(self.entries) + len(self.rejects)
 
 
@@ -73,12 +74,12 @@ def read_counts(path: Path) -> Iterator[CountBatch]:
     """The entries of a file of counts, batch by batch.
 
     Args:
-        path: `.json` (one object), `.csv` or `.parquet` (columns pair_key and count).
+        path: The file: `.json` (one object), `.csv` or `.parquet` (columns pair_key and count).
 
     Raises:
-        ConfigError: The file is missing, or of another kind.
-        BadInputError: It is not of its kind as a whole: no JSON object, cut, a column is missing.
-            The message has the number of the entry where reading ended.
+        ConfigError: The file is missing, or has another suffix.
+        BadInputError: The file as a whole cannot be read: it is no JSON object, is cut, or lacks a
+            column. The message has the number of the last good entry.
     """
     readers: dict[str, Callable[[BinaryIO], Iterator[Entry]]] = {
         ".json": _json_entries,
@@ -95,27 +96,27 @@ def read_counts(path: Path) -> Iterator[CountBatch]:
 
 
 def _batches(path: Path, stream: BinaryIO, entries: Iterator[Entry]) -> Iterator[CountBatch]:
-    read = 0
+    num_read = 0
     while True:
-        some: list[Entry] = []
+        batch: list[Entry] = []
         try:
-            some.extend(islice(entries, BATCH_ENTRIES))
+            batch.extend(islice(entries, BATCH_ENTRIES))
         except (
             *(ijson.JSONError, ValueError, csv.Error),
             *(pa.ArrowException, OSError, UnicodeDecodeError),
         ) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
-            place = f"after entry {read + len(some):,}"
-            last = f" ({shown(some[-1][0])})" if some else ""
+            where = f"after entry {num_read + len(batch):,}"
+            last = f" ({shown(batch[-1][0])})" if batch else ""
             raise BadInputError(
-                f"{path} cannot be read {place}{last}: {_one_line(error)}; it should be one JSON "
+                f"{path} cannot be read {where}{last}: {_one_line(error)}; it should be one JSON "
                 'object {"00001234_tag": 3, …}, or a CSV or Parquet file with pair_key and count'
             ) from error
-        if not some:
+        if not batch:
             return
-        yield _checked(some, first=read + 1, num_bytes=stream.tell())
-        read += len(some)
+        yield _checked(batch, first=num_read + 1, num_bytes=stream.tell())
+        num_read += len(batch)
 
 
 @dataclass
@@ -127,10 +128,10 @@ class _Columns:
     count: list[int] = field(default_factory=list)
 
 
-def _checked(some: Sequence[Entry], *, first: int, num_bytes: int) -> CountBatch:
+def _checked(batch: Sequence[Entry], *, first: int, num_bytes: int) -> CountBatch:
     good = _Columns()
     rejects: list[dict[str, object]] = []
-    for number, (key, count) in enumerate(some, first):
+    for number, (key, count) in enumerate(batch, first):
         if type(count) is int and 0 < count <= MAX_COUNT and _is_pair_key(key):
             good.entry.append(number)
             good.key.append(key)
@@ -167,7 +168,7 @@ def _reject(number: int, key: object, count: object) -> dict[str, object]:
 
 
 def shown(value: object) -> str:
-    """A value of the file for a message: quoted, and never long."""
+    """A value of the file for a message: quoted and short."""
     text = repr(value[:MAX_SHOWN] if isinstance(value, str) else value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
@@ -177,8 +178,8 @@ def _one_line(error: Exception) -> str:
 
 
 def _json_entries(stream: BinaryIO) -> Iterator[Entry]:
-    """The members of one JSON object; a nested value is skipped without being built."""
-    if stream.read(3) != b"\xef\xbb\xbf":  # the mark that some editors put first
+    """The members of one JSON object; a nested value is skipped and not built."""
+    if stream.read(3) != b"\xef\xbb\xbf":  # the byte order mark of some editors
         stream.seek(0)
     events = ijson.basic_parse(stream)
     if next(events)[0] != "start_map":
@@ -215,7 +216,7 @@ def _csv_entries(stream: BinaryIO) -> Iterator[Entry]:
 
 
 def _without_quote(key: str) -> str:
-    """The key without the `'` that `csv_text` puts before what looks like a formula."""
+    """The key without the `'` that `csv_text` puts before a text that looks like a formula."""
     return key[1:] if key.startswith("'") and csv_text(key[1:]) == key else key
 
 

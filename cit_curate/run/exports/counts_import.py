@@ -1,8 +1,8 @@
-"""A curated dataset that somebody published as counts becomes a run over one's own pool.
+"""The import of a curated dataset that was published as counts: a run over one's own pool.
 
-The run has one outer step: its `selections` are the file's pairs that the pool has, in pool order,
-and its `used` rows are the counts. How similar a pair was, to which entry, and when it was used is
-not in such a file: those columns are null.
+The run has one outer step. Its `selections` are the file's pairs that the pool has, in pool order,
+and its `used` rows are the counts. Such a file does not say how similar a pair was, to which entry,
+or when it was used: those columns are null.
 """
 
 from collections.abc import Callable
@@ -29,12 +29,10 @@ from cit_curate.storage.durable import FileEntry, check_sums, file_sha256
 from cit_curate.storage.lock import writer_lock
 from cit_curate.storage.sql import Connection
 
-# Dead links make a download miss some of a published list, seldom half of it. When more is
-# missing, it is mostly another pool, or ids that are written in another way.
 BATCH_ROWS = 65_536
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and its total."""
+"""Called with the name of the stage, how much of it is done, and its total."""
 
 _REPEATS = """
 CREATE TABLE repeats AS
@@ -75,15 +73,15 @@ FROM rejects ORDER BY entry
 
 @dataclass(frozen=True)
 class ImportedCounts:
-    """What `import_counts` made.
+    """The result of an import.
 
     Attributes:
-        run: The run.
-        num_entries: Entries of the file.
-        num_pairs: Pairs that the run has.
-        num_uses: Sum of their counts.
-        num_missing: Good entries whose pair the pool lacks.
-        rejects: Entries that are set aside, by reason; the missing ones included.
+        run: The new run.
+        num_entries: The entries of the file.
+        num_pairs: The pairs of the run.
+        num_uses: The sum of their counts.
+        num_missing: The good entries whose pair is not in the pool.
+        rejects: The rejected entries by reason, the missing ones included.
     """
 
     run: Run
@@ -104,25 +102,25 @@ def import_counts(
     overwrite: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> ImportedCounts:
-    """Make a run of a file of counts; it is there whole, or not at all.
+    """Make a run of a file of counts; it appears whole or not at all.
 
     Args:
-        file: See `read_counts`.
-        pool: Where the pairs are looked up, by pair key.
-        out: Folder of the new run.
-        max_missing_ratio: Largest share of the good entries that the pool may lack.
-        max_reject_ratio: Largest share of entries that are malformed or repeat a key (of which
+        file: The counts; see `read_counts`.
+        pool: The pool in which the pair keys are looked up.
+        out: The folder of the new run.
+        max_missing_ratio: The largest share of the good entries that the pool may lack.
+        max_reject_ratio: The largest share of entries that are malformed or repeat a key (of which
             the first counts).
-        overwrite: Replace the run that is there.
-        progress: Told how far it is.
+        overwrite: Whether to replace a run at `out`.
+        progress: See `Progress`.
 
     Raises:
         ConfigError: There is no such file, or `out` is in use.
-        BadInputError: The file cannot be read, has too many bad entries, or the pool lacks too
+        BadInputError: The file cannot be read or has too many bad entries, or the pool lacks too
             many of its pairs, or all.
-        DamagedError: The file is not what was exported, as the `.sha256` beside it says, or changed
-            while it was read; or the pool is damaged.
-        ResourceError: Disk full, or somebody else writes this run.
+        DamagedError: The file differs from the `.sha256` beside it, or changed while it was read;
+            or the pool is damaged.
+        ResourceError: The disk is full, or another process writes this run.
     """
     for name, ratio in (("missing", max_missing_ratio), ("reject", max_reject_ratio)):
         if not 0.0 <= ratio <= 1.0:
@@ -161,7 +159,7 @@ def import_counts(
 
 
 def _stage(sql: Connection, file: Path, max_reject_ratio: float, progress: Progress) -> int:
-    """Make the tables `entries` (each key once) and `rejects`; gives the entries of the file."""
+    """Make the tables `entries` (each key once) and `rejects`; return the number of entries."""
     for name, schema in (("entries", ENTRY_SCHEMA), ("rejects", REJECT_SCHEMA)):
         _insert(sql, f"CREATE TABLE {name} AS", schema.empty_table())
     num_entries = 0
@@ -188,14 +186,14 @@ def _stage(sql: Connection, file: Path, max_reject_ratio: float, progress: Progr
 
 
 def _match(sql: Connection, file: Path, pool: Pool, max_missing_ratio: float) -> int:
-    """Make the table `found`, and add what the pool lacks to `rejects`; gives how many it lacks."""
+    """Make the table `found`, add missing pairs to `rejects`, and return how many are missing."""
     create_places(sql, pool)
     sql.execute(_FOUND)
-    wanted, found = _count(sql, "entries"), _count(sql, "found")
-    missing = wanted - found
-    if missing:
+    num_entries, num_found = _count(sql, "entries"), _count(sql, "found")
+    num_missing = num_entries - num_found
+    if num_missing:
         sql.execute(_MISSING)
-    if missing > max_missing_ratio * wanted or not found:
+    if num_missing > max_missing_ratio * num_entries or not num_found:
         lacking = _examples(
             sql, "SELECT pair_key FROM rejects WHERE reason = 'not_in_pool' ORDER BY entry"
         )
@@ -204,32 +202,32 @@ def _match(sql: Connection, file: Path, pool: Pool, max_missing_ratio: float) ->
             "is it the pool that the counts are about, and are its image ids written alike "
             "(YFCC's have 8 digits, with zeros in front)?"
         )
-        if found:
-            advice += f" To import the {found:,} that it has: --max-missing-ratio 1"
+        if num_found:
+            advice += f" To import the {num_found:,} that it has: --max-missing-ratio 1"
         raise BadInputError(
-            f"{pool.location} lacks {missing:,} of the {wanted:,} pairs of {file}, as {lacking} "
-            f"(it has {having}); {advice}"
+            f"{pool.location} lacks {num_missing:,} of the {num_entries:,} pairs of {file}, as "
+            f"{lacking} (it has {having}); {advice}"
         )
-    return missing
+    return num_missing
 
 
 def _commit(sql: Connection, run: Run, progress: Progress) -> tuple[int, int]:
-    """Write the ledger of the one outer step; gives its pairs and their uses."""
+    """Write the ledger of the only outer step; return its pairs and their uses."""
     ((num_pairs, num_uses),) = sql.execute(
         "SELECT count(*), CAST(sum(count) AS VARCHAR) FROM found"
     ).fetchall()
     done = 0
 
-    def told(batch: pa.RecordBatch) -> pa.RecordBatch:
+    def counted(batch: pa.RecordBatch) -> pa.RecordBatch:
         nonlocal done
         done += len(batch)
         progress("writing", done, 2 * num_pairs)
         return batch
 
     def write(table: str, query: str) -> FileEntry:
-        # Closed before the database is, which would wait for it.
+        # Closed before the database, which would wait for it.
         with sql.sql(query).to_arrow_reader(BATCH_ROWS) as reader:
-            return run.write_batches(table, map(told, reader), outer_step=0, lane=0)  # type: ignore[arg-type]
+            return run.write_batches(table, map(counted, reader), outer_step=0, lane=0)  # type: ignore[arg-type]
 
     rounds = pa.Table.from_pylist([_round(num_pairs)], schema=SCHEMAS["rounds"])
     files = (
@@ -243,7 +241,7 @@ def _commit(sql: Connection, run: Run, progress: Progress) -> tuple[int, int]:
 
 
 def _round(num_pairs: int) -> dict[str, object]:
-    """The `rounds` row: no caption was scanned and no rule applied."""
+    """The `rounds` row, in which no caption was scanned and no rule applied."""
     return {
         "outer_step": 0,
         "lane": 0,
@@ -276,7 +274,7 @@ def _examples(sql: Connection, query: str) -> str:
 
 
 def _top_reasons(sql: Connection) -> str:
-    """The reasons by how often they occur, each with its first entry."""
+    """The reasons, the most frequent first, each with its first entry."""
     rows = sql.execute(
         "SELECT reason, count(*) AS rows, arg_min(detail, entry) FROM rejects "
         "GROUP BY reason ORDER BY rows DESC, reason"

@@ -1,6 +1,6 @@
 """The curated dataset in the formats of other tools: JSON counts, Parquet, CSV, WebDataset.
 
-Every export is repeatable byte for byte: pairs come in the order of their keys, and no clock time
+Every export can be repeated byte for byte: pairs are in the order of their keys, and no clock time
 is written. A file or folder under its final name is whole.
 """
 
@@ -35,17 +35,17 @@ from cit_curate.storage.durable import (
     write_sums,
 )
 
-# What `json.dumps` does not write as it stands.
+# The characters that `json.dumps` escapes.
 _ESCAPED_IN_JSON = '["\\\\\\x00-\\x1f]'
 
-# {key}, {order} and {p}: a pair's key, and in a run of several pools its pool besides.
+# {key}, {order} and {p} stand for a pair's key, and in a run of several pools also its pool.
 _COUNTS_PARTS = "SELECT {key}, image_id, text_key, count FROM counts c ORDER BY {order}"
 _COUNTS_PAIRS = """
 SELECT {key}, c.image_id, c.text_key, c.count, p.caption, p.image_uri
 FROM counts c LEFT JOIN pairs p ON p.image_id = c.image_id AND p.text_key = c.text_key{p}
 ORDER BY {order}
 """
-# A pair may have been selected in several outer steps: its best similarity speaks for it.
+# Of a pair that was selected in several outer steps, the best similarity counts.
 _SAMPLES = """
 WITH best AS (
     SELECT {key}, similarity, metadata_text, reason FROM selections c
@@ -68,12 +68,12 @@ REJECT_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class ExportedShards:
-    """What `export_webdataset` wrote.
+    """The result of an export as WebDataset.
 
     Attributes:
-        num_pairs: Samples over all shards.
-        num_shards: Tars `pairs-000000.tar` and on.
-        rejects: Pairs set aside in `rejects.parquet`, by reason.
+        num_pairs: The samples over all shards.
+        num_shards: The shards, `pairs-000000.tar` and on.
+        rejects: The pairs in `rejects.parquet`, by reason.
     """
 
     num_pairs: int
@@ -85,16 +85,16 @@ def export_counts(run: Run, path: Path, *, pool: PairSource | PoolMixture | None
     """Write how often each pair was used (or selected, in a run that trained nothing).
 
     `.json` is `{pair_key: count}`. `.parquet` and `.csv` have pair_key, image_id, text_key, count
-    and, with a pool, caption and image_uri; in a run of several pools, pool in front. In the CSV, a
-    text that starts like a spreadsheet formula gets a `'` in front. The file's SHA-256 lies beside
-    it, and `import_counts` compares it.
+    and, with a pool, caption and image_uri; in a run of several pools, pool comes first. In the
+    CSV, a text that starts like a spreadsheet formula gets a `'` in front. The file's SHA-256 is
+    written beside it, for `import_counts` to compare.
 
     Returns:
         The number of pairs.
 
     Raises:
-        ConfigError: The name ends in something else; or it is `.json`, and two pools have pairs of
-            the same key.
+        ConfigError: The suffix is another one; or it is `.json`, and two pools have pairs with the
+            same key.
     """
     writers = {".json": _write_json, ".parquet": _write_parquet, ".csv": _write_csv}
     write = writers.get(path.suffix.lower())
@@ -106,7 +106,7 @@ def export_counts(run: Run, path: Path, *, pool: PairSource | PoolMixture | None
     with run.database(pool) as database, atomic_file(path) as temporary:
         sql = COUNTS_BY_KEY if write is _write_json else _with_keys(sql, run)
         num_pairs = write(database.batches(sql, EXPORT_BATCH_ROWS), temporary)
-        # Until there is a new one: never that of another file.
+        # So that the old hash never lies beside the new file.
         sums_path(path).unlink(missing_ok=True)
     write_sums(path)
     return num_pairs
@@ -123,23 +123,22 @@ def export_webdataset(
 ) -> ExportedShards:
     """Write each distinct pair of the run once, with its image, as WebDataset tars.
 
-    A sample is the image as the run's shards have it, the pool's caption, and `.json` with
-    pair_key, image_id, text_key, count, similarity (the best one), metadata_text and reason; in a
-    run of several pools, pool. A pair whose image cannot be opened is set aside in
-    `rejects.parquet`.
+    A sample is the image as in the run's shards, the pool's caption, and `.json` with pair_key,
+    image_id, text_key, count, similarity (the best one), metadata_text and reason; in a run of
+    several pools, also pool. A pair whose image cannot be opened goes into `rejects.parquet`.
 
     Args:
         run: The run whose counts are exported.
-        pool: The pool it was curated from, or the mixture.
-        folder: Absent or empty; it appears whole at the end.
-        pairs_per_shard: Samples of each tar but the last.
-        image_side: Longest shorter side of an image, see `shard_image`; 0 = its own bytes. None =
-            as the run was trained (`shard_image_side`).
+        pool: The pool or mixture that it was curated from.
+        folder: The folder of the shards, absent or empty; it appears whole at the end.
+        pairs_per_shard: The samples in each shard but the last.
+        image_side: The longest shorter side of an image, see `shard_image`; 0 = any. None = as the
+            run was trained (`shard_image_side`).
         on_progress: Called with the pairs done and their total.
 
     Raises:
         ConfigError: The folder is not empty, or the pool has no images.
-        BadInputError: No image at all could be opened.
+        BadInputError: No image could be opened.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty; export to a folder that is absent or empty")
@@ -176,7 +175,7 @@ def export_webdataset(
 
 
 def _with_keys(sql: str, run: Run) -> str:
-    """SQL by pair key, or by pool and pair key."""
+    """The SQL by pair key, or in a run of several pools by pool and pair key."""
     if not run.has_several_pools:
         return sql.format(key="c.pair_key", order="c.pair_key", p="", b="")
     return sql.format(
@@ -215,14 +214,14 @@ def _write_json(batches: Iterator[pa.RecordBatch], path: Path) -> int:
 
 
 def json_members(keys: pa.Array, counts: pa.Array) -> str:
-    """`"key": count` a line, with commas between; a key as `json.dumps` writes it."""
+    """One `"key": count` a line, with commas between; keys as `json.dumps` writes them."""
     if pc.any(pc.match_substring_regex(keys, _ESCAPED_IN_JSON)).as_py():
         dumped = [json.dumps(key, ensure_ascii=False) for key in keys.to_pylist()]
         quoted = pa.array(dumped, pa.string())
     else:
         quoted = pc.binary_join_element_wise('"', keys, '"', "")
     lines = pc.binary_join_element_wise(quoted, counts.cast(pa.string()), ": ")
-    # One list of all the lines, joined: no Python object per pair.
+    # One Arrow list of all lines is joined, so that no pair becomes a Python object.
     whole = pa.ListArray.from_arrays(pa.array([0, len(lines)], pa.int32()), lines)
     return str(pc.binary_join(whole, ",\n")[0].as_py())
 
@@ -267,7 +266,7 @@ def _sample(row: Mapping[str, Any], pools: ImageSource | PoolMixture, side: int)
     pool = pools if not isinstance(pools, PoolMixture) else pools.single or pools[row["pool"]]
     if row["caption"] is None:
         raise ImageRejected("missing_image", f"{pool.location} has no pair {row['pair_key']}")
-    # Checked, so that nothing reaches a trainer that it cannot open.
+    # Checked, so that no trainer meets an image that it cannot open.
     image = pool.image_bytes(row["image_uri"], row["source"])
     data = decoders().shard_image(image, side=side)
     names = ["pair_key", "image_id", "text_key", "count", "metadata_text", "reason"]
@@ -277,7 +276,7 @@ def _sample(row: Mapping[str, Any], pools: ImageSource | PoolMixture, side: int)
 
 
 def _rounded(similarity: float | None) -> float | None:
-    """A float32 as the shortest decimal that reads like it; JSON has no NaN."""
+    """A float32 to seven decimals; JSON has no NaN."""
     if similarity is None or not math.isfinite(similarity):
         return None
     return round(similarity, 7)

@@ -1,6 +1,6 @@
-"""Static SVG charts: numbers in, markup out. No script, no font, no network.
+"""Static SVG charts: from numbers to markup, without scripts, fonts or network.
 
-Colours and line widths come from the page's style sheet, through class names, so that one chart
+Colours and line widths come from the page's style sheet through class names, so that one chart
 serves the light and the dark page. Every text is escaped.
 """
 
@@ -33,11 +33,11 @@ class Axis:
     """A scale from data to pixels, with round ticks.
 
     Attributes:
-        low: Data value at `start`.
-        high: Data value at `end`; greater than `low`.
-        start: Pixel of `low`.
-        end: Pixel of `high`.
-        ticks: Round data values from `low` to `high`.
+        low: The data value at `start`.
+        high: The data value at `end`, greater than `low`.
+        start: The pixel of `low`.
+        end: The pixel of `high`.
+        ticks: The round data values from `low` to `high`.
     """
 
     low: float
@@ -46,7 +46,7 @@ class Axis:
     end: float
     ticks: tuple[float, ...]
 
-    def place(self, value: float) -> float:
+    def pixel(self, value: float) -> float:
         """The pixel of a data value, to a tenth."""
         share = (value - self.low) / (self.high - self.low)
         return round(self.start + share * (self.end - self.start), 1)
@@ -68,7 +68,7 @@ def round_ticks(low: float, high: float, *, most: int = 6) -> tuple[float, ...]:
 
 
 def plain_number(value: float) -> str:
-    """A number as an axis shows it: 1,500 and 0.25, but 2.5M."""
+    """A number in the form of an axis label: 1,500 and 0.25, but 2.5M."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
             divisor = 1e3 if letter == "k" else size
@@ -87,11 +87,11 @@ def line_chart(
     """Lines over a common x axis, with a legend when there are several.
 
     Args:
-        series: Long ones are thinned to `MAX_POINTS` bucket means; points that are not finite are
-            left out.
-        label: What the chart shows, for a screen reader.
-        x_label: Name under the x axis.
-        y_format: How a value reads on the y axis.
+        series: The lines. Long ones are thinned to `MAX_POINTS` bucket means; points that are not
+            finite are left out.
+        label: The description of the chart, for a screen reader.
+        x_label: The name under the x axis.
+        y_format: The format of a value on the y axis.
         from_zero: Whether the y axis starts at 0.
     """
     lines = [Series(line.name, _thinned(_finite(line.points)), line.style) for line in series]
@@ -114,14 +114,14 @@ def line_chart(
 def histogram(
     counts: Sequence[int], *, low: float, width: float, threshold: float | None, label: str
 ) -> Markup:
-    """Bars of equal width, trimmed to where there is mass; what is above the threshold stands out.
+    """Bars of equal width over the bins that have counts; those above the threshold stand out.
 
     Args:
-        counts: Count of each bin.
-        low: Lower edge of the first bin.
-        width: Width of a bin.
-        threshold: Marked by a vertical line, if given.
-        label: What the chart shows, for a screen reader.
+        counts: The count of each bin.
+        low: The lower edge of the first bin.
+        width: The width of a bin.
+        threshold: The threshold, marked by a vertical line; None = no mark.
+        label: The description of the chart, for a screen reader.
     """
     filled = [index for index, count in enumerate(counts) if count]
     if not filled:
@@ -132,12 +132,12 @@ def histogram(
     x_axis = _axis(min(edges), max(edges), _LEFT, WIDTH - _RIGHT, margin=0.0)
     y_axis = _axis(0, max(counts), HEIGHT - _BOTTOM, _TOP, margin=0.1, floor=0)
     parts = [_frame(x_axis, y_axis, "best similarity over the metadata", plain_number)]
-    base = y_axis.place(0)
+    base = y_axis.pixel(0)
     for index in filled:
         start = low + index * width
         # A bin's lower edge carries the rounding of 0.01 × index.
         above = threshold is not None and start >= threshold - width * 1e-6
-        left, top = x_axis.place(start), y_axis.place(counts[index])
+        left, top = x_axis.pixel(start), y_axis.pixel(counts[index])
         parts.append(
             Markup(
                 '<rect class="bar {}" x="{}" y="{}" width="{}" height="{}">'
@@ -146,7 +146,7 @@ def histogram(
                 "above" if above else "below",
                 left,
                 top,
-                round(max(x_axis.place(start + width) - left - 0.6, 0.6), 1),
+                round(max(x_axis.pixel(start + width) - left - 0.6, 0.6), 1),
                 round(max(base - top, 0.6), 1),
                 start,
                 start + width,
@@ -154,12 +154,12 @@ def histogram(
             )
         )
     if threshold is not None:
-        parts.append(_threshold_mark(x_axis.place(threshold), threshold))
+        parts.append(_threshold_mark(x_axis.pixel(threshold), threshold))
     return _svg(label, parts)
 
 
 def no_data() -> Markup:
-    """What stands in a chart's place when there is nothing to draw."""
+    """The markup instead of a chart when there is nothing to draw."""
     return Markup('<p class="nodata">no data</p>')
 
 
@@ -198,7 +198,7 @@ def _axis(
 def _frame(x_axis: Axis, y_axis: Axis, x_label: str, y_format: Callable[[float], str]) -> Markup:
     parts = []
     for tick in y_axis.ticks:
-        y = y_axis.place(tick)
+        y = y_axis.pixel(tick)
         parts.append(
             Markup(
                 '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>'
@@ -212,7 +212,7 @@ def _frame(x_axis: Axis, y_axis: Axis, x_label: str, y_format: Callable[[float],
         )
     )
     for tick in x_axis.ticks:
-        x = x_axis.place(tick)
+        x = x_axis.pixel(tick)
         parts.append(
             Markup(
                 '<line class="axis" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>'
@@ -228,16 +228,16 @@ def _frame(x_axis: Axis, y_axis: Axis, x_label: str, y_format: Callable[[float],
 
 
 def _line(line: Series, x_axis: Axis, y_axis: Axis, y_format: Callable[[float], str]) -> Markup:
-    placed = [(x_axis.place(x), y_axis.place(y)) for x, y in line.points]
-    path = " ".join(f"{x},{y}" for x, y in placed)
+    pixels = [(x_axis.pixel(x), y_axis.pixel(y)) for x, y in line.points]
+    path = " ".join(f"{x},{y}" for x, y in pixels)
     drawn = Markup('<polyline class="line {}" points="{}"/>').format(line.style, path)
-    if len(placed) > 40:
+    if len(pixels) > 40:
         return drawn
     dots = [
         Markup(
             '<circle class="dot {}" cx="{}" cy="{}" r="3"><title>{}: {}</title></circle>'
         ).format(line.style, px, py, plain_number(x), y_format(y))
-        for (px, py), (x, y) in zip(placed, line.points, strict=True)
+        for (px, py), (x, y) in zip(pixels, line.points, strict=True)
     ]
     return drawn + Markup("").join(dots)
 

@@ -1,6 +1,6 @@
-"""What the page says, as values: every number comes out of SQL over the run's views.
+"""The facts of the page as values, queried in SQL over the run's views.
 
-Rows are picked inside DuckDB, so that a ledger of many millions costs the page no memory.
+Rows are selected inside DuckDB, so that a ledger of many millions of rows costs the page no memory.
 """
 
 import json
@@ -8,9 +8,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cit_curate.pool.mixture import run_pools
 from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.ledger_tables import HISTOGRAM_BINS
+from cit_curate.run.pools import mixture_config
 from cit_curate.run.query import RunDatabase
 from cit_curate.run.report.values import (
     ClassFacts,
@@ -45,12 +45,12 @@ SELECT CAST(sum(scanned) AS BIGINT) AS scanned, CAST(sum(skipped) AS BIGINT) AS 
        (SELECT min(recall.low) FROM audits) AS low
 FROM rounds
 """
-# In these queries {pool} is the pool of a pair, or `''` in a run of one pool (`pool_sql`).
+# In these queries {pool} stands for the pool of a pair, or `''` in a run of one pool (`pool_sql`).
 _CLASSES = """
 SELECT metadata_id, any_value(metadata_text) AS name, count(DISTINCT ({keys})) AS pairs
 FROM selections GROUP BY metadata_id ORDER BY pairs DESC, metadata_id
 """
-# The best and the worst kept pairs of each class. A pair that is among the best is not shown again.
+# The best and the worst kept pairs of each class; a pair is not shown as both.
 _KEPT = """
 WITH kept AS (
     SELECT metadata_id, {pool} AS pool, pair_key, max(similarity) AS similarity
@@ -64,7 +64,7 @@ ranked AS (
 SELECT metadata_id, pool, pair_key, similarity, best, worst FROM ranked
 WHERE best <= $2 OR worst <= $2 ORDER BY metadata_id, best
 """
-# A pair that another outer step did keep is no near miss.
+# A pair that another outer step kept is no near miss.
 _MISSED = """
 WITH missed AS (
     SELECT metadata_id, {pool} AS pool, pair_key, max(similarity) AS similarity
@@ -75,13 +75,13 @@ SELECT metadata_id, pool, pair_key, similarity FROM missed
 QUALIFY row_number() OVER (PARTITION BY metadata_id ORDER BY similarity DESC, pair_key, pool) <= $2
 ORDER BY metadata_id, similarity DESC, pair_key, pool
 """
-# Pairs that no similarity chose, as before `skip_until` or in imported counts: the most used ones.
+# The most used of the pairs without a similarity, as before `skip_until` or in imported counts.
 _UNSCORED = """
 SELECT {pool} AS pool, pair_key, count AS uses FROM counts
 WHERE ({keys}) IN (SELECT ({keys}) FROM selections WHERE metadata_id IS NULL)
 ORDER BY uses DESC, pair_key, pool LIMIT $1
 """
-# How many pairs were used once, 2 to 3 times, 4 to 7 times, and so on.
+# The numbers of pairs that were used once, 2 to 3 times, 4 to 7 times, and so on.
 _USES = """
 SELECT CAST(floor(log2(count)) AS INTEGER) AS power, count(*) AS pairs
 FROM counts GROUP BY power ORDER BY power
@@ -94,7 +94,7 @@ _PAIRS = """
 SELECT {pool} AS pool, pair_key, caption, image_uri, source FROM pairs
 WHERE image_id IN (SELECT unnest($1::VARCHAR[])) AND pair_key IN (SELECT unnest($2::VARCHAR[]))
 """
-# What each pool gave, in the order that the pools were named.
+# The counts of each pool, in the order of the mixture.
 _POOLS = """
 WITH each AS (SELECT unnest(pools) AS pool, generate_subscripts(pools, 1) AS place FROM rounds)
 SELECT pool.pool AS name, CAST(sum(pool.scanned) AS BIGINT) AS scanned,
@@ -104,7 +104,13 @@ FROM each GROUP BY ALL ORDER BY min(place)
 
 
 def collect_facts(run: Run, commits: Sequence[Commit], database: RunDatabase) -> RunFacts:
-    """Read what the page shows of a run's committed outer steps, which the database shows."""
+    """Collect the facts of a run.
+
+    Args:
+        run: The run.
+        commits: Its committed outer steps.
+        database: The views of these outer steps.
+    """
     steps = tuple(_step(row) for row in database.rows(_STEPS))
     classes = database.rows(_with_pool(_CLASSES, database))
     last_update = commits[-1].update if commits else -1
@@ -146,7 +152,7 @@ def collect_facts(run: Run, commits: Sequence[Commit], database: RunDatabase) ->
 
 
 def flattened(value: Mapping[str, Any], prefix: str = "") -> tuple[tuple[str, str], ...]:
-    """Nested settings as (dotted name, text) rows, in their own order."""
+    """Nested settings as rows of (dotted name, text), in their order."""
     rows: list[tuple[str, str]] = []
     for name, entry in value.items():
         if isinstance(entry, Mapping) and entry:
@@ -158,7 +164,7 @@ def flattened(value: Mapping[str, Any], prefix: str = "") -> tuple[tuple[str, st
 
 
 def shortened(text: str, most: int) -> str:
-    """At most `most` characters; a cut text ends in an ellipsis."""
+    """A text of at most `most` characters; a cut one ends in an ellipsis."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
@@ -189,7 +195,7 @@ def _notices(run: Run, config: Mapping[str, Any], num_steps: int, update: int) -
 
 
 def _ruled_out(database: RunDatabase) -> tuple[str, ...]:
-    """What a cascade did not score, and what its audits say of that."""
+    """The notice of a cascade: the captions that it skipped, and the result of its audits."""
     (row,) = database.rows(_CASCADE)
     if row["skipped"] is None:
         return ()
@@ -201,8 +207,7 @@ def _ruled_out(database: RunDatabase) -> tuple[str, ...]:
         )
     return (
         f"Of {row['scanned']:,} captions, a cascade ruled out {row['skipped']:,} that were not "
-        f"scored{audits}. They are missing in what is said "
-        "of similarities below.",
+        f"scored{audits}. They are missing from the similarities below.",
     )
 
 
@@ -236,7 +241,7 @@ def _with_pool(sql: str, database: RunDatabase) -> str:
 
 
 def _pools(database: RunDatabase, config: Mapping[str, Any]) -> tuple[PoolFacts, ...]:
-    weights = {pool["name"]: float(pool["weight"]) for pool in run_pools(config)}
+    weights = {pool["name"]: float(pool["weight"]) for pool in mixture_config(config)}
     if not weights:
         return ()
     return tuple(
@@ -285,7 +290,7 @@ def _with_examples(
 def _pairs_of(database: RunDatabase, keys: Sequence[str]) -> dict[tuple[str, str], dict[str, Any]]:
     if "pairs" not in database.views:
         return {}
-    # The image id stands in the files themselves, so most row groups are skipped by it.
+    # The image id is a column of the files, so most row groups are skipped by it.
     image_ids = [key.rpartition("_")[0] for key in keys]
     rows = database.rows(_with_pool(_PAIRS, database), [image_ids, list(keys)])
     return {(row["pool"], row["pair_key"]): row for row in rows}

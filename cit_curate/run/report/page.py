@@ -1,6 +1,6 @@
-"""`report.html`: one file with everything in it, for a browser without a network.
+"""`report.html`: one self-contained file, for a browser without a network.
 
-Captions, class names, keys and settings come from other people: jinja2 escapes all of them, and the
+Captions, class names, keys and settings come from other people. jinja2 escapes all of them, and the
 page's Content-Security-Policy allows no script, no request and no picture but data URIs.
 """
 
@@ -19,7 +19,7 @@ from cit_curate.run.report.thumbnails import Thumbnail, pool_thumbnail
 from cit_curate.run.report.values import Example, RunFacts
 from cit_curate.storage.durable import atomic_file, sweep_temporary
 
-# Characters that HTML has no place for; a browser would show a box or nothing.
+# Characters that HTML does not allow; a browser would show a box or nothing.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -27,10 +27,10 @@ def build_report(run: Run, pool: ImageSource | PoolMixture | None, out: Path) ->
     """Write the page of a run's committed outer steps.
 
     Args:
-        run: A run, finished or not.
-        pool: Where captions and pictures come from, one pool or a mixture; without it the page
-            shows pair keys.
-        out: The HTML file; it is replaced.
+        run: The run, finished or not.
+        pool: The pool or mixture that captions and pictures come from; None = the page shows pair
+            keys alone.
+        out: The HTML file, which is replaced.
 
     Returns:
         `out`.
@@ -42,7 +42,7 @@ def build_report(run: Run, pool: ImageSource | PoolMixture | None, out: Path) ->
     out.parent.mkdir(parents=True, exist_ok=True)
     sweep_temporary(out.parent, below=False, name=out.name)
     with atomic_file(out) as temporary:
-        # A lone surrogate can stand in config.json, as an escape.
+        # config.json may hold a lone surrogate, as an escape.
         temporary.write_bytes(page.encode("utf-8", "replace"))
     return out
 

@@ -1,4 +1,4 @@
-"""Small pictures that stand inside the page, as data URIs."""
+"""Small pictures inside the page, as data URIs."""
 
 import base64
 import io
@@ -14,7 +14,7 @@ QUALITY = 74
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A picture's data URI, or why there is none; one of the two is empty."""
+    """The data URI of a picture, or the reason why it is missing; one of the two is empty."""
 
     uri: str
     missing: str = ""
@@ -24,9 +24,9 @@ def thumbnail(data: bytes) -> Thumbnail:
     """A WebP of at most `LARGEST_SIDE` pixels a side; transparency becomes white.
 
     Raises:
-        ImageRejected: The bytes are not an image that we open.
+        ImageRejected: The bytes are not an image of a known format.
     """
-    # Nobody may have opened the image before: its decoder is not ours to trust.
+    # The image may be opened here for the first time, so it is decoded in the guarded process.
     image = read_image(decoders().shard_image(data, side=2 * LARGEST_SIDE))
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     stream = io.BytesIO()
@@ -35,7 +35,7 @@ def thumbnail(data: bytes) -> Thumbnail:
 
 
 def pool_thumbnail(pool: ImageSource | None, image_uri: str, source: str) -> Thumbnail:
-    """The thumbnail of a pool's image; without it, the reason in a word or two."""
+    """The thumbnail of a pool's image, or the reason why it is missing, in a word or two."""
     if pool is None or not image_uri:
         return Thumbnail("", "no image")
     try:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PoolFacts:
-    """What one pool of several gave, over all outer steps; `weight` is its share of the scan."""
+    """One pool of a mixture over all outer steps; `weight` is its share of the scan."""
 
     name: str
     weight: float
@@ -28,13 +28,13 @@ class Step:
 
     @property
     def ratio(self) -> float:
-        """Share of the scanned captions that were kept."""
+        """The share of the scanned captions that were kept."""
         return self.kept / self.scanned if self.scanned else 0.0
 
 
 @dataclass(frozen=True)
 class Example:
-    """One pair as the page shows it; `uses` stands in for a similarity that nobody knows."""
+    """One pair of the page; `uses` is shown where the similarity is unknown."""
 
     pair_key: str
     similarity: float
@@ -46,15 +46,15 @@ class Example:
 
     @property
     def title(self) -> str:
-        """Its pair key, and in a run of several pools its pool."""
+        """The pair key, after the pool in a run of several pools."""
         return f"{self.pool}: {self.pair_key}" if self.pool else self.pair_key
 
 
 @dataclass(frozen=True)
 class ClassFacts:
-    """One metadata entry: its distinct pairs, and examples.
+    """One metadata entry: the number of its distinct pairs, and examples.
 
-    `metadata_id` is None for the pairs that no entry chose; their examples are `most_used`.
+    `metadata_id` is None for the pairs without an entry; their examples are `most_used`.
     """
 
     metadata_id: int | None
@@ -77,13 +77,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class ImportedFacts:
-    """What is known of counts that `cit import-counts` made a run of.
+    """The facts of a run that `cit import-counts` made.
 
     Attributes:
-        file: The file they came from.
-        num_uses: Their sum.
-        uses: (times used, pairs).
-        text_keys: (text key, pairs), the most frequent ones.
+        file: The file of the counts.
+        num_uses: The sum of the counts.
+        uses: The pairs by times used: (times used, pairs).
+        text_keys: The pairs of the most frequent text keys: (text key, pairs).
     """
 
     file: str
@@ -94,18 +94,24 @@ class ImportedFacts:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """All of the page but its pictures.
+    """All facts of the page; only the pictures come from elsewhere.
 
     Attributes:
-        updates: Updates that the weights had seen at the last commit.
-        notices: What a reader must know first: the run is empty, unfinished, or goes on.
-        histogram: Count of each of the ledger's similarity bins.
-        num_classes: Entries with at least one pair; `classes` has the largest of them.
-        losses: (update, loss).
-        rejects: (reason, pairs) of kept pairs whose image could not be opened; of imported
-            counts, the entries that were set aside.
-        pools: Only of a run of several.
-        imported: Only of imported counts.
+        name: The name of the run folder.
+        updates: The updates that the weights had seen at the last commit.
+        notices: The notices on top: the run is empty, not finished, or imported.
+        config: The rows of the configuration.
+        environment: The rows of the environment.
+        steps: The committed outer steps.
+        num_distinct: The number of distinct pairs.
+        histogram: The count of each of the ledger's similarity bins.
+        num_classes: The number of entries with a pair; `classes` has the largest of them.
+        classes: The largest entries, with examples.
+        evaluations: The zero-shot evaluations.
+        losses: The points (update, loss).
+        rejects: The rejected pairs, or entries of imported counts: (reason, number).
+        pools: The pools of a mixture; empty in a run of one pool.
+        imported: The facts of imported counts; None in any other run.
     """
 
     name: str

@@ -133,7 +133,7 @@ def write_selection(run: Run, selection: LaneSelection) -> list[FileEntry]:
         "encoder": scan.step.encoder,
         "cursor": asdict(state.cursor),
         "totals": totals,
-        "num_asked": state.num_asked,
+        "num_asked": state.num_requested,
         "taken": list(state.taken),
         "set_aside": list(state.set_aside),
     }
@@ -188,7 +188,7 @@ def read_selection(run: Run, scan: LaneScan) -> LaneSelection:
         value["taken"],
         value.get("set_aside", ()),  # absent in runs of an older version
     )
-    scan.go_on_from(state)
+    scan.resume_from(state)
     return LaneSelection(scan, selected, state)
 
 

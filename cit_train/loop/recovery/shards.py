@@ -18,9 +18,9 @@ from cit_curate.errors import DamagedError
 from cit_curate.images.read import ImageRejected
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool
-from cit_curate.run.commands import run_pool
 from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.paths import lane_prefix, shard_folder
+from cit_curate.run.pools import run_pool
 from cit_curate.run.query import RunDatabase
 from cit_curate.run.shards import shard_entry
 from cit_train.config import RunConfig, flat

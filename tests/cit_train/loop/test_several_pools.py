@@ -19,6 +19,7 @@ from cit_curate.pool.pool import Pool
 from cit_curate.run import commands
 from cit_curate.run.exports.export import export_counts, export_webdataset
 from cit_curate.run.ledger import Run
+from cit_curate.run.pools import run_pool
 from cit_curate.run.report.page import build_report
 from cit_curate.run.shards import read_shard, shard_entry
 from cit_curate.run.subset import subset_pool
@@ -197,7 +198,7 @@ def test_exported_shards_have_each_pairs_own_picture(run: Run, pools: Path, tmp_
 def test_queries_and_the_report_tell_the_pools_apart(
     run: Run, pools: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = commands.run_pool(run)
+    source = run_pool(run)
     assert isinstance(source, PoolMixture)
     sql = "SELECT pool, count(*) AS pairs FROM pairs JOIN counts USING (pool, pair_key) GROUP BY 1"
     with run.database(source) as database:
@@ -220,12 +221,12 @@ def test_moved_pools_are_named_one_by_one(
         pool["path"] = str(tmp_path / "gone")
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     moved = Run.open(tmp_path / "run")
-    assert commands.run_pool(moved) is None
+    assert run_pool(moved) is None
     both = (f"{pools}/discs", f"{pools}/shapes")
     commands.query(moved.path, "SELECT count(*) AS n FROM pairs", pool=both, csv=True)
     assert capsys.readouterr().out == f"n\n{Pool.open(pools / 'shapes').num_pairs + 12}\n"
     with pytest.raises(ConfigError, match="made from the pools shapes, discs"):
-        commands.run_pool(moved, both[:1])
+        run_pool(moved, both[:1])
 
 
 def trained(world: Path, pools: Path, **fields: object) -> RunConfig:
@@ -307,6 +308,6 @@ def test_the_commands_take_pools_with_weights(
 
 
 def test_shares_survive_the_config(run: Run) -> None:
-    source = commands.run_pool(run)
+    source = run_pool(run)
     assert isinstance(source, PoolMixture)
     assert [each.share for each in source] == [Fraction(3, 4), Fraction(1, 4)]

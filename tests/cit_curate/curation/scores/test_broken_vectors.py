@@ -116,7 +116,7 @@ def test_a_scan_that_goes_on_from_a_state_sets_the_same_aside() -> None:
     state = straight.state(taken)
     rest = straight.take(3)
     resumed = scan_of(captions, config)
-    resumed.go_on_from(state)
+    resumed.resume_from(state)
     assert resumed.take(3).equals(rest)
     assert resumed.reject_rows() == straight.reject_rows()
     assert resumed.totals.scanned == straight.totals.scanned

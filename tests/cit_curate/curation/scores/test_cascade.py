@@ -149,7 +149,7 @@ def test_it_goes_on_from_any_place_with_the_same_pairs(
     for size in (100, 1, 60):
         state = scan.state(rows[-1])
         scan = scan_of(captions, encoder, index, rules)
-        scan.go_on_from(state)
+        scan.resume_from(state)
         rows.append(scan.take(size))
     expected = whole[0].slice(0, sum(map(len, rows)))
     assert pa.concat_tables(rows).equals(expected)
@@ -177,7 +177,7 @@ def test_what_repeats_is_decided_by_its_place_and_not_by_what_is_known(
     again = scan_of(repeated, encoder, index, rules)
     state = again.state(again.take(50))
     fresh = scan_of(repeated, encoder, index, rules)
-    fresh.go_on_from(state)
+    fresh.resume_from(state)
     fresh.take(None)
     assert round_row(fresh, selected=0).equals(round_row(scan, selected=0))
 
