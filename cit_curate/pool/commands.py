@@ -22,8 +22,8 @@ from cit_curate.storage.upload import check_empty, upload_folder
 from cit_curate.terminal import count_and_rate, print_line, progress_bar
 
 if TYPE_CHECKING:  # they import Arrow and DuckDB, which `--help` must not wait for
-    from cit_curate.pool.build.yfcc_source import YfccSource
     from cit_curate.pool.pool import Pool
+    from cit_curate.sources.yfcc_source import YfccSource
 
 logger = logging.getLogger(__name__)
 
@@ -92,10 +92,10 @@ def build(
         overwrite: Replace a pool that is there.
         json: Print one JSON document instead of a summary.
     """
-    from cit_curate.pool.build.yfcc_source import YfccSource
     from cit_curate.pool.format import CATALOG_NAME, MANIFEST_NAME
     from cit_curate.pool.pool import Pool
     from cit_curate.sources.columns import Columns
+    from cit_curate.sources.yfcc_source import YfccSource
 
     url = remote_url(out)
     if url is not None:
@@ -228,13 +228,16 @@ def _build_yfcc(
     overwrite: bool,
     json: bool,
 ) -> None:
-    from cit_curate.pool.build.yfcc_build import build_yfcc_pool
+    from cit_curate.pool.build.ingest import build_pool
     from cit_curate.pool.pool import Pool
+    from cit_curate.sources.source import yfcc_source
 
     with _shown_progress() as progress:
-        manifest = build_yfcc_pool(
-            source,
+        manifest = build_pool(
+            [yfcc_source(source)],
             out,
+            columns=None,
+            clean="yfcc",
             name=name or None,
             engine=engine,
             max_reject_ratio=max_reject_ratio,

@@ -4,9 +4,7 @@ A block's bytes are URL-decoded at once, and most texts need no more than that. 
 looked at one by one. The tests hold every result to the plain functions in `captions`.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +20,7 @@ from cit_curate.captions import (
     without_tags_and_links,
 )
 from cit_curate.records import Bool, Int64
+from cit_curate.sources.pairs import digests
 from cit_curate.sources.yfcc import TEXT_KEYS, UInt8
 
 _TAB, _COMMA, _PLUS, _SPACE, _PERCENT, _LESS = b"\t,+ %<"
@@ -131,7 +130,7 @@ def _collected(values: pa.Array, by_hand: dict[int, tuple[str, bool]], keep: Boo
     cleaned = strings_of([text for text, _ in by_hand.values()]).view(pa.binary())
     where = np.flatnonzero(keep)
     values = pa.concat_arrays([values, cleaned]).take(arrow_of(sources[where]))
-    hashes = b"".join(_digests(values.to_pylist()))
+    hashes = b"".join(digests(values.to_pylist()))
     texts = pa.StructArray.from_arrays(
         [
             arrow_of((where % len(TEXT_KEYS)).astype(np.int8)),
@@ -153,16 +152,6 @@ def _bytes_of(regions: pa.BinaryArray) -> UInt8:
     content = np.frombuffer(regions.buffers()[2] or b"", np.uint8)[first:end]
     spaced: UInt8 = content - (content == _PLUS) * np.uint8(_PLUS - _SPACE)
     return spaced
-
-
-def _digests(texts: Sequence[bytes]) -> Iterator[bytes]:
-    """`PAIR_FIELDS`' caption hash of each text, 8 bytes."""
-    # A copy of one that is ready takes half the time of reading the arguments anew.
-    empty = blake2b(digest_size=8)
-    for text in texts:
-        hashed = empty.copy()
-        hashed.update(text)
-        yield hashed.digest()
 
 
 def _need_a_look(data: UInt8, offsets: Int64) -> Bool:
