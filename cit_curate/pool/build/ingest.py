@@ -54,7 +54,6 @@ from cit_curate.sources.rows import IdLists, SourceReader, carried_type
 from cit_curate.sources.source import Source, open_source
 from cit_curate.storage.replace_folder import replacing
 
-
 Progress = Callable[..., None]
 """Called with what is being done and how many rows are done, now and then; of YFCC100M, whose
 length is known, also with the share of all."""

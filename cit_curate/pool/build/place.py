@@ -10,6 +10,8 @@ from pathlib import Path
 import duckdb
 
 from cit_curate.errors import ConfigError, DamagedError, ResourceError
+from cit_curate.pool.build.source_entries import Asked, differences
+from cit_curate.pool.build.staging import STAGING_MEMORY
 from cit_curate.pool.catalog import rebuild_catalog
 from cit_curate.pool.format import (
     CATALOG_NAME,
@@ -18,8 +20,6 @@ from cit_curate.pool.format import (
     SourceEntry,
     read_manifest,
 )
-from cit_curate.pool.build.source_entries import Asked, differences
-from cit_curate.pool.build.staging import STAGING_MEMORY
 from cit_curate.storage.durable import check_file, read_json, sweep_temporary, write_json
 from cit_curate.storage.lock import owner_lock
 from cit_curate.storage.replace_folder import settle

@@ -25,8 +25,14 @@ from cit_curate.pool.build.place import keep_in_staging
 from cit_curate.pool.format import SourceEntry
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.pairs import pairs_of
-from cit_curate.sources.rows import MALFORMED, ROW_FIELDS, RawPairs, SourceReader, carried_type
-from cit_curate.sources.rows import moved_reject
+from cit_curate.sources.rows import (
+    MALFORMED,
+    ROW_FIELDS,
+    RawPairs,
+    SourceReader,
+    carried_type,
+    moved_reject,
+)
 from cit_curate.sources.source import Source, open_source
 from cit_curate.storage.durable import read_json, write_sealed
 

@@ -142,7 +142,7 @@ class Staging:
 
     def _insert(self, verb: str, table: pa.Table) -> None:
         self._connection.register("batch", table)
-        self._connection.execute(f"{verb} SELECT * FROM batch")
+        self._connection.execute(f"{verb} SELECT * FROM batch")  # noqa: S608
         self._connection.unregister("batch")
 
     def _count(self, query: str) -> int:

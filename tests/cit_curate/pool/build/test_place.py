@@ -16,8 +16,7 @@ from long_tables import LONG, bytes_of, pairs_in, write_long
 
 from cit_curate.errors import BadInputError, ConfigError, DamagedError, ResourceError
 from cit_curate.pool import format as pool_format
-from cit_curate.pool.build import writing
-from cit_curate.pool.build import malformed
+from cit_curate.pool.build import malformed, writing
 from cit_curate.pool.check import verify_pool
 from cit_curate.pool.pool import Pool
 from cit_curate.sources.columns import Columns

@@ -28,16 +28,16 @@ from cit_curate.errors import BadInputError, ConfigError, DamagedError, Resource
 from cit_curate.pool import commands
 from cit_curate.pool import parts as pool_parts
 from cit_curate.pool.build import ingest
+from cit_curate.pool.build.ingest import build_pool
 from cit_curate.pool.check import verify_pool
 from cit_curate.pool.format import REJECT_SCHEMA, read_manifest
 from cit_curate.pool.parts import cut_groups, part_ends
 from cit_curate.pool.pool import Pool
-from cit_curate.pool.build.ingest import build_pool
-from cit_curate.sources.source import yfcc_source
-from cit_curate.sources.yfcc_source import YfccSource
 from cit_curate.sources import yfcc_lines
 from cit_curate.sources.columns import Columns
+from cit_curate.sources.source import yfcc_source
 from cit_curate.sources.yfcc import COLUMNS
+from cit_curate.sources.yfcc_source import YfccSource
 from cit_curate.storage.fail_points import VARIABLE
 from cit_curate.storage.lock import owner_lock
 
