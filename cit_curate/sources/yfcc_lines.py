@@ -8,13 +8,12 @@ from typing import BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from cit_curate.arrow_numpy import arrow_of, numpy_of, strings_of
+from cit_curate.arrow_numpy import arrow_of, numpy_of
 from cit_curate.captions import replace_bad_text
 from cit_curate.records import Int64
 from cit_curate.sources.rows import (
     ROW,
     ROW_FIELDS,
-    TEXT_FIELDS,
     RawPairs,
     Reject,
     moved_reject,
@@ -188,15 +187,9 @@ def _rows(
     """`SCHEMA`: a row for each image."""
     regions = cells.between("title", "machine_tags", with_tab=True)
     tabs = cells.tabs_between("title", "machine_tags")
-    texts = texts_of(regions, tabs, reference_empty_tags=reference_empty_tags).texts
-    found = texts.values
-    of_texts = [
-        strings_of(TEXT_KEYS).take(found.field("text_key")),
-        *(found.field(text.name) for text in TEXT_FIELDS[1:]),
-    ]
     columns = [
         *(arrow_of(lines), image_ids_of(ids), image_uris_of(ids)),
-        *(pa.ListArray.from_arrays(texts.offsets, column) for column in of_texts),
+        *texts_of(regions, tabs, reference_empty_tags=reference_empty_tags),
         *(_strings(cells.between(name, name)) for name in CARRIED),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)

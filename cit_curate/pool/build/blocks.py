@@ -6,7 +6,7 @@ were read (`rows.RawPairs`). The last batch holds what was rejected, and what `B
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -151,7 +151,8 @@ def write_block(
                 num_records += each.num_records
                 num_lines += each.num_lines
                 if each.rows.num_rows:
-                    writer.write_batch(_filled(whole, each.rows.num_rows, each.rows.columns))
+                    columns = dict(zip(schema.names, each.rows.columns, strict=True))
+                    writer.write_batch(_batch(whole, each.rows.num_rows, columns))
                     batch_pairs.append(int(num_texts(each.rows).sum()))
                     num_rows += each.rows.num_rows
                     order.add(each.rows["image_id"])
@@ -173,7 +174,13 @@ def write_block(
                 malformed=tuple(reject for reject in rejects if reject.reason in MALFORMED),
             )
             summary = json.dumps({**asdict(block), "path": ""})
-            writer.write_batch(_rejects_batch(whole, rejects), {_SUMMARY: summary.encode()})
+            columns = {
+                ROW: arrow_of(np.array([reject.row for reject in rejects], np.int64)),
+                _REASON: strings_of([reject.reason for reject in rejects]),
+                _DETAIL: strings_of([reject.detail for reject in rejects]),
+            }
+            last = _batch(whole, len(rejects), columns)
+            writer.write_batch(last, {_SUMMARY: summary.encode()})
         append_sha256(temporary)
     return block
 
@@ -237,23 +244,13 @@ def _counted(rejects: Sequence[Reject]) -> dict[str, tuple[int, Reject]]:
     return {reason: (count, firsts[reason]) for reason, count in counts.items()}
 
 
-def _filled(schema: pa.Schema, num_rows: int, columns: Sequence[pa.Array]) -> pa.RecordBatch:
-    """The columns, and those that are missing at the end as nulls."""
-    rest = [pa.nulls(num_rows, schema.field(n).type) for n in range(len(columns), len(schema))]
-    return pa.RecordBatch.from_arrays([*columns, *rest], schema=schema)
-
-
-def _rejects_batch(schema: pa.Schema, rejects: Sequence[Reject]) -> pa.RecordBatch:
-    values = {
-        ROW: arrow_of(np.array([reject.row for reject in rejects], np.int64)),
-        _REASON: strings_of([reject.reason for reject in rejects]),
-        _DETAIL: strings_of([reject.detail for reject in rejects]),
-    }
-    columns = [
-        values[field.name] if field.name in values else pa.nulls(len(rejects), field.type)
+def _batch(schema: pa.Schema, num_rows: int, columns: Mapping[str, pa.Array]) -> pa.RecordBatch:
+    """A batch of some columns; the others are null."""
+    filled = [
+        columns[field.name] if field.name in columns else pa.nulls(num_rows, field.type)
         for field in schema
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    return pa.RecordBatch.from_arrays(filled, schema=schema)
 
 
 def _damaged(path: Path, error: Exception) -> DamagedError:

@@ -5,7 +5,7 @@ repeat, DuckDB looks for it out of core. Which pairs are left out lies in a file
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -80,32 +80,25 @@ def planned(blocks: Sequence[Block], folder: Path) -> Iterator[Plan]:
         blocks: What was read, in order.
         folder: A folder for the plan's own files; it is not there yet, and is removed.
     """
-    num_rows = sum(block.num_rows for block in blocks)
-    if _no_image_repeats(blocks):
-        kept = tuple(KeptBlock(block, block.num_pairs) for block in blocks)
-        num_pairs = sum(each.num_pairs for each in kept)
-        max_rows = group_rows(num_pairs)
-        parts, _ = _parts(kept, max_rows)
-        yield Plan(kept, num_pairs, max_rows, 0, num_rows, num_rows, parts, None)
-        return
-    staging = Staging(folder)
-    try:
-        for block in blocks:
-            staging.add(block)
-        num_repeats = staging.find_repeats()
-        kept = tuple(_kept(blocks, staging, folder, any_repeats=num_repeats > 0))
+    num_images = num_rows = sum(block.num_rows for block in blocks)
+    num_repeats, staging = 0, None
+    with ExitStack() as opened:
+        if not _no_image_repeats(blocks):
+            staging = opened.enter_context(closing(Staging(folder)))
+            for block in blocks:
+                staging.add(block)
+            num_repeats = staging.find_repeats()
+            num_images = staging.num_images(with_text=False)
+        kept = tuple(_kept(blocks, staging if num_repeats else None, folder))
         num_pairs = sum(each.num_pairs for each in kept)
         # A pair that repeats another counts, as ever; but not one of a row that is left out whole.
         max_rows = group_rows(
             sum(k.num_pairs if k.block.row_is_image else k.block.num_pairs for k in kept)
         )
         parts, num_runs = _parts(kept, max_rows)
-        in_order = num_runs == staging.num_images(with_text=True)
-        num_images = staging.num_images(with_text=False)
+        in_order = staging is None or num_runs == staging.num_images(with_text=True)
         found = parts if in_order else None
         yield Plan(kept, num_pairs, max_rows, num_repeats, num_rows, num_images, found, staging)
-    finally:
-        staging.close()
 
 
 def _no_image_repeats(blocks: Sequence[Block]) -> bool:
@@ -114,14 +107,12 @@ def _no_image_repeats(blocks: Sequence[Block]) -> bool:
     return None not in bounds and all(rises)
 
 
-def _kept(
-    blocks: Sequence[Block], staging: Staging, folder: Path, *, any_repeats: bool
-) -> Iterator[KeptBlock]:
-    """What is kept of each block, once the repeats are known."""
+def _kept(blocks: Sequence[Block], staging: Staging | None, folder: Path) -> Iterator[KeptBlock]:
+    """What is kept of each block, but for the repeats that `staging` knows."""
     first = 0
     for number, block in enumerate(blocks):
         num_keys = block.num_rows if block.row_is_image else block.num_pairs
-        again = staging.repeats(first, first + num_keys) if any_repeats else ()
+        again = staging.repeats(first, first + num_keys) if staging else ()
         first += num_keys
         if not len(again):
             yield KeptBlock(block, block.num_pairs)

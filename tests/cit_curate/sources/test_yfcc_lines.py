@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cit_curate.sources import yfcc_lines
 from cit_curate.sources.rows import ROW, num_texts
-from cit_curate.sources.yfcc import COLUMNS, NUM_COLUMNS, NUM_IDS, TEXT_KEYS
+from cit_curate.sources.yfcc import COLUMNS, NUM_COLUMNS, NUM_IDS
 from cit_curate.sources.yfcc_lines import parse_block, read_blocks
 from cit_curate.sources.yfcc_texts import texts_of
 
@@ -160,12 +160,11 @@ def test_the_images_of_a_block_have_the_texts_of_their_own_cells(cells, skipped)
     listed = range(skipped, len(cells))
     found = parse_block("\n".join(lines).encode(), bits_of(*listed)).pairs.to_pylist()
     regions = ["\t".join([*cells[n], ""]).encode() for n in listed]
+    columns = texts_of(pa.array(regions, pa.binary()))
     wanted = [
-        (f"{image:08d}", TEXT_KEYS[text["text_key"]], text["caption"], text["caption_hash"])
-        for image, texts in zip(
-            listed, texts_of(pa.array(regions, pa.binary())).texts.to_pylist(), strict=True
-        )
-        for text in texts
+        (f"{image:08d}", *text[:3])
+        for image, *texts in zip(listed, *(column.to_pylist() for column in columns), strict=True)
+        for text in zip(*texts, strict=True)
     ]
     names = ("image_id", "text_key", "caption", "caption_hash")
     assert [tuple(pair[name] for name in names) for pair in found] == wanted
