@@ -141,8 +141,9 @@ class SourceReader:
         columns: Where its rows keep what; None when the reader gives pairs.
         extra_types: Arrow type of each extra column.
         read: Starts reading, from the first row.
-        ranges: Pieces of the source that can be read each for itself.
-        read_range: Reads one of them as pairs, given the folder of the blocks.
+        read_range: Reads what starts from one byte up to another as pairs, given the folder of the
+            blocks.
+        range_bytes: So many bytes at a time.
         row_is_image: All pairs of an image must come from one row: the first that has a text.
         read_lists: Reads the lists of ids that choose the images; None = every row counts.
     """
@@ -150,8 +151,8 @@ class SourceReader:
     columns: Columns | None
     extra_types: Mapping[str, pa.DataType]
     read: Callable[[], Iterator[SourceRows]] | None = None
-    ranges: tuple[tuple[int, int], ...] = ()
     read_range: Callable[[Path, int, int], Iterator[RawPairs]] | None = None
+    range_bytes: int = 0
     row_is_image: bool = False
     read_lists: Callable[[], IdLists] | None = None
 

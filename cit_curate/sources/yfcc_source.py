@@ -79,20 +79,11 @@ def open_yfcc(source: YfccSource) -> SourceReader:
     return SourceReader(
         columns=None,
         extra_types={name: pa.string() for name in CARRIED},
-        ranges=tuple(_ranges(metadata.stat().st_size, source.range_bytes)),
+        range_bytes=source.range_bytes,
         read_range=read,
         row_is_image=True,
         read_lists=lambda: _read_lists(source),
     )
-
-
-def _ranges(size: int, range_bytes: int) -> Iterator[tuple[int, int]]:
-    """Ranges that cover a file; the last ones are smaller, so that workers end about together."""
-    start = 0
-    while start < size:
-        length = range_bytes if size - start > 2 * range_bytes else -(-range_bytes // 4)
-        yield start, min(start + length, size)
-        start += length
 
 
 @dataclass(frozen=True)

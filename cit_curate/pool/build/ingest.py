@@ -106,16 +106,16 @@ def build_pool(
     with builder_lock(out, entries):
         manifest = check_free(out, asked, overwrite=overwrite)
         if manifest is None:
-            most_useful = _most_useful(sources, entries)
+            most_useful = _most_useful(sources, readers, entries)
             with (
                 open_engine(engine, most_useful=most_useful) as workers,
-                _blocks_of(out, sources, asked, lists) as folders,
+                _blocks_of(out, sources, readers, asked, lists) as folders,
                 replacing(out) as folder,
             ):
                 found = Found(by_line=lists is not None)
                 tasks = _tasks(workers, sources, entries, readers, folders, columns, clean)
                 with keeping_rejects(rejects_path(out), found.rejects):
-                    _read(workers, sources, readers, tasks, found, progress)
+                    _read(workers, sources, tasks, found, progress)
                     _check(found, sources, max_reject_ratio)
                 for source, entry in zip(sources, entries, strict=True):
                     check_unchanged(source, entry)
@@ -149,24 +149,32 @@ def _read_lists(readers: Sequence[SourceReader], progress: Progress) -> IdLists 
     return None
 
 
-def _most_useful(sources: Sequence[Source], entries: Sequence[SourceEntry]) -> int:
+def _most_useful(
+    sources: Sequence[Source], readers: Sequence[SourceReader], entries: Sequence[SourceEntry]
+) -> int:
     """Workers that are worth their start; a folder of small files is read by one."""
-    sized = [
-        (source, entry.bytes)
-        for source, entry in zip(sources, entries, strict=True)
-        if source.path.is_file()
-    ]
-    ranged = sum(-(-size // source.yfcc.range_bytes) for source, size in sized if source.yfcc)
-    return ranged + sum(size for source, size in sized if not source.yfcc) // BYTES_PER_WORKER
+    striped = num_ranges = 0
+    for source, reader, entry in zip(sources, readers, entries, strict=True):
+        if reader.range_bytes:
+            num_ranges += -(-entry.bytes // reader.range_bytes)
+        elif source.path.is_file():
+            striped += entry.bytes
+    return num_ranges + striped // BYTES_PER_WORKER
 
 
 @contextmanager
 def _blocks_of(
-    out: Path, sources: Sequence[Source], asked: Asked, lists: IdLists | None
+    out: Path,
+    sources: Sequence[Source],
+    readers: Sequence[SourceReader],
+    asked: Asked,
+    lists: IdLists | None,
 ) -> Iterator[list[Path]]:
     """Give the folder of blocks of each source; a kill or one damaged source leaves them."""
     try:
-        folders = open_staging(staging_folder(out), sources, asked.sources, asked.settings)
+        ranges = [reader.range_bytes for reader in readers if reader.range_bytes]
+        settings = {**asked.settings, **({"range bytes": ranges} if ranges else {})}
+        folders = open_staging(staging_folder(out), sources, asked.sources, settings)
         if lists is not None:
             lists.save(folders[0])
         yield folders
@@ -198,19 +206,18 @@ def _tasks(
 def _read(
     engine: Engine,
     sources: Sequence[Source],
-    readers: Sequence[SourceReader],
     tasks: Sequence[Sequence[PieceTask]],
     found: Found,
     progress: Progress,
 ) -> None:
     """Read every source, and count what comes of it."""
     blocks = blocks_in_order(engine.mapped, tasks)
-    for source, reader, of_source in zip(sources, readers, blocks, strict=True):
-        ranges = reader.ranges
-        if ranges:
+    for source, pieces, of_source in zip(sources, tasks, blocks, strict=True):
+        ends = [piece.span[1] for piece in pieces if piece.span]
+        if ends:
             progress("reading", 0, 0.0)
         for number, rows in enumerate(found.add_source(source.path, of_source)):
-            progress("reading", rows, *(ranges and [ranges[number][1] / ranges[-1][1]]))
+            progress("reading", rows, *([ends[number] / ends[-1]] if ends else ()))
 
 
 def _check(found: Found, sources: Sequence[Source], max_reject_ratio: float) -> None:

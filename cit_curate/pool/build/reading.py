@@ -50,7 +50,11 @@ _STRIPED = ("csv", "tsv", "jsonl", "parquet")
 
 @dataclass(frozen=True)
 class PieceTask:
-    """A piece of a source to read, and the folder where its blocks will be."""
+    """A piece of a source to read, and the folder where its blocks will be.
+
+    Attributes:
+        span: Bytes of the range; None = every `num_pieces`-th block.
+    """
 
     folder: Path
     source: Source
@@ -58,6 +62,7 @@ class PieceTask:
     clean: Cleaning
     piece: int
     num_pieces: int
+    span: tuple[int, int] | None = None
 
 
 def piece_tasks(
@@ -71,11 +76,24 @@ def piece_tasks(
     num_workers: int,
 ) -> list[PieceTask]:
     """The tasks that read one source with so many workers to spare for it."""
-    most = max(entry.bytes // BYTES_PER_WORKER, 1) if source.format in _STRIPED else 1
-    num_pieces = max(min(num_workers, most), 1) if reader.read else len(reader.ranges)
+    if reader.range_bytes:
+        spans: Sequence[tuple[int, int] | None] = list(_spans(entry.bytes, reader.range_bytes))
+    else:
+        most = max(entry.bytes // BYTES_PER_WORKER, 1) if source.format in _STRIPED else 1
+        spans = [None] * max(min(num_workers, most), 1)
     return [
-        PieceTask(folder, source, columns, clean, piece, num_pieces) for piece in range(num_pieces)
+        PieceTask(folder, source, columns, clean, piece, len(spans), span)
+        for piece, span in enumerate(spans)
     ]
+
+
+def _spans(size: int, range_bytes: int) -> Iterator[tuple[int, int]]:
+    """Ranges that cover a file; the last ones are smaller, so that workers end about together."""
+    start = 0
+    while start < size:
+        length = range_bytes if size - start > 2 * range_bytes else -(-range_bytes // 4)
+        yield start, min(start + length, size)
+        start += length
 
 
 def read_piece(task: PieceTask) -> list[Block]:
@@ -119,8 +137,9 @@ def read_piece(task: PieceTask) -> list[Block]:
 
 def _blocks_of(task: PieceTask, reader: SourceReader) -> Iterator[tuple[int, Iterable[RawPairs]]]:
     """Number and content of each block of a piece; the content is read when it is asked for."""
-    if reader.read_range is not None:
-        yield task.piece, reader.read_range(task.folder, *reader.ranges[task.piece])
+    if task.span is not None:
+        assert reader.read_range is not None
+        yield task.piece, reader.read_range(task.folder, *task.span)
         return
     assert reader.read is not None
     assert reader.columns is not None
@@ -175,8 +194,6 @@ def open_staging(
         settings: What else blocks depend on, by the names that a person knows: JSON values.
     """
     version = {"staging version": [STAGING_VERSION, BLOCK_BATCHES]}
-    ranges = [source.yfcc.range_bytes for source in sources if source.yfcc]
-    version |= {"range bytes": ranges} if ranges else {}
     keys = [{**version, "entry": asdict(entry), **settings} for entry in entries]
     digests = [hashlib.sha256(json.dumps(key, sort_keys=True).encode()) for key in keys]
     folders = [staging / digest.hexdigest()[:32] for digest in digests]
@@ -194,8 +211,8 @@ def blocks_in_order(
     """The blocks of each source in order, as soon as they are known; others are read meanwhile."""
     done = mapped(read_piece, list(chain.from_iterable(tasks)))
     for pieces in tasks:
-        if pieces and pieces[0].source.yfcc:
-            # Of a range, as soon as it is read.
+        if all(piece.span for piece in pieces):
+            # The block of a range as soon as that is read.
             yield chain.from_iterable(next(done) for _ in pieces)
         else:
             in_turn = zip_longest(*(next(done) for _ in pieces))
