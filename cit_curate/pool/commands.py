@@ -21,7 +21,6 @@ from cit_curate.storage.upload import check_empty, upload_folder
 from cit_curate.terminal import count_and_rate, print_line, progress_bar
 
 if TYPE_CHECKING:  # they import Arrow and DuckDB, which `--help` must not wait for
-    from cit_curate.pool.build.yfcc_source import YfccSource
     from cit_curate.pool.pool import Pool
 
 logger = logging.getLogger(__name__)
@@ -91,10 +90,12 @@ def build(
         overwrite: Replace a pool that is there.
         json: Print one JSON document instead of a summary.
     """
-    from cit_curate.pool.build.yfcc_source import YfccSource
+    from cit_curate.pool.build.ingest import build_pool
     from cit_curate.pool.format import CATALOG_NAME, MANIFEST_NAME
     from cit_curate.pool.pool import Pool
     from cit_curate.sources.columns import Columns
+    from cit_curate.sources.source import find_sources, yfcc_source
+    from cit_curate.sources.yfcc_source import YfccSource
 
     url = remote_url(out)
     if url is not None:
@@ -109,11 +110,12 @@ def build(
                 f"to {url} with the store's own tools, pool.json last"
             )
         check_empty(url)
+    columns: Columns | None = None
     if format == "yfcc15m" or format == "yfcc100m":
         _refuse_table_flags(sources, image_id, image, text, text_key, caption, extra)
         if metadata is None or image_ids is None:
             raise ConfigError(f"--format {format} needs --metadata FILE and --image-ids FILE")
-        source = YfccSource(
+        files = YfccSource(
             format=format,
             metadata=metadata,
             image_ids=image_ids,
@@ -121,36 +123,27 @@ def build(
             image_root=image_root,
             reference_empty_tags=reference_empty_tags,
         )
-        _build_yfcc(
-            source,
-            out,
-            name=name,
-            engine=engine,
-            max_reject_ratio=max_reject_ratio,
-            overwrite=overwrite,
-            json=json,
+        found, clean = [yfcc_source(files)], "yfcc"
+    else:
+        if metadata or image_ids or subset or reference_empty_tags:
+            raise ConfigError(
+                "--metadata, --image-ids, --subset and --reference-empty-tags are for --format "
+                "yfcc15m and yfcc100m"
+            )
+        columns = Columns(
+            image_id=image_id,
+            image=image or None,
+            text=_names(text),
+            text_key=text_key or None,
+            caption=caption or None,
+            extra=_names(extra),
         )
-        return
-    if metadata or image_ids or subset or reference_empty_tags:
-        raise ConfigError(
-            "--metadata, --image-ids, --subset and --reference-empty-tags are for --format "
-            "yfcc15m and yfcc100m"
-        )
-    columns = Columns(
-        image_id=image_id,
-        image=image or None,
-        text=_names(text),
-        text_key=text_key or None,
-        caption=caption or None,
-        extra=_names(extra),
-    )
+        found = find_sources(sources, format=format, image_root=image_root)
     with _shown_progress() as progress, _for_store(out, url) as folder:
-        pool = Pool.build(
-            sources,
+        manifest = build_pool(
+            found,
             folder,
             columns=columns,
-            format=format,
-            image_root=image_root,
             clean=clean,
             engine=engine,
             name=name or None,
@@ -158,6 +151,7 @@ def build(
             overwrite=overwrite,
             progress=progress,
         )
+        pool = Pool(folder, manifest)
         if url is not None:
             # It names files of this disk, and can be made again from the others.
             (folder / CATALOG_NAME).unlink()
@@ -215,32 +209,6 @@ def _refuse_table_flags(sources: Sequence[Path], image_id: str, *others: str) ->
             "YFCC100M has columns of its own; leave out --image-id, --image, --text, --text-key, "
             "--caption and --extra"
         )
-
-
-def _build_yfcc(
-    source: "YfccSource",
-    out: Path,
-    *,
-    name: str,
-    engine: EngineConfig,
-    max_reject_ratio: float,
-    overwrite: bool,
-    json: bool,
-) -> None:
-    from cit_curate.pool.build.yfcc_build import build_yfcc_pool
-    from cit_curate.pool.pool import Pool
-
-    with _shown_progress() as progress:
-        manifest = build_yfcc_pool(
-            source,
-            out,
-            name=name or None,
-            engine=engine,
-            max_reject_ratio=max_reject_ratio,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    _show(Pool(out, manifest), as_json=json)
 
 
 def info(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:

@@ -82,6 +82,40 @@ def cut_groups(tables: Iterable[pa.Table], max_rows: int) -> Iterator[pa.Table]:
         yield rest.slice(done)
 
 
+def part_ends(counts: Iterable[Int64], max_rows: int) -> Iterator[int]:
+    """The pairs before the end of each part, when `cut_groups` cuts the row groups.
+
+    Args:
+        counts: int64, pairs of each image, in pieces of any length.
+        max_rows: Most rows of a row group.
+    """
+    done = rows = 0
+    for group in _group_sizes(counts, max_rows):
+        if rows and rows + group > PART_ROWS:
+            yield done
+            rows = 0
+        done, rows = done + group, rows + group
+    if rows:
+        yield done
+
+
+def _group_sizes(counts: Iterable[Int64], max_rows: int) -> Iterator[int]:
+    """The rows of each group that `cut_groups` makes of images with so many pairs."""
+    rest = np.zeros(0, np.int64)
+    for more in counts:
+        rest = np.concatenate([rest, more])
+        sums = np.cumsum(rest)
+        taken = done = 0
+        # What is left may fit in one group with the next images.
+        while taken < len(rest) and sums[-1] - done > max_rows:
+            taken = max(int(np.searchsorted(sums, done + max_rows, side="right")), taken + 1)
+            yield int(sums[taken - 1]) - done
+            done = int(sums[taken - 1])
+        rest = rest[taken:]
+    if len(rest):
+        yield int(rest.sum())
+
+
 def write_parts(
     groups: Iterable[pa.Table], folder: Path, schema: pa.Schema, *, first_part: int = 0
 ) -> PartsWritten:

@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from cit_curate.errors import ConfigError
 from cit_curate.records import PAIR_COLUMNS, text_key_of
 
@@ -97,6 +99,17 @@ class Columns:
                 near = difflib.get_close_matches(name, existing, n=1, cutoff=0.5)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise ConfigError(f"{where} has no column {name!r}; it has {listed}{hint}")
+
+
+def column_kind(kind: pa.DataType) -> str:
+    """`text`, `whole number` or `null` for the types that are read alike, else the type's name."""
+    if pa.types.is_dictionary(kind):
+        return column_kind(kind.value_type)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return "text"
+    if pa.types.is_integer(kind):
+        return "whole number"
+    return str(kind)
 
 
 def _text_key(name: str) -> str:

@@ -1,12 +1,12 @@
 """Reader of a folder of images with a `.txt` of the same name beside each."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cit_curate.captions import MAX_RAW_CHARS
 from cit_curate.sources.columns import Columns
-from cit_curate.sources.rows import ROWS_PER_BATCH, Reject, SourceReader, SourceRows
+from cit_curate.sources.rows import Problem, SourceReader, batches_of
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 FOLDER_COLUMNS = Columns(image_id="image_id", image="image", text=("caption",))
@@ -18,43 +18,21 @@ def open_folder(path: Path) -> SourceReader:
     Sub-folders are read in order of name, links to folders and hidden files are not. The image id
     is the path below the folder without its suffix.
     """
-    return SourceReader(columns=FOLDER_COLUMNS, extra_types={}, read=lambda: _read(path))
+    return SourceReader(
+        columns=FOLDER_COLUMNS,
+        extra_types={},
+        read=lambda: batches_of(_records(path), FOLDER_COLUMNS),
+    )
 
 
-def _read(root: Path) -> Iterator[SourceRows]:
-    record = 0
-    found: list[tuple[int, str, str, str]] = []
-    rejects: list[Reject] = []
-    first = 0
-    for relative, caption in _walk(root):
+def _records(root: Path) -> Iterator[tuple[int, Sequence[str | None] | Problem]]:
+    for number, (relative, caption) in enumerate(_walk(root), 1):
         if caption is None:
             known = Path(relative).suffix.lower() in IMAGE_SUFFIXES
             reason = "image_without_text" if known else "text_without_image"
-            rejects.append(Reject(record + 1, reason, f"{relative!a} stands alone", record))
+            yield number, Problem(reason, f"{relative!a} stands alone")
         else:
-            found.append((record, os.path.splitext(relative)[0], relative, caption))  # noqa: PTH122
-        record += 1
-        if record - first == ROWS_PER_BATCH:
-            yield _rows(found, rejects, record - first)
-            found, rejects, first = [], [], record
-    if record > first:
-        yield _rows(found, rejects, record - first)
-
-
-def _rows(
-    found: list[tuple[int, str, str, str]], rejects: list[Reject], num_records: int
-) -> SourceRows:
-    return SourceRows(
-        num_records=num_records,
-        records=[record for record, _, _, _ in found],
-        lines=[record + 1 for record, _, _, _ in found],
-        values={
-            "image_id": [image_id for _, image_id, _, _ in found],
-            "image": [image for _, _, image, _ in found],
-            "caption": [caption for _, _, _, caption in found],
-        },
-        rejects=rejects,
-    )
+            yield number, (os.path.splitext(relative)[0], relative, caption)  # noqa: PTH122
 
 
 def _walk(root: Path) -> Iterator[tuple[str, str | None]]:

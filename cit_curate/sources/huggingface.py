@@ -16,10 +16,9 @@ from cit_curate.sources.columns import Columns
 from cit_curate.sources.embedded import embedded_columns, embedded_uris, is_embedded
 from cit_curate.sources.parquet import (
     check_types,
-    column_texts,
-    made_id,
     open_parquet,
     parquet_schema,
+    rows_of_batch,
 )
 from cit_curate.sources.rows import ROWS_PER_BATCH, SourceReader, SourceRows
 
@@ -101,28 +100,16 @@ def _with_image(columns: Columns, schema: pa.Schema) -> Columns:
 def _read(
     files: list[Path], columns: Columns, schema: pa.Schema, id_prefix: str | None
 ) -> Iterator[SourceRows]:
+    image = columns.image
+    embedded = image if image and is_embedded(schema.field(image).type) else None
     record = 0
     for file in files:
         first = 0
         for batch in _batches(file, schema):
-            rows = range(record, record + batch.num_rows)
-            values: dict[str, list[str | None]] = {}
-            for name in columns.names:
-                if name == columns.image_id and id_prefix is not None:
-                    values[name] = [made_id(id_prefix, row) for row in rows]
-                    continue
-                cells = batch.column(name)
-                if name == columns.image and is_embedded(cells.type):
-                    values[name] = embedded_uris(cells, "arrow", str(file), name, first)
-                else:
-                    values[name] = column_texts(cells)
-            yield SourceRows(
-                num_records=batch.num_rows,
-                records=list(rows),
-                lines=list(range(record + 1, record + batch.num_rows + 1)),
-                values=values,
-                extra={name: batch.column(name) for name in columns.extra},
-            )
+            uris = None
+            if embedded:
+                uris = embedded_uris(batch.column(embedded), "arrow", str(file), embedded, first)
+            yield rows_of_batch(batch, columns, record, uris=uris, id_prefix=id_prefix)
             first += batch.num_rows
             record += batch.num_rows
 

@@ -1,8 +1,9 @@
 """Reader of JSON lines: one object a line, a reject for every line that is none."""
 
 import gzip
+import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -10,8 +11,7 @@ import pyarrow as pa
 
 from cit_curate.errors import BadInputError, DamagedError
 from cit_curate.sources.columns import Columns
-from cit_curate.sources.fields import FieldError, extra_texts, field_text, parse_object
-from cit_curate.sources.rows import ROWS_PER_BATCH, Reject, SourceReader, SourceRows
+from cit_curate.sources.rows import Problem, SourceReader, batches_of
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 # A chosen column must occur in one of these; most files have it in the first.
@@ -34,7 +34,7 @@ def open_jsonl(path: Path, columns: Columns) -> SourceReader:
     return SourceReader(
         columns=columns,
         extra_types={name: pa.string() for name in columns.extra},
-        read=lambda: _read(path, columns),
+        read=lambda: batches_of(_records(path, columns), columns),
     )
 
 
@@ -59,43 +59,16 @@ def _keys(path: Path, columns: Columns) -> list[str]:
     return list(seen)
 
 
-def _read(path: Path, columns: Columns) -> Iterator[SourceRows]:
-    lines = _lines(path)
-    record = 0
-    while True:
-        first_record = record
-        numbers: list[int] = []
-        places: list[int] = []
-        rows: list[dict[str, Any]] = []
-        values: dict[str, list[str | None]] = {name: [] for name in columns.names}
-        rejects: list[Reject] = []
-        for number, line in lines:
-            try:
-                if line is None:
-                    raise FieldError(f"the line is longer than {MAX_LINE_BYTES:,} bytes")
-                fields = parse_object(line)
-                texts = [field_text(fields, name, columns) for name in columns.names]
-            except FieldError as error:
-                rejects.append(Reject(number, "bad_row", str(error), record))
-            else:
-                numbers.append(record)
-                places.append(number)
-                rows.append(fields)
-                for name, text in zip(columns.names, texts, strict=True):
-                    values[name].append(text)
-            record += 1
-            if record - first_record == ROWS_PER_BATCH:
-                break
-        if record == first_record:
-            return
-        yield SourceRows(
-            num_records=record - first_record,
-            records=numbers,
-            lines=places,
-            values=values,
-            extra=extra_texts(rows, columns),
-            rejects=rejects,
-        )
+def _records(path: Path, columns: Columns) -> Iterator[tuple[int, Sequence[str | None] | Problem]]:
+    for number, line in _lines(path):
+        try:
+            if line is None:
+                raise FieldError(f"the line is longer than {MAX_LINE_BYTES:,} bytes")
+            fields = parse_object(line)
+            texts = [field_text(fields, name, columns) for name in columns.names]
+            yield number, texts + extra_texts(fields, columns)
+        except FieldError as error:
+            yield number, Problem("bad_row", str(error))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
@@ -121,3 +94,53 @@ def _opened(path: Path) -> BinaryIO:
     if path.suffix.lower() == ".gz":
         return cast(BinaryIO, gzip.open(path, "rb"))
     return path.open("rb")
+
+
+class FieldError(ValueError):
+    """A value, or a whole text, that cannot stand in a column."""
+
+
+def parse_object(text: bytes) -> dict[str, Any]:
+    """The JSON object that a text holds; bytes that are not UTF-8 become lone surrogates.
+
+    Raises:
+        FieldError: It is no JSON, or no object.
+    """
+    try:
+        value = json.loads(text.decode("utf-8", errors="surrogateescape"))
+    except (ValueError, RecursionError) as error:
+        raise FieldError(f"no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise FieldError(f"JSON, but no object {{…}}: it starts with {text[:20]!a}")
+    return value
+
+
+def field_text(fields: Mapping[str, Any], name: str, columns: Columns) -> str | None:
+    """The text of a field; None when it is absent or null. An id may be a whole number.
+
+    Raises:
+        FieldError: The value is a list, an object, a truth value, or a number that is no id.
+    """
+    value = fields.get(name)
+    if value is None or isinstance(value, str):
+        return value
+    if name == columns.image_id and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    wanted = "text or a whole number" if name == columns.image_id else "text"
+    raise FieldError(f"{name!a} is {type(value).__name__} {_shown(value)}, but must be {wanted}")
+
+
+def extra_texts(fields: Mapping[str, Any], columns: Columns) -> list[str | None]:
+    """The `--extra` fields: text as it is, anything else as its JSON text, None for absent."""
+    return [_extra_text(fields.get(name)) for name in columns.extra]
+
+
+def _extra_text(value: Any) -> str | None:
+    if value is None:
+        return None
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _shown(value: Any) -> str:
+    text = ascii(value)
+    return text if len(text) <= 60 else text[:60] + "…"

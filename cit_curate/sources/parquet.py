@@ -1,17 +1,25 @@
 """Reader of Parquet files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.images.uri import cell_uri
-from cit_curate.sources.columns import Columns
+from cit_curate.sources.columns import Columns, column_kind
 from cit_curate.sources.embedded import embedded_uris, is_embedded
-from cit_curate.sources.rows import ROWS_PER_BATCH, SourceReader, SourceRows
+from cit_curate.sources.rows import (
+    ROWS_PER_BATCH,
+    SourceReader,
+    SourceRows,
+    carried_column,
+    cells_of,
+    column_cells,
+)
 
 
 def open_parquet(path: Path, columns: Columns, *, id_prefix: str | None = None) -> SourceReader:
@@ -71,29 +79,13 @@ def check_types(path: Path, columns: Columns, schema: pa.Schema) -> None:
             raise ConfigError(f"{path}: column {name!r} is {found}, but must hold {wanted}")
 
 
-def made_id(id_prefix: str, row: int) -> str:
-    """The id of an image that has none of its own: the row, from 0, behind a prefix."""
-    return f"{id_prefix}/{row:08d}"
-
-
-def column_kind(kind: pa.DataType) -> str:
-    """`text`, `whole number` or `null` for the types that are read alike, else the type's name."""
-    if pa.types.is_dictionary(kind):
-        return column_kind(kind.value_type)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return "text"
-    if pa.types.is_integer(kind):
-        return "whole number"
-    return str(kind)
-
-
 def _read(
     path: Path, columns: Columns, schema: pa.Schema, id_prefix: str | None
 ) -> Iterator[SourceRows]:
-    made = {columns.image_id} if id_prefix is not None else set()
-    names = [name for name in dict.fromkeys((*columns.names, *columns.extra)) if name not in made]
     image = columns.image
     embedded = image if image and is_embedded(schema.field(image).type) else None
+    made = None if id_prefix is None else columns.image_id
+    names = [name for name in dict.fromkeys((*columns.names, *columns.extra)) if name != made]
     record = 0
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
@@ -103,28 +95,51 @@ def _read(
                     batch_size=ROWS_PER_BATCH, row_groups=group.numbers, columns=wanted
                 ):
                     rows = range(record, record + batch.num_rows)
-                    values: dict[str, list[str | None]] = {}
-                    for name in columns.names:
-                        if name in made:
-                            values[name] = [made_id(id_prefix or "", row) for row in rows]
-                        elif name != embedded:
-                            values[name] = column_texts(batch.column(name))
-                        elif group.has_every_image:
-                            values[name] = [cell_uri("parquet", str(path), name, n) for n in rows]
-                        else:
-                            values[name] = embedded_uris(
-                                batch.column(name), "parquet", str(path), name, record
-                            )
-                    yield SourceRows(
-                        num_records=batch.num_rows,
-                        records=list(rows),
-                        lines=list(range(record + 1, record + batch.num_rows + 1)),
-                        values=values,
-                        extra={name: batch.column(name) for name in columns.extra},
-                    )
+                    uris: Sequence[str | None] | None = None
+                    if embedded and group.has_every_image:
+                        uris = [cell_uri("parquet", str(path), embedded, row) for row in rows]
+                    elif embedded:
+                        cells = batch.column(embedded)
+                        uris = embedded_uris(cells, "parquet", str(path), embedded, record)
+                    yield rows_of_batch(batch, columns, record, uris=uris, id_prefix=id_prefix)
                     record += batch.num_rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _damaged(path, error) from error
+
+
+def rows_of_batch(
+    batch: pa.RecordBatch,
+    columns: Columns,
+    first: int,
+    *,
+    uris: Sequence[str | None] | None = None,
+    id_prefix: str | None = None,
+) -> SourceRows:
+    """The rows of a batch of a table.
+
+    Args:
+        batch: Its columns, but for those that are made.
+        columns: Where it keeps what.
+        first: Number of its first row in the source.
+        uris: Where the images lie, when they lie in the table; None = the image column says it.
+        id_prefix: Given: the image ids are `{id_prefix}/{row}`, the row from 0 with 8 digits.
+    """
+    records = np.arange(first, first + batch.num_rows)
+    made: dict[str, Sequence[str | None]] = {}
+    if columns.image and uris is not None:
+        made[columns.image] = uris
+    if id_prefix is not None:
+        made[columns.image_id] = [f"{id_prefix}/{row:08d}" for row in records.tolist()]
+    return SourceRows(
+        num_records=batch.num_rows,
+        records=records,
+        lines=records + 1,
+        cells={
+            name: cells_of(made[name]) if name in made else column_cells(batch.column(name))
+            for name in columns.names
+        },
+        extra={name: carried_column(batch.column(name)) for name in columns.extra},
+    )
 
 
 @dataclass(frozen=True)
@@ -152,23 +167,6 @@ def _groups(file: pq.ParquetFile, embedded: str | None) -> list[_Groups]:
         known = statistics is not None and statistics.has_null_count
         found.append(_Groups([number], has_every_image=known and statistics.null_count == 0))
     return found
-
-
-def column_texts(values: pa.Array) -> list[str | None]:
-    """The values as text; a byte that was not UTF-8 is a lone surrogate."""
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    if column_kind(values.type) != "text":
-        return [None if value is None else str(value) for value in values.to_pylist()]
-    try:
-        return list(values.to_pylist())
-    except UnicodeDecodeError:
-        # Arrow writes whatever bytes it was given as "string".
-        encoded = values.cast(pa.large_string()).view(pa.large_binary()).to_pylist()
-        return [
-            None if value is None else value.decode("utf-8", errors="surrogateescape")
-            for value in encoded
-        ]
 
 
 def _damaged(path: Path, error: Exception) -> DamagedError:

@@ -1,48 +1,44 @@
-"""The one border between readers and the pool: rows of a source, and the pairs they become."""
+"""The one border between readers and the pool: rows as they were read, and rows with their pairs.
 
-import posixpath
-import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache
-from hashlib import blake2b
+Both are Arrow columns. A reader gives `SourceRows`, whose cells `pairs.pairs_of` checks and cleans,
+or it gives `RawPairs` at once, when it has a faster way of its own.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from cit_curate.captions import (
-    cut_at_bytes,
-    is_blank,
-    replace_bad_text,
-    without_tags_and_links,
-)
-from cit_curate.images.uri import parse_image_uri
-from cit_curate.records import text_key_of
-from cit_curate.sources.columns import Columns
-from cit_curate.storage.remote import remote_url
+from cit_curate.arrow_numpy import arrow_of, numpy_of
+from cit_curate.captions import replace_bad_text
+from cit_curate.records import Int64
+from cit_curate.sources.columns import Columns, column_kind
 
 ROWS_PER_BATCH = 8192
-MAX_IMAGE_ID_BYTES = 255
 
 # What real pools have plenty of (no text, the same pair twice) is counted, but is no damage.
 MALFORMED = frozenset(
     {"bad_row", "column_count", "bad_image_id", "bad_text_key", "bad_image_path", "path_escapes"}
 )
 
-RAW_FIELDS = (
-    pa.field("source", pa.string()),
-    pa.field("row", pa.int64()),
-    pa.field("image_id", pa.string()),
-    pa.field("text_key", pa.string()),
-    pa.field("caption", pa.string()),
-    pa.field("image_uri", pa.string()),
-    pa.field("caption_hash", pa.uint64()),
-    pa.field("text_fixed", pa.bool_()),
+# No column of a user's has this name.
+ROW = "__row__"
+TEXT_FIELDS = (
+    pa.field("text_key", pa.list_(pa.string())),
+    pa.field("caption", pa.list_(pa.string())),
+    pa.field("caption_hash", pa.list_(pa.uint64())),
+    pa.field("text_fixed", pa.list_(pa.bool_())),
 )
-
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+ROW_FIELDS = (
+    pa.field(ROW, pa.int64()),
+    pa.field("image_id", pa.string()),
+    pa.field("image_uri", pa.string()),
+    *TEXT_FIELDS,
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,19 @@ class Reject:
     record: int
 
 
+def moved_reject(reject: Reject, num_lines: int, num_records: int) -> Reject:
+    """A reject as counted from a place that many lines and records earlier."""
+    return replace(reject, row=num_lines + reject.row, record=num_records + reject.record)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a record that cannot be read as a row."""
+
+    reason: str
+    detail: str
+
+
 @dataclass(frozen=True)
 class SourceRows:
     """Some consecutive records of a source, column by column.
@@ -70,216 +79,197 @@ class SourceRows:
         num_records: Records read, those in `rejects` included.
         records: Number of each row among the source's records, from 0.
         lines: Where a person finds each row (`Reject.row`).
-        values: Text of the columns named in `Columns.names`; None is empty, a byte that was not
-            UTF-8 is a lone surrogate.
+        cells: `cells_of` the columns named in `Columns.names`.
         extra: The columns of `Columns.extra`.
         rejects: Records that could not be read as a row.
     """
 
     num_records: int
-    records: list[int]
-    lines: list[int]
-    values: dict[str, list[str | None]]
+    records: Int64
+    lines: Int64
+    cells: dict[str, pa.Array]
     extra: dict[str, pa.Array] = field(default_factory=dict)
     rejects: list[Reject] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class SourceReader:
-    """An opened source.
+class RawPairs:
+    """Some consecutive records of a source, as the pairs that they hold.
 
     Attributes:
-        columns: Where its rows keep what.
-        extra_types: Arrow type of each extra column.
-        read: Starts reading, from the first row.
+        num_records: Records read.
+        rows: `ROW_FIELDS`, then the extra columns: a row of the source and its texts, which may be
+            none.
+        rejects: Records that make no pair, in their order.
+        num_lines: Lines read, where rows and records are counted from the start of a range; else 0.
     """
-
-    columns: Columns
-    extra_types: Mapping[str, pa.DataType]
-    read: Callable[[], Iterator[SourceRows]]
-
-
-@dataclass(frozen=True)
-class RawPairs:
-    """The pairs of some source rows: `RAW_FIELDS`, then the extra columns."""
 
     num_records: int
-    pairs: pa.Table
+    rows: pa.RecordBatch
     rejects: list[Reject]
+    num_lines: int = 0
+
+    @property
+    def pairs(self) -> pa.Table:
+        """The rows' pairs, one after the other."""
+        return pairs_in(self.rows)
 
 
-class RejectRowError(Exception):
-    """A row that makes no pair; caught by `pairs_of`."""
+class IdLists(Protocol):
+    """Lists of ids that choose the images of a source."""
 
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
+    @property
+    def num_ids(self) -> int:
+        """Ids in all the lists."""
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What `pool.json` says of them before anything is read."""
+
+    def save(self, folder: Path) -> None:
+        """Write what those who read ranges need into the folder of their blocks."""
+
+    def found(self, num_rows: int, num_images: int) -> dict[str, Any]:
+        """What `pool.json` says of them besides, once all rows are read."""
 
 
-def pairs_of(
-    rows: SourceRows,
-    columns: Columns,
-    *,
-    source: str,
-    image_root: Path,
-    clean: Callable[[str], str],
-) -> RawPairs:
-    """The pairs that rows hold, in row order; within a row in the order of `Columns.text`.
+@dataclass(frozen=True, kw_only=True)
+class SourceReader:
+    """An opened source; `read` or else `read_range` reads it.
+
+    Attributes:
+        columns: Where its rows keep what; None when the reader gives pairs.
+        extra_types: Arrow type of each extra column.
+        read: Starts reading, from the first row.
+        read_range: Reads what starts from one byte up to another as pairs, given the folder of the
+            blocks.
+        range_bytes: So many bytes at a time.
+        row_is_image: All pairs of an image must come from one row: the first that has a text.
+        read_lists: Reads the lists of ids that choose the images; None = every row counts.
+    """
+
+    columns: Columns | None
+    extra_types: Mapping[str, pa.DataType]
+    read: Callable[[], Iterator[SourceRows]] | None = None
+    read_range: Callable[[Path, int, int], Iterator[RawPairs]] | None = None
+    range_bytes: int = 0
+    row_is_image: bool = False
+    read_lists: Callable[[], IdLists] | None = None
+
+
+def batches_of(
+    records: Iterator[tuple[int, Sequence[str | None] | Problem]], columns: Columns
+) -> Iterator[SourceRows]:
+    """Rows of a reader that knows no columns, `ROWS_PER_BATCH` records at a time.
 
     Args:
-        rows: Rows of one source.
-        columns: Where the rows keep what.
-        source: The source's name in the pool.
-        image_root: Relative image paths start here and must stay inside.
-        clean: Applied to every text.
+        records: Where a person finds each record, and its cells, those of `Columns.names` and then
+            those of `Columns.extra`.
+        columns: The columns.
     """
-    rejects = list(rows.rejects)
-    taken: list[int] = []
-    image_ids: list[str] = []
-    keys: list[str] = []
-    captions: list[str] = []
-    uris: list[str] = []
-    hashes: list[bytes] = []
-    fixed: list[bool] = []
-    ids = rows.values[columns.image_id]
-    images = rows.values[columns.image] if columns.image else None
-    long_keys = rows.values[columns.text_key] if columns.text_key else None
-    wide = [(key, rows.values[name]) for key, name in columns.texts]
-    long_captions = rows.values[columns.caption] if columns.caption else []
-    for place, line in enumerate(rows.lines):
-        try:
-            image_id = checked_image_id(ids[place])
-            uri = checked_image_uri(images[place], image_root) if images else ""
-            if long_keys is None:
-                texts = [(key, cells[place]) for key, cells in wide]
-            else:
-                texts = [(_checked_text_key(long_keys[place]), long_captions[place])]
-            count = len(taken)
-            for key, cell in texts:
-                if not cell:
-                    continue
-                text, was_bad = replace_bad_text(cell)
-                text, was_cut = cut_at_bytes(clean(text))
-                if _says_nothing(text, key):
-                    continue
-                taken.append(place)
-                image_ids.append(image_id)
-                keys.append(key)
-                captions.append(text)
-                uris.append(uri)
-                hashes.append(blake2b(text.encode("utf-8"), digest_size=8).digest())
-                fixed.append(was_bad or was_cut)
-            if len(taken) == count:
-                what = ", ".join(key for key, _ in texts)
-                raise RejectRowError("empty_text", f"image {image_id}: no text in {what}")
-        except RejectRowError as reject:
-            rejects.append(Reject(line, reject.reason, reject.detail, rows.records[place]))
-    table = pa.table(
-        [
-            pa.array([source]).take(pa.array(np.zeros(len(taken), np.int64))),
-            pa.array([rows.lines[place] for place in taken], pa.int64()),
-            pa.array(image_ids, pa.string()),
-            pa.array(keys, pa.string()),
-            pa.array(captions, pa.string()),
-            pa.array(uris, pa.string()),
-            pa.array(np.frombuffer(b"".join(hashes), "<u8"), pa.uint64()),
-            pa.array(fixed, pa.bool_()),
-        ],
-        schema=pa.schema(RAW_FIELDS),
-    )
-    places = pa.array(taken, pa.int64())
-    for name, values in rows.extra.items():
-        table = table.append_column(name, values.take(places))
-    rejects.sort(key=lambda reject: reject.record)
-    return RawPairs(rows.num_records, table, rejects)
-
-
-def checked_image_id(value: str | None) -> str:
-    """The id itself, when it can be part of a pair key."""
-    if not value:
-        raise RejectRowError("bad_image_id", "the image id is empty")
-    if not (value.isascii() and value.isprintable()) and _CONTROL.search(value):
-        shown = _shown(value)
-        detail = f"image id {shown} has control characters or is not UTF-8"
-        raise RejectRowError("bad_image_id", detail)
-    if len(value) * 4 > MAX_IMAGE_ID_BYTES and len(value.encode()) > MAX_IMAGE_ID_BYTES:
-        detail = f"image id {_shown(value)} is longer than {MAX_IMAGE_ID_BYTES} bytes"
-        raise RejectRowError("bad_image_id", detail)
-    return value
-
-
-def checked_image_uri(value: str | None, image_root: Path) -> str:
-    """The image's place relative to `image_root`; a web address as it is; "" for none.
-
-    A place in a zip, tar, Arrow or Parquet file (`cit_curate.images.uri`) keeps its spelling; the
-    path in it is treated like any other.
-    """
-    if not value:
-        return ""
-    if _CONTROL.search(value):
-        detail = f"image {_shown(value)} has control characters or is not UTF-8"
-        raise RejectRowError("bad_image_path", detail)
-    if not _SCHEME.match(value):
-        return _path_inside(value, image_root)
-    if value.startswith(("http://", "https://")):
-        return value
-    root = remote_url(image_root)
-    if root is not None and value.startswith(f"{root}/"):
-        return _path_inside(value[len(root) + 1 :], image_root)
-    try:
-        uri = parse_image_uri(value)
-    except ValueError as error:
-        raise RejectRowError("bad_image_path", f"image {error}") from error
-    if uri is None:
-        detail = f"image {_shown(value)} is no path, http(s), zip, tar, arrow or parquet address"
-        raise RejectRowError("bad_image_path", detail)
-    return f"{uri.scheme}://{_archive_inside(uri.path, image_root)}{uri.location}"
-
-
-def _path_inside(value: str, image_root: Path) -> str:
-    if value.startswith("/"):
-        value = posixpath.relpath(posixpath.normpath(value), image_root.as_posix())
-    elif "//" in value or "./" in value or value.endswith((".", "/")):
-        value = posixpath.normpath(value)
-    if value == ".." or value.startswith("../"):
-        raise RejectRowError(
-            "path_escapes",
-            f"image {_shown(value)} lies outside {image_root}; see --image-root",
+    first = 0
+    while batch := list(islice(records, ROWS_PER_BATCH)):
+        rejects = [
+            Reject(line, cells.reason, cells.detail, number)
+            for number, (line, cells) in enumerate(batch, first)
+            if isinstance(cells, Problem)
+        ]
+        numbers = np.arange(first, first + len(batch))
+        if rejects:
+            numbers = np.delete(numbers, [reject.record - first for reject in rejects])
+            batch = [each for each in batch if not isinstance(each[1], Problem)]
+        names = (*columns.names, *columns.extra)
+        by_column = list(zip(*(cells for _, cells in batch), strict=True)) or [()] * len(names)
+        num_names = len(columns.names)
+        yield SourceRows(
+            num_records=len(numbers) + len(rejects),
+            records=numbers,
+            lines=np.fromiter((line for line, _ in batch), np.int64, len(batch)),
+            cells=dict(zip(columns.names, map(cells_of, by_column[:num_names]), strict=True)),
+            extra=dict(zip(columns.extra, map(mended_texts, by_column[num_names:]), strict=True)),
+            rejects=rejects,
         )
-    return value
+        first += len(numbers) + len(rejects)
 
 
-@lru_cache(maxsize=1024)
-def _archive_inside(path: str, image_root: Path) -> str:
-    """`_path_inside` of an archive; thousands of images name the same one."""
-    return _path_inside(path, image_root)
+def cells_of(texts: Sequence[str | None]) -> pa.Array:
+    """Texts as cells: none is null, and None is empty.
 
-
-@lru_cache(maxsize=1024)
-def _text_key(value: str) -> str | None:
+    Returns:
+        large_string, or large_binary where a text has lone surrogates (bytes that were not UTF-8):
+        these are encoded like other letters (`surrogatepass`), so that no text is changed.
+    """
     try:
-        return text_key_of(value)
-    except ValueError:
-        return None
+        return pa.array(texts, pa.large_string()).fill_null("")
+    except UnicodeEncodeError:
+        encoded = [(text or "").encode("utf-8", "surrogatepass") for text in texts]
+        return pa.array(encoded, pa.large_binary())
 
 
-def _checked_text_key(value: str | None) -> str:
-    key = _text_key(value) if value else None
-    if key is None or len(key) > MAX_IMAGE_ID_BYTES:
-        detail = f"text key {_shown(value or '')} has no letter or digit, or too many"
-        raise RejectRowError("bad_text_key", detail)
-    return key
+def texts_of_cells(cells: pa.Array) -> list[str]:
+    """The texts that `cells_of` made cells of."""
+    encoded = cells.cast(pa.large_binary()).to_pylist()
+    return [cell.decode("utf-8", "surrogatepass") for cell in encoded]
 
 
-def _says_nothing(text: str, key: str) -> bool:
-    """True for a blank text, and for one of markup and addresses alone; beside others they stay."""
-    if is_blank(text, key):
-        return True
-    # Only what begins so can be one: the others, nine in ten, are not searched.
-    may_be = text[0] in "<hw," or text[0].isspace()
-    return may_be and is_blank(without_tags_and_links(text), key)
+def mended_texts(texts: Sequence[str | None]) -> pa.Array:
+    """Texts as they are carried along, string: None is null, a lone surrogate is U+FFFD."""
+    try:
+        return pa.array(texts, pa.string())
+    except UnicodeEncodeError:
+        mended = (None if text is None else replace_bad_text(text)[0] for text in texts)
+        return pa.array(mended, pa.string())
 
 
-def _shown(value: str) -> str:
-    return ascii(value if len(value) <= 80 else value[:80] + "…")
+def column_cells(values: pa.Array) -> pa.Array:
+    """`cells_of` a column of text or whole numbers."""
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if column_kind(values.type) == "text" and (texts := _decoded(values)) is not None:
+        return cells_of(texts)
+    return values.cast(pa.large_string()).fill_null("")
+
+
+def carried_column(values: pa.Array) -> pa.Array:
+    """An extra column of a table as the pool carries it; text that is not UTF-8 is mended."""
+    kind = carried_type(values.type)
+    values = values.cast(kind)
+    if pa.types.is_string(kind) and (texts := _decoded(values)) is not None:
+        return mended_texts(texts)
+    return values
+
+
+def carried_type(kind: pa.DataType) -> pa.DataType:
+    """The type that an extra column has in the pool; one integer does not always fit in another."""
+    if column_kind(kind) == "text":
+        return pa.string()
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _decoded(values: pa.Array) -> list[str | None] | None:
+    """The texts where some are not UTF-8, such bytes as lone surrogates; None where all are."""
+    # Arrow writes whatever bytes it was given as "string".
+    values = values.cast(pa.large_string())
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid:
+        encoded = values.view(pa.large_binary()).to_pylist()
+        return [each if each is None else each.decode(errors="surrogateescape") for each in encoded]
+    return None
+
+
+def pairs_in(rows: pa.RecordBatch) -> pa.Table:
+    """The pairs of rows, in the order of the rows: their columns, with each text by itself."""
+    texts = {text.name for text in TEXT_FIELDS}
+    image_of = arrow_of(np.repeat(np.arange(rows.num_rows), num_texts(rows)))
+    columns = {
+        name: rows[name].flatten() if name in texts else rows[name].take(image_of)
+        for name in rows.schema.names
+    }
+    return pa.table(columns)
+
+
+def num_texts(rows: pa.RecordBatch) -> Int64:
+    """int64 [rows]: how many texts each row has."""
+    counts: Int64 = numpy_of(rows["text_key"].value_lengths()).astype(np.int64)
+    return counts

@@ -4,7 +4,7 @@ import atexit
 import difflib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -23,6 +23,7 @@ from cit_curate.sources.remote_sources import held_copies
 from cit_curate.sources.rows import SourceReader
 from cit_curate.sources.table import open_table
 from cit_curate.sources.webdataset import COMPRESSED_SUFFIXES, open_webdataset
+from cit_curate.sources.yfcc_source import YfccSource, open_yfcc
 from cit_curate.storage.remote import remote_url
 from cit_curate.storage.remote_cache import private_folder
 
@@ -53,6 +54,7 @@ class Source:
         image_root: Absolute folder that its image paths start from, or a URL as a path.
         url: Where a source in a store lies; `path` is its local copy. "" on a disk.
         root_url: Where its images lie, when that is a store.
+        yfcc: The files that make a source of YFCC100M.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Source:
     image_root: Path
     url: str = ""
     root_url: str = ""
+    yfcc: YfccSource | None = None
 
 
 def find_sources(
@@ -114,23 +117,42 @@ def find_sources(
     return sources
 
 
+def yfcc_source(files: YfccSource) -> Source:
+    """YFCC100M as a source of a pool: its metadata."""
+    path = files.metadata.resolve()
+    root = (files.image_root or path.parent).resolve()
+    return Source(path.name, path, files.format, root, yfcc=files)
+
+
 def open_source(source: Source, columns: Columns) -> SourceReader:
     """Open a source of any format; raises what the reader's own `open_…` does."""
-    if source.format == "folder":
-        if columns.extra:
-            raise ConfigError(f"{source.path} is a folder of images; it has no columns for --extra")
-        return open_folder(source.path)
-    if source.format == "parquet":
-        return open_parquet(source.path, columns)
-    if source.format == "jsonl":
-        return open_jsonl(source.path, columns)
-    if source.format == "webdataset":
-        return open_webdataset(source.path, columns)
-    if source.format == "huggingface":
-        return open_huggingface(source.path, columns, name=source.name)
-    if source.format == "yfcc15m" or source.format == "yfcc100m":
-        raise ConfigError(f"{source.path}: YFCC100M is read by build_yfcc_pool")
-    return open_table(source.path, columns, source.format)
+    return READERS[source.format](source, columns)
+
+
+def _open_folder(source: Source, columns: Columns) -> SourceReader:
+    if columns.extra:
+        raise ConfigError(f"{source.path} is a folder of images; it has no columns for --extra")
+    return open_folder(source.path)
+
+
+def _open_yfcc(source: Source, columns: Columns) -> SourceReader:
+    if source.yfcc is None:
+        raise ConfigError(f"{source.path}: YFCC100M is named by --metadata, not as a source")
+    return open_yfcc(source.yfcc)
+
+
+READERS: Mapping[str, Callable[[Source, Columns], SourceReader]] = {
+    "csv": lambda source, columns: open_table(source.path, columns, "csv"),
+    "tsv": lambda source, columns: open_table(source.path, columns, "tsv"),
+    "jsonl": lambda source, columns: open_jsonl(source.path, columns),
+    "parquet": lambda source, columns: open_parquet(source.path, columns),
+    "webdataset": lambda source, columns: open_webdataset(source.path, columns),
+    "huggingface": lambda source, columns: open_huggingface(source.path, columns, name=source.name),
+    "folder": _open_folder,
+    "yfcc15m": _open_yfcc,
+    "yfcc100m": _open_yfcc,
+}
+"""How a source of each format is opened."""
 
 
 def _own_root(file: Path, kind: SourceFormat) -> Path:

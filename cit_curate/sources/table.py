@@ -1,8 +1,8 @@
 """Reader of CSV and TSV files: quoted as `csv` does it, a reject for every malformed record."""
 
 import csv
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 from cit_curate.captions import replace_bad_text
 from cit_curate.errors import BadInputError
 from cit_curate.sources.columns import Columns
-from cit_curate.sources.rows import ROWS_PER_BATCH, Reject, SourceReader, SourceRows
+from cit_curate.sources.rows import Problem, SourceReader, batches_of
 
 MAX_FIELD_CHARS = 4 * 1024 * 1024
 
@@ -35,55 +35,27 @@ def open_table(path: Path, columns: Columns, kind: Literal["csv", "tsv"]) -> Sou
     return SourceReader(
         columns=columns,
         extra_types={name: pa.string() for name in columns.extra},
-        read=lambda: _read(path, columns, kind, header),
+        read=lambda: batches_of(_read(path, columns, kind, header), columns),
     )
 
 
 def _read(
     path: Path, columns: Columns, kind: Literal["csv", "tsv"], header: list[str]
-) -> Iterator[SourceRows]:
+) -> Iterator[tuple[int, Sequence[str | None] | Problem]]:
+    names = (*columns.names, *columns.extra)
+    # A getter of one column alone would give it bare.
+    chosen = itemgetter(*map(header.index, (*names, names[0])))
     num_columns = len(header)
     records = _records(path, kind)
     next(records)
-    record = 0
-    while True:
-        first_record = record
-        numbers: list[int] = []
-        lines: list[int] = []
-        rows: list[list[str]] = []
-        rejects: list[Reject] = []
-        for line, problem, cells in records:
-            if cells is None:
-                rejects.append(Reject(line, "bad_row", problem, record))
-            elif len(cells) != num_columns:
-                detail = f"{len(cells)} columns where the header has {num_columns}"
-                rejects.append(Reject(line, "column_count", detail, record))
-            else:
-                numbers.append(record)
-                lines.append(line)
-                rows.append(cells)
-            record += 1
-            if record - first_record == ROWS_PER_BATCH:
-                break
-        if record == first_record:
-            return
-        by_column = list(zip(*rows, strict=True)) if rows else [()] * num_columns
-        places = {name: header.index(name) for name in chain(columns.names, columns.extra)}
-        yield SourceRows(
-            num_records=record - first_record,
-            records=numbers,
-            lines=lines,
-            values={name: list(by_column[places[name]]) for name in columns.names},
-            extra={
-                name: pa.array(map(_repaired, by_column[places[name]]), pa.string())
-                for name in columns.extra
-            },
-            rejects=rejects,
-        )
-
-
-def _repaired(cell: str) -> str:
-    return replace_bad_text(cell)[0]
+    for line, problem, cells in records:
+        if cells is None:
+            yield line, Problem("bad_row", problem)
+        elif len(cells) != num_columns:
+            detail = f"{len(cells)} columns where the header has {num_columns}"
+            yield line, Problem("column_count", detail)
+        else:
+            yield line, chosen(cells)[:-1]
 
 
 def _records(

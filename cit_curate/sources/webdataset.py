@@ -6,9 +6,8 @@ of 320 places). So the end is looked for as well: a tar is read whole, or it is 
 
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -18,8 +17,8 @@ from cit_curate.captions import MAX_RAW_CHARS
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.images.uri import tar_uri
 from cit_curate.sources.columns import Columns
-from cit_curate.sources.fields import FieldError, extra_texts, field_text, parse_object
-from cit_curate.sources.rows import ROWS_PER_BATCH, Reject, SourceReader, SourceRows
+from cit_curate.sources.jsonl import FieldError, extra_texts, field_text, parse_object
+from cit_curate.sources.rows import Problem, SourceReader, batches_of
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".tar.lz4")
@@ -72,38 +71,25 @@ def open_webdataset(path: Path, columns: Columns) -> SourceReader:
     return SourceReader(
         columns=columns,
         extra_types={name: pa.string() for name in columns.extra},
-        read=lambda: _read(path, columns, with_default_key=not given),
+        read=lambda: batches_of(_records(path, columns, with_default_key=not given), columns),
     )
 
 
-def _read(path: Path, columns: Columns, *, with_default_key: bool) -> Iterator[SourceRows]:
-    numbered = enumerate(_samples(path))
-    while batch := list(islice(numbered, ROWS_PER_BATCH)):
-        rejects: list[Reject] = []
-        kept: list[tuple[int, _Sample]] = []
-        values: dict[str, list[str | None]] = {name: [] for name in columns.names}
-        for record, sample in batch:
-            try:
-                texts = _texts(sample, columns)
-            except FieldError as error:
-                rejects.append(_reject(record, sample, str(error)))
-                continue
-            if sample.problem or not sample.images:
-                rejects.append(_reject(record, sample, sample.problem))
-                continue
-            if with_default_key and not texts["text_key"]:
-                texts["text_key"] = "caption"
-            kept.append((record, sample))
-            for name in columns.names:
-                values[name].append(texts[name])
-        yield SourceRows(
-            num_records=len(batch),
-            records=[record for record, _ in kept],
-            lines=[record + 1 for record, _ in kept],
-            values=values,
-            extra=extra_texts([sample.fields for _, sample in kept], columns),
-            rejects=rejects,
-        )
+def _records(
+    path: Path, columns: Columns, *, with_default_key: bool
+) -> Iterator[tuple[int, Sequence[str | None] | Problem]]:
+    for number, sample in enumerate(_samples(path), 1):
+        try:
+            texts = _texts(sample, columns)
+        except FieldError as error:
+            yield number, _problem(sample, str(error))
+            continue
+        if sample.problem or not sample.images:
+            yield number, _problem(sample, sample.problem)
+            continue
+        if with_default_key and not texts["text_key"]:
+            texts["text_key"] = "caption"
+        yield number, [*texts.values(), *extra_texts(sample.fields, columns)]
 
 
 def _texts(sample: _Sample, columns: Columns) -> dict[str, str | None]:
@@ -123,12 +109,11 @@ def _texts(sample: _Sample, columns: Columns) -> dict[str, str | None]:
     return texts
 
 
-def _reject(record: int, sample: _Sample, problem: str) -> Reject:
+def _problem(sample: _Sample, problem: str) -> Problem:
     if problem:
-        return Reject(record + 1, "bad_row", f"sample {_shown(sample.key)}: {problem}", record)
+        return Problem("bad_row", f"sample {_shown(sample.key)}: {problem}")
     has = ", ".join(sample.suffixes)
-    detail = f"sample {_shown(sample.key)} has only {has[:200]!a}"
-    return Reject(record + 1, "text_without_image", detail, record)
+    return Problem("text_without_image", f"sample {_shown(sample.key)} has only {has[:200]!a}")
 
 
 def _samples(path: Path) -> Iterator[_Sample]:

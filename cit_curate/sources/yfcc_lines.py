@@ -1,17 +1,24 @@
 """Reading the metadata file of YFCC100M: blocks of whole lines, and the listed images in them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from cit_curate.arrow_numpy import arrow_of
+from cit_curate.arrow_numpy import arrow_of, numpy_of
 from cit_curate.captions import replace_bad_text
-from cit_curate.sources.rows import Reject
+from cit_curate.records import Int64
+from cit_curate.sources.rows import (
+    ROW,
+    ROW_FIELDS,
+    RawPairs,
+    Reject,
+    moved_reject,
+    num_texts,
+)
 from cit_curate.sources.yfcc import (
     CARRIED,
     COLUMNS,
@@ -20,46 +27,19 @@ from cit_curate.sources.yfcc import (
     UInt8,
     UInt32,
     are_listed,
+    image_ids_of,
+    image_uris_of,
     leading_ids,
 )
-from cit_curate.sources.yfcc_texts import TEXTS_TYPE, texts_of
+from cit_curate.sources.yfcc_texts import texts_of
 
 BLOCK_BYTES = 4 << 20
 MAX_LINE_BYTES = 4 << 20
 
-IMAGE_SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.uint32()),
-        pa.field("texts", TEXTS_TYPE),
-        *(pa.field(name, pa.string()) for name in CARRIED),
-    ]
-)
-INDEX_TYPE = np.dtype([("image_id", "<u4"), ("line", "<u4"), ("num_texts", "u1")])
+SCHEMA = pa.schema([*ROW_FIELDS, *(pa.field(name, pa.string()) for name in CARRIED)])
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _TAB, _NEWLINE = b"\t\n"  # neighbours among the bytes
-
-Int64 = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class YfccBlock:
-    """What a block of lines holds.
-
-    Attributes:
-        num_lines: Lines in the block.
-        num_records: Those that are not blank.
-        images: `IMAGE_SCHEMA`: the listed images with a text, in the order of the lines.
-        index: `INDEX_TYPE`: every listed image, with its line, counted from the block's own 0.
-        rejects: In the order of the lines; `row` counts lines, `record` those that are not blank,
-            both from the block's own 0.
-    """
-
-    num_lines: int
-    num_records: int
-    images: pa.RecordBatch
-    index: npt.NDArray[np.void]
-    rejects: list[Reject]
 
 
 def read_blocks(path: Path, start: int, stop: int) -> Iterator[bytes]:
@@ -96,13 +76,34 @@ def _skip_line(stream: BinaryIO) -> None:
         pass
 
 
-def parse_block(block: bytes, bits: UInt8, *, reference_empty_tags: bool = False) -> YfccBlock:
+def read_range(
+    path: Path, start: int, stop: int, bits: UInt8, *, reference_empty_tags: bool = False
+) -> Iterator[RawPairs]:
+    """The listed images of all the lines that start in the bytes `start` to `stop` of a file.
+
+    Lines are counted from 1 and records from 0, both from the start of the range.
+    """
+    num_lines = num_records = 0
+    for content in read_blocks(path, start, stop):
+        block = parse_block(content, bits, reference_empty_tags=reference_empty_tags)
+        lines = arrow_of(numpy_of(block.rows[ROW]) + (num_lines + 1))
+        rejects = [moved_reject(each, num_lines + 1, num_records) for each in block.rejects]
+        yield replace(block, rows=block.rows.set_column(0, ROW, lines), rejects=rejects)
+        num_lines += block.num_lines
+        num_records += block.num_records
+
+
+def parse_block(block: bytes, bits: UInt8, *, reference_empty_tags: bool = False) -> RawPairs:
     """Find the listed images of a block, and clean their texts.
 
     Args:
         block: Whole lines of the metadata file.
         bits: The image ids to look for (`yfcc.read_image_ids`).
         reference_empty_tags: Keep tag texts of commas only.
+
+    Returns:
+        A row for every listed image, also for those without a text. Lines, and records, which are
+        those that are not blank, are counted from the block's own 0.
     """
     data = np.frombuffer(block, np.uint8)
     cell_ends, first_cells = _cells_of(data)
@@ -117,14 +118,12 @@ def parse_block(block: bytes, bits: UInt8, *, reference_empty_tags: bool = False
     lines = np.flatnonzero(whole & has_id)
     lines = lines[are_listed(ids[lines], bits)]
     cells = _Cells(block, cell_ends, first_cells[lines])
-    images, counts = _images(cells, ids[lines], reference_empty_tags=reference_empty_tags)
-    index = np.zeros(len(lines), INDEX_TYPE)
-    index["image_id"], index["line"], index["num_texts"] = ids[lines], lines, counts
-    for line in lines[counts == 0].tolist():
+    rows = _rows(cells, lines, ids[lines], reference_empty_tags=reference_empty_tags)
+    for line in lines[num_texts(rows) == 0].tolist():
         detail = f"image {ids[line]:08d}: no text in {', '.join(TEXT_KEYS)}"
         rejects.append(Reject(line, "empty_text", detail, line))
     rejects.sort(key=lambda reject: reject.row)
-    return YfccBlock(len(starts), len(starts) - num_blank, images, index, rejects)
+    return RawPairs(len(starts) - num_blank, rows, rejects, num_lines=len(starts))
 
 
 def _cells_of(data: UInt8) -> tuple[Int64, Int64]:
@@ -182,20 +181,18 @@ class _Cells:
         return moved
 
 
-def _images(
-    cells: _Cells, ids: UInt32, *, reference_empty_tags: bool
-) -> tuple[pa.RecordBatch, Int64]:
-    """The images with a text, and how many texts each of all the images has."""
+def _rows(
+    cells: _Cells, lines: Int64, ids: UInt32, *, reference_empty_tags: bool
+) -> pa.RecordBatch:
+    """`SCHEMA`: a row for each image."""
     regions = cells.between("title", "machine_tags", with_tab=True)
     tabs = cells.tabs_between("title", "machine_tags")
-    cleaned = texts_of(regions, tabs, reference_empty_tags=reference_empty_tags)
-    carried = [_strings(cells.between(name, name)) for name in CARRIED]
-    batch = pa.RecordBatch.from_arrays(
-        [arrow_of(ids), cleaned.texts, *carried], schema=IMAGE_SCHEMA
-    )
-    if cleaned.counts.all():
-        return batch, cleaned.counts
-    return batch.filter(arrow_of(cleaned.counts > 0)), cleaned.counts
+    columns = [
+        *(arrow_of(lines), image_ids_of(ids), image_uris_of(ids)),
+        *texts_of(regions, tabs, reference_empty_tags=reference_empty_tags),
+        *(_strings(cells.between(name, name)) for name in CARRIED),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
 
 def _strings(cells: pa.Array) -> pa.Array:

@@ -4,10 +4,6 @@ A block's bytes are URL-decoded at once, and most texts need no more than that. 
 looked at one by one. The tests hold every result to the plain functions in `captions`.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from hashlib import blake2b
-
 import numpy as np
 import pyarrow as pa
 
@@ -22,22 +18,11 @@ from cit_curate.captions import (
     without_tags_and_links,
 )
 from cit_curate.records import Bool, Int64
+from cit_curate.sources.pairs import digests
 from cit_curate.sources.yfcc import TEXT_KEYS, UInt8
 
 _TAB, _COMMA, _PLUS, _SPACE, _PERCENT, _LESS = b"\t,+ %<"
 _NO_DIGIT = 255
-
-TEXTS_TYPE = pa.list_(
-    pa.struct(
-        [
-            pa.field("text_key", pa.int8()),
-            pa.field("caption", pa.string()),
-            pa.field("caption_hash", pa.uint64()),
-            pa.field("text_fixed", pa.bool_()),
-        ]
-    )
-)
-"""The texts of an image; `text_key` counts in `TEXT_KEYS`."""
 
 
 def _hex_values(unit: int) -> UInt8:
@@ -66,22 +51,9 @@ _MAY_START_SPACE = _pairs_of_spaces(0, 1)
 _MAY_END_SPACE = _pairs_of_spaces(-1, -2)
 
 
-@dataclass(frozen=True)
-class Texts:
-    """What is left of the texts of some images.
-
-    Attributes:
-        counts: int64 [images], texts of each image.
-        texts: `TEXTS_TYPE` [images].
-    """
-
-    counts: Int64
-    texts: pa.ListArray
-
-
 def texts_of(
     regions: pa.BinaryArray, tabs: Int64 | None = None, *, reference_empty_tags: bool = False
-) -> Texts:
+) -> list[pa.ListArray]:
     """Clean the texts of images, and leave out those that are blank.
 
     Args:
@@ -90,6 +62,9 @@ def texts_of(
         tabs: int64 [images, 4]: where these tabs are in the bytes of all regions, one after the
             other; None = they are looked for.
         reference_empty_tags: Keep tag texts of commas only, as the reference does.
+
+    Returns:
+        The columns of `rows.TEXT_FIELDS`, [images].
     """
     raw = _bytes_of(regions)
     if tabs is None:
@@ -122,7 +97,9 @@ def texts_of(
     return _collected(values, by_hand, keep)
 
 
-def _collected(values: pa.Array, by_hand: dict[int, tuple[str, bool]], keep: Bool) -> Texts:
+def _collected(
+    values: pa.Array, by_hand: dict[int, tuple[str, bool]], keep: Bool
+) -> list[pa.ListArray]:
     """The texts to keep: as they were decoded, or as they were cleaned by hand."""
     num_texts, places = len(keep), list(by_hand)
     fixed, sources = np.zeros(num_texts, np.bool_), np.arange(num_texts)
@@ -131,19 +108,16 @@ def _collected(values: pa.Array, by_hand: dict[int, tuple[str, bool]], keep: Boo
     cleaned = strings_of([text for text, _ in by_hand.values()]).view(pa.binary())
     where = np.flatnonzero(keep)
     values = pa.concat_arrays([values, cleaned]).take(arrow_of(sources[where]))
-    hashes = b"".join(_digests(values.to_pylist()))
-    texts = pa.StructArray.from_arrays(
-        [
-            arrow_of((where % len(TEXT_KEYS)).astype(np.int8)),
-            values.view(pa.string()),  # UTF-8: what was not has been cleaned by hand
-            arrow_of(np.frombuffer(hashes, "<u8")),
-            arrow_of(fixed[where]),
-        ],
-        fields=list(TEXTS_TYPE.value_type),
-    )
+    hashes = b"".join(digests(values.to_pylist()))
+    columns = [
+        strings_of(TEXT_KEYS).take(arrow_of(where % len(TEXT_KEYS))),
+        values.view(pa.string()),  # UTF-8: what was not has been cleaned by hand
+        arrow_of(np.frombuffer(hashes, "<u8")),
+        arrow_of(fixed[where]),
+    ]
     counts = keep.reshape(-1, len(TEXT_KEYS)).sum(axis=1, dtype=np.int64)
     bounds = arrow_of(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
-    return Texts(counts, pa.ListArray.from_arrays(bounds, texts, type=TEXTS_TYPE))
+    return [pa.ListArray.from_arrays(bounds, column) for column in columns]
 
 
 def _bytes_of(regions: pa.BinaryArray) -> UInt8:
@@ -153,16 +127,6 @@ def _bytes_of(regions: pa.BinaryArray) -> UInt8:
     content = np.frombuffer(regions.buffers()[2] or b"", np.uint8)[first:end]
     spaced: UInt8 = content - (content == _PLUS) * np.uint8(_PLUS - _SPACE)
     return spaced
-
-
-def _digests(texts: Sequence[bytes]) -> Iterator[bytes]:
-    """`PAIR_FIELDS`' caption hash of each text, 8 bytes."""
-    # A copy of one that is ready takes half the time of reading the arguments anew.
-    empty = blake2b(digest_size=8)
-    for text in texts:
-        hashed = empty.copy()
-        hashed.update(text)
-        yield hashed.digest()
 
 
 def _need_a_look(data: UInt8, offsets: Int64) -> Bool:

@@ -53,12 +53,10 @@ KINDS = {
     "pool_tokens_list": "tokens.json",
     "pool_tokens": "tokens/*",
     "pool_catalog": "pool.duckdb",
-    "pool_block": "block-*.arrows",
+    "pool_block": "block-*.arrow",
     "pool_block_end": "end.json",
     "yfcc_key": "key.json",
     "yfcc_ids": "ids.npy",
-    "yfcc_segment": ".staging-*/*/[0-9]*",
-    "yfcc_segment_summary": "segment.json",
     "scores": "*.arrow",
 }
 # A file or folder that the user names: a run, a pool, an export, a page.

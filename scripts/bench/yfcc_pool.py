@@ -31,8 +31,8 @@ import pyarrow.parquet as pq
 
 from cit_curate.config import EngineConfig, YfccFormat
 from cit_curate.engines.workers import available_cpus
-from cit_curate.pool.build.yfcc_source import YfccSource
 from cit_curate.pool.format import PoolManifest, read_manifest
+from cit_curate.sources.yfcc_source import YfccSource
 from scripts.bench.side_by_side import Comparison, Timing, add_output, show, take_turns
 
 LINES_PER_CHUNK = 20_000
@@ -173,14 +173,12 @@ def _build(folder: Path, format: YfccFormat, out: Path, num_workers: int) -> Poo
         image_ids=folder / "ids.npy",
         subset=subset,
     )
-    return _builder()(source, out, engine=EngineConfig(workers=num_workers))
-
-
-def _builder() -> Callable[..., PoolManifest]:
     # Workers import this file as their main module: like a command's, without what only builds.
-    from cit_curate.pool.build.yfcc_build import build_yfcc_pool
+    from cit_curate.pool.build.ingest import build_pool
+    from cit_curate.sources.source import yfcc_source
 
-    return build_yfcc_pool
+    engine = EngineConfig(workers=num_workers)
+    return build_pool([yfcc_source(source)], out, columns=None, clean="yfcc", engine=engine)
 
 
 def memory(
@@ -212,7 +210,8 @@ def compare(
     """Both ways on the same file, in turn."""
     inputs = _inputs(folder, num_lines)
     plain, out = folder / "plain.csv", folder / "pool"
-    _builder()  # imported before the clock runs
+    import cit_curate.pool.build.ingest  # noqa: F401 - before the clock runs
+
     cpu_seconds: dict[str, list[float]] = {"line by line": [], "cit": []}
 
     def timed(name: str, way: Callable[[], object]) -> None:

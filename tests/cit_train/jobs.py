@@ -24,10 +24,8 @@ import numpy as np
 from tiny import make_config
 from tiny_runs import ledger_hashes, logged_updates, weights
 
-from cit_curate.config import EngineConfig
 from cit_curate.curation import curate
-from cit_curate.pool.build.yfcc_build import build_yfcc_pool
-from cit_curate.pool.build.yfcc_source import YfccSource
+from cit_curate.pool.build.ingest import build_pool
 from cit_curate.pool.pool import Pool
 from cit_curate.pool.token_files import write_token_files
 from cit_curate.run.exports.counts_import import import_counts
@@ -35,7 +33,9 @@ from cit_curate.run.exports.export import export_counts, export_webdataset
 from cit_curate.run.ledger import Run
 from cit_curate.run.subset import subset_pool
 from cit_curate.sources.columns import Columns
+from cit_curate.sources.source import yfcc_source
 from cit_curate.sources.yfcc import COLUMNS
+from cit_curate.sources.yfcc_source import YfccSource
 from cit_curate.text_encoder.load import load_tokenizer
 from cit_curate.text_encoder.tokenizer import encode, tokenizer_key
 from cit_train.inner_loop.trainer import TrainState
@@ -93,12 +93,9 @@ def pooling_yfcc(world: Path, out: Path) -> None:
     """`cit pool build --format yfcc100m`, likewise."""
     metadata, ids = world / "yfcc.txt", world / "yfcc.npy"
     if not (out / "pool" / "pool.duckdb").exists():
-        build_yfcc_pool(
-            YfccSource(format="yfcc100m", metadata=metadata, image_ids=ids),
-            out / "pool",
-            engine=EngineConfig(workers=1),
-            range_bytes=20_000,
-        )
+        lists = {"image_ids": ids, "range_bytes": 20_000}
+        source = yfcc_source(YfccSource(format="yfcc100m", metadata=metadata, **lists))
+        build_pool([source], out / "pool", columns=None, clean="yfcc")
 
 
 def exporting(world: Path, out: Path) -> None:

@@ -1,198 +1,259 @@
-"""Reading sources in pieces that any process may do: each block of pairs is a small file.
+"""Blocks: consecutive records of one source, in a file that any process may write and read.
 
-A block is some consecutive records of one source: its pairs and its rejects. `read_stripe` writes
-every `num_stripes`-th block of a source, whole or not at all. A source that is the only work of
-several workers is read by each of them, and each makes its own blocks: reading is a fifth of the
-work, and only the reader knows where a record of a quoted table starts.
+A block is an Arrow file with a SHA-256 behind it, whole or absent. Its batches are the rows as they
+were read (`rows.RawPairs`). The last batch holds what was rejected, and what `Block` says of all.
 """
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from cit_curate.captions import cleaner
-from cit_curate.config import Cleaning
+from cit_curate.arrow_numpy import arrow_of, numpy_of, repeated, strings_of
 from cit_curate.errors import BadInputError, DamagedError
 from cit_curate.pool.build.malformed import Counted, count_malformed
-from cit_curate.pool.build.place import keep_in_staging
-from cit_curate.pool.format import SourceEntry
-from cit_curate.sources.columns import Columns
-from cit_curate.sources.rows import RawPairs, Reject, pairs_of
-from cit_curate.sources.source import Source, open_source
-from cit_curate.storage.durable import (
-    append_sha256,
-    atomic_file,
-    read_json,
-    read_with_sha256,
-    write_sealed,
-)
+from cit_curate.pool.format import REJECT_SCHEMA
+from cit_curate.records import Int64
+from cit_curate.sources.rows import MALFORMED, ROW, RawPairs, Reject, num_texts, pairs_in
+from cit_curate.storage.durable import append_sha256, atomic_file, read_with_sha256
 
-# Batches of a reader, of at most 8,192 records, in a block.
-BLOCK_BATCHES = 8
-# A worker is worth its start, and reading one source twice, from so many bytes of source on.
-# Measured on 2 busy cores: two workers are no faster than one on a CSV of 79 MB.
-BYTES_PER_WORKER = 64 << 20
-STAGING_VERSION = 3
-
-# Formats whose pairs cost several times what their reading does.
-_STRIPED = ("csv", "tsv", "jsonl", "parquet")
-_RECORDS, _REJECTS = b"num_records", b"rejects"
+_SHA256_BYTES = 32
+_REASON, _DETAIL = "__reason__", "__detail__"
+_REJECT_FIELDS = (pa.field(_REASON, pa.string()), pa.field(_DETAIL, pa.string()))
+_SUMMARY = b"summary"
 
 
 @dataclass(frozen=True)
-class StripeTask:
-    """The blocks `stripe`, `stripe` + `num_stripes` and so on of one source, to be in `folder`."""
+class Block:
+    """What a block holds; small, whatever that is.
 
-    folder: Path
-    source: Source
-    columns: Columns
-    clean: Cleaning
-    stripe: int
-    num_stripes: int
-
-
-def read_stripe(task: StripeTask) -> None:
-    """Write the blocks of a stripe that are not there yet.
-
-    After `malformed.MAX_IN_A_ROW` malformed records in a row the rest is left alone: the build ends
-    when it comes to them.
-
-    Raises:
-        ConfigError: See `open_source`.
-        DamagedError: The source is damaged.
+    Attributes:
+        source: The source's name in the pool.
+        row_is_image: All pairs of an image must come from one row.
+        num_records: Records that were read.
+        num_lines: Lines by which the rows of later blocks are moved on.
+        num_rows: Rows, those without a text included.
+        batch_pairs: Pairs in each batch.
+        ids: First and last image id, where each id is greater than the one before it, shorter ones
+            before longer ones; None = it is not so.
+        reasons: How many records were rejected for what, and the first of them.
+        malformed: The malformed ones. Rows and records count from where the piece starts.
+        first_row: Lines of earlier blocks.
     """
-    if _is_done(task):
-        return
-    task.folder.mkdir(parents=True, exist_ok=True)
-    source, clean = task.source, cleaner(task.clean)
-    reader = open_source(source, task.columns)
-    batches, number = reader.read(), 0
-    while block := list(islice(batches, BLOCK_BATCHES)):
-        path = _block_path(task.folder, number)
-        if number % task.num_stripes == task.stripe and not path.is_file():
-            root = source.image_root
-            pairs = [
-                pairs_of(rows, reader.columns, source=source.name, image_root=root, clean=clean)
-                for rows in block
-            ]
-            _write_block(path, pairs)
-            rejects = [reject for each in pairs for reject in each.rejects]
-            try:
-                count_malformed(Counted(), rejects, 0, source.path)
-            except BadInputError:
-                return
-        number += 1
-    if task.stripe == 0:
-        write_sealed(task.folder / "end.json", {"num_blocks": number})
+
+    path: Path
+    source: str
+    row_is_image: bool
+    num_records: int
+    num_lines: int
+    num_rows: int
+    batch_pairs: tuple[int, ...]
+    ids: tuple[str, str] | None
+    reasons: dict[str, tuple[int, Reject]]
+    malformed: tuple[Reject, ...]
+    first_row: int = 0
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs in the block."""
+        return sum(self.batch_pairs)
+
+    def rows(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns of the rows, batch by batch."""
+        reader = self._opened(names)
+        for number in range(len(self.batch_pairs)):
+            yield reader.get_batch(number)
+
+    def rejects(self) -> pa.Table:
+        """What was rejected, `REJECT_SCHEMA`."""
+        names = (ROW, _REASON, _DETAIL)
+        found = self._opened(names).get_batch(len(self.batch_pairs))
+        rows = arrow_of(numpy_of(found[ROW]) + self.first_row)
+        columns = [repeated(self.source, len(rows)), rows, found[_REASON], found[_DETAIL]]
+        return pa.table(columns, schema=REJECT_SCHEMA)
+
+    def pairs(
+        self, start: int, stop: int, dropped: Int64, names: Sequence[str]
+    ) -> Iterator[pa.Table]:
+        """Some columns of pairs, in batches.
+
+        Args:
+            start: First pair, among those that are not dropped.
+            stop: The one after the last.
+            dropped: int64: which pairs of the block to leave out, in order.
+            names: The columns.
+        """
+        reader = self._opened(names)
+        first = 0
+        for number, count in enumerate(self.batch_pairs):
+            low, high = np.searchsorted(dropped, [first, first + count]).tolist()
+            num_before, num_kept = first - low, count - (high - low)
+            begin, end = max(start - num_before, 0), min(stop - num_before, num_kept)
+            if begin < end:
+                table = pairs_in(reader.get_batch(number))
+                if low < high:
+                    keep = np.ones(count, np.bool_)
+                    keep[dropped[low:high] - first] = False
+                    table = table.filter(arrow_of(keep))
+                yield table.slice(begin, end - begin)
+            first += count
+
+    def _opened(self, names: Sequence[str]) -> pa.RecordBatchFileReader:
+        try:
+            size = self.path.stat().st_size - _SHA256_BYTES
+            content = pa.memory_map(str(self.path)).read_buffer(size)
+            with pa.ipc.open_file(content) as whole:
+                chosen = [whole.schema.get_field_index(name) for name in names]
+            options = pa.ipc.IpcReadOptions(included_fields=chosen)
+            return pa.ipc.open_file(content, options=options)
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(self.path, error) from error
 
 
-def read_blocks(folder: Path) -> Iterator[RawPairs]:
-    """The blocks of a source in order, once every stripe of it has been read.
-
-    Raises:
-        DamagedError: A block is missing or cut.
-    """
-    # Without an end, some block has too many malformed records in a row, and who reads it stops.
-    num_blocks = _num_blocks(folder) if (folder / "end.json").is_file() else None
-    number = 0
-    while number != num_blocks:
-        yield _read_block(_block_path(folder, number))
-        number += 1
-
-
-def open_staging(
-    staging: Path,
-    sources: Sequence[Source],
-    entries: Sequence[SourceEntry],
-    settings: Mapping[str, object],
-) -> list[Path]:
-    """The folder of blocks for each source; those of other sources or settings are removed.
+def write_block(
+    path: Path,
+    read: Iterable[RawPairs],
+    schema: pa.Schema,
+    *,
+    source: str,
+    row_is_image: bool,
+    stop_at_once: bool,
+) -> Block:
+    """Write what is read as a block.
 
     Args:
-        staging: A folder beside the pool.
-        sources: What is read.
-        entries: The sources as they are now.
-        settings: What else blocks depend on, by the names that a person knows: JSON values.
+        path: The block's file.
+        read: Consecutive records; consumed as they are written.
+        schema: Of their rows.
+        source: The source's name in the pool.
+        row_is_image: See `Block`.
+        stop_at_once: After `malformed.MAX_IN_A_ROW` malformed records in a row leave the rest: the
+            build ends when it comes to them.
     """
-    version = {"staging version": [STAGING_VERSION, BLOCK_BATCHES]}
-    keys = [{**version, "entry": asdict(entry), **settings} for entry in entries]
-    digests = [hashlib.sha256(json.dumps(key, sort_keys=True).encode()) for key in keys]
-    folders = [staging / digest.hexdigest()[:32] for digest in digests]
-    described = {f"the source {entry.path}": asdict(entry) for entry in entries}
-    keep_in_staging(staging, folders, {**version, **described, **settings})
-    return folders
-
-
-def stripe_tasks(
-    folder: Path,
-    source: Source,
-    entry: SourceEntry,
-    columns: Columns,
-    clean: Cleaning,
-    *,
-    num_workers: int,
-) -> list[StripeTask]:
-    """The tasks that read one source with so many workers to spare for it."""
-    most = max(entry.bytes // BYTES_PER_WORKER, 1) if source.format in _STRIPED else 1
-    num_stripes = max(min(num_workers, most), 1)
-    return [
-        StripeTask(folder, source, columns, clean, stripe, num_stripes)
-        for stripe in range(num_stripes)
-    ]
-
-
-def _is_done(task: StripeTask) -> bool:
-    try:
-        num_blocks = _num_blocks(task.folder)
-    except DamagedError:
-        return False
-    numbers = range(task.stripe, num_blocks, task.num_stripes)
-    return all(_block_path(task.folder, number).is_file() for number in numbers)
-
-
-def _num_blocks(folder: Path) -> int:
-    path = folder / "end.json"
-    value = read_json(path)
-    if value.keys() != {"num_blocks"}:
-        raise DamagedError(f"{path} is damaged; remove {folder.parent} and build again")
-    return int(value["num_blocks"])
-
-
-def _block_path(folder: Path, number: int) -> Path:
-    return folder / f"block-{number:06d}.arrows"
-
-
-def _write_block(path: Path, parts: Sequence[RawPairs]) -> None:
-    table = pa.concat_tables([part.pairs for part in parts])
-    rejects = [asdict(reject) for part in parts for reject in part.rejects]
-    described: Mapping[bytes, bytes] = {
-        _RECORDS: str(sum(part.num_records for part in parts)).encode(),
-        _REJECTS: json.dumps(rejects).encode(),
-    }
-    table = table.replace_schema_metadata(described)
+    counted, order = Counted(), _RisingIds()
+    num_records = num_lines = num_rows = 0
+    batch_pairs: list[int] = []
+    rejects: list[Reject] = []
     options = pa.ipc.IpcWriteOptions(compression="lz4")
+    whole = pa.schema([*schema, *_REJECT_FIELDS])
     with atomic_file(path) as temporary:
         with (
             pa.OSFile(str(temporary), "wb") as stream,
-            pa.ipc.new_stream(stream, table.schema, options=options) as writer,
+            pa.ipc.new_file(stream, whole, options=options) as writer,
         ):
-            writer.write_table(table)
+            for each in read:
+                rejects += each.rejects
+                num_records += each.num_records
+                num_lines += each.num_lines
+                if each.rows.num_rows:
+                    columns = dict(zip(schema.names, each.rows.columns, strict=True))
+                    writer.write_batch(_batch(whole, each.rows.num_rows, columns))
+                    batch_pairs.append(int(num_texts(each.rows).sum()))
+                    num_rows += each.rows.num_rows
+                    order.add(each.rows["image_id"])
+                try:
+                    counted = count_malformed(counted, each.rejects, each.num_records, path)
+                except BadInputError:
+                    if stop_at_once:
+                        break
+            block = Block(
+                path=path,
+                source=source,
+                row_is_image=row_is_image,
+                num_records=num_records,
+                num_lines=num_lines,
+                num_rows=num_rows,
+                batch_pairs=tuple(batch_pairs),
+                ids=order.ids,
+                reasons=_counted(rejects),
+                malformed=tuple(reject for reject in rejects if reject.reason in MALFORMED),
+            )
+            summary = json.dumps({**asdict(block), "path": ""})
+            columns = {
+                ROW: arrow_of(np.array([reject.row for reject in rejects], np.int64)),
+                _REASON: strings_of([reject.reason for reject in rejects]),
+                _DETAIL: strings_of([reject.detail for reject in rejects]),
+            }
+            last = _batch(whole, len(rejects), columns)
+            writer.write_batch(last, {_SUMMARY: summary.encode()})
         append_sha256(temporary)
+    return block
 
 
-def _read_block(path: Path) -> RawPairs:
+def open_block(path: Path) -> Block:
+    """What a block holds that is there already.
+
+    Raises:
+        DamagedError: It is missing, cut or changed.
+    """
     try:
-        with pa.ipc.open_stream(read_with_sha256(path)) as reader:
-            table = reader.read_all()
-        described = table.schema.metadata
-        rejects = [Reject(**value) for value in json.loads(described[_REJECTS])]
-        return RawPairs(int(described[_RECORDS]), table.replace_schema_metadata(None), rejects)
+        with pa.ipc.open_file(read_with_sha256(path)) as reader:
+            _, described = reader.get_batch_with_custom_metadata(reader.num_record_batches - 1)
+        value = json.loads(described[_SUMMARY])
+        return Block(
+            **{
+                **value,
+                "path": path,
+                "batch_pairs": tuple(value["batch_pairs"]),
+                "ids": value["ids"] and tuple(value["ids"]),
+                "reasons": {
+                    reason: (count, Reject(**first))
+                    for reason, (count, first) in value["reasons"].items()
+                },
+                "malformed": tuple(Reject(**reject) for reject in value["malformed"]),
+            }
+        )
     except (DamagedError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-        raise DamagedError(
-            f"{path} cannot be read: {error}; remove {path.parent.parent} and build again"
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def comes_before(first: str, second: str) -> bool:
+    """Whether an image id is less than another: shorter, or as long and less."""
+    return (len(first.encode()), first.encode()) < (len(second.encode()), second.encode())
+
+
+class _RisingIds:
+    """Whether each image id comes before the next; so no image repeats, as in most sources."""
+
+    def __init__(self) -> None:
+        self.ids: tuple[str, str] | None = ("", "")
+
+    def add(self, ids: pa.Array) -> None:
+        if self.ids is None:
+            return
+        first, last = ids[0].as_py(), ids[-1].as_py()
+        lengths = numpy_of(pc.binary_length(ids))
+        rises = lengths[1:] > lengths[:-1]
+        if not rises.all():
+            greater = numpy_of(pc.greater(ids.slice(1), ids.slice(0, len(ids) - 1)))
+            rises |= (lengths[1:] == lengths[:-1]) & greater
+        if rises.all() and comes_before(self.ids[1], first):
+            self.ids = self.ids[0] or first, last
+        else:
+            self.ids = None
+
+
+def _counted(rejects: Sequence[Reject]) -> dict[str, tuple[int, Reject]]:
+    counts = Counter(reject.reason for reject in rejects)
+    firsts = {reject.reason: reject for reject in reversed(rejects)}
+    return {reason: (count, firsts[reason]) for reason, count in counts.items()}
+
+
+def _batch(schema: pa.Schema, num_rows: int, columns: Mapping[str, pa.Array]) -> pa.RecordBatch:
+    """A batch of some columns; the others are null."""
+    filled = [
+        columns[field.name] if field.name in columns else pa.nulls(num_rows, field.type)
+        for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(filled, schema=schema)
+
+
+def _damaged(path: Path, error: Exception) -> DamagedError:
+    return DamagedError(
+        f"{path} cannot be read: {error}; remove {path.parent.parent} and build again"
+    )

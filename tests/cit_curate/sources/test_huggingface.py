@@ -13,7 +13,7 @@ from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.images.read import ImageRejected, read_image_bytes
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.huggingface import open_huggingface
-from cit_curate.sources.rows import pairs_of
+from cit_curate.sources.pairs import pairs_of
 from cit_curate.sources.source import find_sources, open_source
 
 CAPTION = Columns(text=("caption",))
@@ -52,7 +52,7 @@ def quiet():
 def read(reader, root):
     pairs, rejects = [], []
     for rows in reader.read():
-        raw = pairs_of(rows, reader.columns, source="s", image_root=root, clean=lambda text: text)
+        raw = pairs_of(rows, reader.columns, image_root=root)
         pairs += raw.pairs.to_pylist()
         rejects += raw.rejects
     return pairs, rejects

@@ -11,7 +11,8 @@ from cit_curate.errors import BadInputError, ConfigError, DamagedError
 from cit_curate.sources import jsonl
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.jsonl import open_jsonl
-from cit_curate.sources.rows import pairs_of
+from cit_curate.sources.pairs import pairs_of
+from cit_curate.sources.rows import ROW
 
 WIDE = Columns(image_id="id", image="file", text=("title", "alt"))
 LONG = Columns(image_id="id", text_key="kind", caption="text")
@@ -21,13 +22,11 @@ def read(path, columns):
     reader = open_jsonl(path, columns)
     pairs, rejects, records = [], [], 0
     for rows in reader.read():
-        raw = pairs_of(
-            rows, reader.columns, source="s", image_root=path.parent, clean=lambda text: text
-        )
+        raw = pairs_of(rows, reader.columns, image_root=path.parent)
         pairs += raw.pairs.to_pylist()
         rejects += raw.rejects
         records += raw.num_records
-    assert records == len({r.row for r in rejects} | {p["row"] for p in pairs})
+    assert records == len({r.row for r in rejects} | {p[ROW] for p in pairs})
     return pairs, rejects
 
 
@@ -169,7 +168,7 @@ def test_every_line_becomes_a_pair_or_a_reject(tmp_path, rows, ascii_only):
     pairs, rejects = read(tmp_path / "a.jsonl", Columns(image_id="id", text=("title",)))
     assert len(pairs) + len(rejects) == len(rows)
     assert {r.reason for r in rejects} <= {"empty_text", "bad_image_id"}
-    kept = {p["row"]: p["caption"] for p in pairs}
+    kept = {p[ROW]: p["caption"] for p in pairs}
     for line, row in enumerate(rows, 1):
         if line in kept and len(row["title"].encode("utf-8", "replace")) == len(row["title"]):
             assert kept[line] == row["title"]

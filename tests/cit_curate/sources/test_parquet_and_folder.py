@@ -7,8 +7,9 @@ import pytest
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.folder import open_folder
+from cit_curate.sources.pairs import pairs_of
 from cit_curate.sources.parquet import open_parquet
-from cit_curate.sources.rows import pairs_of
+from cit_curate.sources.rows import ROW
 from cit_curate.sources.source import find_sources
 
 COLUMNS = Columns(text=("title",))
@@ -17,7 +18,7 @@ COLUMNS = Columns(text=("title",))
 def read(reader, root):
     pairs, rejects = [], []
     for rows in reader.read():
-        raw = pairs_of(rows, reader.columns, source="s", image_root=root, clean=lambda text: text)
+        raw = pairs_of(rows, reader.columns, image_root=root)
         pairs += raw.pairs.to_pylist()
         rejects += raw.rejects
     return pairs, rejects
@@ -35,7 +36,7 @@ def test_parquet_numbers_become_ids_and_nulls_are_empty(tmp_path):
     pq.write_table(table, path)
     reader = open_parquet(path, Columns(text=("title",), extra=("score",)))
     pairs, rejects = read(reader, tmp_path)
-    assert [(p["image_id"], p["row"], p["score"]) for p in pairs] == [("7", 1, 0.5)]
+    assert [(p["image_id"], p[ROW], p["score"]) for p in pairs] == [("7", 1, 0.5)]
     assert [(r.row, r.reason) for r in rejects] == [(2, "empty_text"), (3, "bad_image_id")]
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.sources.columns import Columns
-from cit_curate.sources.rows import ROWS_PER_BATCH, RejectRowError, checked_image_uri, pairs_of
+from cit_curate.sources.pairs import RejectRowError, checked_image_uri, pairs_of
+from cit_curate.sources.rows import ROW, ROWS_PER_BATCH
 from cit_curate.sources.table import open_table
 
 LONG = Columns(text_key="key", caption="caption")
@@ -18,9 +19,7 @@ WIDE = Columns(text=("title", "tag"), image="image")
 def read(path, columns, kind="csv"):
     pairs, rejects, records = [], [], 0
     for rows in open_table(path, columns, kind).read():
-        raw = pairs_of(
-            rows, columns, source=path.name, image_root=path.parent, clean=lambda text: text
-        )
+        raw = pairs_of(rows, columns, image_root=path.parent)
         pairs += raw.pairs.to_pylist()
         rejects += raw.rejects
         records += raw.num_records
@@ -62,7 +61,7 @@ def test_wrong_column_counts_become_rejects_with_their_first_line(tmp_path):
         'image_id\tkey\tcaption\n1\tk\t"two\nlines"\n2\tk\n3\tk\tx\ty\n\n4\tk\tz\n5\tk\t"open',
     )
     pairs, rejects, records = read(path, LONG, "tsv")
-    assert [(p["row"], p["caption"]) for p in pairs] == [(2, "two\nlines"), (7, "z")]
+    assert [(p[ROW], p["caption"]) for p in pairs] == [(2, "two\nlines"), (7, "z")]
     assert [(r.row, r.reason) for r in rejects] == [
         (4, "column_count"),
         (5, "column_count"),

@@ -13,7 +13,8 @@ import webdataset as wds
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.images.read import read_image_bytes
 from cit_curate.sources.columns import Columns
-from cit_curate.sources.rows import pairs_of
+from cit_curate.sources.pairs import pairs_of
+from cit_curate.sources.rows import ROW
 from cit_curate.sources.source import find_sources
 from cit_curate.sources.webdataset import open_webdataset
 
@@ -37,13 +38,11 @@ def read(path, columns=DEFAULT):
     reader = open_webdataset(path, columns)
     pairs, rejects, records = [], [], 0
     for rows in reader.read():
-        raw = pairs_of(
-            rows, reader.columns, source="s", image_root=path.parent, clean=lambda text: text
-        )
+        raw = pairs_of(rows, reader.columns, image_root=path.parent)
         pairs += raw.pairs.to_pylist()
         rejects += raw.rejects
         records += raw.num_records
-    assert records == len({r.row for r in rejects} | {p["row"] for p in pairs})
+    assert records == len({r.row for r in rejects} | {p[ROW] for p in pairs})
     return pairs, rejects
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cit_curate.sources import yfcc_lines
+from cit_curate.sources.rows import ROW, num_texts
 from cit_curate.sources.yfcc import COLUMNS, NUM_COLUMNS, NUM_IDS
 from cit_curate.sources.yfcc_lines import parse_block, read_blocks
 from cit_curate.sources.yfcc_texts import texts_of
@@ -62,19 +63,23 @@ def test_a_line_without_end_is_cut_and_rejected_and_the_next_one_is_whole(tmp_pa
             for block in read_blocks(path, start, min(start + step, size))
         ]
         assert sum(block.num_lines for block in blocks) == 3
-        assert [i for b in blocks for i in b.images["image_id"].to_pylist()] == [1, 3]
+        assert [i for b in blocks for i in b.rows["image_id"].to_pylist()] == [
+            "00000001",
+            "00000003",
+        ]
         assert [r.reason for b in blocks for r in b.rejects] == ["bad_row"]
 
 
 def test_listed_images_keep_their_license_and_page():
     block = "\n".join([line(5, title="a+cat"), line(6), line(7, license_name="CC é")]).encode()
     found = parse_block(block, bits_of(5, 7, 9))
-    rows = found.images.to_pylist()
-    assert [row["image_id"] for row in rows] == [5, 7]
-    assert rows[0]["texts"][0]["caption"] == "a cat"
+    rows = found.rows.to_pylist()
+    assert [row["image_id"] for row in rows] == ["00000005", "00000007"]
+    assert rows[0]["caption"][0] == "a cat"
+    assert rows[0]["text_key"] == ["title", "desc", "tag"]
     assert [row["license_name"] for row in rows] == ["<license_name>", "CC é"]
     assert (rows[0]["license_url"], rows[0]["page_url"]) == ("<license_url>", "<page_url>")
-    assert found.index.tolist() == [(5, 0, 3), (7, 2, 3)]
+    assert [(row[ROW], len(row["caption"])) for row in rows] == [(0, 3), (2, 3)]
     assert (found.num_lines, found.num_records, found.rejects) == (3, 3, [])
 
 
@@ -100,16 +105,18 @@ def test_malformed_lines_are_rejected_with_their_line_and_reason():
     assert "without line numbers and hashes" in found.rejects[0].detail
     assert found.rejects[2].detail == "image id 'x1' is no line number of at most 8 digits"
     assert (found.num_lines, found.num_records) == (10, 8)
-    assert found.images["image_id"].to_pylist() == [1, 2]
-    title = found.images["texts"].to_pylist()[1][0]
-    assert title["caption"] == 'nul\0, quote ", caf\ufffd and \0'
-    assert title["text_fixed"]
+    rows = found.rows.to_pylist()
+    assert [(row["image_id"], len(row["caption"])) for row in rows] == [
+        *[("00000001", 3), ("00000002", 3), ("00000003", 0)],
+    ]
+    assert rows[1]["caption"][0] == 'nul\0, quote ", caf\ufffd and \0'
+    assert rows[1]["text_fixed"][0]
 
 
 @pytest.mark.faults("P2")
 def test_columns_that_are_not_utf8_are_mended():
     block = line(1, page_url="http://x/\xe9", license_url="\xff").encode("latin-1")
-    row = parse_block(block, EVERY_ID).images.to_pylist()[0]
+    row = parse_block(block, EVERY_ID).rows.to_pylist()[0]
     assert (row["page_url"], row["license_url"]) == ("http://x/\ufffd", "\ufffd")
 
 
@@ -126,7 +133,7 @@ raw_lines = st.lists(
 def test_every_line_is_an_image_a_reject_or_blank(rows):
     block = b"\n".join(b"\t".join(cells) for cells in rows)
     found = parse_block(block, EVERY_ID)
-    assert found.num_records == found.images.num_rows + len(found.rejects)
+    assert found.num_records == np.count_nonzero(num_texts(found.rows)) + len(found.rejects)
     assert found.num_lines == len(block.split(b"\n")) - (block.endswith(b"\n") or not block)
 
 
@@ -151,7 +158,13 @@ def test_the_images_of_a_block_have_the_texts_of_their_own_cells(cells, skipped)
     names = ("title", "description", "user_tags", "machine_tags")
     lines = [line(n, **dict(zip(names, four, strict=True))) for n, four in enumerate(cells)]
     listed = range(skipped, len(cells))
-    found = parse_block("\n".join(lines).encode(), bits_of(*listed)).images["texts"].to_pylist()
+    found = parse_block("\n".join(lines).encode(), bits_of(*listed)).pairs.to_pylist()
     regions = ["\t".join([*cells[n], ""]).encode() for n in listed]
-    wanted = texts_of(pa.array(regions, pa.binary())).texts.to_pylist()
-    assert found == [texts for texts in wanted if texts]
+    columns = texts_of(pa.array(regions, pa.binary()))
+    wanted = [
+        (f"{image:08d}", *text[:3])
+        for image, *texts in zip(listed, *(column.to_pylist() for column in columns), strict=True)
+        for text in zip(*texts, strict=True)
+    ]
+    names = ("image_id", "text_key", "caption", "caption_hash")
+    assert [tuple(pair[name] for name in names) for pair in found] == wanted

@@ -1,5 +1,6 @@
 """The fast cleaning gives what the plain functions give, letter by letter."""
 
+import itertools
 import json
 from hashlib import blake2b
 from pathlib import Path
@@ -11,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cit_curate.captions import clean_tags, clean_text, cut_at_bytes, is_blank, replace_bad_text
-from cit_curate.sources.yfcc import TEXT_KEYS
-from cit_curate.sources.yfcc_texts import TEXTS_TYPE, texts_of
+from cit_curate.sources.rows import TEXT_FIELDS
+from cit_curate.sources.yfcc_texts import texts_of
 
 GOLDEN = json.loads(
     (Path(__file__).parents[2] / "golden" / "cleaning.json").read_text(encoding="utf-8")
@@ -66,16 +67,15 @@ def plain(image, reference_empty_tags):
 def fast(images, **options):
     regions = [b"\t".join([*image, b""]) for image in images]
     found = texts_of(pa.array(regions, pa.binary()), **options)
-    assert found.texts.type == TEXTS_TYPE
-    assert found.counts.tolist() == [len(texts) for texts in found.texts.to_pylist()]
-    for texts in found.texts.to_pylist():
-        for text in texts:
-            digest = blake2b(text["caption"].encode(), digest_size=8).digest()
-            assert text["caption_hash"] == int.from_bytes(digest, "little")
-    return [
-        [(TEXT_KEYS[text["text_key"]], text["caption"], text["text_fixed"]) for text in texts]
-        for texts in found.texts.to_pylist()
+    assert [column.type for column in found] == [field.type for field in TEXT_FIELDS]
+    texts = [
+        list(zip(*of_image, strict=True))
+        for of_image in zip(*(column.to_pylist() for column in found), strict=True)
     ]
+    for _, caption, caption_hash, _ in itertools.chain(*texts):
+        digest = blake2b(caption.encode(), digest_size=8).digest()
+        assert caption_hash == int.from_bytes(digest, "little")
+    return [[(key, caption, fixed) for key, caption, _, fixed in image] for image in texts]
 
 
 @settings(deadline=None)

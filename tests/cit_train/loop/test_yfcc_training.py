@@ -10,14 +10,14 @@ import pytest
 import torch
 from tiny import COLOURS, SHAPES, make_config, picture
 
-from cit_curate.config import EngineConfig
-from cit_curate.pool.build.yfcc_build import build_yfcc_pool
-from cit_curate.pool.build.yfcc_source import YfccSource
+from cit_curate.pool.build.ingest import build_pool
 from cit_curate.pool.pool import Pool
 from cit_curate.run.exports.counts_import import import_counts
 from cit_curate.run.exports.export import export_counts
 from cit_curate.run.ledger import Run
+from cit_curate.sources.source import yfcc_source
 from cit_curate.sources.yfcc import COLUMNS
+from cit_curate.sources.yfcc_source import YfccSource
 from cit_train.config import RunConfig, flat, replace_fields
 from cit_train.models import MocoConfig, MocoModel
 from cit_train.outer_loop import train
@@ -58,7 +58,7 @@ def yfcc(tmp_path_factory: pytest.TempPathFactory) -> Pool:
         image_ids=folder / "ids.npy",
         subset=folder / "subset.tsv",
     )
-    build_yfcc_pool(source, folder / "pool", engine=EngineConfig(workers=1))
+    build_pool([yfcc_source(source)], folder / "pool", columns=None, clean="yfcc")
     return Pool.open(folder / "pool")
 
 

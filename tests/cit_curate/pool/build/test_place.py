@@ -16,7 +16,7 @@ from long_tables import LONG, bytes_of, pairs_in, write_long
 
 from cit_curate.errors import BadInputError, ConfigError, DamagedError, ResourceError
 from cit_curate.pool import format as pool_format
-from cit_curate.pool.build import ingest, malformed
+from cit_curate.pool.build import malformed, writing
 from cit_curate.pool.check import verify_pool
 from cit_curate.pool.pool import Pool
 from cit_curate.sources.columns import Columns
@@ -269,7 +269,7 @@ def free_bytes(monkeypatch, free):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
 
 
-def full_disk(*_):
+def full_disk(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -283,7 +283,7 @@ def test_of_a_folder_of_images_a_full_disk_needs_captions_and_paths_alone(
         stream.truncate(image_bytes)
     (tmp_path / "images/1.txt").write_text("a cat")
     free_bytes(monkeypatch, 4_096)
-    monkeypatch.setattr(ingest, "write_parts", full_disk)
+    monkeypatch.setattr(writing, "write_parts", full_disk)
     with pytest.raises(
         ResourceError,
         match=rf"the disk of {tmp_path}/pool is full: about {needed} bytes are needed while "

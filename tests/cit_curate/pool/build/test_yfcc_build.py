@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +26,18 @@ from cit_curate.captions import clean_tags, clean_text, is_blank
 from cit_curate.config import EngineConfig
 from cit_curate.errors import BadInputError, ConfigError, DamagedError, ResourceError
 from cit_curate.pool import commands
-from cit_curate.pool.build import yfcc_build, yfcc_plan
-from cit_curate.pool.build.yfcc_build import build_yfcc_pool
-from cit_curate.pool.build.yfcc_source import YfccSource
+from cit_curate.pool import parts as pool_parts
+from cit_curate.pool.build import ingest
+from cit_curate.pool.build.ingest import build_pool
 from cit_curate.pool.check import verify_pool
 from cit_curate.pool.format import REJECT_SCHEMA, read_manifest
-from cit_curate.pool.parts import cut_groups
+from cit_curate.pool.parts import cut_groups, part_ends
 from cit_curate.pool.pool import Pool
 from cit_curate.sources import yfcc_lines
 from cit_curate.sources.columns import Columns
+from cit_curate.sources.source import yfcc_source
 from cit_curate.sources.yfcc import COLUMNS
+from cit_curate.sources.yfcc_source import YfccSource
 from cit_curate.storage.fail_points import VARIABLE
 from cit_curate.storage.lock import writer_lock
 
@@ -74,7 +77,9 @@ def files(folder, lines, ids, subset=None, **options):
 
 def build(source, out, **options):
     """A pool, built in this process unless workers are asked for."""
-    manifest = build_yfcc_pool(source, out, **{"engine": EngineConfig(workers=1), **options})
+    source = replace(source, range_bytes=options.pop("range_bytes", source.range_bytes))
+    defaults = {"columns": None, "clean": "yfcc", "engine": EngineConfig(workers=1)}
+    manifest = build_pool([yfcc_source(source)], out, **{**defaults, **options})
     return Pool(out, manifest)
 
 
@@ -229,8 +234,13 @@ def test_the_first_line_of_an_image_that_has_a_text_wins(tmp_path):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(1, 3), min_size=1, max_size=60), st.integers(1, 7), st.integers(7, 20))
-def test_parts_are_cut_where_the_other_sources_cut_them(counts, max_rows, part_rows):
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=60),
+    st.integers(1, 7),
+    st.integers(7, 20),
+    st.integers(1, 60),
+)
+def test_parts_are_cut_where_a_stream_of_pairs_is_cut(counts, max_rows, part_rows, length):
     ids = [str(image) for image, count in enumerate(counts) for _ in range(count)]
     groups = cut_groups([pa.table({"image_id": pa.array(ids, pa.string())})], max_rows)
     parts, rows = [[]], 0
@@ -240,12 +250,15 @@ def test_parts_are_cut_where_the_other_sources_cut_them(counts, max_rows, part_r
             rows = 0
         parts[-1] += dict.fromkeys(group["image_id"].to_pylist())
         rows += group.num_rows
-    bounds = yfcc_plan.part_bounds(np.array(counts, np.uint8), max_rows, part_rows)
-    assert [[str(image) for image in range(start, stop)] for start, stop in bounds] == parts
+    pieces = [np.array(counts[n : n + length]) for n in range(0, len(counts), length)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool_parts, "PART_ROWS", part_rows)
+        ends = [0, *part_ends(pieces, max_rows)]
+    assert [list(dict.fromkeys(ids[start:stop])) for start, stop in pairwise(ends)] == parts
 
 
 def test_a_pool_of_several_parts(ten_thousand, tmp_path, monkeypatch):
-    monkeypatch.setattr(yfcc_plan, "PART_ROWS", 1_000)
+    monkeypatch.setattr(pool_parts, "PART_ROWS", 1_000)
     source, wanted = ten_thousand
     pool = build(source, tmp_path / "pool", range_bytes=200_000)
     assert len(pool.parts) > 10
@@ -356,7 +369,7 @@ def test_what_was_read_under_other_conditions_is_not_used(tmp_path, change, capl
     lines = [made_up(image, rng) for image in range(50)]
     source = files(tmp_path / "in", lines, range(50), range(40))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(yfcc_build, "plan_images", _fail)
+        patch.setattr(ingest, "planned", _fail)
         with pytest.raises(OSError, match="made up"):
             build(source, tmp_path / "pool", range_bytes=2_000)
     staging = tmp_path / ".staging-pool"
@@ -378,24 +391,21 @@ def test_what_was_read_under_other_conditions_is_not_used(tmp_path, change, capl
     assert bytes_of(pool.path) == bytes_of(build(source, tmp_path / "fresh").path)
 
 
-def _fail(segments):
-    list(segments)
+def _fail(blocks, folder):
     raise OSError("made up")
 
 
 @pytest.mark.faults("P3")
-def test_a_damaged_segment_is_named(tmp_path, monkeypatch):
+def test_a_damaged_block_is_named(tmp_path, monkeypatch):
     rng = random.Random(0)
     source = files(tmp_path / "in", [made_up(image, rng) for image in range(50)], range(50))
-    monkeypatch.setattr(yfcc_build, "plan_images", _fail)
+    monkeypatch.setattr(ingest, "planned", _fail)
     with pytest.raises(OSError, match="made up"):
         build(source, tmp_path / "pool")
     monkeypatch.undo()
-    (images,) = (tmp_path / ".staging-pool").glob("*/000000/images.arrow")
-    images.write_bytes(images.read_bytes()[:-30])
-    with pytest.raises(
-        DamagedError, match=r"000000 is damaged .* remove .*\.staging-pool and build"
-    ):
+    (block,) = (tmp_path / ".staging-pool").glob("*/block-000000.arrow")
+    block.write_bytes(block.read_bytes()[:-30])
+    with pytest.raises(DamagedError, match=r"block-000000.* remove .*\.staging-pool and build"):
         build(source, tmp_path / "pool")
 
 
@@ -447,13 +457,16 @@ BUILD = """
 import sys
 from pathlib import Path
 from cit_curate.config import EngineConfig
-from cit_curate.pool.build.yfcc_build import build_yfcc_pool
-from cit_curate.pool.build.yfcc_source import YfccSource
+from cit_curate.pool.build.ingest import build_pool
+from cit_curate.sources.source import yfcc_source
+from cit_curate.sources.yfcc_source import YfccSource
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     names = [folder / name for name in ("dataset.txt", "ids.npy", "subset.tsv")]
-    source = YfccSource(format="yfcc15m", metadata=names[0], image_ids=names[1], subset=names[2])
-    build_yfcc_pool(source, Path(sys.argv[2]), engine=EngineConfig(workers=2), range_bytes=50_000)
+    lists = {"image_ids": names[1], "subset": names[2], "range_bytes": 50_000}
+    source = yfcc_source(YfccSource(format="yfcc15m", metadata=names[0], **lists))
+    engine = EngineConfig(workers=2)
+    build_pool([source], Path(sys.argv[2]), columns=None, clean="yfcc", engine=engine)
 """
 
 
@@ -477,17 +490,17 @@ def test_killed_builds_go_on_and_end_in_the_same_bytes(ten_thousand, tmp_path):
     staging, numbers = tmp_path / ".staging-pool", []
     for wait_for in (1, 15, 40):
         with subprocess.Popen(command, cwd=tmp_path) as running:
-            while len(list(staging.glob("*/0*"))) < wait_for and running.poll() is None:
+            while len(list(staging.glob("*/block*"))) < wait_for and running.poll() is None:
                 time.sleep(0.01)
             running.send_signal(signal.SIGKILL)
-        numbers.append(len(list(staging.glob("*/0*"))))
+        numbers.append(len(list(staging.glob("*/block*"))))
         assert not (tmp_path / "pool").exists()
     assert numbers == sorted(numbers)
-    kept = {path: path.stat().st_ino for path in staging.glob("*/0*")}
+    kept = {path: path.stat().st_ino for path in staging.glob("*/block*")}
     time.sleep(0.5)
     assert not _workers_of(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(yfcc_build, "plan_images", _fail)
+        patch.setattr(ingest, "planned", _fail)
         with pytest.raises(OSError, match="made up"):
             build(source, tmp_path / "pool", range_bytes=50_000)
     assert {path: path.stat().st_ino for path in kept} == kept

@@ -14,7 +14,7 @@ from tiny import make_config
 from cit_curate.curation.scores.score_range import ScoreRange
 from cit_curate.curation.scores.staged import ScoreFile, read_scores
 from cit_curate.errors import BadInputError, DamagedError
-from cit_curate.pool.build import blocks, yfcc_segments
+from cit_curate.pool.build import blocks, reading
 from cit_curate.pool.check import check_pool
 from cit_curate.pool.pool import Pool
 from cit_curate.run.exports.counts_import import import_counts
@@ -178,22 +178,19 @@ def sweep_staged(staged: Path, name: str, count: int) -> None:
             start, stop = path.stem.split("-")
             positions = ScoreRange(None, 0, int(start), int(stop))  # type: ignore[arg-type]
             read_scores(ScoreFile(path.parents[1], positions))
-        elif path.name.startswith(("block-", "end")):
-            list(blocks.read_blocks(path.parent))
+        elif path.name == "end.json":
+            reading._num_blocks(path.parent)
         else:
-            yfcc_segments._read_summary(path.parent)
+            blocks.open_block(path)
 
     assert_told(path, tells, count)
 
 
 OF_STAGING = [
     "curating/.staging-run/*/lane=00000/*.arrow",
-    "pooling/.staging-pool/*/block-000000.arrows",
+    "pooling/.staging-pool/*/block-000000.arrow",
     "pooling/.staging-pool/*/end.json",
-    "pooling_yfcc/.staging-pool/*/000000/images.arrow",
-    "pooling_yfcc/.staging-pool/*/000000/index.npy",
-    "pooling_yfcc/.staging-pool/*/000000/rejects.arrow",
-    "pooling_yfcc/.staging-pool/*/000000/segment.json",
+    "pooling_yfcc/.staging-pool/*/block-000000.arrow",
 ]
 
 

@@ -42,7 +42,7 @@ OF_JOB = {
         *("pool_manifest", "pool_catalog", "other"),
     },
     "pooling_yfcc": {
-        *("yfcc_key", "yfcc_ids", "yfcc_segment", "yfcc_segment_summary", "pool_part"),
+        *("yfcc_key", "yfcc_ids", "pool_block", "pool_part"),
         *("pool_rejects", "pool_manifest", "pool_catalog", "other"),
     },
     "exporting": {"shard", "shard_entry", "other"},

@@ -1,0 +1,310 @@
+"""Reading sources in pieces that any process may do: each makes blocks that are not there yet.
+
+A source that can be entered in the middle is read range by range, and each range is a block. Any
+other is a piece for each worker that it is worth: each of them reads all of it, and makes every
+`num_pieces`-th block. Only the reader knows where a record of a quoted table starts, and reading is
+less work than making pairs.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain, islice, zip_longest
+from pathlib import Path
+
+import pyarrow as pa
+
+from cit_curate.config import Cleaning
+from cit_curate.engines.workers import Mapper, keep_freed_memory
+from cit_curate.errors import BadInputError, DamagedError
+from cit_curate.pool.build.blocks import Block, open_block, write_block
+from cit_curate.pool.build.malformed import Counted, count_malformed
+from cit_curate.pool.build.place import keep_in_staging
+from cit_curate.pool.format import SourceEntry
+from cit_curate.sources.columns import Columns
+from cit_curate.sources.pairs import pairs_of
+from cit_curate.sources.rows import (
+    MALFORMED,
+    ROW_FIELDS,
+    RawPairs,
+    SourceReader,
+    carried_type,
+    moved_reject,
+)
+from cit_curate.sources.source import Source, open_source
+from cit_curate.storage.durable import read_json, write_sealed
+
+# Batches of a reader, of at most 8,192 records, in a block.
+BLOCK_BATCHES = 8
+# A worker is worth its start, and reading one source twice, from so many bytes of source on.
+# Measured on 2 busy cores: two workers are no faster than one on a CSV of 79 MB.
+BYTES_PER_WORKER = 64 << 20
+REJECT_ROWS = 65_536
+STAGING_VERSION = 4
+
+# Formats whose pairs cost as much as their reading does.
+_STRIPED = ("csv", "tsv", "jsonl", "parquet")
+
+
+@dataclass(frozen=True)
+class PieceTask:
+    """A piece of a source to read, and the folder where its blocks will be.
+
+    Attributes:
+        span: Bytes of the range; None = every `num_pieces`-th block.
+    """
+
+    folder: Path
+    source: Source
+    columns: Columns
+    clean: Cleaning
+    piece: int
+    num_pieces: int
+    span: tuple[int, int] | None = None
+
+
+def piece_tasks(
+    folder: Path,
+    source: Source,
+    entry: SourceEntry,
+    reader: SourceReader,
+    columns: Columns,
+    clean: Cleaning,
+    *,
+    num_workers: int,
+) -> list[PieceTask]:
+    """The tasks that read one source with so many workers to spare for it."""
+    if reader.range_bytes:
+        spans: Sequence[tuple[int, int] | None] = list(_spans(entry.bytes, reader.range_bytes))
+    else:
+        most = max(entry.bytes // BYTES_PER_WORKER, 1) if source.format in _STRIPED else 1
+        spans = [None] * max(min(num_workers, most), 1)
+    return [
+        PieceTask(folder, source, columns, clean, piece, len(spans), span)
+        for piece, span in enumerate(spans)
+    ]
+
+
+def _spans(size: int, range_bytes: int) -> Iterator[tuple[int, int]]:
+    """Ranges that cover a file; the last ones are smaller, so that workers end about together."""
+    start = 0
+    while start < size:
+        length = range_bytes if size - start > 2 * range_bytes else -(-range_bytes // 4)
+        yield start, min(start + length, size)
+        start += length
+
+
+def read_piece(task: PieceTask) -> list[Block]:
+    """The blocks of a piece; those that are not there yet are written.
+
+    After `malformed.MAX_IN_A_ROW` malformed records in a row the rest is left alone: the build ends
+    when it comes to them.
+
+    Raises:
+        ConfigError: See `open_source`.
+        DamagedError: The source or a block is damaged.
+    """
+    if (numbers := _done(task)) is not None:
+        return [open_block(_block_path(task.folder, number)) for number in numbers]
+    keep_freed_memory()
+    task.folder.mkdir(parents=True, exist_ok=True)
+    reader = open_source(task.source, task.columns)
+    extra = (pa.field(name, carried_type(kind)) for name, kind in reader.extra_types.items())
+    schema = pa.schema([*ROW_FIELDS, *extra])
+    blocks = []
+    for number, read in _blocks_of(task, reader):
+        path = _block_path(task.folder, number)
+        if path.is_file():
+            block = open_block(path)
+        else:
+            block = write_block(
+                path,
+                read,
+                schema,
+                source=task.source.name,
+                row_is_image=reader.row_is_image,
+                stop_at_once=reader.read is None,
+            )
+        blocks.append(block)
+        try:
+            count_malformed(Counted(), block.malformed, 0, task.source.path)
+        except BadInputError:
+            break
+    return blocks
+
+
+def _blocks_of(task: PieceTask, reader: SourceReader) -> Iterator[tuple[int, Iterable[RawPairs]]]:
+    """Number and content of each block of a piece; the content is read when it is asked for."""
+    if task.span is not None:
+        assert reader.read_range is not None
+        yield task.piece, reader.read_range(task.folder, *task.span)
+        return
+    assert reader.read is not None
+    assert reader.columns is not None
+    batches, columns, number = reader.read(), reader.columns, 0
+    root = task.source.image_root
+    while block := list(islice(batches, BLOCK_BATCHES)):
+        if number % task.num_pieces == task.piece:
+            yield (
+                number,
+                (pairs_of(rows, columns, image_root=root, clean=task.clean) for rows in block),
+            )
+        number += 1
+    if task.piece == 0:
+        write_sealed(task.folder / "end.json", {"num_blocks": number})
+
+
+def _done(task: PieceTask) -> range | None:
+    """The numbers of a piece's blocks when they are all there, and known to be all."""
+    try:
+        num_blocks = _num_blocks(task.folder)
+    except DamagedError:
+        return None
+    numbers = range(task.piece, num_blocks, task.num_pieces)
+    there = all(_block_path(task.folder, number).is_file() for number in numbers)
+    return numbers if there else None
+
+
+def _num_blocks(folder: Path) -> int:
+    path = folder / "end.json"
+    value = read_json(path)
+    if value.keys() != {"num_blocks"}:
+        raise DamagedError(f"{path} is damaged; remove {folder.parent} and build again")
+    return int(value["num_blocks"])
+
+
+def _block_path(folder: Path, number: int) -> Path:
+    return folder / f"block-{number:06d}.arrow"
+
+
+def open_staging(
+    staging: Path,
+    sources: Sequence[Source],
+    entries: Sequence[SourceEntry],
+    settings: Mapping[str, object],
+) -> list[Path]:
+    """The folder of blocks for each source; those of other sources or settings are removed.
+
+    Args:
+        staging: A folder beside the pool.
+        sources: What is read.
+        entries: The sources as they are now.
+        settings: What else blocks depend on, by the names that a person knows: JSON values.
+    """
+    version = {"staging version": [STAGING_VERSION, BLOCK_BATCHES]}
+    keys = [{**version, "entry": asdict(entry), **settings} for entry in entries]
+    digests = [hashlib.sha256(json.dumps(key, sort_keys=True).encode()) for key in keys]
+    folders = [staging / digest.hexdigest()[:32] for digest in digests]
+    described = {
+        "--metadata" if source.yfcc else f"the source {entry.path}": asdict(entry)
+        for source, entry in zip(sources, entries, strict=True)
+    }
+    keep_in_staging(staging, folders, {**version, **described, **settings})
+    return folders
+
+
+def blocks_in_order(
+    mapped: Mapper, tasks: Sequence[Sequence[PieceTask]]
+) -> Iterator[Iterator[Block]]:
+    """The blocks of each source in order, as soon as they are known; others are read meanwhile."""
+    done = mapped(read_piece, list(chain.from_iterable(tasks)))
+    for pieces in tasks:
+        if all(piece.span for piece in pieces):
+            # The block of a range as soon as that is read.
+            yield chain.from_iterable(next(done) for _ in pieces)
+        else:
+            in_turn = zip_longest(*(next(done) for _ in pieces))
+            yield (block for each in in_turn for block in each if block is not None)
+
+
+@dataclass
+class Found:
+    """What came of the sources so far.
+
+    Attributes:
+        by_line: A message calls records lines, and tells of malformed ones alone: of YFCC.
+        blocks: All blocks, their rows counted on; without their malformed records.
+        records: Records of each source.
+        num_malformed: Malformed records.
+        reasons: Records that were rejected for each reason.
+        firsts: Where the first of them is, and its detail.
+    """
+
+    by_line: bool
+    blocks: list[Block] = field(default_factory=list)
+    records: list[int] = field(default_factory=list)
+    num_malformed: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    firsts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs, repeated ones included."""
+        return sum(block.num_pairs for block in self.blocks)
+
+    def add_source(self, path: Path, blocks: Iterator[Block]) -> Iterator[int]:
+        """Take over the blocks of a source; gives, after each, the lines or records so far.
+
+        Raises:
+            BadInputError: There are `malformed.MAX_IN_A_ROW` malformed records in a row.
+        """
+        counted, num_lines = Counted(), 0
+        num_before, num_malformed = sum(self.records), self.num_malformed
+        self.records.append(0)
+        for block in blocks:
+            self.blocks.append(replace(block, malformed=(), first_row=num_lines))
+            first_record = counted.num_records if block.num_lines else 0
+            for reason, (count, reject) in block.reasons.items():
+                place = f"line {num_lines + reject.row}"
+                place = place if self.by_line else f"{block.source} row {reject.row}"
+                self.reasons[reason] += count
+                self.firsts.setdefault(reason, f"{place}, {reject.detail}")
+            moved = [moved_reject(each, num_lines, first_record) for each in block.malformed]
+            counted = count_malformed(counted, moved, block.num_records, path, self.top_reasons)
+            num_lines += block.num_lines
+            self.records[-1] = counted.num_records
+            self.num_malformed = num_malformed + counted.num_malformed
+            yield num_lines if self.by_line else num_before + counted.num_records
+
+    def rejects(self) -> Generator[pa.Table]:
+        """Every rejected record, in reading order, `REJECT_ROWS` at a time."""
+        waiting: list[pa.Table] = []
+        for block in self.blocks:
+            waiting += [block.rejects()] if block.reasons else []
+            while sum(table.num_rows for table in waiting) >= REJECT_ROWS:
+                table = pa.concat_tables(waiting)
+                yield table.slice(0, REJECT_ROWS)
+                waiting = [table.slice(REJECT_ROWS)]
+        if waiting:
+            yield pa.concat_tables(waiting)
+
+    def top_reasons(self) -> str:
+        """`; most often: …` with the three most frequent reasons and an example of each."""
+        reasons = Counter(
+            {
+                reason: count
+                for reason, count in self.reasons.items()
+                if reason in MALFORMED or not self.by_line
+            }
+        )
+        if not reasons and not self.by_line:
+            return ""
+        shown = [
+            f"{reason} {count:,} (first: {self.firsts[reason]})"
+            for reason, count in reasons.most_common(3)
+        ]
+        return f"; most often: {'; '.join(shown)}"
+
+    def no_pairs(self, paths: str) -> str:
+        """The message that no pair came of what was read."""
+        records = sum(self.records)
+        if not self.by_line:
+            what = f"{records:,} rows were read" if records else "there is no row"
+            return f"{paths}: {what} and no pair came of them{self.top_reasons()}"
+        if not records:
+            return f"{paths}: there is no line in it"
+        shown = ", ".join(f"{reason} {n:,}" for reason, n in self.reasons.most_common(3))
+        why = f"rejected: {shown}" if shown else "none has an id that the lists name"
+        return f"{paths}: {records:,} lines were read and no pair came of them; {why}"

@@ -1,0 +1,105 @@
+"""Writing a planned pool: its parts from slices of blocks, side by side, and its rejects."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from cit_curate.arrow_numpy import repeated
+from cit_curate.engines.workers import Mapper
+from cit_curate.pool.build.plan import Piece, Plan
+from cit_curate.pool.parts import PartsWritten, cut_groups, write_parts
+
+_SOURCE = "source"
+
+
+@dataclass(frozen=True)
+class PartTask:
+    """A part of the pool to write: its number, and the pairs that are in it.
+
+    Attributes:
+        folder: The pool's folder, with `pairs` in it.
+        schema: The pool's.
+        max_rows: Most rows of a row group.
+    """
+
+    folder: Path
+    number: int
+    pieces: tuple[Piece, ...]
+    schema: pa.Schema
+    max_rows: int
+
+
+def write_part(task: PartTask) -> PartsWritten:
+    """Write one part; the pairs in it fit in one."""
+    tables = (table for piece in task.pieces for table in _pairs(piece, task.schema))
+    groups = cut_groups(tables, task.max_rows)
+    written = write_parts(groups, task.folder, task.schema, first_part=task.number)
+    assert len(written.parts) == 1
+    return written
+
+
+def write_pairs(
+    mapped: Mapper,
+    plan: Plan,
+    folder: Path,
+    schema: pa.Schema,
+    progress: Callable[[int], None],
+) -> PartsWritten:
+    """Write the parts of a pool.
+
+    Args:
+        mapped: Where parts are written side by side.
+        plan: What the pool keeps.
+        folder: The pool's folder.
+        schema: Its pairs.
+        progress: Told how many pairs are written.
+    """
+    if plan.parts is None:
+        return _write_scattered(plan, folder, schema, progress)
+    (folder / "pairs").mkdir()
+    tasks = [
+        PartTask(folder, number, pieces, schema, plan.max_rows)
+        for number, pieces in enumerate(plan.parts)
+    ]
+    written = PartsWritten()
+    for part in mapped(write_part, tasks):
+        written.add(part)
+        progress(written.num_pairs)
+    return written
+
+
+def _write_scattered(
+    plan: Plan, folder: Path, schema: pa.Schema, progress: Callable[[int], None]
+) -> PartsWritten:
+    """Write the parts one after the other, the rows of each image brought together."""
+    assert plan.staging is not None
+    every = (
+        table
+        for kept in plan.kept
+        for table in _pairs(Piece(kept, 0, kept.block.num_pairs), schema, with_dropped=True)
+    )
+
+    def told() -> Iterator[pa.Table]:
+        rows = 0
+        for table in grouped:
+            yield table
+            rows += table.num_rows
+            progress(rows)
+
+    with closing(plan.staging.grouped(every, schema)) as grouped:
+        return write_parts(cut_groups(told(), plan.max_rows), folder, schema)
+
+
+def _pairs(piece: Piece, schema: pa.Schema, *, with_dropped: bool = False) -> Iterator[pa.Table]:
+    """The pairs of a piece, `schema`; with those that are left out, all pairs of its block."""
+    block, dropped = piece.kept.block, piece.kept.dropped_pairs()
+    names = [name for name in schema.names if name != _SOURCE]
+    place = schema.get_field_index(_SOURCE)
+    for table in block.pairs(
+        piece.start, piece.stop, dropped[:0] if with_dropped else dropped, names
+    ):
+        sources = repeated(block.source, table.num_rows)
+        yield table.select(names).add_column(place, _SOURCE, sources).cast(schema)
