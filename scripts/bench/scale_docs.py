@@ -157,7 +157,7 @@ def _online_table() -> str:
         ("GPUs", lambda run: f"{run.num_gpus:,}{used(run)}"),
         ("time", lambda run: duration(run.total_seconds)),
         ("GPU-hours", lambda run: f"{run.gpu_hours:,.0f}"),
-        ("captions scanned", lambda run: count(run.captions)),
+        ("captions scanned", lambda run: count(run.workload.scanned)),
         ("captions/s", lambda run: count(run.captions_per_second)),
         ("stalls on", lambda run: f"{run.bottleneck} ({share(run)})"),
         ("GPU busy", lambda run: f"{run.device_busy:.0%}"),

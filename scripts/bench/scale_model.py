@@ -25,29 +25,23 @@ TRAINED = TEXT_PARAMETERS + MOCO_HEAD + PROJECTION_DIM * (WIDTH + 256)
 # A caption's row in the pool, a `used` row on disk, and a selected pair in memory: its row in
 # Arrow, and its key in the set of a `unique` step. Assumed.
 CAPTION_BYTES, USED_ROW_BYTES, SELECTED_ROW_BYTES = 150, 20, 400
-KEPT_SHARD_STEPS, KEPT_CHECKPOINTS = 2, 3
+KEPT_STEPS = {"shards": 2, "checkpoints": 3}
+SCAN_STAGES = ("read", "tokenise", "embed", "search", "select")
 # Stages that run on the accelerator or its network.
 DEVICE_STAGES = ("embed", "vision", "text", "loss", "gather", "reduce", "evaluate")
 
+Stages = tuple[dict[str, float], tuple[str, ...]]
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True)
 class Cost:
-    """The cost of one run.
+    """The cost of a workload on a machine; bytes and seconds are those of the whole run.
 
     Attributes:
-        workload: The run.
-        machine: The machine.
         num_gpus: Accelerators asked for.
         ranks: Accelerators that have work: at most one per lane.
         seconds: Seconds of each stage on its busiest rank, as if nothing overlapped.
         on_path: The stages whose seconds add up to the wall time; the others are hidden by them.
-        captions: All captions scanned.
-        captions_per_second: Over the time spent scanning.
-        bytes_written: By kind, over the whole run.
-        bytes_kept: On disk when the run ends.
-        selection_bytes: Memory of what one process has selected until it is written.
-        bytes_reduced: Gradients that one rank sends, over the whole run.
-        loss_matrix_bytes: float32 logits of one update on one rank.
     """
 
     workload: Workload
@@ -56,13 +50,6 @@ class Cost:
     ranks: int
     seconds: Mapping[str, float]
     on_path: tuple[str, ...]
-    captions: float
-    captions_per_second: float
-    bytes_written: Mapping[str, float]
-    bytes_kept: float
-    selection_bytes: float
-    bytes_reduced: float = 0.0
-    loss_matrix_bytes: float = 0.0
 
     @property
     def total_seconds(self) -> float:
@@ -85,6 +72,51 @@ class Cost:
         busy = sum(self.seconds.get(stage, 0.0) for stage in DEVICE_STAGES)
         return busy / self.total_seconds
 
+    @property
+    def captions_per_second(self) -> float:
+        """Captions over the time spent scanning."""
+        stages = SCAN_STAGES if self.workload.updates else self.on_path
+        return self.workload.scanned / sum(self.seconds[stage] for stage in stages)
+
+    @property
+    def bytes_written(self) -> dict[str, float]:
+        """Bytes by kind."""
+        steps, row = self.workload.outer_steps, self.machine.selection_row_bytes
+        ledger, near = steps * self.workload.selected, steps * self.workload.near_misses * row
+        if not self.workload.updates:
+            return {"ledger": ledger * row, "near misses": near}
+        return {
+            "ledger": ledger * (row + USED_ROW_BYTES),
+            "near misses": near,
+            "shards": self.workload.pairs * self.workload.image_bytes,
+            "checkpoints": steps * checkpoint_bytes(),
+        }
+
+    @property
+    def bytes_kept(self) -> float:
+        """Bytes on disk when the run ends: of shards and checkpoints, those of the last steps."""
+        steps, kept = self.workload.outer_steps, self.bytes_written
+        for kind, kept_steps in KEPT_STEPS.items():
+            if kind in kept:
+                kept[kind] *= min(kept_steps, steps) / steps
+        return sum(kept.values())
+
+    @property
+    def selection_bytes(self) -> float:
+        """Memory of what one process has selected until it is written."""
+        processes = self.ranks if self.workload.updates else 1
+        return self.workload.selected / processes * SELECTED_ROW_BYTES
+
+    @property
+    def bytes_reduced(self) -> float:
+        """Gradients that one rank sends."""
+        return self.workload.updates * 2 * (self.ranks - 1) / self.ranks * FLOAT_BYTES * TRAINED
+
+    @property
+    def loss_matrix_bytes(self) -> float:
+        """float32 logits of one update on one rank."""
+        return FLOAT_BYTES * self.workload.logits(self.ranks)
+
 
 def cost(workload: Workload, machine: Machine, num_gpus: int) -> Cost:
     """The cost of a run on a number of accelerators.
@@ -99,12 +131,11 @@ def cost(workload: Workload, machine: Machine, num_gpus: int) -> Cost:
     """
     if num_gpus < 1:
         raise ValueError(f"num_gpus is {num_gpus}; it must be at least 1")
-    if not workload.updates:
-        return _offline(workload, machine, num_gpus)
-    ranks = min(num_gpus, workload.lanes)
-    if workload.lanes % ranks:
+    ranks = min(num_gpus, workload.lanes) if workload.updates else num_gpus
+    if workload.updates and workload.lanes % ranks:
         raise ValueError(f"{ranks} ranks do not divide {workload.lanes} lanes")
-    return _online(workload, machine, num_gpus, ranks)
+    seconds, on_path = (_online if workload.updates else _offline)(workload, machine, ranks)
+    return Cost(workload, machine, num_gpus, ranks, seconds, on_path)
 
 
 def scan_seconds(workload: Workload, machine: Machine, captions: float) -> dict[str, float]:
@@ -148,11 +179,11 @@ def checkpoint_bytes() -> float:
     return float(FLOAT_BYTES * (weights + 2 * TRAINED))
 
 
-def _online(workload: Workload, machine: Machine, num_gpus: int, ranks: int) -> Cost:
-    steps, scanned = workload.outer_steps, workload.lanes * workload.captions_of_step / ranks
-    curation = scan_seconds(workload, machine, steps * scanned)
-    prompts = scan_seconds(workload, machine, float(steps * workload.metadata_entries))
-    curation["embed"] += prompts["embed"]
+def _online(workload: Workload, machine: Machine, ranks: int) -> Stages:
+    """Curation and training: the seconds of all stages, and those that all wait for."""
+    curation = scan_seconds(workload, machine, workload.scanned / ranks)
+    prompts = float(workload.outer_steps * workload.metadata_entries)
+    curation["embed"] += scan_seconds(workload, machine, prompts)["embed"]
     device = _device_seconds(workload, machine, ranks)
     files = _file_seconds(workload, machine, ranks)
     # Without workers the training process decodes, between two updates.
@@ -161,39 +192,8 @@ def _online(workload: Workload, machine: Machine, num_gpus: int, ranks: int) -> 
     rate = machine.float32_flops * machine.vision_utilisation
     # On one rank, in float32, decoded in its process.
     evaluate = workload.evaluated_images * (_vision_flops() / rate + 1 / machine.view_images)
-    row_bytes = machine.selection_row_bytes
-    written = {
-        "ledger": steps * workload.selected * (row_bytes + USED_ROW_BYTES),
-        "near misses": steps * workload.near_misses * row_bytes,
-        "shards": float(_pairs(workload) * workload.image_bytes),
-        "checkpoints": steps * checkpoint_bytes(),
-    }
-    kept = written["ledger"] + written["near misses"]
-    kept += min(KEPT_SHARD_STEPS, steps) * written["shards"] / steps
-    kept += min(KEPT_CHECKPOINTS, steps) * checkpoint_bytes()
-    global_batch = workload.lanes * workload.batch_size
-    rows = global_batch // ranks if workload.local_loss else global_batch
-    reduced = 2 * (ranks - 1) / ranks * FLOAT_BYTES * TRAINED
-    return Cost(
-        workload=workload,
-        machine=machine,
-        num_gpus=num_gpus,
-        ranks=ranks,
-        seconds={**curation, **device, **files, "evaluate": evaluate},
-        on_path=(*curation, *_longest({**files, **device}, *chains), "evaluate", "commit"),
-        captions=steps * scanned * ranks,
-        captions_per_second=steps * scanned * ranks / sum(curation.values()),
-        bytes_written=written,
-        bytes_kept=kept,
-        selection_bytes=workload.selected / ranks * SELECTED_ROW_BYTES,
-        bytes_reduced=reduced * workload.updates,
-        loss_matrix_bytes=float(FLOAT_BYTES * rows * global_batch),
-    )
-
-
-def _pairs(workload: Workload) -> int:
-    """Pairs that all lanes train on."""
-    return workload.updates * workload.lanes * workload.batch_size
+    on_path = (*curation, *_longest(files | device, *chains), "evaluate", "commit")
+    return {**curation, **device, **files, "evaluate": evaluate}, on_path
 
 
 def _vision_flops() -> float:
@@ -202,14 +202,13 @@ def _vision_flops() -> float:
 
 def _device_seconds(workload: Workload, machine: Machine, ranks: int) -> dict[str, float]:
     """Training on the accelerator of one rank, over the whole run."""
-    global_batch, pairs = workload.lanes * workload.batch_size, _pairs(workload) / ranks
+    pairs = workload.pairs / ranks
     # An image with a cached feature is not seen again.
     vision = 0.0 if workload.cached_features else _vision_flops()
     # Backward is twice the forward pass; gradient caching makes the forward pass twice.
     text = (4 if workload.micro_batch else 3) * forward_flops(workload.mean_tokens)
-    rows = global_batch / ranks if workload.local_loss else global_batch
-    logits = 6.0 * rows * global_batch * PROJECTION_DIM
-    sides = 2 * FLOAT_BYTES * global_batch * PROJECTION_DIM
+    logits = 6.0 * workload.logits(ranks) * PROJECTION_DIM
+    sides = 2 * FLOAT_BYTES * workload.lanes * workload.batch_size * PROJECTION_DIM
     gradients = FLOAT_BYTES * TRAINED
     return {
         "vision": pairs * vision / (machine.gemm_flops * machine.vision_utilisation),
@@ -223,7 +222,7 @@ def _device_seconds(workload: Workload, machine: Machine, ranks: int) -> dict[st
 
 def _file_seconds(workload: Workload, machine: Machine, ranks: int) -> dict[str, float]:
     """Images, shards and commits of one rank, over the whole run."""
-    pairs = _pairs(workload) / ranks
+    pairs = workload.pairs / ranks
     decoded, moved = 0.0 if workload.cached_features else pairs, pairs * workload.image_bytes
     threads = min(workload.lanes // ranks, machine.cores)
     processes = max(1, min(workload.num_workers, machine.cores))
@@ -253,33 +252,17 @@ def _storage_rate(machine: Machine, ranks: int) -> float:
     return min(machine.storage_bytes / on_node, machine.storage_total_bytes / ranks)
 
 
-def _offline(workload: Workload, machine: Machine, num_gpus: int) -> Cost:
+def _offline(workload: Workload, machine: Machine, ranks: int) -> Stages:
     """One pass over the pool, its captions divided evenly over the accelerators."""
-    storage = _storage_rate(machine, num_gpus)
-    written = {
-        "ledger": workload.selected * machine.selection_row_bytes,
-        "near misses": workload.near_misses * machine.selection_row_bytes,
-    }
-    seconds = scan_seconds(workload, machine, workload.captions / num_gpus)
+    captions, storage = workload.captions, _storage_rate(machine, ranks)
+    seconds = scan_seconds(workload, machine, captions / ranks)
     # One process applies the rules to all scores, in the order of the scan, for which it reads the
     # captions once more; its ledger is one file a lane.
-    again = workload.captions / machine.read_captions if workload.pipelined else 0.0
-    seconds["select"] = workload.captions / machine.select_captions + again
-    seconds["write ledger"] = written["ledger"] / min(machine.ledger_bytes, storage)
-    seconds["storage"] = workload.captions / num_gpus * CAPTION_BYTES / storage
+    again = captions / machine.read_captions if workload.pipelined else 0.0
+    seconds["select"] = captions / machine.select_captions + again
+    ledger_bytes = workload.selected * machine.selection_row_bytes
+    seconds["write ledger"] = ledger_bytes / min(machine.ledger_bytes, storage)
+    seconds["storage"] = captions / ranks * CAPTION_BYTES / storage
     scoring, ruling = ("read", "tokenise", "embed", "search"), ("select", "write ledger")
     chains = (scoring, ruling) if workload.pipelined else ((*scoring, *ruling),)
-    on_path = _longest(seconds, *chains, ("storage",))
-    return Cost(
-        workload=workload,
-        machine=machine,
-        num_gpus=num_gpus,
-        ranks=num_gpus,
-        seconds=seconds,
-        on_path=on_path,
-        captions=workload.captions,
-        captions_per_second=workload.captions / sum(seconds[stage] for stage in on_path),
-        bytes_written=written,
-        bytes_kept=sum(written.values()),
-        selection_bytes=workload.selected * SELECTED_ROW_BYTES,
-    )
+    return seconds, _longest(seconds, *chains, ("storage",))

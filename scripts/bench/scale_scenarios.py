@@ -108,6 +108,16 @@ class Workload:
         return math.ceil(self.updates / self.curate_every) or 1
 
     @property
+    def pairs(self) -> int:
+        """Pairs that all lanes train on."""
+        return self.updates * self.lanes * self.batch_size
+
+    def logits(self, ranks: int) -> int:
+        """Entries of the loss matrix that one rank makes in one update."""
+        global_batch = self.lanes * self.batch_size
+        return global_batch * (global_batch // ranks if self.local_loss else global_batch)
+
+    @property
     def kept_ratio(self) -> float:
         """Share of the scanned captions that is kept."""
         return max(self.pass_ratio, self.min_ratio)
@@ -122,6 +132,11 @@ class Workload:
         needed = self.curate_every * self.batch_size / self.kept_ratio
         share = self.captions / self.lanes
         return min(needed, share) if self.updates else share
+
+    @property
+    def scanned(self) -> float:
+        """Captions that all lanes scan in the whole run."""
+        return self.outer_steps * self.lanes * self.captions_of_step
 
     @property
     def selected(self) -> float:
