@@ -103,7 +103,6 @@ def compare(title: str, captions: Sequence[str], folder: Path, options: Namespac
     return Comparison(
         title=f"{title}, all distinct",
         unit="captions",
-        baseline="plain loop",
         timings=tuple(timings),
         facts={"captions": len(captions), "tokens each": float(num_tokens.mean())},
     )

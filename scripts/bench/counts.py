@@ -8,7 +8,7 @@ own, so that its peak memory is its own; all have the same memory limit and spil
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from cit_curate.run.ledger import Commit, Run, step_folder
 from cit_curate.run.query import MAX_THREADS, MEMORY_LIMIT, RunDatabase
 from cit_curate.storage.durable import FileEntry
 from scripts.bench.own_process import in_own_process
-from scripts.bench.side_by_side import Comparison, Timing, bench_parser, in_turn, show
+from scripts.bench.side_by_side import Comparison, Facts, Timing, bench_parser, in_turn, show
 
 GROUPED = "SELECT pair_key, CAST(sum(times_used) AS BIGINT) AS count FROM {files} GROUP BY pair_key"
 TOTALS = "SELECT count(*) AS pairs, sum(count) AS uses FROM {counts}"
@@ -64,7 +64,7 @@ def write_ledger(path: Path, num_rows: int, num_pairs: int, rows_a_file: int) ->
             run.commit(Commit(outer_step=step, update=step * 100, cursors=(), files=(entry,)))
 
 
-def compare(folder: Path, facts: Mapping[str, str | int | float], repeats: int) -> list[Comparison]:
+def compare(folder: Path, facts: Facts, repeats: int) -> list[Comparison]:
     """The view, the export and the Python API, each beside the SQL that it stands for."""
     compared: list[tuple[str, dict[str, Callable[[Path], object]]]] = [
         ("Counting each pair's uses", {"DuckDB": plain_totals, "cit": view_totals}),
@@ -83,7 +83,7 @@ def compare(folder: Path, facts: Mapping[str, str | int | float], repeats: int) 
             )
             for name, runs in in_turn(apart, repeats=repeats).items()
         )
-        comparisons.append(Comparison(title, "rows", "DuckDB", timings, facts))
+        comparisons.append(Comparison(title, "rows", timings, facts))
     return comparisons
 
 

@@ -111,14 +111,16 @@ def compare(
     )
     if any(each != kept[0] for each in kept):
         raise SystemExit(f"{title}: the selections differ")
-    facts: dict[str, str | int | float] = {
-        "captions": len(texts),
-        "distinct": f"{len(set(texts)) / len(texts):.0%}",
-        "tokens each": len(TextEncoder(tower, tokenizer, device=device).tokenize(texts).ids)
-        / len(texts),
-        "kept": len(kept[0]),
-    }
-    return replace(found, facts=facts)
+    return replace(
+        found,
+        facts={
+            "captions": len(texts),
+            "distinct": f"{len(set(texts)) / len(texts):.0%}",
+            "tokens each": len(TextEncoder(tower, tokenizer, device=device).tokenize(texts).ids)
+            / len(texts),
+            "kept": len(kept[0]),
+        },
+    )
 
 
 if __name__ == "__main__":

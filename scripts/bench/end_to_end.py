@@ -20,7 +20,7 @@ from cit_train.inner_loop.trainer import TrainState, UpdateReport
 from cit_train.loop.watcher import Watcher
 from cit_train.outer_loop import train
 from scripts.bench.plain_loop import PlainLoop, columns
-from scripts.bench.side_by_side import Comparison, Timing, bench_parser, show
+from scripts.bench.side_by_side import Comparison, Facts, Timing, bench_parser, show
 from scripts.bench.train_step import demo_config
 
 OPTIONS: dict[str, Any] = {"fused_adamw": True, "text_buckets": 4}
@@ -102,10 +102,8 @@ def compare(config: RunConfig, folder: Path, seed: int) -> Comparison:
             "seconds": f"{reached[1] if reached else last[1]:.1f}",
         }
         timings.append(Timing(name, (reached[1] if reached else last[1],), 1, notes))
-    facts: dict[str, str | int | float] = {"seed": seed, "goal %": f"{goal[2]:.1f}"}
-    return Comparison(
-        "Demo, to the uncurated accuracy", "runs", "plain loop, uncurated", tuple(timings), facts
-    )
+    facts: Facts = {"seed": seed, "goal %": f"{goal[2]:.1f}"}
+    return Comparison("Demo, to the uncurated accuracy", "runs", tuple(timings), facts)
 
 
 def cit_course(config: RunConfig, out: Path) -> Course:

@@ -32,6 +32,7 @@ from cit_train.streaming.views import ViewMaker, empty_views
 from cit_train.transforms import train_view
 from scripts.bench.side_by_side import (
     Comparison,
+    Facts,
     Timing,
     bench_parser,
     compare_ways,
@@ -145,7 +146,7 @@ def loading(images: Sequence[bytes], workers: int, num_batches: int, repeats: in
         turns = in_turn(ways, repeats=repeats + 1)
     timings = tuple(Timing(name, seconds[1:], counted) for name, seconds in turns.items())
     title = f"Loader, {workers} workers, batches of {BATCH_SIZE}, views of {SIDE}"
-    return Comparison(title, "images", next(iter(ways)), timings)
+    return Comparison(title, "images", timings)
 
 
 def writing(images: Sequence[bytes], threads: int, repeats: int) -> Comparison:
@@ -273,7 +274,7 @@ def _generators() -> Iterator[np.random.Generator]:
     return (np.random.default_rng((5, number)) for number in itertools.count())
 
 
-def _facts(images: Sequence[bytes]) -> dict[str, str | int | float]:
+def _facts(images: Sequence[bytes]) -> Facts:
     width, height = read_image(images[0]).size
     return {
         "images": len(images),

@@ -30,6 +30,7 @@ if __name__ == "__main__":  # as a file, this finds what stands beside it
 from scripts.bench.own_process import in_own_process, peak_memory
 from scripts.bench.side_by_side import (
     Comparison,
+    Facts,
     Timing,
     add_device,
     bench_parser,
@@ -51,10 +52,10 @@ def main() -> None:
     options = parser.parse_args()
     sizes = (0, *map(int, options.micro_batches.split(",")))
     timings = tuple(in_own_process(measure, options, size).result for size in sizes)
-    facts: dict[str, str | int | float] = {
+    facts: Facts = {
         name: getattr(options, name) for name in ("device", "text_encoder", "lanes", "batch_size")
     }
-    show([Comparison("One update", "updates", "plain", timings, facts)], options.json)
+    show([Comparison("One update", "updates", timings, facts)], options.json)
 
 
 def measure(options: Namespace, micro_batch: int) -> Timing:

@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TypeVar
 
 from cit_curate.engines.workers import available_cpus
 
 T = TypeVar("T")
+Facts = Mapping[str, str | int | float]
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,19 @@ class Comparison:
     Attributes:
         title: What was done.
         unit: What is counted, in the plural.
-        baseline: Name of the timing that the others are compared with.
-        timings: All of them, baseline included.
+        timings: Those that are compared with the first.
         facts: What the input was, by name.
     """
 
     title: str
     unit: str
-    baseline: str
     timings: tuple[Timing, ...]
-    facts: Mapping[str, str | int | float] = field(default_factory=dict)
+    facts: Facts = field(default_factory=dict)
+
+    @property
+    def baseline(self) -> str:
+        """Name of the timing that the others are compared with."""
+        return self.timings[0].name
 
     def __getitem__(self, name: str) -> Timing:
         return next(timing for timing in self.timings if timing.name == name)
@@ -99,7 +102,7 @@ def compare_ways(
     repeats: int,
     warm_up: bool = True,
     notes: Callable[[str], Mapping[str, str]] = lambda name: {},
-    facts: Mapping[str, str | int | float] = MappingProxyType({}),
+    facts: Facts | None = None,
 ) -> Comparison:
     """Time ways of doing one thing, in turn.
 
@@ -115,7 +118,7 @@ def compare_ways(
     """
     seconds = take_turns(ways, repeats=repeats, warm_up=warm_up)
     timings = tuple(Timing(name, times, items, notes(name)) for name, times in seconds.items())
-    return Comparison(title, unit, next(iter(ways)), timings, facts)
+    return Comparison(title, unit, timings, facts or {})
 
 
 def take_turns(
@@ -168,7 +171,8 @@ def show(comparisons: list[Comparison], json_file: Path | None) -> None:
         print(each.table(), flush=True)
     if json_file is None:
         return
-    document = {"machine": machine(), "comparisons": [asdict(each) for each in comparisons]}
+    rows = [{**asdict(each), "baseline": each.baseline} for each in comparisons]
+    document = {"machine": machine(), "comparisons": rows}
     json_file.parent.mkdir(parents=True, exist_ok=True)
     json_file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 

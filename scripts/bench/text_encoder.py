@@ -66,13 +66,15 @@ def against_limit(text: TextTowerConfig, captions: Sequence[str], options: Names
     found = compare_ways(
         "Text encoder", "captions", ways, len(captions), repeats=options.repeats, warm_up=False
     )
-    facts: dict[str, str | int | float] = {
-        "captions": len(captions),
-        "tokens each": tokens / len(captions),
-        "threads": torch.get_num_threads(),
-        "share of the matrix products' rate": found["cit"].rate / found["matrix products"].rate,
-    }
-    return replace(found, facts=facts)
+    return replace(
+        found,
+        facts={
+            "captions": len(captions),
+            "tokens each": tokens / len(captions),
+            "threads": torch.get_num_threads(),
+            "share of the matrix products' rate": found["cit"].rate / found["matrix products"].rate,
+        },
+    )
 
 
 def passes_and_threads(

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,14 @@ def compare(config: RunConfig, folder: Path, num_updates: int, repeats: int) -> 
         pairs += plain.pairs(curated=False)
     groups = [pairs[number * size : (number + 1) * size] for number in range(num_updates)]
     stages = {"plain step": watched(plain.model, plain.optimizer)}
-    ways: dict[str, Callable[[], object]] = {"plain step": lambda: plain_updates(plain, groups)}
+    ways: dict[str, Callable[[], object]] = {"plain step": partial(plain_updates, plain, groups)}
     for number, (name, fields) in enumerate(WAYS.items()):
         changed = replace_fields(config, **fields, feature_cache=str(folder / "features"))
         trainer = open_session(changed, folder / f"run{number}").trainer
         stages[name] = watched(trainer.model, trainer.optimizer)
-        updates = Updates(changed, trainer, groups)
-        ways[name] = updates
+        is_live = changed.train.vision_features == "live"
+        views = ViewMaker(side=224, max_pixels=changed.train.max_pixels) if is_live else None
+        ways[name] = partial(cit_updates, trainer, views, groups)
     for name, way in ways.items():  # fills the feature caches, too
         way()
         stages[name].update(dict.fromkeys(stages[name], 0.0))
@@ -85,31 +87,21 @@ def compare(config: RunConfig, folder: Path, num_updates: int, repeats: int) -> 
     )
 
 
-class Updates:
-    """Some updates of cit's trainer, the making of views included."""
-
-    def __init__(
-        self, config: RunConfig, trainer: Trainer, groups: Sequence[Sequence[Pair]]
-    ) -> None:
-        self.trainer = trainer
-        self.groups = groups
-        is_live = config.train.vision_features == "live"
-        self.views = ViewMaker(side=224, max_pixels=config.train.max_pixels) if is_live else None
-        self.state = TrainState(1, 0, ())  # the first update has rate 0
-
-    def __call__(self) -> None:
-        """Each group is one update."""
-        for number, group in enumerate(self.groups):
-            captions, images = columns(group)
-            keys = [f"{number}_title"] * len(group)
-            batch = LaneBatch(0, 0, number * len(group), captions, keys, images, None)
-            if self.views is not None:
-                room = empty_views(len(group), self.views.side)
-                for image, view in zip(images, room, strict=True):
-                    self.views(image, [np.random.default_rng(number)], view[None])
-                batch = replace(batch, views=room)
-            self.state, _ = self.trainer.step([batch], self.state)
-            self.state = replace(self.state, update=1)
+def cit_updates(
+    trainer: Trainer, views: ViewMaker | None, groups: Sequence[Sequence[Pair]]
+) -> None:
+    """Each group is one update of cit's trainer, the making of views included."""
+    state = TrainState(1, 0, ())  # the first update has rate 0
+    for number, group in enumerate(groups):
+        captions, images = columns(group)
+        keys = [f"{number}_title"] * len(group)
+        batch = LaneBatch(0, 0, number * len(group), captions, keys, images, None)
+        if views is not None:
+            room = empty_views(len(group), views.side)
+            for image, view in zip(images, room, strict=True):
+                views(image, [np.random.default_rng(number)], view[None])
+            batch = replace(batch, views=room)
+        trainer.step([batch], state)
 
 
 def plain_updates(plain: PlainLoop, groups: Sequence[Sequence[Pair]]) -> None:

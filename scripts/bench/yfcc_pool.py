@@ -33,7 +33,7 @@ from cit_curate.engines.workers import available_cpus
 from cit_curate.pool.build.yfcc_source import YfccSource
 from cit_curate.pool.format import PoolManifest, read_manifest
 from scripts.bench.own_process import in_own_process
-from scripts.bench.side_by_side import Comparison, Timing, bench_parser, compare_ways, show
+from scripts.bench.side_by_side import Comparison, Facts, Timing, bench_parser, compare_ways, show
 
 LINES_PER_CHUNK = 20_000
 LICENSES = (
@@ -201,7 +201,7 @@ def memory(
         }
         timings.append(Timing(f"{num_lines:,} lines", (built.seconds,), num_lines, notes))
     title = f"Memory of building {format}"
-    return Comparison(title, "lines", timings[0].name, tuple(timings), _workers(num_workers))
+    return Comparison(title, "lines", tuple(timings), _workers(num_workers))
 
 
 def compare(
@@ -251,7 +251,7 @@ def _inputs(folder: Path, num_lines: int) -> Path:
     return inputs
 
 
-def _workers(num_workers: int) -> dict[str, str | int | float]:
+def _workers(num_workers: int) -> Facts:
     return {"workers": num_workers or available_cpus()}
 
 
