@@ -38,24 +38,45 @@ def curate_plainly(
         scan_batch: Captions of a batch.
     """
     pairs = json.loads(metadata_file.read_text(encoding="utf-8"))
-    classes = torch.cat([_embed([name], tower, tokenizer) for name in class_names])
+    classes = torch.cat([embed_padded([name], tower, tokenizer) for name in class_names])
     kept: set[str] = set()
     for start in range(0, len(pairs), scan_batch):
         batch = pairs[start : start + scan_batch]
-        texts = _embed([caption for _, caption in batch], tower, tokenizer)
-        scores = (texts @ classes.T).max(dim=1).values
-        chosen = {row for row, score in enumerate(scores.tolist()) if score > threshold}
-        if len(chosen) / len(batch) < min_ratio:
-            best = scores.argsort(descending=True, stable=True)
-            chosen = set(best[: int(min_ratio * len(batch))].tolist())
-        kept |= {batch[row][0] for row in chosen}
+        texts = embed_padded([caption for _, caption in batch], tower, tokenizer)
+        rows = keep_plainly(texts, classes, threshold=threshold, min_ratio=min_ratio)
+        kept |= {batch[row][0] for row in rows}
     return kept
 
 
-def _embed(
-    texts: list[str], tower: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+def keep_plainly(
+    texts: torch.Tensor, classes: torch.Tensor, *, threshold: float, min_ratio: float
+) -> list[int]:
+    """The rows above the threshold, or the best ones, when a smaller share passes."""
+    scores = (texts @ classes.T).max(dim=1).values
+    rows = [row for row, score in enumerate(scores.tolist()) if score > threshold]
+    if len(rows) / len(texts) < min_ratio:
+        best = scores.argsort(descending=True, stable=True)
+        rows = best[: int(min_ratio * len(texts))].tolist()
+    return rows
+
+
+def embed_padded(
+    texts: Sequence[str], tower: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> torch.Tensor:
+    """float32 [texts, width], unit norm; each text is padded to 32 tokens."""
+    return torch.nn.functional.normalize(pool_padded(texts, tower, tokenizer), dim=-1)
+
+
+def pool_padded(
+    texts: Sequence[str], tower: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> torch.Tensor:
+    """float32 [texts, width] of one forward pass."""
     tokens = tokenizer(
-        texts, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+        list(texts),
+        padding="max_length",
+        truncation=True,
+        max_length=MAX_TOKENS,
+        return_tensors="pt",
     ).to(tower.device)
-    return torch.nn.functional.normalize(tower(**tokens).pooler_output, dim=-1)
+    pooled: torch.Tensor = tower(**tokens).pooler_output
+    return pooled

@@ -1,12 +1,7 @@
-"""Pools of captions that benchmarks read: real ones from packages, and made-up ones in any number.
-
-None has images. Their captions are known by what decides the speed of curation: how many of them
-are distinct, and how many tokens they have.
-"""
+"""Pools of real captions that benchmarks read, without images: of packages, and of any list."""
 
 import csv
-import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -20,7 +15,6 @@ from cit_curate.sources.columns import Columns
 from cit_curate.storage.cache_folder import cache_folder
 from cit_train.demo.assets import fetch_deb
 from cit_train.demo.clipart import write_clipart_table
-from scripts.bench.yfcc_pool import WORDS
 
 
 def clip_art_pool(folder: Path) -> Pool:
@@ -64,39 +58,13 @@ def distinct_clip_art_captions(folder: Path, count: int) -> list[str]:
     return list(captions)[:count]
 
 
-def made_up_captions(count: int, *, distinct: float, seed: int = 0) -> list[str]:
-    """Captions with the lengths and repeats of a photo site: titles, camera names, tag lists.
-
-    Args:
-        count: How many.
-        distinct: About which share of them is met once only.
-        seed: Of the words.
-    """
-    rng = random.Random(seed)  # noqa: S311 - made-up captions
-    frequent = [f"IMG_{number:04d}" for number in range(2_000)]
-    weights = [1 / (place + 1) ** 0.7 for place in range(len(WORDS))]
-    captions = []
-    for number in range(count):
-        if rng.random() >= distinct:
-            captions.append(frequent[min(int(rng.expovariate(1 / 200)), 1_999)])
-            continue
-        words = rng.choices(WORDS, weights, k=1 + min(int(rng.expovariate(1 / 6)), 40))
-        captions.append(f"{' '.join(words)} {number}")
-    return captions
-
-
 def caption_pool(folder: Path, captions: Sequence[str]) -> Pool:
     """A pool with one caption an image."""
     folder.mkdir(exist_ok=True)
     table = folder / "captions.csv"
-    write_captions(table, captions)
-    columns = Columns(image_id="image_id", image=None, text=("title",))
-    return Pool.build([table], folder / "captions", columns=columns)
-
-
-def write_captions(table: Path, captions: Iterable[str]) -> None:
-    """A CSV with `image_id` and `title`."""
     with table.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(("image_id", "title"))
         writer.writerows((f"{row:08d}", caption) for row, caption in enumerate(captions))
+    columns = Columns(image_id="image_id", image=None, text=("title",))
+    return Pool.build([table], folder / "captions", columns=columns)

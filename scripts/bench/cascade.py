@@ -10,13 +10,12 @@ column "without" leaves that out, as a scan of millions of captions would. Each 
 twice: with captions that are tokenised when they are met, and after `cit pool tokenize`.
 """
 
-import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,14 +37,21 @@ from cit_curate.text_encoder.texts import Texts
 from scripts.bench.baseline import curate_plainly
 from scripts.bench.caption_pools import caption_pool, distinct_captions, distinct_clip_art_captions
 from scripts.bench.curation import LABELS, RULES, TEXT
-from scripts.bench.side_by_side import Comparison, Timing, add_device, add_output, show
+from scripts.bench.side_by_side import (
+    Comparison,
+    Timing,
+    add_device,
+    bench_parser,
+    seconds_of,
+    show,
+)
 
 PLAIN_CAPTIONS = 2_048
 
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = bench_parser(__doc__)
     parser.add_argument("--captions", type=int, default=32_768, help="of a pool, at most")
     names = ["clip art", "definitions"]
     parser.add_argument("--pools", nargs="+", default=names, choices=names)
@@ -55,37 +61,29 @@ def main() -> None:
     parser.add_argument("--text-encoder", default=TEXT.text_encoder)
     parser.add_argument("--compile", action="store_true", help="what is not the plain loop")
     add_device(parser)
-    add_output(parser)
-    asked = parser.parse_args()
-    text = replace(TEXT, text_encoder=asked.text_encoder)
-    rules = replace(RULES, curation="cascade", proxy=asked.proxy, target_recall=asked.target_recall)
+    options = parser.parse_args()
     comparisons = []
     with tempfile.TemporaryDirectory(prefix="cit-bench-") as name:
         folder = Path(name)
-        pools: dict[str, Callable[[], list[str]]] = {
-            "clip art": partial(distinct_clip_art_captions, folder / "visits", asked.captions),
-            "definitions": lambda: distinct_captions()[: asked.captions],
-        }
-        for title in asked.pools:
-            captions = pools[title]()
-            pool = caption_pool(folder / title, captions)
-            comparisons.append(compare(title, pool, captions, rules, text, folder, asked))
-    show(comparisons, asked.json)
+        for title in options.pools:
+            if title == "clip art":
+                captions = distinct_clip_art_captions(folder / "visits", options.captions)
+            else:
+                captions = distinct_captions()[: options.captions]
+            comparisons.append(compare(title, captions, folder, options))
+    show(comparisons, options.json)
 
 
-def compare(
-    title: str,
-    pool: Pool,
-    captions: Sequence[str],
-    rules: CurateConfig,
-    text: TextTowerConfig,
-    folder: Path,
-    asked: argparse.Namespace,
-) -> Comparison:
+def compare(title: str, captions: Sequence[str], folder: Path, options: Namespace) -> Comparison:
     """The plain loop, exact curation, and a cascade for each share that passes."""
-    device = choose_device(asked.device)
+    text = replace(TEXT, text_encoder=options.text_encoder)
+    rules = replace(
+        RULES, curation="cascade", proxy=options.proxy, target_recall=options.target_recall
+    )
+    pool = caption_pool(folder / title, captions)
+    device = choose_device(options.device)
     tower, tokenizer = load_text_tower(text)
-    encoder = TextEncoder(tower, tokenizer, device=device, compiled=asked.compile)
+    encoder = TextEncoder(tower, tokenizer, device=device, compiled=options.compile)
     curator = Curator(pool, MetadataConfig(metadata=str(LABELS)), rules)
     names = [entry.name for entry in curator.entries]
     plain = [plain_seconds(captions, names, text, folder, device)]
@@ -94,23 +92,20 @@ def compare(
     assert index is not None
     exact = ExactScores(rules, 0, encoder, index, ScoreCache(limit=0))
     similarity = exact.of(Texts.of(captions)).similarity
-    exact_seconds = time.perf_counter() - started
-    timings = [Timing("exact", (exact_seconds,), len(captions))]
-    for tokens in ("", "tokens kept"):
+    timings = [Timing("exact", (time.perf_counter() - started,), len(captions))]
+    for tokens in ("", ", tokens kept"):
         if tokens:
             tokenize(pool.path, text_encoder=text.text_encoder)
-        for ratio in asked.ratios:
-            threshold = float(np.quantile(similarity, 1 - ratio))
-            rates = replace(rules, threshold=threshold)
-            timing = cascade(pool, rates, encoder, similarity, asked.repeats)
-            timings.append(replace(timing, name=", ".join(filter(None, (timing.name, tokens)))))
+        for ratio in options.ratios:
+            rates = replace(rules, threshold=float(np.quantile(similarity, 1 - ratio)))
+            timing = cascade(pool, rates, encoder, similarity, options.repeats)
+            timings.append(replace(timing, name=timing.name + tokens))
     plain.append(plain_seconds(captions, names, text, folder, device))
     timings.insert(0, Timing("plain loop", tuple(plain), PLAIN_CAPTIONS))
     num_tokens = encoder.tokenize(list(captions)).counts
     return Comparison(
         title=f"{title}, all distinct",
         unit="captions",
-        baseline="plain loop",
         timings=tuple(timings),
         facts={"captions": len(captions), "tokens each": float(num_tokens.mean())},
     )
@@ -167,12 +162,12 @@ def plain_seconds(
     metadata_file.write_text(json.dumps(pairs), encoding="utf-8")
     tower, tokenizer = load_text_tower(text)
     tower = tower.eval().to(device)
-    started = time.perf_counter()
-    curate_plainly(
-        metadata_file, names, tower, tokenizer,
-        threshold=0.55, min_ratio=0.003, scan_batch=PLAIN_CAPTIONS,
-    )  # fmt: skip
-    return time.perf_counter() - started
+    rules = {"threshold": RULES.threshold, "min_ratio": RULES.min_ratio}
+    return seconds_of(
+        lambda: curate_plainly(
+            metadata_file, names, tower, tokenizer, **rules, scan_batch=PLAIN_CAPTIONS
+        )
+    )
 
 
 if __name__ == "__main__":

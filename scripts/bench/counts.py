@@ -6,15 +6,10 @@ A run is made up whose `used` rows name pairs of a pool at random. Each way runs
 own, so that its peak memory is its own; all have the same memory limit and spill to the same disk.
 """
 
-import argparse
-import json
-import multiprocessing
 import os
-import resource
-import shutil
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -24,7 +19,8 @@ from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.paths import step_folder
 from cit_curate.run.query import MAX_THREADS, MEMORY_LIMIT
 from cit_curate.storage.durable import FileEntry
-from scripts.bench.side_by_side import Comparison, Timing, add_output, show
+from scripts.bench.own_process import in_own_process
+from scripts.bench.side_by_side import Comparison, Facts, Timing, bench_parser, in_turn, show
 
 GROUPED = "SELECT pair_key, CAST(sum(times_used) AS BIGINT) AS count FROM {files} GROUP BY pair_key"
 TOTALS = "SELECT count(*) AS pairs, sum(count) AS uses FROM {counts}"
@@ -32,24 +28,19 @@ TOTALS = "SELECT count(*) AS pairs, sum(count) AS uses FROM {counts}"
 
 def main() -> None:
     """Make the ledger, count it in every way, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = bench_parser(__doc__)
     parser.add_argument("--rows", type=int, default=100_000_000, help="rows of `used`")
     parser.add_argument("--pairs", type=int, default=20_000_000, help="pairs they are of")
     parser.add_argument("--rows-a-file", type=int, default=100_000)
     parser.add_argument("--folder", type=Path, help="where the files go")
     parser.add_argument("--keep", action="store_true", help="leave the ledger there, or use it")
-    add_output(parser)
-    asked = parser.parse_args()
-    made = asked.folder if asked.keep else tempfile.mkdtemp(prefix="cit-counts-", dir=asked.folder)
-    folder = Path(made)
-    try:
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="cit-counts-", dir=options.folder) as made:
+        folder = options.folder if options.keep else Path(made)
         if not (folder / "run").is_dir():
-            write_ledger(folder / "run", asked.rows, asked.pairs, asked.rows_a_file)
-        facts = {"rows": asked.rows, "files": -(-asked.rows // asked.rows_a_file)}
-        show(compare(folder, facts, asked.repeats), asked.json)
-    finally:
-        if not asked.keep:
-            shutil.rmtree(folder)
+            write_ledger(folder / "run", options.rows, options.pairs, options.rows_a_file)
+        facts = {"rows": options.rows, "files": -(-options.rows // options.rows_a_file)}
+        show(compare(folder, facts, options.repeats), options.json)
 
 
 def write_ledger(path: Path, num_rows: int, num_pairs: int, rows_a_file: int) -> None:
@@ -74,9 +65,8 @@ def write_ledger(path: Path, num_rows: int, num_pairs: int, rows_a_file: int) ->
             run.commit(Commit(outer_step=step, update=step * 100, cursors=(), files=(entry,)))
 
 
-def compare(folder: Path, facts: Mapping[str, str | int | float], repeats: int) -> list[Comparison]:
+def compare(folder: Path, facts: Facts, repeats: int) -> list[Comparison]:
     """The view, the export and the Python API, each beside the SQL that it stands for."""
-    rows = float(facts["rows"])
     compared: list[tuple[str, dict[str, Callable[[Path], object]]]] = [
         ("Counting each pair's uses", {"DuckDB": plain_totals, "cit": view_totals}),
         ("Counts, in order, as a Parquet file", {"DuckDB": plain_file, "cit": export_parquet}),
@@ -84,40 +74,18 @@ def compare(folder: Path, facts: Mapping[str, str | int | float], repeats: int) 
     ]
     comparisons = []
     for title, ways in compared:
-        measured: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-        for _ in range(repeats):
-            for name, way in ways.items():
-                measured[name].append(_apart(way, folder))
+        apart = {name: partial(in_own_process, way, folder) for name, way in ways.items()}
         timings = tuple(
             Timing(
                 name,
-                tuple(seconds for seconds, _ in runs),
-                rows,
-                {"peak MB": f"{max(peak for _, peak in runs):,.0f}"},
+                tuple(each.seconds for each in runs),
+                float(facts["rows"]),
+                {"peak MB": f"{max(each.peak for each in runs):,.0f}"},
             )
-            for name, runs in measured.items()
+            for name, runs in in_turn(apart, repeats=repeats).items()
         )
-        comparisons.append(Comparison(title, "rows", "DuckDB", timings, facts))
+        comparisons.append(Comparison(title, "rows", timings, facts))
     return comparisons
-
-
-def _apart(way: Callable[[Path], object], folder: Path) -> tuple[float, float]:
-    """Seconds and peak MB of a way in a fresh process."""
-    child = multiprocessing.get_context("spawn").Process(target=_timed, args=(way, folder))
-    child.start()
-    child.join()
-    if child.exitcode:
-        raise RuntimeError(f"{way} failed")
-    seconds, peak = json.loads((folder / "measured.json").read_text())
-    return seconds, peak
-
-
-def _timed(way: Callable[[Path], object], folder: Path) -> None:
-    started = time.perf_counter()
-    way(folder)
-    seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    (folder / "measured.json").write_text(json.dumps([seconds, peak]))
 
 
 def _plain(folder: Path) -> duckdb.DuckDBPyConnection:
@@ -147,19 +115,19 @@ def view_totals(folder: Path) -> object:
         return database.rows(TOTALS.format(counts="counts"))
 
 
-def plain_file(folder: Path) -> object:
+def plain_file(folder: Path) -> None:
     """The counts, in the order of their keys, into a Parquet file."""
-    out = folder / "plain.parquet"
-    with _plain(folder) as connection:
-        sql = f"COPY ({_grouped(folder)} ORDER BY pair_key) TO '{out}' (COMPRESSION zstd)"
-        return connection.execute(sql)
+    _copy(folder, f"'{folder / 'plain.parquet'}' (COMPRESSION zstd)")
 
 
-def plain_json(folder: Path) -> object:
+def plain_json(folder: Path) -> None:
     """The same into a file of JSON objects, one a line: DuckDB writes no single object."""
+    _copy(folder, f"'{folder / 'plain.json'}'")
+
+
+def _copy(folder: Path, target: str) -> None:
     with _plain(folder) as connection:
-        sql = f"COPY ({_grouped(folder)} ORDER BY pair_key) TO '{folder / 'plain.json'}'"
-        return connection.execute(sql)
+        connection.execute(f"COPY ({_grouped(folder)} ORDER BY pair_key) TO {target}")
 
 
 def export_parquet(folder: Path) -> object:

@@ -7,7 +7,6 @@ plain loop with curation, and cit, with an empty and a full feature cache. Each 
 beginning, models loaded from disk; the time of evaluations, which all need, is left out.
 """
 
-import argparse
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -20,8 +19,8 @@ from cit_train.evaluation.zero_shot import Evaluation
 from cit_train.inner_loop.trainer import TrainState, UpdateReport
 from cit_train.loop.watcher import Watcher
 from cit_train.outer_loop import train
-from scripts.bench.plain_loop import PlainLoop
-from scripts.bench.side_by_side import Comparison, Timing, add_output, show
+from scripts.bench.plain_loop import PlainLoop, columns
+from scripts.bench.side_by_side import Comparison, Facts, Timing, bench_parser, show
 from scripts.bench.train_step import demo_config
 
 OPTIONS: dict[str, Any] = {"fused_adamw": True, "text_buckets": 4}
@@ -29,20 +28,19 @@ OPTIONS: dict[str, Any] = {"fused_adamw": True, "text_buckets": 4}
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = bench_parser(__doc__)
     parser.add_argument("--out", type=Path, help="folder for the demo's pool, kept for next time")
     parser.add_argument("--updates", type=int, default=50)
     parser.add_argument("--eval-every", type=int, default=5)
-    add_output(parser)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         config = replace_fields(
-            demo_config(asked.out or Path(temporary)),
-            max_updates=asked.updates,
-            eval_every=asked.eval_every,
+            demo_config(options.out or Path(temporary)),
+            max_updates=options.updates,
+            eval_every=options.eval_every,
         )
-        comparisons = [compare(config, Path(temporary) / f"{n}", n) for n in range(asked.repeats)]
-        show(comparisons, asked.json)
+        runs = [compare(config, Path(temporary) / f"{n}", n) for n in range(options.repeats)]
+        show(runs, options.json)
 
 
 @dataclass
@@ -104,10 +102,8 @@ def compare(config: RunConfig, folder: Path, seed: int) -> Comparison:
             "seconds": f"{reached[1] if reached else last[1]:.1f}",
         }
         timings.append(Timing(name, (reached[1] if reached else last[1],), 1, notes))
-    facts: dict[str, str | int | float] = {"seed": seed, "goal %": f"{goal[2]:.1f}"}
-    return Comparison(
-        "Demo, to the uncurated accuracy", "runs", "plain loop, uncurated", tuple(timings), facts
-    )
+    facts: Facts = {"seed": seed, "goal %": f"{goal[2]:.1f}"}
+    return Comparison("Demo, to the uncurated accuracy", "runs", tuple(timings), facts)
 
 
 def cit_course(config: RunConfig, out: Path) -> Course:
@@ -124,19 +120,17 @@ def plain_course(config: RunConfig, folder: Path, *, curated: bool, target: floa
     evaluator = Evaluator.open(config.evaluate_as, config.text.max_text_length)
     assert evaluator is not None
     update, size, total = 0, config.curate.batch_size, config.train.max_updates
-    while update < total:
+    while True:
         pairs = loop.pairs(curated=curated)
         for start in range(0, len(pairs), size):
-            part = pairs[start : start + size]
-            loop.step([pair["caption"] for pair in part], [pair["image"] for pair in part], update)
+            loop.step(*columns(pairs[start : start + size]), update)
             update += 1
             if update % config.evaluation.eval_every == 0 or update == total:
                 before = time.perf_counter()
-                evaluation = evaluator(loop.model, loop.tokenizer)
-                course.add(update, evaluation.mean_per_class, before)
-                if target is not None and evaluation.mean_per_class >= target:
+                accuracy = evaluator(loop.model, loop.tokenizer).mean_per_class
+                course.add(update, accuracy, before)
+                if update == total or (target is not None and accuracy >= target):
                     return course
-    return course
 
 
 if __name__ == "__main__":

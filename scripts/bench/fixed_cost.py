@@ -12,42 +12,46 @@ first step of a pool also reads its first window, which then serves the next ste
 The second table is how long a process takes that only shows a command's help.
 """
 
-import argparse
-import multiprocessing
-import resource
-import shutil
+import csv
+import random
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import Executor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from scripts.bench.side_by_side import Comparison, Timing, add_output, show, take_turns
-
-if TYPE_CHECKING:  # the processes that curate import them, and `--help` is not slowed down
-    from cit_curate.curation.curator import Curator
-    from cit_curate.records import Float32
-    from cit_curate.run.ledger import Run
-    from cit_curate.text_encoder.texts import Texts
+from cit_curate.config import CurateConfig, MetadataConfig
+from cit_curate.curation.curator import Curator, write_scan
+from cit_curate.curation.lane_scan import OuterStep
+from cit_curate.pool.mixture import PoolMixture
+from cit_curate.pool.pool import Pool
+from cit_curate.records import Float32, PoolCursor
+from cit_curate.run.ledger import Commit, Run
+from cit_curate.sources.columns import Columns
+from cit_curate.text_encoder.texts import Texts
+from scripts.bench.own_process import fresh_process, peak_memory, resident_memory
+from scripts.bench.side_by_side import Comparison, Timing, bench_parser, compare_ways, in_turn, show
 
 ROWS = (10_000, 1_000_000, 10_000_000)
 # An outer step: one in `1 / MIN_RATIO` of the captions that it scans.
 SCANNED = 16_384
 MIN_RATIO = 1 / 16
 NUM_ENTRIES, DIM = 1_000, 32
-CHUNK_ROWS = 262_144
 HELP = ("--help", "train --help", "train default --help", "curate --help", "pool build --help")
 WORDS = tuple(f"word{number}" for number in range(0, 1_000, 40))
+STAGES = ("read", "texts", "search", "rules", "ledger")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class RandomEncoder:
         self.seconds = 0.0
         self._rng = np.random.default_rng(0)
 
-    def embed(self, texts: Sequence[str]) -> "Float32":
+    def embed(self, texts: Sequence[str]) -> Float32:
         """float32 [texts, DIM], unit norm."""
         started = time.perf_counter()
         vectors = self._rng.standard_normal((len(texts), DIM), dtype=np.float32)
@@ -91,197 +95,130 @@ class RandomEncoder:
         self.seconds += time.perf_counter() - started
         return vectors
 
-    def embed_on_device(self, texts: "Texts") -> "Float32":
+    def embed_on_device(self, texts: Texts) -> Float32:
         """As `embed`."""
         return self.embed(texts.array)
 
 
 def main() -> None:
     """Write the pools, curate them in turn, print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = bench_parser(__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="sizes of the pools")
-    parser.add_argument("--folder", type=Path, help="pools are kept there, about 70 bytes a row")
-    add_output(parser)
+    parser.add_argument("--folder", type=Path, help="pools are kept there, about 140 bytes a row")
     parser.set_defaults(repeats=7)
-    asked = parser.parse_args()
-    folder = asked.folder or Path(tempfile.mkdtemp(prefix="cit-fixed-cost-"))
-    try:
-        pools = [made_pool(folder / f"pool-{rows}", rows) for rows in asked.rows]
-        tables = [compare(pools, folder, repeats=asked.repeats), compare_help(asked.repeats)]
-        show(tables, asked.json)
-    finally:
-        if asked.folder is None:
-            shutil.rmtree(folder)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="cit-fixed-cost-") as temporary:
+        folder = options.folder or Path(temporary)
+        pools = [made_pool(folder / f"pool-{rows}", rows) for rows in options.rows]
+        outer_step = compare(pools, folder, repeats=options.repeats)
+        show([outer_step, compare_help(options.repeats)], options.json)
 
 
 def made_pool(folder: Path, num_rows: int) -> Path:
-    """A pool of that many made-up pairs; one that is there already is taken as it is."""
-    from cit_curate.pool import format as pool_format
-    from cit_curate.pool.parts import cut_groups, write_parts, write_rejects
+    """A pool of that many made-up pairs; one that is there already is taken as it is.
 
-    if (folder / pool_format.MANIFEST_NAME).is_file():
+    Each image has two texts: a title of four words and a number, and four tags.
+    """
+    if folder.is_dir():
         return folder
-    folder.mkdir(parents=True)
-    groups = cut_groups(_pairs(num_rows), pool_format.group_rows(num_rows))
-    written = write_parts(groups, folder, pool_format.pair_schema({}))
-    manifest = pool_format.PoolManifest(
-        name=folder.name,
-        fingerprint=pool_format.parts_fingerprint(written.parts),
-        cleaning="none",
-        columns={},
-        num_pairs=written.num_pairs,
-        num_images=written.num_images,
-        num_with_image=written.num_with_image,
-        num_records=num_rows,
-        text_keys=dict(written.text_keys),
-        rejects={},
-        sources=(),
-        parts=tuple(written.parts),
-        reject_parts=write_rejects((), folder),
-    )
-    pool_format.write_manifest(folder, manifest)
-    return folder
-
-
-def _pairs(num_rows: int) -> Iterator[pa.Table]:
-    """Two texts of each image: a title of four words, and four tags."""
-    words = pa.array(WORDS)
-    for start in range(0, num_rows, CHUNK_ROWS):
-        rows = np.arange(start, min(start + CHUNK_ROWS, num_rows), dtype=np.int64)
-        drawn = np.random.default_rng(start).integers(len(WORDS), size=(4, len(rows)))
-        number = pc.utf8_lpad(pa.array(rows // 2).cast(pa.string()), 8, "0")
-        chosen = [words.take(pa.array(each)) for each in drawn]
-        is_tag = pa.array(rows % 2 == 1)
-        title = pc.binary_join_element_wise(*chosen, number, " ")
-        tags = pc.binary_join_element_wise(*chosen, ",")
-        yield pa.table(
-            {
-                "image_id": number,
-                "text_key": pc.if_else(is_tag, "tag", "title"),
-                "caption": pc.if_else(is_tag, tags, title),
-                "image_uri": pc.binary_join_element_wise("images/", number, ".jpg", ""),
-                "source": pa.repeat("made-up", len(rows)),
-                "caption_hash": pa.array(rows.astype(np.uint64)),
-                "text_fixed": pa.repeat(False, len(rows)),
-            }
-        )
+    rng = random.Random(0)  # noqa: S311 - made-up captions
+    with tempfile.TemporaryDirectory(prefix="cit-pairs-") as sources:
+        table = Path(sources) / "pairs.csv"
+        with table.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(("image_id", "image", "title", "tag"))
+            for image in range(num_rows // 2):
+                words = rng.choices(WORDS, k=4)
+                title, tags = f"{' '.join(words)} {image:08d}", ",".join(words)
+                writer.writerow((f"{image:08d}", f"images/{image:08d}.jpg", title, tags))
+        columns = Columns(image_id="image_id", image="image", text=("title", "tag"))
+        return Pool.build([table], folder, columns=columns).path
 
 
 def compare(pools: Sequence[Path], folder: Path, *, repeats: int) -> Comparison:
     """Outer steps over each pool, taken in turn by one process per pool."""
-    spawn = multiprocessing.get_context("spawn")
-    children = []
-    for pool in pools:
-        here, there = spawn.Pipe()
-        process = spawn.Process(target=_curate, args=(there, pool, folder / f"run-{pool.name}"))
-        process.start()
-        there.close()
-        # Opening comes first, and alone: the others are not there yet, or wait.
-        children.append((process, here, float(here.recv())))
-    try:
-        turns = [[_step(pipe) for _, pipe, _ in children] for _ in range(repeats + 1)]
-        memory = [_memory(pipe) for _, pipe, _ in children]
-    finally:
-        for process, pipe, _ in children:
-            pipe.close()
-            process.join()
-    timings = [
-        _timing(pool, opening, steps, peak)
-        for pool, (_, _, opening), steps, peak in zip(
-            pools, children, zip(*turns, strict=True), memory, strict=True
-        )
-    ]
+    with ExitStack() as stack:
+        processes, opened = {}, {}
+        for pool in pools:
+            process = stack.enter_context(fresh_process())
+            # Opening comes first, and alone: the others are not there yet, or wait.
+            opened[pool.name] = process.submit(_open, pool, folder / f"run-{pool.name}").result()
+            processes[pool.name] = process
+        steps = {name: partial(_result, process, _next_step) for name, process in processes.items()}
+        turns = in_turn(steps, repeats=repeats + 1)
+        timings = []
+        for name, process in processes.items():
+            seconds, base = opened[name]
+            resident, peak = (
+                _result(process, each) - base for each in (resident_memory, peak_memory)
+            )
+            timings.append(_timing(name, seconds, turns[name], resident, peak))
     facts = {"captions scanned": SCANNED, "kept": MIN_RATIO, "metadata entries": NUM_ENTRIES}
     title = "An outer step without embedding"
-    return Comparison(title, "captions", timings[0].name, tuple(timings), facts)
+    return Comparison(title, "captions", tuple(timings), facts)
 
 
 def compare_help(repeats: int, commands: Sequence[str] = HELP) -> Comparison:
     """Cold processes that show the help of some commands; the baseline only starts Python."""
-    ways: dict[str, Callable[[], object]] = {
-        "python -c pass": partial(_process, ["-c", "pass"]),
-        **{
-            f"cit {command}": partial(_process, ["-m", "cit_train.cli", *command.split()])
-            for command in commands
-        },
+    arguments = {"python -c pass": ["-c", "pass"]} | {
+        f"cit {command}": ["-m", "cit_train.cli", *command.split()] for command in commands
     }
-    seconds = take_turns(ways, repeats=repeats)
-    timings = tuple(
-        Timing(name, each, 1, {"ms": f"{1e3 * median(each):.0f}"}) for name, each in seconds.items()
-    )
-    return Comparison("Showing help", "processes", timings[0].name, timings)
-
-
-def _process(args: Sequence[str]) -> None:
-    subprocess.run([sys.executable, *args], check=True, capture_output=True)
+    run = partial(subprocess.run, check=True, capture_output=True)
+    ways = {name: partial(run, [sys.executable, *each]) for name, each in arguments.items()}
+    found = compare_ways("Showing help", "processes", ways, 1, repeats=repeats)
+    timings = (replace(each, notes={"ms": f"{1e3 * each.median:.0f}"}) for each in found.timings)
+    return replace(found, timings=tuple(timings))
 
 
 def _timing(
-    pool: Path, opening: float, steps: tuple[Step, ...], memory: tuple[float, float]
+    name: str, opening: float, steps: Sequence[Step], resident: float, peak: float
 ) -> Timing:
-    first, later = steps[0], steps[1:]
-    stages = ("read", "texts", "search", "rules", "ledger")
+    first, *later = steps
+
+    def median_ms(stage: str) -> str:
+        return f"{1e3 * median(getattr(step, stage) for step in later):.0f}"
+
     notes = {
         "opening s": f"{opening:.2f}",
         "first step s": f"{first.seconds:.2f}",
-        "later step ms": f"{1e3 * median(each.seconds for each in later):.0f}",
-        "processor ms": f"{1e3 * median(each.processor for each in later):.0f}",
-        **{f"{name} ms": f"{1e3 * median(getattr(s, name) for s in later):.0f}" for name in stages},
-        "resident MB": f"{memory[0]:,.0f}",
-        "peak MB": f"{memory[1]:,.0f}",
+        "later step ms": median_ms("seconds"),
+        **{f"{stage} ms": median_ms(stage) for stage in ("processor", *STAGES)},
+        "resident MB": f"{resident:,.0f}",
+        "peak MB": f"{peak:,.0f}",
     }
-    rows = int(pool.name.rpartition("-")[2])
+    rows = int(name.rpartition("-")[2])
     scanned = median(each.scanned for each in later)
     return Timing(f"{rows:,} rows", tuple(each.seconds for each in later), scanned, notes)
 
 
-def _step(pipe: Connection) -> Step:
-    pipe.send("step")
-    return Step(**pipe.recv())
+# The outer steps of a process that has opened a pool.
+_steps: list[Iterator[Step]] = []
 
 
-def _memory(pipe: Connection) -> tuple[float, float]:
-    pipe.send("memory")
-    resident, peak = pipe.recv()
-    return resident, peak
-
-
-def _curate(pipe: Connection, pool: Path, run_folder: Path) -> None:
-    """Open the pool, then an outer step per question; memory is told beyond what imports take."""
-    from cit_curate.config import CurateConfig, MetadataConfig
-    from cit_curate.curation.curator import Curator
-    from cit_curate.pool.mixture import PoolMixture
-    from cit_curate.run.ledger import Run
-
+def _open(pool: Path, run_folder: Path) -> tuple[float, float]:
+    """Open a pool in this process; the seconds that it takes, and the memory before."""
     metadata = run_folder.with_suffix(".txt")
     metadata.write_text("".join(f"entry {n}\n" for n in range(NUM_ENTRIES)))
     config = CurateConfig(threshold=1.0, min_ratio=MIN_RATIO, max_passes=16, index="exact")
     pa.array([""])  # Arrow looks for pandas now, once in a process: 0.4 s where it is installed
-    base = _resident_mb()
-    started = time.perf_counter()
+    base, started = resident_memory(), time.perf_counter()
     curator = Curator(PoolMixture.open(pool), MetadataConfig(metadata=str(metadata)), config)
-    pipe.send(time.perf_counter() - started)
+    seconds = time.perf_counter() - started
     run = Run.create(run_folder, config={}, environment={}, overwrite=True)
-    steps = outer_steps(curator, run)
-    while True:
-        try:
-            asked = pipe.recv()
-        except EOFError:
-            return
-        if asked == "step":
-            pipe.send(asdict(next(steps)))
-        else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            pipe.send((_resident_mb() - base, peak - base))
+    _steps.append(outer_steps(curator, run))
+    return seconds, base
 
 
-def outer_steps(curator: "Curator", run: "Run") -> Iterator[Step]:
+def _next_step() -> Step:
+    return next(_steps[0])
+
+
+def _result(process: Executor, call: Callable[[], T]) -> T:
+    return process.submit(call).result()
+
+
+def outer_steps(curator: Curator, run: Run) -> Iterator[Step]:
     """One outer step after the other, each committed to the run."""
-    from cit_curate.curation.curator import write_scan
-    from cit_curate.curation.lane_scan import OuterStep
-    from cit_curate.records import PoolCursor
-    from cit_curate.run.ledger import Commit
-
     encoder = RandomEncoder()
     scores = curator.lane_scores(encoder, curator.refresh(encoder))
     cursors, outer_step = (PoolCursor(),), 0
@@ -307,17 +244,6 @@ def outer_steps(curator: "Curator", run: "Run") -> Iterator[Step]:
             processor=time.process_time() - processor - (encoder.seconds - embedding),
         )
         outer_step += 1
-
-
-def _resident_mb() -> float:
-    """Memory of this process that is in RAM now; where the system does not tell, the peak."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) / 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

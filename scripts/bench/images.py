@@ -7,20 +7,19 @@ workers. Without --images, montages of the demo's evaluation pictures (`cit demo
 made into JPEGs of --size: YFCC's images have about 500 x 375 pixels.
 """
 
-import argparse
 import itertools
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
 from cit_curate.images.read import ImageRejected, check_image, read_image
@@ -30,7 +29,16 @@ from cit_curate.run.shards import Sample, ShardWriter
 from cit_train.streaming.batches import BatchReader, BatchReaderConfig, open_batches
 from cit_train.streaming.views import ViewMaker, empty_views
 from cit_train.transforms import train_view
-from scripts.bench.side_by_side import Comparison, Timing, add_output, show, take_turns
+from scripts.bench.side_by_side import (
+    Comparison,
+    Facts,
+    Timing,
+    bench_parser,
+    compare_ways,
+    in_turn,
+    seconds_of,
+    show,
+)
 
 BATCH_SIZE = 64
 SIDE = 224
@@ -40,31 +48,30 @@ WARM_BATCHES = 8
 MAX_PIXELS = 64_000_000
 
 UInt8 = npt.NDArray[np.uint8]
+Way = Callable[[Sequence[bytes]], object]
 
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = bench_parser(__doc__)
     parser.add_argument("--images", type=Path, help="folder of images to use as they are")
     parser.add_argument("--size", default="500x375", help="width x height of the JPEGs made")
     parser.add_argument("--num-images", type=int, default=512)
     parser.add_argument("--num-batches", type=int, default=40, help="timed batches of the loader")
     parser.add_argument("--workers", type=int, default=2)
-    add_output(parser)
-    asked = parser.parse_args()
-    if asked.images is not None:
-        images = images_of(asked.images, asked.num_images)
+    options = parser.parse_args()
+    if options.images is not None:
+        images = images_of(options.images, options.num_images)
     else:
-        width, height = map(int, asked.size.split("x"))
-        images = montages(evaluation_pictures(), (width, height), asked.num_images)
-    show(
-        [
-            loading(images, asked.workers, asked.num_batches, asked.repeats),
-            writing(images, asked.workers, asked.repeats),
-            differences(images[:64]),
-        ],
-        asked.json,
-    )
+        width, height = map(int, options.size.split("x"))
+        images = montages(evaluation_pictures(), (width, height), options.num_images)
+    comparisons = [
+        loading(images, options.workers, options.num_batches, options.repeats),
+        writing(images, options.workers, options.repeats),
+        differences(images[:64]),
+    ]
+    facts = _facts(images)
+    show([replace(each, facts=facts) for each in comparisons], options.json)
 
 
 def images_of(folder: Path, num_images: int) -> list[bytes]:
@@ -114,82 +121,71 @@ def montages(
 
 def loading(images: Sequence[bytes], workers: int, num_batches: int, repeats: int) -> Comparison:
     """The loader in worker processes, against the decoder in as many."""
-    ways = {
-        "PIL, decode alone": _decode,
-        "PIL, decode + view": _decode_and_view,
-        "fast views, no loader": _fast_views,
-    }
     counted = num_batches * BATCH_SIZE
-    shares = [_Share(worker, workers, counted // workers) for worker in range(workers)]
     with (
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(
             workers, mp_context=get_context("spawn"), initializer=_keep, initargs=(images,)
         ) as pool,
     ):
+
+        def together(way: Way) -> float:
+            share = partial(_of_worker, way, counted // workers, workers)
+            return seconds_of(lambda: list(pool.map(share, range(workers))))
+
         write_steps(Path(folder), images, (num_batches + WARM_BATCHES) * BATCH_SIZE)
-        timers: dict[str, Callable[[], float]] = {
-            name: partial(_seconds, partial(_together, pool, way, shares))
-            for name, way in ways.items()
+        plain, fast = (stream_of(Path(folder), fast=fast) for fast in (False, True))
+        ways: dict[str, Callable[[], float]] = {
+            "PIL, decode alone": partial(together, _decode),
+            "PIL, decode + view": partial(together, _decode_and_view),
+            "fast views, no loader": partial(together, _fast_views),
+            "loader": partial(loader_seconds, plain, workers, num_batches),
+            "loader, --fast-views": partial(loader_seconds, fast, workers, num_batches),
         }
-        for name, fast in (("loader", False), ("loader, --fast-views", True)):
-            stream = stream_of(Path(folder), fast=fast)
-            timers[name] = partial(loader_seconds, stream, workers, num_batches)
         # In turns, for the machine's own rate drifts; the first turn warms up.
-        turns = [{name: timer() for name, timer in timers.items()} for _ in range(repeats + 1)][1:]
-    timings = [Timing(name, tuple(turn[name] for turn in turns), counted) for name in timers]
+        turns = in_turn(ways, repeats=repeats + 1)
+    timings = tuple(Timing(name, seconds[1:], counted) for name, seconds in turns.items())
     title = f"Loader, {workers} workers, batches of {BATCH_SIZE}, views of {SIDE}"
-    return Comparison(title, "images", "PIL, decode alone", tuple(timings), _facts(images))
+    return Comparison(title, "images", timings)
 
 
 def writing(images: Sequence[bytes], threads: int, repeats: int) -> Comparison:
     """What the shard writer does to each image, before it is written."""
+    smaller = partial(shard_image, side=256)
+    shrunk = f"--shard-image-side 256, {threads} threads"
     with ThreadPoolExecutor(threads) as pool:
-
-        def each(make: Callable[[bytes], object]) -> Callable[[], object]:
-            return lambda: list(pool.map(make, images))
-
-        ways = {
+        ways: dict[str, Callable[[], object]] = {
             "read in full, one thread": lambda: [read_image(image) for image in images],
-            f"read in full, {threads} threads": each(read_image),
-            f"check, {threads} threads (cit)": each(check_image),
-            f"--shard-image-side 256, {threads} threads": each(
-                lambda image: shard_image(image, side=256)
-            ),
+            f"read in full, {threads} threads": lambda: list(pool.map(read_image, images)),
+            f"check, {threads} threads (cit)": lambda: list(pool.map(check_image, images)),
+            shrunk: lambda: list(pool.map(smaller, images)),
         }
-        seconds = take_turns(ways, repeats=repeats)
-    small = sum(len(shard_image(image, side=256)) for image in images)
-    notes = dict.fromkeys(ways, f"{sum(map(len, images)) / len(images) / 1e3:.0f}")
-    notes[f"--shard-image-side 256, {threads} threads"] = f"{small / len(images) / 1e3:.0f}"
-    timings = [
-        Timing(name, times, len(images), {"kB/image written": notes[name]})
-        for name, times in seconds.items()
-    ]
-    return Comparison(
-        "Shard writer, per image", "images", next(iter(ways)), tuple(timings), _facts(images)
-    )
+
+        def written(way: str) -> dict[str, str]:
+            sizes = [len(smaller(image) if way == shrunk else image) for image in images]
+            return {"kB/image written": f"{sum(sizes) / len(images) / 1e3:.0f}"}
+
+        title = "Shard writer, per image"
+        return compare_ways(title, "images", ways, len(images), repeats=repeats, notes=written)
 
 
 def differences(images: Sequence[bytes]) -> Comparison:
     """How far fast views are from plain ones; the rates are those of one thread."""
-    ways = {
-        "views": ViewMaker(side=SIDE, max_pixels=MAX_PIXELS),
-        "--fast-views": ViewMaker(side=SIDE, max_pixels=MAX_PIXELS, fast=True),
-    }
-    views = {name: _views(maker, images) for name, maker in ways.items()}
-    gap = (views["views"].astype(int) - views["--fast-views"]).__abs__()
+    plain = ViewMaker(side=SIDE, max_pixels=MAX_PIXELS)
+    fast = replace(plain, fast=True)
+    gap = abs(_views(plain, images).astype(int) - _views(fast, images))
     notes = {
-        "--fast-views": {
-            "mean difference": f"{gap.mean():.2f} of 255",
-            "99th percentile": f"{np.percentile(gap, 99):.0f}",
-        }
+        "mean difference": f"{gap.mean():.2f} of 255",
+        "99th percentile": f"{np.percentile(gap, 99):.0f}",
     }
-    runs = {name: lambda maker=maker: _views(maker, images) for name, maker in ways.items()}
-    seconds = take_turns(runs, repeats=3)
-    timings = [
-        Timing(name, times, len(images), notes.get(name, {})) for name, times in seconds.items()
-    ]
-    return Comparison("Views, one thread", "images", "views", tuple(timings), _facts(images))
+    return compare_ways(
+        "Views, one thread",
+        "images",
+        {"views": partial(_views, plain, images), "--fast-views": partial(_views, fast, images)},
+        len(images),
+        repeats=3,
+        notes=lambda way: notes if way == "--fast-views" else {},
+    )
 
 
 def write_steps(folder: Path, images: Sequence[bytes], num_pairs: int) -> None:
@@ -230,21 +226,10 @@ def loader_seconds(
     with open_batches(stream, num_workers=workers) as batches:
         for _ in itertools.islice(batches, warm):
             pass
-        started = time.perf_counter()
-        for _ in itertools.islice(batches, num_batches):
-            pass
-        return time.perf_counter() - started
+        return seconds_of(lambda: [None for _ in itertools.islice(batches, num_batches)])
 
 
-class _Share(NamedTuple):
-    """What one process decodes: its part of the images, over and over."""
-
-    worker: int
-    workers: int
-    number: int
-
-
-# Of a process of the pool: timed ways find the bytes in its memory.
+# The images of one process of the pool: timed ways find their bytes in its memory.
 _kept: list[bytes] = []
 
 
@@ -255,45 +240,27 @@ def _keep(images: Sequence[bytes]) -> None:
     bytes(16 << 20)
 
 
-def _together(
-    pool: ProcessPoolExecutor, way: Callable[[list[bytes]], int], shares: list[_Share]
-) -> int:
-    return sum(pool.map(partial(_of_share, way), shares))
+def _of_worker(way: Way, number: int, workers: int, worker: int) -> None:
+    """Do that to so many images of a worker's share, over and over."""
+    way(list(itertools.islice(itertools.cycle(_kept[worker::workers]), number)))
 
 
-def _of_share(way: Callable[[list[bytes]], int], share: _Share) -> int:
-    own = itertools.cycle(_kept[share.worker :: share.workers])
-    return way(list(itertools.islice(own, share.number)))
-
-
-def _seconds(way: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    way()
-    return time.perf_counter() - started
-
-
-def _decode(images: Sequence[bytes]) -> int:
+def _decode(images: Sequence[bytes]) -> None:
     """What the decoder itself takes: `Image.open` and `load`."""
     for image in images:
         Image.open(BytesIO(image)).load()
-    return len(images)
 
 
-def _decode_and_view(images: Sequence[bytes]) -> int:
+def _decode_and_view(images: Sequence[bytes]) -> None:
     for image, rng in zip(images, _generators(), strict=False):
         train_view(Image.open(BytesIO(image)).convert("RGB"), rng, side=SIDE)
-    return len(images)
 
 
-def _fast_views(images: Sequence[bytes]) -> int:
-    import torch
-
+def _fast_views(images: Sequence[bytes]) -> None:
     torch.set_num_threads(1)
-    maker = ViewMaker(side=SIDE, max_pixels=MAX_PIXELS, fast=True)
-    room = empty_views(1, SIDE)
+    maker, room = ViewMaker(side=SIDE, max_pixels=MAX_PIXELS, fast=True), empty_views(1, SIDE)
     for image, rng in zip(images, _generators(), strict=False):
         maker(image, [rng], room)
-    return len(images)
 
 
 def _views(maker: ViewMaker, images: Sequence[bytes]) -> UInt8:
@@ -307,7 +274,7 @@ def _generators() -> Iterator[np.random.Generator]:
     return (np.random.default_rng((5, number)) for number in itertools.count())
 
 
-def _facts(images: Sequence[bytes]) -> dict[str, str | int | float]:
+def _facts(images: Sequence[bytes]) -> Facts:
     width, height = read_image(images[0]).size
     return {
         "images": len(images),

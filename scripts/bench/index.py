@@ -7,18 +7,18 @@ centre; queries lie about 0.6 from their entry, as captions do. Build time, quer
 what an approximate answer loses against the exact one.
 """
 
-import argparse
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from indexes.build import build_index
-from indexes.protocol import Float32, SearchResult
+from indexes.protocol import Float32
 from indexes.recall import recall, similarity_error
-from scripts.bench.side_by_side import Comparison, Timing, add_output, show, take_turns
+from scripts.bench.side_by_side import Comparison, bench_parser, compare_ways, show
 
 KINDS = ("exact", "flat", "ivf", "hnsw")
 DIM = 384
@@ -30,17 +30,16 @@ QUERY_SIMILARITY = 0.6
 
 def main() -> None:
     """Print a table for each number of entries."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = bench_parser(__doc__)
     parser.add_argument("--entries", type=int, nargs="+", default=[1_000, 21_000, 500_000])
     parser.add_argument("--queries", type=int, default=4_096)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS))
-    add_output(parser)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     tables = [
-        compare(num, asked.queries, kinds=asked.kinds, repeats=asked.repeats)
-        for num in asked.entries
+        compare(num, options.queries, kinds=options.kinds, repeats=options.repeats)
+        for num in options.entries
     ]
-    show(tables, asked.json)
+    show(tables, options.json)
 
 
 def compare(
@@ -49,34 +48,28 @@ def compare(
     """All kinds over the same entries, asked the same queries in turn."""
     vectors = entry_vectors(num_entries)
     queries = query_vectors(vectors, num_queries)
-    indexes, build_seconds = {}, {}
+    exact = build_index(vectors, "exact").search(queries)
+    indexes, notes = {}, {}
     for kind in kinds:
         started = time.perf_counter()
         indexes[kind] = build_index(vectors, kind)
-        build_seconds[kind] = time.perf_counter() - started
-    answers: dict[str, SearchResult] = {}
-
-    def ask(kind: str) -> None:
-        answers[kind] = indexes[kind].search(queries)
-
-    ways = {kind: lambda kind=kind: ask(kind) for kind in kinds}
-    seconds = take_turns(ways, repeats=repeats)
-    exact = answers.get("exact") or build_index(vectors, "exact").search(queries)
-    timings = tuple(
-        Timing(
-            kind,
-            seconds[kind],
-            num_queries,
-            {
-                "build s": f"{build_seconds[kind]:.3g}",
-                "recall@1": f"{recall(answers[kind], exact):.4f}",
-                "largest error": f"{similarity_error(answers[kind], exact):.2g}",
-            },
-        )
-        for kind in kinds
+        built = time.perf_counter() - started
+        found = indexes[kind].search(queries)
+        notes[kind] = {
+            "build s": f"{built:.3g}",
+            "recall@1": f"{recall(found, exact):.4f}",
+            "largest error": f"{similarity_error(found, exact):.2g}",
+        }
+    return compare_ways(
+        f"{num_entries:,} entries",
+        "queries",
+        {kind: partial(index.search, queries) for kind, index in indexes.items()},
+        num_queries,
+        repeats=repeats,
+        warm_up=False,  # each has searched once
+        notes=notes.__getitem__,
+        facts={"dimensions": DIM, "queries": num_queries, "torch threads": torch.get_num_threads()},
     )
-    facts = {"dimensions": DIM, "queries": num_queries, "torch threads": torch.get_num_threads()}
-    return Comparison(f"{num_entries:,} entries", "queries", kinds[0], timings, facts)
 
 
 def entry_vectors(num_entries: int) -> Float32:

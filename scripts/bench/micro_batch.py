@@ -7,114 +7,105 @@ Each way runs in a process of its own, for its peak of memory; the vision side i
 tower, since it is frozen and costs both ways the same.
 """
 
-import argparse
 import csv
-import json
-import platform
-import resource
-import subprocess
 import sys
 import tempfile
-import time
-from datetime import UTC, datetime
+from argparse import Namespace
 from pathlib import Path
-from statistics import median
-from typing import Any
 
-REPEATS = 3
+import torch
+from PIL import Image
+from transformers import ViTConfig, ViTModel
+
+from cit_curate.pool.pool import Pool
+from cit_curate.sources.columns import Columns
+from cit_train.config import RunConfig, replace_fields
+from cit_train.loop.session import open_session
+from cit_train.recipes import default
+from cit_train.streaming.batches import LaneBatch
+
+if __name__ == "__main__":  # as a file, this finds what stands beside it
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from scripts.bench.own_process import in_own_process, peak_memory
+from scripts.bench.side_by_side import (
+    Comparison,
+    Facts,
+    Timing,
+    add_device,
+    bench_parser,
+    seconds_of,
+    show,
+)
 
 
 def main() -> None:
-    """Print the table, or one way's numbers as JSON (`--only`)."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("captions", help="CSV with the captions")
+    """Print the table."""
+    parser = bench_parser(__doc__)
+    parser.add_argument("captions", type=Path, help="CSV with the captions")
     parser.add_argument("--column", default="caption")
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--lanes", type=int, default=2)
     parser.add_argument("--micro-batches", default="64,16")
     parser.add_argument("--text-encoder", default="package:minilm")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.only is not None:
-        sys.stdout.write(json.dumps(measure(asked)) + "\n")
-        return
-    rows = {}
-    for chunk in (0, *map(int, asked.micro_batches.split(","))):
-        command = [sys.executable, *sys.argv, "--only", str(chunk)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        rows[chunk] = json.loads(done.stdout.splitlines()[-1])
-    now = datetime.now(UTC).strftime("%Y-%m-%d")
-    pairs = f"{asked.lanes} lanes of {asked.batch_size} pairs"
-    print(f"{platform.machine()}, {asked.device}, {asked.text_encoder}, {pairs}, {now}")
-    print(f"{'way':<18}{'GB above rest':>14}{'seconds':>9}{'spread':>14}{'loss':>9}")
-    for chunk, row in rows.items():
-        way = f"--micro-batch {chunk}" if chunk else "plain"
-        seconds = sorted(row["seconds"])
-        spread = f"{seconds[0]:.2f}-{seconds[-1]:.2f}"
-        peak = f"{row['bytes'] / 1e9:.2f}"
-        print(f"{way:<18}{peak:>14}{median(seconds):>9.2f}{spread:>14}{row['loss']:>9.4f}")
+    add_device(parser)
+    options = parser.parse_args()
+    sizes = (0, *map(int, options.micro_batches.split(",")))
+    timings = tuple(in_own_process(measure, options, size).result for size in sizes)
+    facts: Facts = {
+        name: getattr(options, name) for name in ("device", "text_encoder", "lanes", "batch_size")
+    }
+    show([Comparison("One update", "updates", timings, facts)], options.json)
 
 
-def measure(asked: argparse.Namespace) -> dict[str, Any]:
-    """Peak of memory above what the model takes, and seconds of some updates."""
-    import torch
-
-    from cit_train.loop.session import open_session
-
+def measure(options: Namespace, micro_batch: int) -> Timing:
+    """Seconds of some updates, and the peak of memory above what the model takes."""
     with tempfile.TemporaryDirectory() as folder:
-        session = open_session(_config(asked, Path(folder)), Path(folder) / "run")
+        config = _config(options, micro_batch, Path(folder))
+        session = open_session(config, Path(folder) / "run")
         trainer, state = session.trainer, session.state
         for module in trainer.model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0  # so that both ways have the same loss
-        batches = _batches(asked)
-        before = _peak(asked.device)
-        seconds, loss = [], 0.0
-        for _ in range(REPEATS):
-            started = time.perf_counter()
+        batches = _batches(options)
+        before, losses = _peak_gb(options.device), []
+
+        def update() -> None:
             _, report = trainer.step(batches, state)  # the first update's rate is 0
-            seconds.append(time.perf_counter() - started)
-            loss = report.loss
-        return {"bytes": _peak(asked.device) - before, "seconds": seconds, "loss": loss}
+            losses.append(report.loss)
+
+        seconds = tuple(seconds_of(update) for _ in range(options.repeats))
+        notes = {
+            "GB above rest": f"{_peak_gb(options.device) - before:.2f}",
+            "loss": f"{losses[-1]:.4f}",
+        }
+    return Timing(f"--micro-batch {micro_batch}" if micro_batch else "plain", seconds, 1, notes)
 
 
-def _peak(device: str) -> int:
-    import torch
-
+def _peak_gb(device: str) -> float:
     if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return torch.cuda.max_memory_allocated() / 1e9
+    return peak_memory() * 1024**2 / 1e9
 
 
-def _batches(asked: argparse.Namespace) -> list[Any]:
-    import torch
-
-    from cit_train.streaming.batches import LaneBatch
-
-    with open(asked.captions, newline="", encoding="utf-8") as stream:  # noqa: PTH123
-        captions = [row[asked.column] for row in csv.DictReader(stream)]
+def _batches(options: Namespace) -> list[LaneBatch]:
+    with options.captions.open(newline="", encoding="utf-8") as stream:
+        captions = [row[options.column] for row in csv.DictReader(stream)]
     torch.manual_seed(0)
+    size = options.batch_size
     batches = []
-    for lane in range(asked.lanes):
-        first = lane * asked.batch_size
-        own = [captions[(first + n) % len(captions)] for n in range(asked.batch_size)]
-        keys = [f"{first + n}_title" for n in range(asked.batch_size)]
-        views = torch.randint(0, 255, (asked.batch_size, 3, 32, 32), dtype=torch.uint8)
-        batches.append(LaneBatch(0, lane, 0, own, keys, [b""] * asked.batch_size, views))
+    for lane in range(options.lanes):
+        rows = range(lane * size, (lane + 1) * size)
+        own, keys = (
+            [captions[row % len(captions)] for row in rows],
+            [f"{row}_title" for row in rows],
+        )
+        views = torch.randint(0, 255, (size, 3, 32, 32), dtype=torch.uint8)
+        batches.append(LaneBatch(0, lane, 0, own, keys, [b""] * size, views))
     return batches
 
 
-def _config(asked: argparse.Namespace, folder: Path) -> Any:
-    import torch
-    from PIL import Image
-    from transformers import ViTConfig, ViTModel
-
-    from cit_curate.pool.pool import Pool
-    from cit_curate.sources.columns import Columns
-    from cit_train.config import replace_fields
-    from cit_train.recipes import default
-
+def _config(options: Namespace, micro_batch: int, folder: Path) -> RunConfig:
     torch.manual_seed(0)
     small = ViTConfig(
         hidden_size=64,
@@ -126,7 +117,7 @@ def _config(asked: argparse.Namespace, folder: Path) -> Any:
     )
     ViTModel(small).save_pretrained(folder / "vision")
     Image.new("RGB", (32, 32)).save(folder / "one.png")
-    rows = [f"{number},one.png,one" for number in range(64 * asked.lanes)]
+    rows = [f"{number},one.png,one" for number in range(64 * options.lanes)]
     (folder / "pairs.csv").write_text("\n".join(["image_id,image,title", *rows]))
     columns = Columns(image_id="image_id", image="image", text=("title",))
     Pool.build([folder / "pairs.csv"], folder / "pool", columns=columns)
@@ -135,13 +126,13 @@ def _config(asked: argparse.Namespace, folder: Path) -> Any:
         default(),
         pool=str(folder / "pool"),
         metadata=str(folder / "classes.txt"),
-        text_encoder=asked.text_encoder,
+        text_encoder=options.text_encoder,
         pooling="mean",
         vision_encoder=str(folder / "vision"),
-        lanes=asked.lanes,
-        batch_size=asked.batch_size,
-        device=asked.device,
-        micro_batch=asked.only or None,
+        lanes=options.lanes,
+        batch_size=options.batch_size,
+        device=options.device,
+        micro_batch=micro_batch or None,
     )
 
 

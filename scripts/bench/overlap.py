@@ -11,55 +11,41 @@ cached by a first, untimed run of each.
 import shutil
 import statistics
 import tempfile
-from argparse import ArgumentParser
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from cit_curate.engines.workers import available_cpus
 from cit_curate.run.ledger import Run
 from cit_train.config import RunConfig, replace_fields
 from cit_train.outer_loop import train
-from scripts.bench.side_by_side import Comparison, Timing, add_output, show, take_turns
+from scripts.bench.side_by_side import Comparison, bench_parser, compare_ways, show
+from scripts.bench.train_step import demo_config
 
 MOMENTS = ("select", "first_shard", "first_batch", "last_shard")
 # The outer step from which on moments count: the processes have started by then.
 FIRST = 2
 
 
-def demo_config(work: Path, *, updates: int) -> RunConfig:
-    """The demo's recipe on its pool, built below `work` unless it is there."""
-    from cit_curate.storage.cache_folder import cache_folder
-    from cit_train.demo.assets import DEBIAN_ASSETS, fetch_deb
-    from cit_train.demo.command import prepare
-
-    def quiet(text: str) -> None:
-        pass
-
-    folders = {name: fetch_deb(name, cache_folder(), quiet) for name in DEBIAN_ASSETS}
-    config = prepare(work, folders, quiet)
-    return replace_fields(config, eval_data="", max_updates=updates)
-
-
 def ways_of(
     config: RunConfig, folder: Path, *, cores: int, threads: int
 ) -> dict[str, Callable[[], Run]]:
     """The exact mode on all cores and on some, and `--ahead 1` with processes on the others."""
-    ways: dict[str, Callable[[], Run]] = {}
-    for number in dict.fromkeys((cores, threads)):
-        told = f"exact, {_counted(number, 'thread')}"
-        ways[told] = partial(_trained, config, folder / f"exact-{number}", number)
     spare = max(1, cores - threads)
     ahead = replace_fields(config, ahead=1, ahead_workers=spare)
-    told = f"ahead, {_counted(threads, 'thread')} + {_counted(spare, 'process')}"
-    ways[told] = partial(_trained, ahead, folder / "ahead", threads)
-    return ways
+    ways = {
+        f"exact, {_counted(number, 'thread', 's')}": partial(
+            _trained, config, folder / f"exact-{number}", number
+        )
+        for number in (cores, threads)
+    }
+    name = f"ahead, {_counted(threads, 'thread', 's')} + {_counted(spare, 'process', 'es')}"
+    return {**ways, name: partial(_trained, ahead, folder / "ahead", threads)}
 
 
-def _counted(number: int, what: str) -> str:
-    plural = "" if number == 1 else "es" if what.endswith("s") else "s"
-    return f"{number} {what}{plural}"
+def _counted(number: int, what: str, plural: str) -> str:
+    return f"{number} {what}{plural if number != 1 else ''}"
 
 
 def _trained(config: RunConfig, out: Path, threads: int) -> Run:
@@ -90,44 +76,37 @@ def compare(
     def kept(name: str, way: Callable[[], Run]) -> None:
         last[name] = way()
 
-    timed: dict[str, Any] = {name: partial(kept, name, way) for name, way in ways.items()}
-    seconds = take_turns(timed, repeats=repeats)
-    timings = [
-        Timing(name, seconds[name], updates, _notes(moments(last[name], first=first)))
-        for name in ways
-    ]
-    steps = {len(run.commits()) for run in last.values()}
-    return Comparison(
-        "training with and without --ahead 1",
-        "updates",
-        next(iter(ways)),
-        tuple(timings),
-        {"updates": updates, "outer steps": max(steps)},
-    )
+    def notes(name: str) -> dict[str, str]:
+        found = moments(last[name], first=first)
+        return {f"{each.replace('_', ' ')} s": f"{found[each]:.2f}" for each in MOMENTS}
+
+    timed = {name: partial(kept, name, way) for name, way in ways.items()}
+    title = "training with and without --ahead 1"
+    found = compare_ways(title, "updates", timed, updates, repeats=repeats, notes=notes)
+    steps = max(len(run.commits()) for run in last.values())
+    return replace(found, facts={"updates": updates, "outer steps": steps})
 
 
-def _notes(found: Mapping[str, float]) -> dict[str, str]:
-    return {f"{name.replace('_', ' ')} s": f"{seconds:.2f}" for name, seconds in found.items()}
-
-
-def main(args: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Run the benchmark."""
-    parser = ArgumentParser(description=__doc__.split("\n")[0])
+    parser = bench_parser(__doc__)
     parser.add_argument("--work", type=Path, help="folder with the demo's pool; a temporary one")
     parser.add_argument("--updates", type=int, default=50, help="updates of each run")
     cores = available_cpus()
     help_ = "threads that train while the other cores score ahead; half of them"
     parser.add_argument("--threads", type=int, default=max(1, cores // 2), help=help_)
-    add_output(parser)
-    given = parser.parse_args(args)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        config = demo_config(given.work or Path(temporary) / "demo", updates=given.updates)
+        config = replace_fields(
+            demo_config(options.work or Path(temporary) / "demo"),
+            eval_data="",
+            max_updates=options.updates,
+        )
         least = FIRST * config.curate.curate_every + 1
-        if given.updates < least:
-            parser.error(f"--updates is {given.updates}; moments are told from {least} on")
-        ways = ways_of(config, Path(temporary), cores=cores, threads=given.threads)
-        result = compare(ways, updates=given.updates, repeats=given.repeats)
-    show([result], given.json)
+        if options.updates < least:
+            parser.error(f"--updates is {options.updates}; moments are told from {least} on")
+        ways = ways_of(config, Path(temporary), cores=cores, threads=options.threads)
+        show([compare(ways, updates=options.updates, repeats=options.repeats)], options.json)
 
 
 if __name__ == "__main__":

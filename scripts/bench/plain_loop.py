@@ -7,13 +7,13 @@ outer step; images are decoded, cropped and put through the frozen tower at ever
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
 
 from cit_curate.captions import augment_tags
 from cit_curate.images.read import ImageRejected, read_image
@@ -26,6 +26,7 @@ from cit_train.models.dual_encoder import build_dual_encoder
 from cit_train.models.freeze import freeze, set_train_mode
 from cit_train.models.towers import load_vision_tower
 from cit_train.transforms import Normalizer, image_statistics, train_view
+from scripts.bench.baseline import embed_padded, keep_plainly, pool_padded
 
 Pair = dict[str, Any]
 
@@ -62,23 +63,28 @@ class PlainLoop:
         self.rng = np.random.default_rng(config.curate.seed)
         self.scan = self._scan()
 
+    @torch.no_grad()
     def pairs(self, *, curated: bool) -> list[Pair]:
         """The pairs of one outer step, in random order."""
         curate = self.config.curate
         entries = Path(self.config.metadata.metadata).read_text(encoding="utf-8").split("\n")
         self.model.eval()
-        names = torch.cat([self.embed([name]) for name in entries if name]) if curated else None
+        embed = partial(embed_padded, tower=self.model.text_model, tokenizer=self.tokenizer)
+        rules = {"threshold": curate.threshold, "min_ratio": curate.min_ratio}
+        names = torch.cat([embed([name]) for name in entries if name]) if curated else None
         seen: set[str] = set()
         kept: list[Pair] = []
         while len(kept) < curate.budget:
             batch = [next(self.scan) for _ in range(2 * curate.batch_size)]
-            chosen = batch if names is None else self._similar(batch, names)
-            for pair in chosen:
+            if names is not None:
+                texts = embed([pair["caption"] for pair in batch])
+                batch = [batch[row] for row in keep_plainly(texts, names, **rules)]
+            for pair in batch:
                 if pair["image_id"] not in seen and (image := self._image(pair)):
                     seen.add(pair["image_id"])
                     kept.append({**pair, "image": image})
         kept = kept[: curate.budget]
-        return [kept[place] for place in self.rng.permutation(len(kept))]
+        return [kept[row] for row in self.rng.permutation(len(kept))]
 
     def step(self, captions: Sequence[str], images: Sequence[bytes], update: int) -> float:
         """One update; gives the loss."""
@@ -98,40 +104,14 @@ class PlainLoop:
         with torch.no_grad():
             pooled = self.model.vision_model(pixel_values=pixels).pooler_output.flatten(1)
         projected = self.model.visual_projection(pooled)
-        texts = self.model.text_projection(self._padded(captions))
+        pooled = pool_padded(captions, self.model.text_model, self.tokenizer)
+        texts = self.model.text_projection(pooled)
         scale = self.model.logit_scale
         loss = contrastive_loss(projected, texts, scale, loss=train.loss)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return float(loss.detach())
-
-    @torch.no_grad()
-    def embed(self, captions: Sequence[str]) -> Tensor:
-        """float32 [captions, dim], unit norm."""
-        return torch.nn.functional.normalize(self._padded(captions), dim=-1)
-
-    def _similar(self, batch: list[Pair], names: Tensor) -> list[Pair]:
-        curate = self.config.curate
-        scores = (self.embed([pair["caption"] for pair in batch]) @ names.T).max(1)[0]
-        passed = scores > curate.threshold
-        if passed.sum() < curate.min_ratio * len(batch):
-            best = scores.topk(int(curate.min_ratio * len(batch)))[1]
-            return [batch[int(place)] for place in best]
-        return [pair for pair, keep in zip(batch, passed, strict=True) if keep]
-
-    def _padded(self, captions: Sequence[str]) -> Tensor:
-        tokens = self.tokenizer(
-            list(captions),
-            padding="max_length",
-            truncation=True,
-            max_length=self.config.text.max_text_length,
-            return_tensors="pt",
-        )
-        pooled: Tensor = self.model.text_model(
-            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
-        ).pooler_output
-        return pooled
 
     def _scan(self) -> Iterator[Pair]:
         """One text of each image, in a random order, without end; the JSON is read for a pass."""
@@ -154,6 +134,11 @@ class PlainLoop:
         except ImageRejected:
             return None
         return data
+
+
+def columns(pairs: Sequence[Pair]) -> tuple[list[str], list[bytes]]:
+    """Captions and images of pairs."""
+    return [pair["caption"] for pair in pairs], [pair["image"] for pair in pairs]
 
 
 def write_captions(pool: Pool, path: Path) -> None:

@@ -1,50 +1,48 @@
 """Write the tables and charts of docs/scale.md from the cost model.
 
-python -m scripts.bench.scale_docs           rewrite them
-python -m scripts.bench.scale_docs --check   fail when they differ from what is committed
+python -m scripts.bench.scale_docs
 """
 
-import argparse
 import json
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from html import escape
 from pathlib import Path
+from typing import Any
 
-from scripts.bench import scale_scenarios as scenarios
-from scripts.bench.scale_model import Cost, cost, scan_of_step
-from scripts.bench.scale_plots import Bar, Line, line_chart, log_bars, stacked_bars
-from scripts.bench.scale_shapes import Machine
+from scripts.bench.scale_model import Cost, cost
+from scripts.bench.scale_scenarios import (
+    GPU_COUNTS,
+    PARAMETERS,
+    POOL_SIZES,
+    YFCC15M,
+    YFCC100M,
+    Machine,
+    Workload,
+    gpus,
+    offline,
+    one_core,
+    wide,
+)
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "scale.md"
 GPU = "A100"
-_HOUR = 3_600.0
-_SHAPES = {"embed": "circle", "storage": "triangle"}
-_MEANINGS = {"circle": "embedding", "square": "the rules", "triangle": "file system"}
-# Parts of a bar that are too thin to tell apart; the charts show their sum.
-_SMALL = ("read", "tokenise", "search", "select", "gather", "reduce", "loss", "commit")
+# Shares of scanned captions that pass, over which the recipes are shown; the first is `min_ratio`.
+PASS_RATIOS = (0.003, 0.01, 0.05, 0.2, 0.5)
+KINDS = ("ledger", "near misses", "shards", "checkpoints")
+# Stages with a colour of their own in the chart of wall time; it shows the sum of the others.
+STAGES = ("embed", "write shards", "text", "vision", "evaluate")
+COLOURS = ("#1f6fb4", "#2e7d32", "#8e3b9e", "#b3261e", "#00767c", "#59636e")
+WIDTH, LEFT, RIGHT, TOP = 720, 150, 110, 48
 
 
 def main() -> None:
-    """Rewrite the page and the charts, or compare them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 on a difference"
-    )
-    asked = parser.parse_args()
-    wanted = {PAGE: filled(PAGE.read_text(encoding="utf-8"), blocks())}
-    wanted |= {DOCS / name: markup for name, markup in charts().items()}
-    stale = [
-        path
-        for path, text in wanted.items()
-        if not path.is_file() or path.read_text(encoding="utf-8") != text
-    ]
-    if asked.check and stale:
-        names = ", ".join(path.name for path in stale)
-        sys.exit(f"{names} differ from the model; run: python -m scripts.bench.scale_docs")
-    for path in stale:
-        path.write_text(wanted[path], encoding="utf-8")
+    """Rewrite the page and the charts."""
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), blocks()), encoding="utf-8")
+    for name, markup in charts().items():
+        (DOCS / name).write_text(markup, encoding="utf-8")
 
 
 def filled(page: str, tables: Mapping[str, str]) -> str:
@@ -67,303 +65,294 @@ def filled(page: str, tables: Mapping[str, str]) -> str:
 
 def blocks() -> dict[str, str]:
     """The tables of the page, by the name of their block."""
-    measured = scenarios.parameters()
-    gpus = scenarios.gpus(measured)
     return {
         "parameters": _parameter_table(),
-        "online": _online_table(measured, gpus),
-        "ratios": _ratio_table(measured, gpus[GPU]),
-        "options": _option_table(measured, gpus[GPU]),
-        "wide": _wide_table(measured, gpus[GPU]),
-        "offline": _offline_table(measured, gpus[GPU]),
-        "engines": _engine_table(measured, gpus),
-        "bytes": _bytes_table(measured, gpus[GPU]),
+        "online": _online_table(),
+        "ratios": _ratio_table(),
+        "options": _option_table(),
+        "wide": _wide_table(),
+        "offline": _offline_table(),
+        "engines": _engine_table(),
+        "bytes": _bytes_table(),
     }
 
 
 def charts() -> dict[str, str]:
     """The SVG files, by name."""
-    measured = scenarios.parameters()
-    machine = scenarios.gpus(measured)[GPU]
-    return {
-        "scale-time.svg": _time_chart(measured, machine),
-        "scale-stages.svg": _stage_chart(measured, machine),
-        "scale-bytes.svg": _bytes_chart(measured, machine),
-    }
+    return {"scale-time.svg": _time_chart(), "scale-stages.svg": _stage_chart()}
 
 
 def duration(seconds: float) -> str:
     """Seconds as a person says them: `45 s`, `12 min`, `3.4 h`, `5.1 days`, `2.3 years`."""
-    for size, unit in ((365.25 * 86_400, "years"), (2 * 86_400, "days"), (_HOUR, "h"), (60, "min")):
-        if seconds >= size:
-            value = seconds / (86_400 if unit == "days" else size)
-            return f"{value:,.3g} {unit}"
+    for least, size, unit in (
+        (365.25 * 86_400, 365.25 * 86_400, "years"),
+        (2 * 86_400, 86_400, "days"),
+        (3_600, 3_600, "h"),
+        (60, 60, "min"),
+    ):
+        if seconds >= least:
+            return f"{seconds / size:,.3g} {unit}"
     return f"{seconds:.3g} s"
 
 
-def size(num_bytes: float) -> str:
-    """Bytes in decimal units."""
-    for value, unit in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
-        if num_bytes >= value:
-            return f"{num_bytes / value:,.3g} {unit}"
-    return f"{num_bytes / 1e3:,.3g} kB"
+def num_bytes(value: float) -> str:
+    """Bytes in decimal units: `160 GB`."""
+    return _scaled(value, {"PB": 1e15, "TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3})
 
 
-def amount(value: float) -> str:
+def count(value: float) -> str:
     """A count in three digits: `14.7 M`."""
-    for divisor, unit in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
-        if value >= divisor:
-            return f"{value / divisor:,.3g}{unit}"
+    return _scaled(value, {"B": 1e9, "M": 1e6, "k": 1e3})
+
+
+def _scaled(value: float, units: Mapping[str, float]) -> str:
+    for unit, size in units.items():
+        if value >= size:
+            return f"{value / size:,.3g} {unit}"
     return f"{value:,.3g}"
 
 
-def _table(head: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+def _table(rows: Iterable[Any], *columns: tuple[str, Callable[[Any], str]]) -> str:
+    """A Markdown table: each column is a heading, and a function from a row to its cell."""
+    lines = [f"| {' | '.join(heading for heading, _ in columns)} |", f"|{'---|' * len(columns)}"]
+    lines += [f"| {' | '.join(cell(row) for _, cell in columns)} |" for row in rows]
+    return "\n".join(lines)
 
 
 def _parameter_table() -> str:
-    document = json.loads(scenarios.PARAMETERS.read_text(encoding="utf-8"))
-    machine = document["machine"]
-    head = (
-        f"{machine['name']}, {machine['threads']} thread, torch {machine['torch']}, "
-        f"Python {machine['python']}, {machine['date']}; median of {document['repeats']}.\n\n"
+    document = json.loads(PARAMETERS.read_text(encoding="utf-8"))
+    described = {field.name: field.metadata for field in fields(Machine)}
+    return f"{document['machine']}.\n\n" + _table(
+        document["parameters"].items(),
+        ("parameter", lambda row: f"`{row[0]}`"),
+        ("median", lambda row: f"{row[1]['median']:.3g}"),
+        ("lowest", lambda row: f"{row[1]['lowest']:.3g}"),
+        ("highest", lambda row: f"{row[1]['highest']:.3g}"),
+        ("unit", lambda row: described[row[0]]["unit"]),
+        ("what", lambda row: described[row[0]]["what"]),
     )
-    rows = [
-        (
-            f"`{row['name']}`",
-            *(f"{row[key]:.3g}" for key in ("value", "low", "high")),
-            row["unit"],
-            row["what"],
-        )
-        for row in document["parameters"]
-    ]
-    return head + _table(("parameter", "median", "lowest", "highest", "unit", "what"), rows)
 
 
-def _online_row(found: Cost) -> tuple[str, ...]:
-    used = "" if found.ranks == found.num_gpus else f" ({found.ranks} used)"
+def _on_gpus(workload: Workload, num_gpus: int) -> Cost:
+    """Its cost on so many GPUs; a rank with several lanes trains them in micro-batches."""
+    micro_batch = 0 if num_gpus >= workload.lanes else workload.batch_size
+    return cost(replace(workload, micro_batch=micro_batch), gpus()[GPU], num_gpus)
+
+
+def _online_table() -> str:
+    recipes = (YFCC15M, YFCC100M)
+    runs = [_on_gpus(recipe, number) for recipe in recipes for number in GPU_COUNTS]
+    runs += [cost(recipe, gpus()[name], 16) for recipe in recipes for name in ("V100", "H100")]
+
+    def used(run: Cost) -> str:
+        return "" if run.ranks == run.num_gpus else f" ({run.ranks} used)"
+
+    def share(run: Cost) -> str:
+        return f"{run.seconds[run.bottleneck] / run.total_seconds:.0%}"
+
+    return _table(
+        runs,
+        ("recipe", lambda run: run.workload.name),
+        ("GPU", lambda run: run.machine.name),
+        ("GPUs", lambda run: f"{run.num_gpus:,}{used(run)}"),
+        ("time", lambda run: duration(run.total_seconds)),
+        ("GPU-hours", lambda run: f"{run.gpu_hours:,.0f}"),
+        ("captions scanned", lambda run: count(run.workload.scanned)),
+        ("captions/s", lambda run: count(run.captions_per_second)),
+        ("stalls on", lambda run: f"{run.bottleneck} ({share(run)})"),
+        ("GPU busy", lambda run: f"{run.device_busy:.0%}"),
+    )
+
+
+def _ratio_table() -> str:
+    def cells(recipe: Workload, ratio: float) -> tuple[str, str]:
+        """How far an outer step scans, and the time of a run."""
+        changed = replace(recipe, pass_ratio=ratio)
+        share = changed.captions / changed.lanes
+        if changed.captions_of_step == share:
+            return f"{count(changed.selected / changed.lanes)} of 102 k: exit 3", "—"
+        passes = f"{changed.captions_of_step / share:.2f} passes"
+        return passes, duration(_on_gpus(changed, 16).total_seconds)
+
+    return _table(
+        PASS_RATIOS,
+        ("pass ratio", lambda ratio: f"{ratio:.1%}"),
+        ("captions for one outer step", lambda ratio: count(16 * 102_400 / ratio)),
+        ("YFCC15M", lambda ratio: cells(YFCC15M, ratio)[0]),
+        ("run", lambda ratio: cells(YFCC15M, ratio)[1]),
+        ("YFCC100M", lambda ratio: cells(YFCC100M, ratio)[0]),
+        ("run", lambda ratio: cells(YFCC100M, ratio)[1]),
+    )
+
+
+def _option_table() -> str:
+    options: dict[str, dict[str, Any]] = {
+        "`--num-workers 8` (the table above)": {},
+        "`--num-workers 0` (the default)": {"num_workers": 0},
+        "`--num-workers 15`": {"num_workers": 15},
+        "`--vision-features cached`, features there already": {"cached_features": True},
+        "no evaluation while training": {"evaluated_images": 0},
+    }
+
+    def hidden(run: Cost) -> str:
+        stages = [stage for stage in run.seconds if stage not in run.on_path]
+        longest = sorted(stages, key=lambda stage: -run.seconds[stage])[:3]
+        return ", ".join(f"{stage} {duration(run.seconds[stage])}" for stage in longest)
+
+    workloads = [replace(YFCC15M, name=name, **changes) for name, changes in options.items()]
+    return _table(
+        [_on_gpus(each, 16) for each in workloads],
+        ("option", lambda run: run.workload.name),
+        ("time on 16", lambda run: duration(run.total_seconds)),
+        ("stalls on", lambda run: run.bottleneck),
+        ("GPU busy", lambda run: f"{run.device_busy:.0%}"),
+        ("hidden behind it", hidden),
+    )
+
+
+def _wide_table() -> str:
+    def whole(run: Cost) -> float:
+        workload = replace(run.workload, local_loss=False)
+        return cost(workload, run.machine, run.num_gpus).loss_matrix_bytes
+
+    return _table(
+        [_on_gpus(wide(number), number) for number in (16, 64, 256, 1_024)],
+        ("lanes = GPUs", lambda run: f"{run.num_gpus:,}"),
+        ("updates", lambda run: f"{run.workload.updates:,}"),
+        ("global batch", lambda run: f"{run.num_gpus * run.workload.batch_size:,}"),
+        ("time", lambda run: duration(run.total_seconds)),
+        ("GPU-hours", lambda run: f"{run.gpu_hours:,.0f}"),
+        ("stalls on", lambda run: run.bottleneck),
+        ("logits, each rank whole", lambda run: num_bytes(whole(run))),
+        ("logits with `--local-loss`", lambda run: num_bytes(run.loss_matrix_bytes)),
+        ("gradients sent by a rank", lambda run: num_bytes(run.bytes_reduced)),
+    )
+
+
+def _passes(num_gpus: int) -> list[Cost]:
+    """One offline pass over each pool."""
+    return [_on_gpus(offline(name), num_gpus) for name in POOL_SIZES]
+
+
+def _offline_table() -> str:
+    # A row is one pool: its pass on each number of GPUs.
+    rows = list(zip(*(_passes(number) for number in GPU_COUNTS), strict=True))
+
+    def time(column: int) -> Callable[[Sequence[Cost]], str]:
+        return lambda row: f"{duration(row[column].total_seconds)} · {row[column].bottleneck}"
+
+    return _table(
+        rows,
+        ("captions", lambda row: row[0].workload.name),
+        *((f"{number:,}", time(column)) for column, number in enumerate(GPU_COUNTS)),
+        ("GPU-hours on 1", lambda row: f"{row[0].gpu_hours:,.3g}"),
+        ("on 1,024", lambda row: f"{row[-1].gpu_hours:,.3g}"),
+        ("selection in memory", lambda row: num_bytes(row[0].selection_bytes)),
+    )
+
+
+def _engine_table() -> str:
+    def rate(machine: Machine, *, pipelined: bool) -> str:
+        run = cost(offline("15 M", pipelined=pipelined), machine, 1)
+        return f"{count(run.captions_per_second)} · {run.bottleneck}"
+
+    return _table(
+        [one_core(), *gpus().values()],
+        ("machine", lambda machine: machine.name),
+        ("one process, captions/s", lambda machine: rate(machine, pipelined=False)),
+        ("an actor and the rules", lambda machine: rate(machine, pipelined=True)),
+    )
+
+
+def _bytes_table() -> str:
+    def name(run: Cost) -> str:
+        return run.workload.name if run.workload.updates else f"one pass over {run.workload.name}"
+
+    def written(kind: str) -> Callable[[Cost], str]:
+        return lambda run: num_bytes(run.bytes_written[kind]) if kind in run.bytes_written else "—"
+
+    return _table(
+        [_on_gpus(YFCC15M, 16), _on_gpus(YFCC100M, 16), *_passes(16)],
+        ("run", name),
+        *((kind, written(kind)) for kind in KINDS),
+        ("written in all", lambda run: num_bytes(sum(run.bytes_written.values()))),
+        ("on disk at the end", lambda run: num_bytes(run.bytes_kept)),
+    )
+
+
+def _time_chart() -> str:
+    """Wall time over GPUs, a line for each pool, both axes logarithmic."""
+    lines = list(zip(*(_passes(number) for number in GPU_COUNTS), strict=True))
+    seconds = [run.total_seconds for line in lines for run in line]
+    right, bottom = WIDTH - RIGHT, 340
+
+    def across(num_gpus: float) -> float:
+        return LEFT + _log_share(num_gpus, GPU_COUNTS[0], GPU_COUNTS[-1]) * (right - LEFT)
+
+    def up(value: float) -> float:
+        return bottom - _log_share(value, min(seconds), max(seconds)) * (bottom - TOP)
+
+    parts = [_text((LEFT + right) / 2, bottom + 44, "GPUs", "middle")]
+    parts += [_text(across(each), bottom + 22, f"{each:,}", "middle") for each in GPU_COUNTS]
+    for tick in (60, 3_600, 86_400, 30 * 86_400):
+        if min(seconds) <= tick <= max(seconds):
+            parts += [_grid(LEFT, up(tick), right, up(tick))]
+            parts += [_text(LEFT - 8, up(tick) + 4, duration(tick), "end")]
+    for colour, line in zip(COLOURS, lines, strict=False):
+        points = [(across(run.num_gpus), up(run.total_seconds)) for run in line]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        parts.append(f'<polyline fill="none" stroke="{colour}" points="{path}"/>')
+        parts += [f'<circle fill="{colour}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>' for x, y in points]
+        parts.append(_text(right + 10, points[-1][1] + 4, f"{line[0].workload.name} captions"))
+    title = f"One offline pass (cit curate --max-pairs all) on {GPU} GPUs"
+    return _svg(title, bottom + 60, parts)
+
+
+def _stage_chart() -> str:
+    """Shares of the wall time: a lying bar for each run, with a legend below."""
+    parts, y = [], TOP
+    for run in (_on_gpus(each, number) for each in (YFCC15M, YFCC100M) for number in (1, 4, 16)):
+        name = run.workload.name.partition("_")[0]
+        parts.append(_text(LEFT - 8, y + 17, f"{name}, {run.num_gpus} × {GPU}", "end"))
+        shares = {stage: run.seconds[stage] / run.total_seconds for stage in run.on_path}
+        named = {stage: shares.pop(stage, 0.0) for stage in STAGES}
+        x = float(LEFT)
+        for colour, share in zip(COLOURS, (*named.values(), sum(shares.values())), strict=True):
+            parts.append(_bar(x, y, share * (WIDTH - LEFT - RIGHT), colour))
+            x += share * (WIDTH - LEFT - RIGHT)
+        parts.append(_text(x + 8, y + 17, duration(run.total_seconds)))
+        y += 34
+    for number, (colour, stage) in enumerate(zip(COLOURS, (*STAGES, "other"), strict=True)):
+        x = LEFT + 95 * number
+        parts += [_bar(x, y + 8, 12, colour), _text(x + 18, y + 24, stage)]
+    return _svg(f"Where the wall time of a run goes, {GPU}", y + 44, parts)
+
+
+def _log_share(value: float, low: float, high: float) -> float:
+    return math.log(value / low) / math.log(high / low)
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _bar(x: float, y: float, width: float, colour: str) -> str:
+    return f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="22" fill="{colour}"/>'
+
+
+def _grid(x1: float, y1: float, x2: float, y2: float) -> str:
+    return f'<line stroke="#d8dee4" x1="{x1}" y1="{y1:.1f}" x2="{x2}" y2="{y2:.1f}"/>'
+
+
+def _svg(title: str, height: float, parts: Sequence[str]) -> str:
+    body = "\n".join(parts)
     return (
-        found.workload,
-        found.machine,
-        f"{found.num_gpus:,}{used}",
-        duration(found.total_seconds),
-        f"{found.gpu_hours:,.0f}",
-        amount(found.captions),
-        amount(found.captions_per_second),
-        f"{found.bottleneck} ({found.seconds[found.bottleneck] / found.total_seconds:.0%})",
-        f"{found.device_busy:.0%}",
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
+        f'aria-label="{escape(title)}" font-family="system-ui,sans-serif" font-size="13">\n'
+        f'<rect width="{WIDTH}" height="{height}" fill="white"/>\n'
+        f'<text x="16" y="24" font-size="15" font-weight="600">{escape(title)}</text>\n'
+        f"{body}\n</svg>\n"
     )
-
-
-def _online_table(measured: dict[str, float], gpus: Mapping[str, Machine]) -> str:
-    head = (
-        "recipe",
-        "GPU",
-        "GPUs",
-        "time",
-        "GPU-hours",
-        "captions scanned",
-        "captions/s",
-        "stalls on",
-        "GPU busy",
-    )
-    recipes = (scenarios.yfcc15m(measured), scenarios.yfcc100m(measured))
-    found = [
-        cost(replace(recipe, micro_batch=0 if count >= 16 else 1_024), gpus[GPU], count)
-        for recipe in recipes
-        for count in scenarios.GPU_COUNTS
-    ]
-    found += [cost(recipe, gpus[name], 16) for recipe in recipes for name in ("V100", "H100")]
-    return _table(head, [_online_row(each) for each in found])
-
-
-def _ratio_table(measured: dict[str, float], machine: Machine) -> str:
-    def row(ratio: float) -> tuple[str, ...]:
-        workload = scenarios.yfcc15m(measured, pass_ratio=ratio)
-        large = scenarios.yfcc100m(measured, pass_ratio=ratio)
-        scans = [scan_of_step(each) for each in (workload, large)]
-        fills = [
-            f"{scan.passes:.2f} passes" if scan.fills else f"{amount(scan.kept)} of 102 k: exit 3"
-            for scan in scans
-        ]
-        times = [
-            duration(cost(each, machine, 16).total_seconds) if scan.fills else "—"
-            for each, scan in zip((workload, large), scans, strict=True)
-        ]
-        needed = 102_400 / max(ratio, 0.003)
-        return (f"{ratio:.1%}", amount(16 * needed), fills[0], times[0], fills[1], times[1])
-
-    head = ("pass ratio", "captions for one outer step", "YFCC15M", "run", "YFCC100M", "run")
-    return _table(head, [row(ratio) for ratio in (0.003, *scenarios.PASS_RATIOS)])
-
-
-def _option_table(measured: dict[str, float], machine: Machine) -> str:
-    recipe = scenarios.yfcc15m(measured)
-    options = {
-        "`--num-workers 8` (the table above)": recipe,
-        "`--num-workers 0` (the default)": replace(recipe, num_workers=0),
-        "`--num-workers 15`": replace(recipe, num_workers=15),
-        "`--vision-features cached`, features there already": replace(recipe, cached_features=True),
-        "no evaluation while training": replace(recipe, evaluated_images=0),
-    }
-    head = ("option", "time on 16", "stalls on", "GPU busy", "hidden behind it")
-
-    def row(name: str, found: Cost) -> tuple[str, ...]:
-        hidden = [stage for stage in found.seconds if stage not in found.on_path]
-        worst = sorted(hidden, key=lambda stage: -found.seconds[stage])[:3]
-        return (
-            name,
-            duration(found.total_seconds),
-            found.bottleneck,
-            f"{found.device_busy:.0%}",
-            ", ".join(f"{stage} {duration(found.seconds[stage])}" for stage in worst),
-        )
-
-    return _table(head, [row(name, cost(each, machine, 16)) for name, each in options.items()])
-
-
-def _wide_table(measured: dict[str, float], machine: Machine) -> str:
-    def row(lanes: int) -> tuple[str, ...]:
-        workload = scenarios.wide(measured, lanes=lanes, captions=2e9)
-        found = cost(workload, machine, lanes)
-        full = cost(replace(workload, local_loss=False), machine, lanes).loss_matrix_bytes
-        return (
-            f"{lanes:,}",
-            f"{workload.updates:,}",
-            f"{lanes * 1_024:,}",
-            duration(found.total_seconds),
-            f"{found.gpu_hours:,.0f}",
-            found.bottleneck,
-            size(full),
-            size(found.loss_matrix_bytes),
-            size(found.bytes_reduced),
-        )
-
-    head = (
-        "lanes = GPUs",
-        "updates",
-        "global batch",
-        "time",
-        "GPU-hours",
-        "stalls on",
-        "logits, each rank whole",
-        "logits with `--local-loss`",
-        "gradients sent by a rank",
-    )
-    return _table(head, [row(lanes) for lanes in (16, 64, 256, 1_024)])
-
-
-def _offline_table(measured: dict[str, float], machine: Machine) -> str:
-    def row(name: str) -> tuple[str, ...]:
-        workload = scenarios.offline(measured, name)
-        found = [cost(workload, machine, count) for count in scenarios.GPU_COUNTS]
-        times = [f"{duration(each.total_seconds)} · {each.bottleneck}" for each in found]
-        return (
-            name,
-            *times,
-            f"{found[0].gpu_hours:,.3g}",
-            f"{found[-1].gpu_hours:,.3g}",
-            size(found[0].selection_bytes),
-        )
-
-    counts = [f"{count:,}" for count in scenarios.GPU_COUNTS]
-    head = ("captions", *counts, "GPU-hours on 1", "on 1,024", "selection in memory")
-    return _table(head, [row(name) for name in scenarios.POOL_SIZES])
-
-
-def _engine_table(measured: dict[str, float], gpus: Mapping[str, Machine]) -> str:
-    found = []
-    for machine in (scenarios.this_cpu(measured), *gpus.values()):
-        serial = cost(scenarios.offline(measured, "15 M", pipelined=False), machine, 1)
-        actors = cost(scenarios.offline(measured, "15 M"), machine, 1)
-        found.append(
-            (
-                machine.name,
-                *(
-                    f"{amount(each.captions_per_second)} · {each.bottleneck}"
-                    for each in (serial, actors)
-                ),
-            )
-        )
-    return _table(("machine", "one process, captions/s", "an actor and the rules"), found)
-
-
-def _bytes_table(measured: dict[str, float], machine: Machine) -> str:
-    found = [
-        cost(scenarios.yfcc15m(measured), machine, 16),
-        cost(scenarios.yfcc100m(measured), machine, 16),
-    ]
-    found += [cost(scenarios.offline(measured, name), machine, 16) for name in scenarios.POOL_SIZES]
-    kinds = ("ledger", "near misses", "shards", "checkpoints")
-    rows = [
-        (
-            each.workload if each.bytes_reduced else f"one pass over {each.workload}",
-            *(
-                size(each.bytes_written[kind]) if kind in each.bytes_written else "—"
-                for kind in kinds
-            ),
-            size(sum(each.bytes_written.values())),
-            size(each.bytes_kept),
-        )
-        for each in found
-    ]
-    return _table(("run", *kinds, "written in all", "on disk at the end"), rows)
-
-
-def _time_chart(measured: dict[str, float], machine: Machine) -> str:
-    lines = []
-    for name in scenarios.POOL_SIZES:
-        workload = scenarios.offline(measured, name)
-        found = [cost(workload, machine, count) for count in scenarios.GPU_COUNTS]
-        points = [(each.num_gpus, each.total_seconds) for each in found]
-        marks = [_SHAPES.get(each.bottleneck, "square") for each in found]
-        lines.append(Line(f"{name} captions", points, marks))
-    ticks = {1.0: "1 s", 60.0: "1 min", _HOUR: "1 h", 86_400.0: "1 day", 2_592_000.0: "30 days",
-             31_557_600.0: "1 year", 315_576_000.0: "10 years"}  # fmt: skip
-    used = {shape for line in lines for shape in line.marks}
-    values = [y for line in lines for _, y in line.points]
-    below = max((tick for tick in ticks if tick <= min(values)), default=min(ticks))
-    above = min((tick for tick in ticks if tick >= max(values)), default=max(ticks))
-    return line_chart(
-        lines,
-        title=f"One offline pass (cit curate --max-pairs all) on {machine.name} GPUs",
-        x_label="GPUs; the shape of a point says what the pass waits for",
-        x_ticks={float(count): f"{count:,}" for count in scenarios.GPU_COUNTS},
-        y_ticks={tick: text for tick, text in ticks.items() if below <= tick <= above},
-        marks={shape: text for shape, text in _MEANINGS.items() if shape in used},
-    )
-
-
-def _stage_chart(measured: dict[str, float], machine: Machine) -> str:
-    bars = []
-    for recipe in (scenarios.yfcc15m(measured), scenarios.yfcc100m(measured)):
-        for count in (1, 4, 16):
-            found = cost(replace(recipe, micro_batch=0 if count == 16 else 1_024), machine, count)
-            parts = {stage: found.seconds[stage] for stage in found.on_path}
-            other = sum(parts.pop(stage, 0.0) for stage in _SMALL)
-            name = f"{recipe.name.split('_')[0]}, {count} GPU{'s' if count > 1 else ''}"
-            bars.append(Bar(name, parts | {"other": other}, duration(found.total_seconds)))
-    order = ("embed", "check", "write shards", "text", "vision", "evaluate", "decode", "other")
-    return stacked_bars(
-        bars, title=f"Where the wall time of a run goes, {machine.name}", order=order
-    )
-
-
-def _bytes_chart(measured: dict[str, float], machine: Machine) -> str:
-    online = cost(scenarios.yfcc15m(measured), machine, 16)
-    groups = [Bar("yfcc15m run", online.bytes_written, "")]
-    for name in scenarios.POOL_SIZES:
-        found = cost(scenarios.offline(measured, name), machine, 16)
-        groups.append(Bar(f"pass over {name}", {"ledger": found.bytes_written["ledger"]}, ""))
-    ticks = {
-        10.0**power: text
-        for power, text in zip(
-            range(6, 15, 2), ("1 MB", "100 MB", "10 GB", "1 TB", "100 TB"), strict=True
-        )
-    }
-    order = ("ledger", "near misses", "shards", "checkpoints")
-    return log_bars(groups, title="Bytes written", ticks=ticks, order=order)
 
 
 if __name__ == "__main__":

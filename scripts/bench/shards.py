@@ -6,12 +6,11 @@ Ours also hash every shard, name it in a manifest and sync it to the disk when t
 it to its manifest before its first sample when they read.
 """
 
-import argparse
 import io
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import webdataset as wds
 from PIL import Image
 
 from cit_curate.run.shards import Sample, ShardWriter, read_shard, shard_entry
-from scripts.bench.side_by_side import Comparison, Timing, add_output, show, take_turns
+from scripts.bench.side_by_side import Comparison, bench_parser, compare_ways, show
 
 PAIRS_PER_SHARD = 1_000
 PREFIX = "lane00000"
@@ -28,47 +27,39 @@ PREFIX = "lane00000"
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = bench_parser(__doc__)
     parser.add_argument("--samples", type=int, default=4_000)
     parser.add_argument("--image-bytes", type=int, default=30_000, help="about so many an image")
     parser.add_argument("--folder", type=Path, help="where the files go")
-    add_output(parser)
-    asked = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="cit-shards-", dir=asked.folder))
-    try:
-        samples = made_up_samples(asked.samples, asked.image_bytes)
-        show(compare(samples, folder, repeats=asked.repeats), asked.json)
-    finally:
-        shutil.rmtree(folder)
+    options = parser.parse_args()
+    samples = made_up_samples(options.samples, options.image_bytes)
+    with tempfile.TemporaryDirectory(prefix="cit-shards-", dir=options.folder) as folder:
+        show(compare(samples, Path(folder), repeats=options.repeats), options.json)
 
 
 def compare(samples: Sequence[Sample], folder: Path, *, repeats: int) -> list[Comparison]:
     """Writing, reading raw members, and reading with decoded images."""
     ours, theirs = folder / "ours", folder / "theirs"
     size = round(sum(len(sample.image) for sample in samples) / len(samples))
-    facts: dict[str, str | int | float] = {"samples": len(samples), "bytes an image": size}
-
-    def compared(title: str, **ways: Any) -> Comparison:
-        seconds = take_turns(ways, repeats=repeats)
-        timings = tuple(Timing(name, seconds[name], len(samples)) for name in ways)
-        return Comparison(title, "samples", "webdataset", timings, facts)
-
-    writing = compared(
-        "Writing shards",
-        webdataset=lambda: write_theirs(samples, theirs),
-        cit=lambda: write_ours(samples, ours),
-    )
-    raw = compared(
-        "Reading shards",
-        webdataset=lambda: _exhaust(read_theirs(ours)),
-        cit=lambda: _exhaust(read_ours(ours)),
-    )
-    decoded = compared(
-        "Reading shards and decoding their images",
-        webdataset=lambda: _exhaust(read_theirs(ours, decoded=True)),
-        cit=lambda: _exhaust(decode(sample.image) for sample in read_ours(ours)),
-    )
-    return [writing, raw, decoded]
+    facts = {"samples": len(samples), "bytes an image": size}
+    compared: dict[str, dict[str, Callable[[], object]]] = {
+        "Writing shards": {
+            "webdataset": lambda: write_theirs(samples, theirs),
+            "cit": lambda: write_ours(samples, ours),
+        },
+        "Reading shards": {
+            "webdataset": lambda: _exhaust(read_theirs(ours)),
+            "cit": lambda: _exhaust(read_ours(ours)),
+        },
+        "Reading shards and decoding their images": {
+            "webdataset": lambda: _exhaust(read_theirs(ours, decoded=True)),
+            "cit": lambda: _exhaust(decode(sample.image) for sample in read_ours(ours)),
+        },
+    }
+    return [
+        compare_ways(title, "samples", ways, len(samples), repeats=repeats, facts=facts)
+        for title, ways in compared.items()
+    ]
 
 
 def made_up_samples(num_samples: int, image_bytes: int) -> list[Sample]:

@@ -6,7 +6,6 @@ of each way stands beside it.
 """
 
 import json
-import os
 import platform
 import statistics
 import time
@@ -14,7 +13,14 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
+
+from cit_curate.engines.workers import available_cpus
+
+T = TypeVar("T")
+Facts = Mapping[str, str | int | float]
 
 
 @dataclass(frozen=True)
@@ -51,16 +57,19 @@ class Comparison:
     Attributes:
         title: What was done.
         unit: What is counted, in the plural.
-        baseline: Name of the timing that the others are compared with.
-        timings: All of them, baseline included.
+        timings: Those that are compared with the first.
         facts: What the input was, by name.
     """
 
     title: str
     unit: str
-    baseline: str
     timings: tuple[Timing, ...]
-    facts: Mapping[str, str | int | float] = field(default_factory=dict)
+    facts: Facts = field(default_factory=dict)
+
+    @property
+    def baseline(self) -> str:
+        """Name of the timing that the others are compared with."""
+        return self.timings[0].name
 
     def __getitem__(self, name: str) -> Timing:
         return next(timing for timing in self.timings if timing.name == name)
@@ -84,43 +93,76 @@ class Comparison:
         return f"**{self.title}** ({machine()}; {repeats} repeats{facts})\n\n{lines}\n"
 
 
+def compare_ways(
+    title: str,
+    unit: str,
+    ways: Mapping[str, Callable[[], object]],
+    items: float,
+    *,
+    repeats: int,
+    warm_up: bool = True,
+    notes: Callable[[str], Mapping[str, str]] = lambda name: {},
+    facts: Facts | None = None,
+) -> Comparison:
+    """Time ways of doing one thing, in turn.
+
+    Args:
+        title: What is done.
+        unit: What is counted, in the plural.
+        ways: What to time, by name; the first is the baseline.
+        items: How many of the unit one call goes through.
+        repeats: How often each is timed.
+        warm_up: Run each once before, untimed: lazy imports, caches of files, memory.
+        notes: Further numbers of a way, asked for when all have run.
+        facts: What the input was, by name.
+    """
+    seconds = take_turns(ways, repeats=repeats, warm_up=warm_up)
+    timings = tuple(Timing(name, times, items, notes(name)) for name, times in seconds.items())
+    return Comparison(title, unit, timings, facts or {})
+
+
 def take_turns(
     ways: Mapping[str, Callable[[], object]], *, repeats: int, warm_up: bool = True
 ) -> dict[str, tuple[float, ...]]:
-    """Wall-clock seconds of each way, run in turn.
+    """Wall-clock seconds of each way, run in turn; `compare_ways` has the arguments."""
+    timed = {name: partial(seconds_of, way) for name, way in ways.items()}
+    turns = in_turn(timed, repeats=repeats + warm_up)
+    return {name: seconds[warm_up:] for name, seconds in turns.items()}
 
-    Args:
-        ways: What to time, by name.
-        repeats: How often each is timed.
-        warm_up: Run each once before, untimed: lazy imports, caches of files, memory.
-    """
-    if warm_up:
-        for way in ways.values():
-            way()
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - started)
-    return {name: tuple(times) for name, times in seconds.items()}
+
+def in_turn(ways: Mapping[str, Callable[[], T]], *, repeats: int) -> dict[str, tuple[T, ...]]:
+    """The results of each way, called in turn."""
+    turns = [[way() for way in ways.values()] for _ in range(repeats)]
+    return dict(zip(ways, zip(*turns, strict=True), strict=True))
+
+
+def seconds_of(way: Callable[[], object]) -> float:
+    """Wall-clock seconds of one call."""
+    started = time.perf_counter()
+    way()
+    return time.perf_counter() - started
 
 
 def machine() -> str:
     """Processor, cores that this process may use, and the day."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} cores, {datetime.now(UTC):%Y-%m-%d}"
+    return f"{_processor()}, {available_cpus()} cores, {datetime.now(UTC):%Y-%m-%d}"
+
+
+def bench_parser(doc: str | None) -> ArgumentParser:
+    """A parser with the flags of every benchmark, `--json` and `--repeats`.
+
+    Args:
+        doc: The benchmark's docstring, whose first line describes it.
+    """
+    parser = ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each way")
+    return parser
 
 
 def add_device(parser: ArgumentParser) -> None:
     """The flag `--device` of benchmarks that also run on a GPU."""
     parser.add_argument("--device", default="cpu", help="cpu, or cuda, in float16")
-
-
-def add_output(parser: ArgumentParser) -> None:
-    """The flags that every benchmark has: `--json` and `--repeats`."""
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
-    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each way")
 
 
 def show(comparisons: list[Comparison], json_file: Path | None) -> None:
@@ -129,7 +171,8 @@ def show(comparisons: list[Comparison], json_file: Path | None) -> None:
         print(each.table(), flush=True)
     if json_file is None:
         return
-    document = {"machine": machine(), "comparisons": [asdict(each) for each in comparisons]}
+    rows = [{**asdict(each), "baseline": each.baseline} for each in comparisons]
+    document = {"machine": machine(), "comparisons": rows}
     json_file.parent.mkdir(parents=True, exist_ok=True)
     json_file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 

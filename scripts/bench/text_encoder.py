@@ -7,19 +7,22 @@ tokeniser, no attention, no activation. With `--tune`, passes of other sizes and
 stand beside it, which is what `PASS_TOKENS` was chosen from.
 """
 
-import argparse
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cit_curate.config import TextTowerConfig
 from cit_curate.text_encoder import packed
 from cit_curate.text_encoder.encoder import TextEncoder, choose_device
 from cit_curate.text_encoder.load import load_text_tower
+from scripts.bench.baseline import embed_padded
 from scripts.bench.caption_pools import distinct_captions
-from scripts.bench.side_by_side import Comparison, Timing, add_device, add_output, show, take_turns
+from scripts.bench.side_by_side import Comparison, add_device, bench_parser, compare_ways, show
 
 PASSES = {
     "cpu": (128, 256, 512, 1_024, 2_048, 4_096),
@@ -30,30 +33,24 @@ PADDED_ROWS = 256
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = bench_parser(__doc__)
     parser.add_argument("--captions", type=int, default=16_384)
     parser.add_argument("--text-encoder", default="package:minilm")
     parser.add_argument("--compile", action="store_true", help="also with torch.compile")
     parser.add_argument("--tune", action="store_true", help="passes and threads side by side")
     add_device(parser)
-    add_output(parser)
-    asked = parser.parse_args()
-    text = TextTowerConfig(text_encoder=asked.text_encoder, pooling="mean")
-    captions = distinct_captions()[: asked.captions]
-    device = choose_device(asked.device)
-    comparisons = [against_limit(text, captions, asked, device)]
-    if asked.tune:
-        comparisons.append(passes_and_threads(text, captions[:2_048], asked.repeats, device))
-    show(comparisons, asked.json)
+    options = parser.parse_args()
+    text = TextTowerConfig(text_encoder=options.text_encoder, pooling="mean")
+    captions = distinct_captions()[: options.captions]
+    comparisons = [against_limit(text, captions, options)]
+    if options.tune:
+        comparisons.append(passes_and_threads(text, captions[:2_048], options))
+    show(comparisons, options.json)
 
 
-def against_limit(
-    text: TextTowerConfig,
-    captions: Sequence[str],
-    asked: argparse.Namespace,
-    device: torch.device,
-) -> Comparison:
+def against_limit(text: TextTowerConfig, captions: Sequence[str], options: Namespace) -> Comparison:
     """The encoder, its matrix products alone, and a loop that pads to 32 tokens."""
+    device = choose_device(options.device)
     tower, tokenizer = load_text_tower(text)
     tower = tower.eval().to(device)
     encoder = TextEncoder(*load_text_tower(text), device=device)
@@ -64,49 +61,52 @@ def against_limit(
         "cit": lambda: encoder.embed(captions),
         "matrix products": lambda: matrix_products(shape, tokens, device),
     }
-    if asked.compile:
+    if options.compile:
         compiled = TextEncoder(*load_text_tower(text), device=device, compiled=True)
         ways["cit, --compile"] = lambda: compiled.embed(captions)
-    seconds = take_turns(ways, repeats=asked.repeats, warm_up=False)
-    timings = [Timing(name, times, len(captions)) for name, times in seconds.items()]
-    share = timings[2].median / timings[1].median
-    return Comparison(
-        "Text encoder", "captions", "padded loop", tuple(timings),
-        {
-            "captions": len(captions), "tokens each": tokens / len(captions),
-            "threads": torch.get_num_threads(), "share of the matrix products' rate": share,
+    found = compare_ways(
+        "Text encoder", "captions", ways, len(captions), repeats=options.repeats, warm_up=False
+    )
+    return replace(
+        found,
+        facts={
+            "captions": len(captions),
+            "tokens each": tokens / len(captions),
+            "threads": torch.get_num_threads(),
+            "share of the matrix products' rate": found["cit"].rate / found["matrix products"].rate,
         },
-    )  # fmt: skip
+    )
 
 
 def passes_and_threads(
-    text: TextTowerConfig, captions: Sequence[str], repeats: int, device: torch.device
+    text: TextTowerConfig, captions: Sequence[str], options: Namespace
 ) -> Comparison:
     """The encoder with passes of several sizes, on each number of threads."""
+    device = choose_device(options.device)
     ways: dict[str, Callable[[], object]] = {}
-    most_threads = torch.get_num_threads() if device.type == "cpu" else 1
-    for threads in range(1, most_threads + 1):
-        for tokens in PASSES[device.type]:
-            with _pass_tokens(device, tokens):
-                encoder = TextEncoder(*load_text_tower(text), device=device)
-            ways[f"{tokens:,} tokens, {threads} threads"] = _embedding(encoder, captions, threads)
     most = torch.get_num_threads()
-    seconds = take_turns(ways, repeats=repeats, warm_up=False)
+    for threads in range(1, (most if device.type == "cpu" else 1) + 1):
+        for tokens in PASSES[device.type]:
+            with pass_tokens(device, tokens):
+                encoder = TextEncoder(*load_text_tower(text), device=device)
+            ways[f"{tokens:,} tokens, {threads} threads"] = partial(
+                _embed, encoder, captions, threads
+            )
+    found = compare_ways(
+        "Sizes of a pass", "captions", ways, len(captions), repeats=options.repeats, warm_up=False
+    )
     torch.set_num_threads(most)
-    timings = tuple(Timing(name, times, len(captions)) for name, times in seconds.items())
-    return Comparison("Sizes of a pass", "captions", timings[0].name, timings)
+    return found
 
 
-def _embedding(encoder: TextEncoder, captions: Sequence[str], threads: int) -> Callable[[], object]:
-    def embed() -> None:
-        torch.set_num_threads(threads)
-        encoder.embed(captions)
-
-    return embed
+def _embed(encoder: TextEncoder, captions: Sequence[str], threads: int) -> None:
+    torch.set_num_threads(threads)
+    encoder.embed(captions)
 
 
 @contextmanager
-def _pass_tokens(device: torch.device, tokens: int) -> Iterator[None]:
+def pass_tokens(device: torch.device, tokens: int) -> Iterator[None]:
+    """Encoders that are made meanwhile take passes of so many tokens."""
     chosen = packed.PASS_TOKENS
     packed.PASS_TOKENS = {**chosen, device.type: tokens}
     try:
@@ -116,16 +116,13 @@ def _pass_tokens(device: torch.device, tokens: int) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def padded_loop(tower: PreTrainedModel, tokenizer: object, captions: Sequence[str]) -> torch.Tensor:
+def padded_loop(
+    tower: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, captions: Sequence[str]
+) -> torch.Tensor:
     """Every caption in the order they come, padded to 32: float32 [captions, dim]."""
-    pooled = []
-    for start in range(0, len(captions), PADDED_ROWS):
-        inputs = tokenizer(  # type: ignore[operator]
-            list(captions[start : start + PADDED_ROWS]),
-            padding="max_length", truncation=True, max_length=32, return_tensors="pt",
-        ).to(tower.device)  # fmt: skip
-        pooled.append(tower(**inputs).pooler_output)
-    return torch.nn.functional.normalize(torch.cat(pooled), dim=-1).cpu()
+    starts = range(0, len(captions), PADDED_ROWS)
+    parts = [captions[start : start + PADDED_ROWS] for start in starts]
+    return torch.cat([embed_padded(part, tower, tokenizer) for part in parts]).cpu()
 
 
 @torch.inference_mode()

@@ -11,29 +11,29 @@ description, one in eight is not in English. Two measurements:
 - peak memory of the build and of its biggest worker, for files of several lengths.
 """
 
-import argparse
 import csv
-import json
-import multiprocessing
 import random
 import re
 import resource
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote_plus, unquote
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cit_curate.config import EngineConfig, YfccFormat
 from cit_curate.engines.workers import available_cpus
 from cit_curate.pool.format import PoolManifest, read_manifest
 from cit_curate.sources.yfcc_source import YfccSource
-from scripts.bench.side_by_side import Comparison, Timing, add_output, show, take_turns
+from scripts.bench.own_process import in_own_process
+from scripts.bench.side_by_side import Comparison, Facts, Timing, bench_parser, compare_ways, show
 
 LINES_PER_CHUNK = 20_000
 LICENSES = (
@@ -57,7 +57,7 @@ FOREIGN_WORDS = re.findall(
 
 def main() -> None:
     """Generate, build, compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = bench_parser(__doc__)
     parser.add_argument("--lines", type=int, default=2_000_000, help="of the comparison; 0: none")
     parser.add_argument(
         "--memory-lines", type=int, nargs="*", default=[2_000_000, 4_000_000, 10_000_000]
@@ -65,17 +65,17 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=FORMATS)
     parser.add_argument("--workers", type=int, default=0, help="0: one per processor")
     parser.add_argument("--folder", type=Path, help="where the files go, about 1 KB a line")
-    add_output(parser)
-    asked = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="cit-yfcc-", dir=asked.folder))
-    try:
-        tables = [memory(folder, asked.memory_lines, format, asked.workers)
-                  for format in asked.formats if asked.memory_lines]  # fmt: skip
-        tables += [compare(folder, asked.lines, format, asked.workers, repeats=asked.repeats)
-                   for format in asked.formats if asked.lines]  # fmt: skip
-        show(tables, asked.json)
-    finally:
-        shutil.rmtree(folder)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="cit-yfcc-", dir=options.folder) as name:
+        folder, workers = Path(name), options.workers
+        tables = []
+        if options.memory_lines:
+            tables += [memory(folder, options.memory_lines, each, workers)
+                       for each in options.formats]  # fmt: skip
+        if options.lines:
+            tables += [compare(folder, options.lines, each, workers, repeats=options.repeats)
+                       for each in options.formats]  # fmt: skip
+        show(tables, options.json)
 
 
 FORMATS: tuple[YfccFormat, ...] = ("yfcc15m", "yfcc100m")
@@ -188,20 +188,18 @@ def memory(
     timings = []
     for num_lines in lengths:
         inputs = _inputs(folder, num_lines)
-        child = multiprocessing.get_context("spawn").Process(
-            target=_measured, args=(inputs, format, num_workers)
-        )
-        child.start()
-        child.join()
-        if child.exitcode:
-            sys.exit("the build failed")
+        built = in_own_process(_sizes_of_build, inputs, format, num_workers)
         shutil.rmtree(inputs / "pool")
-        found = json.loads((inputs / "found.json").read_text())
-        seconds = found.pop("seconds")
-        notes = {name: f"{value:,}" for name, value in found.items()}
-        timings.append(Timing(f"{num_lines:,} lines", (seconds,), num_lines, notes))
+        pairs, pool_bytes, worker = built.result
+        notes = {
+            "pairs": f"{pairs:,}",
+            "pool MB": f"{pool_bytes / 1e6:,.0f}",
+            "peak MB": f"{built.peak:,.0f}",
+            "peak MB of a worker": f"{worker:,.0f}",
+        }
+        timings.append(Timing(f"{num_lines:,} lines", (built.seconds,), num_lines, notes))
     title = f"Memory of building {format}"
-    return Comparison(title, "lines", timings[0].name, tuple(timings), _workers(num_workers))
+    return Comparison(title, "lines", tuple(timings), _workers(num_workers))
 
 
 def compare(
@@ -221,24 +219,24 @@ def compare(
         cpu_seconds[name].append(_cpu_seconds() - started)
 
     ways: dict[str, Callable[[], object]] = {
-        "line by line": lambda: timed("line by line", lambda: line_by_line(inputs, format, plain)),
-        "cit": lambda: timed("cit", lambda: _build(inputs, format, out, num_workers)),
+        "line by line": lambda: line_by_line(inputs, format, plain),
+        "cit": lambda: _build(inputs, format, out, num_workers),
     }
-    seconds = take_turns(ways, repeats=repeats, warm_up=False)
-    captions = _captions_of(plain, None)
-    if captions != _captions_of(out, read_manifest(out)):
-        sys.exit(f"{format}: the two ways made different captions")
-    timings = tuple(
-        Timing(
-            name,
-            seconds[name],
-            num_lines,
-            {"processor us a line": f"{1e6 * min(cpu_seconds[name]) / num_lines:.1f}"},
-        )
-        for name in ways
+    found = compare_ways(
+        f"Building {format}",
+        "lines",
+        {name: partial(timed, name, way) for name, way in ways.items()},
+        num_lines,
+        repeats=repeats,
+        warm_up=False,
+        notes=lambda name: {
+            "processor us a line": f"{1e6 * min(cpu_seconds[name]) / num_lines:.1f}"
+        },
     )
-    facts = {"captions": len(captions), **_workers(num_workers)}
-    return Comparison(f"Building {format}", "lines", "line by line", timings, facts)
+    captions = _plain_captions(plain)
+    if captions != _pool_captions(out):
+        sys.exit(f"{format}: the two ways made different captions")
+    return replace(found, facts={"captions": len(captions), **_workers(num_workers)})
 
 
 def _inputs(folder: Path, num_lines: int) -> Path:
@@ -252,29 +250,15 @@ def _inputs(folder: Path, num_lines: int) -> Path:
     return inputs
 
 
-def _workers(num_workers: int) -> dict[str, str | int | float]:
+def _workers(num_workers: int) -> Facts:
     return {"workers": num_workers or available_cpus()}
 
 
-def _measured(inputs: Path, format: YfccFormat, num_workers: int) -> None:
-    """Build, and leave the numbers in `found.json`."""
-    started = time.perf_counter()
+def _sizes_of_build(inputs: Path, format: YfccFormat, num_workers: int) -> tuple[int, int, float]:
+    """Pairs and bytes of the pool that is built, and peak MiB of the biggest worker."""
     manifest = _build(inputs, format, inputs / "pool", num_workers)
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    found = {
-        "seconds": time.perf_counter() - started,
-        "pairs": manifest.num_pairs,
-        "pool MB": sum(part.file.bytes for part in manifest.parts) // 1_000_000,
-        "peak MB": _peak_bytes() // 1_000_000,
-        "peak MB of a worker": 1024 * usage.ru_maxrss // 1_000_000,
-    }
-    (inputs / "found.json").write_text(json.dumps(found))
-
-
-def _peak_bytes() -> int:
-    """Of this process: `ru_maxrss` would count what its parent had when it started it."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status)[1])  # type: ignore[index]
+    worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return manifest.num_pairs, sum(part.file.bytes for part in manifest.parts), worker
 
 
 def _cpu_seconds() -> float:
@@ -283,15 +267,16 @@ def _cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in spent)
 
 
-def _captions_of(path: Path, manifest: PoolManifest | None) -> list[tuple[str, str, str]]:
-    if manifest is None:
-        with path.open(encoding="utf-8", newline="") as stream:
-            return [(row[0], row[1], row[2]) for row in csv.reader(stream)]
-    found: list[tuple[str, str, str]] = []
-    for part in manifest.parts:
-        table = pq.read_table(path / part.file.path, columns=["image_id", "text_key", "caption"])
-        found += zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
-    return found
+def _plain_captions(path: Path) -> list[tuple[str, str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return [(row[0], row[1], row[2]) for row in csv.reader(stream)]
+
+
+def _pool_captions(path: Path) -> list[tuple[str, str, str]]:
+    columns = ["image_id", "text_key", "caption"]
+    parts = [path / part.file.path for part in read_manifest(path).parts]
+    rows = pa.concat_tables(pq.read_table(part, columns=columns) for part in parts)
+    return list(zip(*(rows[name].to_pylist() for name in columns), strict=True))
 
 
 if __name__ == "__main__":

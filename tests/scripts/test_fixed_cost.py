@@ -16,8 +16,7 @@ from scripts.bench.fixed_cost import RandomEncoder, compare_help, made_pool, out
 
 
 @pytest.fixture
-def pool(tmp_path, monkeypatch):
-    monkeypatch.setattr(fixed_cost, "CHUNK_ROWS", 700)
+def pool(tmp_path):
     return made_pool(tmp_path / "pool-2000", 2_000)
 
 

@@ -2,7 +2,16 @@ from xml.etree import ElementTree
 
 import pytest
 
-from scripts.bench.scale_docs import DOCS, PAGE, amount, blocks, charts, duration, filled, size
+from scripts.bench.scale_docs import (
+    DOCS,
+    PAGE,
+    blocks,
+    charts,
+    count,
+    duration,
+    filled,
+    num_bytes,
+)
 
 
 def test_the_committed_tables_are_those_that_the_model_gives() -> None:
@@ -50,6 +59,6 @@ def test_a_duration_reads_as_a_person_says_it(seconds: float, text: str) -> None
     assert duration(seconds) == text
 
 
-def test_sizes_and_amounts_have_three_digits() -> None:
-    assert size(160e9) == "160 GB"
-    assert amount(14_689_580) == "14.7 M"
+def test_bytes_and_counts_have_three_digits() -> None:
+    assert num_bytes(160e9) == "160 GB"
+    assert count(14_689_580) == "14.7 M"

@@ -5,15 +5,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.bench.scale_model import all_reduce_seconds, cost, scan_of_step, scan_seconds
-from scripts.bench.scale_scenarios import GPU_COUNTS, gpus, offline, parameters, this_cpu, yfcc15m
-from scripts.bench.scale_shapes import BERT_BASE, RECIPE_TRAINED, Machine, Workload
+from scripts.bench.scale_model import (
+    TEXT_PARAMETERS,
+    TRAINED,
+    all_reduce_seconds,
+    cost,
+    forward_flops,
+    scan_seconds,
+)
+from scripts.bench.scale_scenarios import (
+    GPU_COUNTS,
+    YFCC15M,
+    Machine,
+    Workload,
+    gpus,
+    offline,
+    one_core,
+)
 
-MEASURED = parameters()
-A100 = gpus(MEASURED)["A100"]
+A100 = gpus()["A100"]
 # Every rate is 1 a second or free, so that the seconds can be counted by hand.
 UNIT = replace(
-    this_cpu(MEASURED),
+    one_core(),
     gemm_flops=1.0,
     float32_flops=1.0,
     pass_tokens=2,
@@ -31,69 +44,63 @@ UNIT = replace(
 
 
 def recipe(**changes: object) -> Workload:
-    return replace(yfcc15m(MEASURED), **changes)  # type: ignore[arg-type]
+    return replace(YFCC15M, **changes)  # type: ignore[arg-type]
 
 
 def test_one_token_of_bert_base_costs_twice_its_weights_in_the_layers() -> None:
     layers = 12 * (4 * 768**2 + 2 * 768 * 3_072)
     attention = 12 * 4 * 768
-    assert BERT_BASE.forward_flops(1) == 2 * layers + attention
+    assert forward_flops(1) == 2 * layers + attention
 
 
 @pytest.mark.slow
-def test_shapes_have_the_parameters_of_the_real_models() -> None:
+def test_the_text_tower_has_the_parameters_of_the_real_model() -> None:
     import torch
     from transformers import BertConfig, BertModel
 
     with torch.device("meta"):
         bert = BertModel(BertConfig())
-    assert sum(each.numel() for each in bert.parameters()) == BERT_BASE.parameters
-    assert BERT_BASE.parameters < RECIPE_TRAINED
+    assert sum(each.numel() for each in bert.parameters()) == TEXT_PARAMETERS
+    assert TEXT_PARAMETERS < TRAINED
 
 
 def test_a_step_scans_what_the_pass_ratio_asks_for_whatever_the_pool_has() -> None:
-    small = scan_of_step(recipe(captions=16 * 1e6, pass_ratio=0.2))
-    large = scan_of_step(recipe(captions=16 * 1e9, pass_ratio=0.2))
-    assert small.captions == large.captions == 102_400 / 0.2
-    assert small.fills
-    assert small.passes == pytest.approx(0.512)
+    small, large = (recipe(captions=16 * size, pass_ratio=0.2) for size in (1e6, 1e9))
+    assert small.captions_of_step == large.captions_of_step == 102_400 / 0.2
+    assert small.selected == 16 * 102_400
 
 
 def test_min_ratio_bounds_the_scan() -> None:
-    scan = scan_of_step(recipe(captions=16 * 1e9, pass_ratio=0.0, min_ratio=0.01))
-    assert scan.captions == 102_400 / 0.01
+    bounded = recipe(captions=16 * 1e9, pass_ratio=0.0, min_ratio=0.01)
+    assert bounded.captions_of_step == 102_400 / 0.01
 
 
-def test_a_unique_step_ends_short_after_one_pass_and_a_multiset_one_goes_round() -> None:
-    short = recipe(captions=16 * 1e6, pass_ratio=0.01, max_passes=20)
-    assert not scan_of_step(short).fills
-    assert scan_of_step(short).kept == 10_000
-    round_again = scan_of_step(replace(short, collection="multiset"))
-    assert round_again.fills
-    assert round_again.passes == pytest.approx(10.24)
+def test_a_step_ends_short_after_one_pass() -> None:
+    short = recipe(captions=16 * 1e6, pass_ratio=0.01)
+    assert short.captions_of_step == 1e6
+    assert short.selected == 16 * 10_000
 
 
 def test_scan_seconds_are_those_counted_by_hand() -> None:
-    text = replace(BERT_BASE, layers=12, width=1, inner=1)
-    seconds = scan_seconds(recipe(text=text, mean_tokens=1, metadata_entries=5), UNIT, 4.0)
+    seconds = scan_seconds(recipe(mean_tokens=1, metadata_entries=5), UNIT, 4.0)
     assert seconds["read"] == seconds["tokenise"] == seconds["select"] == 4.0
-    # 12 layers x (2 x (4 + 2) + 4) operations a caption, and 2 passes of 2 tokens
-    assert seconds["embed"] == 4 * 12 * 16 + 2 * 3.0
-    assert seconds["search"] == 2 * 4 * 5
+    # Four captions of one token are two passes of two tokens.
+    assert seconds["embed"] == 4 * forward_flops(1) + 2 * 3.0
+    assert seconds["search"] == 2 * 4 * 5 * 768
 
 
 def test_a_single_process_adds_up_and_actors_run_beside_the_rules() -> None:
-    serial = cost(offline(MEASURED, "15 M", pipelined=False), A100, 1)
+    serial = cost(offline("15 M", pipelined=False), A100, 1)
     assert serial.total_seconds == pytest.approx(
         sum(value for stage, value in serial.seconds.items() if stage != "storage")
     )
-    actors = cost(offline(MEASURED, "15 M"), A100, 1)
+    actors = cost(offline("15 M"), A100, 1)
     assert actors.on_path == ("read", "tokenise", "embed", "search")
     assert actors.total_seconds < serial.total_seconds
 
 
 def test_a_pass_is_divided_by_the_gpus_until_the_rules_of_one_process_are_full() -> None:
-    workload = offline(MEASURED, "100 B")
+    workload = offline("100 B")
     one, four = cost(workload, A100, 1), cost(workload, A100, 4)
     assert four.total_seconds == pytest.approx(one.total_seconds / 4)
     full = [cost(workload, A100, count) for count in (256, 1_024)]
@@ -104,7 +111,7 @@ def test_a_pass_is_divided_by_the_gpus_until_the_rules_of_one_process_are_full()
 
 def test_a_slow_file_system_bounds_the_pass() -> None:
     slow = replace(A100, storage_total_bytes=1e6)
-    assert cost(offline(MEASURED, "2 B"), slow, 16).on_path == ("storage",)
+    assert cost(offline("2 B"), slow, 16).on_path == ("storage",)
 
 
 def test_no_more_ranks_work_than_there_are_lanes() -> None:
@@ -171,6 +178,6 @@ def test_parts_are_positive_and_the_bottleneck_lies_on_the_path(
 
 @given(st.sampled_from(GPU_COUNTS[:-1]), st.sampled_from(["15 M", "100 B"]))
 def test_more_gpus_never_make_a_pass_slower(num_gpus: int, size: str) -> None:
-    workload = offline(MEASURED, size)
+    workload = offline(size)
     fewer, more = cost(workload, A100, num_gpus), cost(workload, A100, num_gpus * 4)
     assert more.total_seconds <= fewer.total_seconds * (1 + 1e-9)
