@@ -82,7 +82,7 @@ def _write_scattered(
         for table in _pairs(Piece(kept, 0, kept.block.num_pairs), schema, with_dropped=True)
     )
 
-    def told() -> Iterator[pa.Table]:
+    def reported() -> Iterator[pa.Table]:
         rows = 0
         for table in grouped:
             yield table
@@ -90,16 +90,16 @@ def _write_scattered(
             progress(rows)
 
     with closing(plan.staging.grouped(every, schema)) as grouped:
-        return write_parts(cut_groups(told(), plan.max_rows), folder, schema)
+        return write_parts(cut_groups(reported(), plan.max_rows), folder, schema)
 
 
 def _pairs(piece: Piece, schema: pa.Schema, *, with_dropped: bool = False) -> Iterator[pa.Table]:
     """The pairs of a piece, `schema`; with those that are left out, all pairs of its block."""
     block, dropped = piece.kept.block, piece.kept.dropped_pairs()
     names = [name for name in schema.names if name != _SOURCE]
-    place = schema.get_field_index(_SOURCE)
     for table in block.pairs(
         piece.start, piece.stop, dropped[:0] if with_dropped else dropped, names
     ):
-        sources = repeated(block.source, table.num_rows)
-        yield table.select(names).add_column(place, _SOURCE, sources).cast(schema)
+        columns = {name: table[name] for name in names}
+        columns[_SOURCE] = repeated(block.source, table.num_rows)
+        yield pa.table({name: columns[name] for name in schema.names}).cast(schema)

@@ -186,7 +186,7 @@ def test_wrong_flags_are_refused(model: Path, world: Path, labels: Path, tmp_pat
             cli.run([*command, *flags])
     with pytest.raises(ConfigError, match="holds no model"):
         cli.run(["predict", str(tmp_path), "--image", image, "--labels", str(labels)])
-    with pytest.raises(ConfigError, match=r"there is no .*runn; a model is"):
+    with pytest.raises(ConfigError, match=r"there is no .*runn; give a run, a checkpoint's folder"):
         cli.run(["predict", str(tmp_path / "runn"), "--image", image, "--labels", str(labels)])
 
 

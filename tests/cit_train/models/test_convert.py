@@ -170,7 +170,7 @@ def test_without_a_tokenizer_the_directory_says_so_and_loads_with_one(
 ) -> None:
     source = PlainDualEncoder(TINY).save_training(tmp_path / "checkpoint-best.pth")
     run(["convert", "checkpoint", str(source), str(tmp_path / "out")])
-    assert "there is no tokenizer in it" in capsys.readouterr().err
+    assert "it has no tokenizer: convert again" in capsys.readouterr().err
     text = make_text_tower(tmp_path / "text")
     load_dual_encoder(tmp_path / "out", tokenizer=str(text))
     with pytest.raises(ConfigError, match="no tokenizer"):
