@@ -27,11 +27,11 @@ class CitError(Exception):
 
     Attributes:
         exit_code: The exit code of the command line.
-        is_told: Whether another process has reported the error, so that this one stays silent.
+        is_reported: Whether another process has reported the error, so that this one stays silent.
     """
 
     exit_code = 1
-    is_told = False
+    is_reported = False
 
 
 class DamagedError(CitError):

@@ -265,7 +265,7 @@ def _report(error: Exception) -> int:
     if isinstance(error, CitError):
         # A requested stop is not an error; and only one of several ranks prints its error.
         prefix = "" if code == STOPPED else "error: "
-        if not error.is_told:
+        if not error.is_reported:
             _print_error(f"{prefix}{error}")
         return code
     if code != 1:

@@ -50,7 +50,7 @@ def attempt(config: TrainConfig, out: Path) -> Iterator[World]:
                 f"stopped by {stop.requested}; {out} is saved at update {progress['update']} of "
                 f"outer step {progress['outer_step']}: resume with the same command and --resume"
             )
-            stopped.is_told = not world.is_first
+            stopped.is_reported = not world.is_first
             if world.is_first:
                 _write(world, stopped.exit_code, str(stopped))
             raise stopped from error
@@ -76,7 +76,7 @@ def _report_failure(world: World, error: BaseException) -> BaseException:
     if failure["told_by"] == world.rank:
         _write(world, failure["code"], failure["message"], failure)
     elif isinstance(cause, CitError):
-        cause.is_told = True
+        cause.is_reported = True
     return cause
 
 
