@@ -42,8 +42,8 @@ def curate(
         cit report RUN
         cit curate A=0.7 B=0.3 --metadata classes.txt --out RUN
 
-    After a kill, the same command scores only what is missing of a scan of 32,768 captions or more;
-    a shorter one is scored again in less than a minute or two.
+    After a kill, the same command scores only what is missing; a scan of fewer than 32,768 captions
+    starts over.
 
     Args:
         pool: The folder made by `cit pool build`; or several, each with its share of the scanned
