@@ -1,19 +1,13 @@
 """The types that pool, curator, ledger and trainer pass to each other."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-
-if TYPE_CHECKING:  # they load torch
-    import torch
-
-    from cit_curate.text_encoder.texts import Texts
-    from indexes.protocol import Queries
 
 Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
@@ -107,28 +101,6 @@ class CaptionOrder(Protocol):
 
     def repeats(self, num_captions: int) -> int:
         """The most times that one caption comes among the first `num_captions`."""
-
-
-class Embedder(Protocol):
-    """One version of a text encoder: texts to vectors (`cit_curate.text_encoder.encoder`)."""
-
-    @property
-    def fingerprint(self) -> str:
-        """The SHA-256 of all that a vector depends on."""
-
-    @property
-    def device(self) -> "str | torch.device":
-        """The device that it computes on, which also holds the index of its vectors."""
-
-    @property
-    def tokenizer_key(self) -> str:
-        """The SHA-256 of all that the tokens of a text depend on."""
-
-    def embed(self, texts: Sequence[str]) -> Float32:
-        """float32 [texts, dim], unit norm."""
-
-    def embed_on_device(self, texts: "Texts") -> "Queries":
-        """As `embed`, with the vectors left on the device."""
 
 
 def each_row(rows: pa.Table) -> Iterator[dict[str, Any]]:

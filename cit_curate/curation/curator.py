@@ -26,9 +26,10 @@ from cit_curate.metadata.vectors import distinct_prompts, embed_metadata, metada
 from cit_curate.pool.mixed_order import MixedOrder
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool
-from cit_curate.records import Embedder, PoolCursor
+from cit_curate.records import PoolCursor
 from cit_curate.run.ledger import Run
 from cit_curate.storage.durable import FileEntry, write_json
+from cit_curate.text_encoder.embedder import Embedder
 from cit_curate.text_encoder.encoder import TextEncoder
 from indexes.protocol import MetadataIndex
 

@@ -9,7 +9,8 @@ import numpy as np
 from cit_curate.config import CurateConfig
 from cit_curate.curation.scores.broken_vectors import best_entries
 from cit_curate.metadata.entries import MetadataEntry
-from cit_curate.records import CaptionOrder, Embedder, Float32, PoolCursor
+from cit_curate.records import CaptionOrder, Float32, PoolCursor
+from cit_curate.text_encoder.embedder import Embedder
 from cit_curate.text_encoder.texts import Texts
 from indexes.protocol import MetadataIndex
 

@@ -7,7 +7,7 @@ from cit_curate.curation.lane_scan import OuterStep
 from cit_curate.curation.scan_rows import ScanTotals
 from cit_curate.curation.scores.exact import LaneScores
 from cit_curate.errors import NotFiniteError
-from cit_curate.records import Embedder
+from cit_curate.text_encoder.embedder import Embedder
 from cit_train.inner_loop.trainer import TrainState
 from cit_train.loop.session import Session
 from cit_train.loop.watcher import Watcher

@@ -5,7 +5,7 @@ from dataclasses import replace
 from cit_curate.curation.curator import LaneSelection
 from cit_curate.curation.lane_scan import OuterStep
 from cit_curate.curation.scores.exact import LaneScores
-from cit_curate.records import Embedder
+from cit_curate.text_encoder.embedder import Embedder
 from cit_train.inner_loop.trainer import TrainState
 from cit_train.loop.recovery.checkpoint import load_checkpoint
 from cit_train.loop.recovery.mid_step import MidStep, read_selection

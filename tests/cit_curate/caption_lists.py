@@ -13,7 +13,8 @@ from cit_curate.curation.scores.cascade import CascadeScores
 from cit_curate.curation.scores.exact import ExactScores, WindowScores
 from cit_curate.curation.scores.score_cache import ScoreCache
 from cit_curate.metadata.entries import MetadataEntry
-from cit_curate.records import PAIR_COLUMNS, CaptionBatch, CaptionOrder, Embedder, PoolCursor
+from cit_curate.records import PAIR_COLUMNS, CaptionBatch, CaptionOrder, PoolCursor
+from cit_curate.text_encoder.embedder import Embedder
 from cit_curate.text_encoder.texts import Texts
 from indexes.protocol import MetadataIndex
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from cit_curate.errors import BrokenVectorsError, NotFiniteError
-from cit_curate.records import Bool, CaptionBatch, Embedder, Float32, Int64, PoolCursor, pair_key
+from cit_curate.records import Bool, CaptionBatch, Float32, Int64, PoolCursor, pair_key
 from cit_curate.reject_limit import LANE_LIMIT
+from cit_curate.text_encoder.embedder import Embedder
 from cit_curate.text_encoder.texts import Texts
 from indexes.protocol import MetadataIndex, Queries
 

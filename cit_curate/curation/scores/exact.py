@@ -10,7 +10,8 @@ from cit_curate.curation.scan_rows import ScanTotals
 from cit_curate.curation.scores.broken_vectors import embed_captions, mark_broken
 from cit_curate.curation.scores.scanned_texts import scanned_texts
 from cit_curate.curation.scores.score_cache import ScoreCache
-from cit_curate.records import Bool, CaptionBatch, Embedder, Float32, Int64, PoolCursor
+from cit_curate.records import Bool, CaptionBatch, Float32, Int64, PoolCursor
+from cit_curate.text_encoder.embedder import Embedder
 from cit_curate.text_encoder.texts import Texts
 from indexes.proposals import as_array
 from indexes.protocol import MetadataIndex
