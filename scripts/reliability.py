@@ -22,42 +22,44 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reliability.md"
 TESTS = ROOT / "tests"
 _INTRODUCTION = """\
-# What goes wrong, and what then
+# What can go wrong, and what happens then
 
-Nine promises, and the faults that they are tested with.
+This page lists nine promises and the faults that test them.
 
-1. A selection that was reported as committed stays in the ledger, whenever the process is killed.
+1. A selection that was reported as committed stays in the ledger, no matter when the process is
+   killed.
 2. A resumed run writes each outer step once.
-3. The same run gives the same ledger, to the byte, on one kind of machine, build and number of
-   ranks, whatever the hash seed, the threads and the loader's workers.
-4. A run that was stopped and resumed ends like one that was not: the same ledger and weights.
-5. One, two and four ranks see the same global batches: the same ledger after the first outer step,
-   later the same pairs.
+3. The same run writes the same ledger, to the byte, on the same kind of machine, build and number
+   of ranks. The hash seed, the number of threads and the loader's workers make no difference.
+4. A run that was stopped and resumed ends with the same ledger and weights as one that was not.
+5. One, two and four ranks see the same global batches. Their ledgers are identical after the first
+   outer step, and later ones have the same pairs.
 6. A bad row or picture is listed with its source and reason. Too many of them end the run with
    exit code 3.
 7. Data never runs as code: nothing is unpickled, and text is inert on pages and terminals.
-8. An error names a file, a place and a next step, and has an exit code
+8. An error names the file, the row or key and the next step, and has an exit code
    ([all of them](formats.md)).
-9. A full disk, a preempted job or a lost rank leaves a run that resumes.
+9. After a full disk, a preempted job or a lost rank, the run can be resumed.
 
-The tests are marked `@pytest.mark.faults("L4")` with the rows of `tests/faults.csv`. This page is
-written by `python -m scripts.reliability` from these marks and the results of a run of the tests; a
-test holds its rows and tests to the marks.
+Marks such as `@pytest.mark.faults("L4")` connect the tests with the rows of `tests/faults.csv`.
+`python -m scripts.reliability` writes this page from these marks and the results of a test run. A
+test checks that the page has the rows and tests of the marks.
 """
 
 _LOAD = """\
 ## Load
 
 `pytest tests/cit_train/loop/test_soak.py -m slow -s --soak-minutes 20`, once, 2026-11-27, on 2
-cores with other tests beside it: a training of tiny towers with an update an outer step, one loader
-worker and `--keep-shards 4` made 7,434 outer steps. From the first half to the second, at most:
+cores with other tests running. A training run of tiny towers with one update per outer step, one
+loader worker and `--keep-shards 4` made 7,434 outer steps. Maxima of the first and the second half:
 
 - resident memory of all its processes: 1,890 and 1,892 MiB
 - open files: 42 and 40; processes: 5 and 5
 - outer steps with shards on the disk: 6 and 6
 - shards and checkpoints: 1.54 and 1.52 MB
 
-Stopped, it had no temporary file and no damaged one. A run of 15 seconds is in the slow set.
+After the stop there was no temporary file and no damaged one. A run of 15 seconds is in the slow
+set.
 """
 
 
