@@ -1,4 +1,4 @@
-"""Which columns of a table hold what: said once, for wide and for long tables."""
+"""The columns of a table that make the pairs, for wide and for long tables."""
 
 import difflib
 from collections.abc import Sequence
@@ -20,15 +20,16 @@ class Columns:
     text (`caption`, and `text_key`, without which every row's key is the caption column's name).
 
     Attributes:
-        image_id: Column with the image's id.
-        image: Column with the image's path or URL; None when the pool has no images.
-        text: Wide: columns with text; each that is not empty becomes a pair, keyed by its name.
-        text_key: Long: column with the text key.
-        caption: Long: column with the text.
-        extra: Further columns to carry into the pool as they are.
+        image_id: The column of image ids.
+        image: The column of image paths or URLs; None for a pool without images.
+        text: Wide: the text columns. Each cell that is not empty becomes a pair, whose text key is
+            the column's name.
+        text_key: Long: the column of text keys.
+        caption: Long: the column of texts.
+        extra: Further columns to copy into the pool unchanged.
 
     Raises:
-        ConfigError: Neither or both of the two forms are given, or two columns clash.
+        ConfigError: The two forms are mixed, `text_key` lacks its `caption`, or two columns clash.
     """
 
     image_id: str = "image_id"
@@ -60,7 +61,7 @@ class Columns:
 
     @property
     def texts(self) -> tuple[tuple[str, str], ...]:
-        """(text key, column) of each text column; a long table with a key column has none."""
+        """(text key, column) of each text column; empty for a long table with a key column."""
         if self.caption and not self.text_key:
             return ((_text_key(self.caption), self.caption),)
         return tuple((_text_key(name), name) for name in self.text)
@@ -76,12 +77,12 @@ class Columns:
 
         Args:
             existing: The table's columns.
-            where: The table, for the message.
-            without_ids: The table need not have `image_id`; the reader makes the ids.
+            where: The table's name in the message.
+            without_ids: Whether `image_id` may be missing, because the reader makes the ids.
 
         Raises:
-            ConfigError: A column is missing or ambiguous, or no text column was chosen at all;
-                names the file, the column, those that exist and the nearest spelling.
+            ConfigError: A column is missing or ambiguous, or no text column was chosen. The message
+                names the file, the column, the existing columns and the nearest spelling.
         """
         listed = ", ".join(existing)
         if not self.text and not self.caption:
@@ -102,7 +103,7 @@ class Columns:
 
 
 def column_kind(kind: pa.DataType) -> str:
-    """`text`, `whole number` or `null` for the types that are read alike, else the type's name."""
+    """`text` or `whole number` for the types that are read alike, else the name of the type."""
     if pa.types.is_dictionary(kind):
         return column_kind(kind.value_type)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):

@@ -1,4 +1,4 @@
-"""Images that lie in the cells of a table: as bytes, or as Hugging Face's struct of bytes, path."""
+"""Images embedded in a table's cells, as bytes or as Hugging Face's struct of bytes and path."""
 
 from typing import Literal
 
@@ -10,8 +10,8 @@ from cit_curate.images.uri import cell_uri
 def is_embedded(kind: pa.DataType) -> bool:
     """True for a column of image bytes: binary, or a struct with a binary field `bytes`."""
     if pa.types.is_struct(kind):
-        place = kind.get_field_index("bytes")
-        return place >= 0 and _is_binary(kind.field(place).type)
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _is_binary(kind.field(index).type)
     return _is_binary(kind)
 
 
@@ -27,19 +27,19 @@ def embedded_uris(
     column: str,
     first_row: int,
 ) -> list[str | None]:
-    """Where each cell's image lies: in the cell, else at the struct's `path`; None for neither.
+    """The uri of each cell's image: of its bytes, else the struct's `path`; None for neither.
 
     Args:
-        cells: Part of a column that `is_embedded`.
-        scheme: Kind of file.
-        file: Its path, as the uri will have it.
+        cells: Part of a column of image bytes (`is_embedded`).
+        scheme: The kind of file.
+        file: The file's path, as in the uri.
         column: The column's name.
-        first_row: Row of the first cell in the file.
+        first_row: The row of the first cell in the file, from 0.
     """
     present = cells.is_valid().to_pylist()
     paths: list[str | None] = [None] * len(cells)
     if pa.types.is_struct(cells.type):
-        # A child's own validity does not know that its parent is null.
+        # The validity of a child array does not include that of its parent.
         inner = cells.field("bytes").is_valid().to_pylist()
         if cells.type.get_field_index("path") >= 0:
             texts = cells.field("path").to_pylist()

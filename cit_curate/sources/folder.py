@@ -1,4 +1,4 @@
-"""Reader of a folder of images with a `.txt` of the same name beside each."""
+"""Reader of a folder of images, each with a `.txt` of the same name beside it."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -13,10 +13,10 @@ FOLDER_COLUMNS = Columns(image_id="image_id", image="image", text=("caption",))
 
 
 def open_folder(path: Path) -> SourceReader:
-    """Open a folder: the whole `.txt`, stripped, is the caption; its text key is `caption`.
+    """Open a folder of images; the caption is the whole `.txt`, stripped, with text key `caption`.
 
-    Sub-folders are read in order of name, links to folders and hidden files are not. The image id
-    is the path below the folder without its suffix.
+    Subfolders are read in order of name. Links to folders, and hidden files and folders, are
+    skipped. The image id is the path below the folder, without its suffix.
     """
     return SourceReader(
         columns=FOLDER_COLUMNS,
@@ -28,17 +28,17 @@ def open_folder(path: Path) -> SourceReader:
 def _records(root: Path) -> Iterator[tuple[int, Sequence[str | None] | Problem]]:
     for number, (relative, caption) in enumerate(_walk(root), 1):
         if caption is None:
-            known = Path(relative).suffix.lower() in IMAGE_SUFFIXES
-            reason = "image_without_text" if known else "text_without_image"
+            is_image = Path(relative).suffix.lower() in IMAGE_SUFFIXES
+            reason = "image_without_text" if is_image else "text_without_image"
             yield number, Problem(reason, f"{relative!a} stands alone")
         else:
             yield number, (os.path.splitext(relative)[0], relative, caption)  # noqa: PTH122
 
 
 def _walk(root: Path) -> Iterator[tuple[str, str | None]]:
-    """(path below root, caption) of each image; caption None for what stands alone."""
-    for folder, below, names in os.walk(root):
-        below[:] = sorted(name for name in below if not name.startswith("."))
+    """(path below root, caption) of each image; None for a text or an image without the other."""
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         prefix = os.path.relpath(folder, root)
         prefix = "" if prefix == "." else prefix + "/"
         stems: dict[str, str] = {}

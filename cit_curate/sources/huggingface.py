@@ -1,6 +1,6 @@
 """Reader of Hugging Face datasets on disk: `save_to_disk` folders and snapshots of Parquet files.
 
-Nothing is fetched and the `datasets` library is not needed: the files are Arrow and Parquet.
+Nothing is downloaded, and the `datasets` library is not needed: the files are Arrow and Parquet.
 """
 
 import json
@@ -23,21 +23,21 @@ from cit_curate.sources.parquet import (
 from cit_curate.sources.rows import ROWS_PER_BATCH, SourceReader, SourceRows
 
 _DEFAULT_ID = Columns().image_id
-# Written at the very end of an Arrow IPC stream; a file without it was cut, maybe between batches.
+# The last bytes of an Arrow IPC stream. A file without them was cut, perhaps between two batches.
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 
 def dataset_sources(path: Path) -> list[Path]:
-    """The splits (folders) or else the Parquet files that a dataset folder consists of.
+    """The splits (folders) of a dataset folder, or else its Parquet files.
 
     Raises:
-        ConfigError: It is no such folder.
-        DamagedError: A file that describes it is damaged, or a split is missing.
+        ConfigError: The folder is no Hugging Face dataset.
+        DamagedError: A JSON file that describes the dataset is damaged, or a split is missing.
     """
     if (path / "state.json").is_file():
         return [path]
     if (path / "dataset_dict.json").is_file():
-        names = _described(path / "dataset_dict.json").get("splits")
+        names = _json_object(path / "dataset_dict.json").get("splits")
         if not isinstance(names, list) or not all(_is_plain(name) for name in names):
             raise DamagedError(f"{path / 'dataset_dict.json'} lists no splits by name")
         for name in names:
@@ -55,20 +55,20 @@ def dataset_sources(path: Path) -> list[Path]:
 
 def is_dataset(path: Path) -> bool:
     """True for a folder that `save_to_disk` made, or a snapshot with Parquet files in `data/`."""
-    described = ("state.json", "dataset_dict.json")
-    return any((path / name).is_file() for name in described) or any(path.glob("data/*.parquet"))
+    saved = any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    return saved or any(path.glob("data/*.parquet"))
 
 
 def open_huggingface(path: Path, columns: Columns, *, name: str = "") -> SourceReader:
     """Open a split folder of `save_to_disk`, or one Parquet file of a snapshot.
 
-    Image bytes stay where they are. Without `--image`, the only column of image bytes is taken;
-    without a column for the id, an image's id is `{name}/{row}`, the row from 0 with 8 digits.
+    Image bytes are not copied. Without `--image`, the image column is the only column of image
+    bytes. Without an id column, an image's id is `{name}/{row}`, the row from 0 with 8 digits.
 
     Args:
-        path: What `dataset_sources` gave.
-        columns: Where the rows keep what.
-        name: The source's name in the pool; default the path's.
+        path: A path from `dataset_sources`.
+        columns: The columns to read.
+        name: The source's name in the pool; default the last part of the path.
 
     Raises:
         ConfigError: A chosen column is missing or holds no text.
@@ -92,9 +92,11 @@ def open_huggingface(path: Path, columns: Columns, *, name: str = "") -> SourceR
 
 
 def _with_image(columns: Columns, schema: pa.Schema) -> Columns:
-    """The columns, with the only column of image bytes as the image when none is chosen."""
-    found = embedded_columns(schema)
-    return replace(columns, image=found[0]) if not columns.image and len(found) == 1 else columns
+    """The columns; the image column, if none is chosen, is the only column of image bytes."""
+    embedded = embedded_columns(schema)
+    if columns.image or len(embedded) != 1:
+        return columns
+    return replace(columns, image=embedded[0])
 
 
 def _read(
@@ -115,7 +117,7 @@ def _read(
 
 
 def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """The batches of an Arrow IPC stream, checked, at most `ROWS_PER_BATCH` rows each."""
+    """The batches of an Arrow IPC stream, validated, with at most `ROWS_PER_BATCH` rows each."""
     with _mapped(path) as reader:
         if not reader.schema.equals(schema):
             raise ConfigError(
@@ -125,7 +127,7 @@ def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         while True:
             try:
                 batch = reader.read_next_batch()
-                # Offsets of a damaged file would be followed into foreign memory.
+                # The offsets in a damaged file may point outside its memory.
                 batch.validate(full=True)
             except StopIteration:
                 return
@@ -141,21 +143,21 @@ def _schema(path: Path) -> pa.Schema:
 
 
 def _mapped(path: Path) -> Any:
-    """A reader of an Arrow IPC stream that is not cut; a context manager."""
+    """A reader of an Arrow IPC stream with a valid end; a context manager."""
     try:
         with path.open("rb") as stream:
             size = path.stat().st_size
             stream.seek(max(size - len(_END_OF_STREAM), 0))
             if stream.read() != _END_OF_STREAM:
-                raise pa.ArrowInvalid("the stream has no end")
+                raise pa.ArrowInvalid("the end of the Arrow stream is missing")
         return pa.ipc.open_stream(pa.memory_map(str(path)))
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from error
 
 
 def _arrow_files(folder: Path) -> list[Path]:
-    """The files of a split, in order, as its `state.json` names them."""
-    listed = _described(folder / "state.json").get("_data_files")
+    """The files of a split, in the order of its `state.json`."""
+    listed = _json_object(folder / "state.json").get("_data_files")
     entries = listed if isinstance(listed, list) else []
     names = [str(entry.get("filename")) for entry in entries if isinstance(entry, dict)]
     if not names or not all(map(_is_plain, names)):
@@ -167,7 +169,7 @@ def _arrow_files(folder: Path) -> list[Path]:
     return files
 
 
-def _described(path: Path) -> Mapping[str, Any]:
+def _json_object(path: Path) -> Mapping[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -178,7 +180,7 @@ def _described(path: Path) -> Mapping[str, Any]:
 
 
 def _is_plain(name: object) -> bool:
-    """True for a name in a folder itself: nothing that a dataset says leads elsewhere."""
+    """True for a plain file name: a dataset's JSON may not name paths outside its folder."""
     return isinstance(name, str) and name == Path(name).name and name not in ("", ".", "..")
 
 

@@ -1,4 +1,4 @@
-"""Reader of JSON lines: one object a line, a reject for every line that is none."""
+"""Reader of JSON lines: one object a line, and a reject for every other line."""
 
 import gzip
 import json
@@ -14,16 +14,16 @@ from cit_curate.sources.columns import Columns
 from cit_curate.sources.rows import Problem, SourceReader, batches_of
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
-# A chosen column must occur in one of these; most files have it in the first.
+# The first lines, in one of which a chosen column must occur; in most files it is in line 1.
 CHECKED_LINES = 100_000
 _MAX_SHOWN_KEYS = 50
 
 
 def open_jsonl(path: Path, columns: Columns) -> SourceReader:
-    """Open a file of JSON objects, one a line, plain or compressed by gzip (`.gz`).
+    """Open a file of JSON objects, one a line, plain or gzipped (`.gz`).
 
-    A column is a key of the objects; where it is absent or null, the row has no such text. UTF-8
-    with or without a byte order mark; bytes that are not UTF-8 arrive as lone surrogates.
+    A column is a key of the objects. Where it is absent or null, the row has no such text. The file
+    is UTF-8 with or without a byte order mark. Other bytes are decoded as lone surrogates.
 
     Raises:
         ConfigError: A chosen column occurs in none of the first 100,000 lines.
@@ -39,7 +39,7 @@ def open_jsonl(path: Path, columns: Columns) -> SourceReader:
 
 
 def _keys(path: Path, columns: Columns) -> list[str]:
-    """Keys in order of appearance, read until the chosen columns are all among them."""
+    """Keys in order of appearance, read until all chosen columns have appeared."""
     wanted = {*columns.names, *columns.extra}
     seen: dict[str, None] = {}
     for number, (_, line) in enumerate(_lines(path)):
@@ -97,14 +97,14 @@ def _opened(path: Path) -> BinaryIO:
 
 
 class FieldError(ValueError):
-    """A value, or a whole text, that cannot stand in a column."""
+    """A value that cannot be a cell, or a text that is no JSON object."""
 
 
 def parse_object(text: bytes) -> dict[str, Any]:
-    """The JSON object that a text holds; bytes that are not UTF-8 become lone surrogates.
+    """The JSON object in a text; bytes that are not UTF-8 become lone surrogates.
 
     Raises:
-        FieldError: It is no JSON, or no object.
+        FieldError: The text is no JSON object.
     """
     try:
         value = json.loads(text.decode("utf-8", errors="surrogateescape"))
@@ -119,7 +119,7 @@ def field_text(fields: Mapping[str, Any], name: str, columns: Columns) -> str | 
     """The text of a field; None when it is absent or null. An id may be a whole number.
 
     Raises:
-        FieldError: The value is a list, an object, a truth value, or a number that is no id.
+        FieldError: The value is a list, an object, a boolean, or a number that is no id.
     """
     value = fields.get(name)
     if value is None or isinstance(value, str):
@@ -131,7 +131,7 @@ def field_text(fields: Mapping[str, Any], name: str, columns: Columns) -> str | 
 
 
 def extra_texts(fields: Mapping[str, Any], columns: Columns) -> list[str | None]:
-    """The `--extra` fields: text as it is, anything else as its JSON text, None for absent."""
+    """The `--extra` fields: strings unchanged, other values as JSON, None for absent or null."""
     return [_extra_text(fields.get(name)) for name in columns.extra]
 
 

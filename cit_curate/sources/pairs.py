@@ -1,7 +1,7 @@
-"""The pairs that rows hold: a column at a time, and one by one where a value is odd.
+"""The pairs of source rows: checked and cleaned a column at a time, odd values one by one.
 
-Patterns clear what the plain functions would leave as it is. The other values go through the plain
-functions, to which the tests hold every result.
+Byte patterns find the values that the plain functions would leave unchanged. Only the others go
+through the plain functions. The tests compare every result with theirs.
 """
 
 import posixpath
@@ -37,14 +37,14 @@ MAX_IMAGE_ID_BYTES = 255
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
-# Patterns of bytes that Arrow looks for in `rows.cells_of`.
+# Byte patterns that Arrow searches for in the cells of `rows.cells_of`.
 _ODD_ID = r"^$|[^\x20-\x7e]"
 _ODD_PATH = r"[^\x20-\x7e]|//|\./|^/|[./]$"
 _WEB_ADDRESS = r"^https?://[\x20-\x7e]*$"
 _NOT_UTF8 = r"\xed[\xa0-\xbf]"
-# White space, a comma, markup, or an address: only such a text can say nothing. Markup may stand
-# between the letters of an address.
-_MAY_SAY_NOTHING = (
+# Only a text that starts with white space, a comma, markup or a web address can be an empty one.
+# Markup may stand between the letters of an address.
+_MAY_BE_EMPTY = (
     r"^(?:[<,\s\x0b\x1c-\x1f]|h[t<]|w[w<]"
     r"|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\xaf]|\xe2\x81\x9f|\xe3\x80\x80)"
 )
@@ -62,52 +62,52 @@ class RejectRowError(Exception):
 def pairs_of(
     rows: SourceRows, columns: Columns, *, image_root: Path, clean: Cleaning = "none"
 ) -> RawPairs:
-    """The pairs that rows hold, in row order; within a row in the order of `Columns.text`.
+    """The pairs of rows, in row order; within a row in the order of `Columns.text`.
 
     Args:
         rows: Rows of one source.
-        columns: Where the rows keep what.
-        image_root: Relative image paths start here and must stay inside.
-        clean: Named cleaning of every text.
+        columns: The columns to read.
+        image_root: The folder that relative image paths start from and must stay inside.
+        clean: The named cleaning of every text.
     """
     num_rows = len(rows.lines)
     ids, bad_ids = _checked_ids(rows.cells[columns.image_id])
     images = rows.cells[columns.image] if columns.image else pa.array([""] * num_rows)
     uris, bad_uris = _checked_uris(images, image_root)
     keys, bad_keys = _text_keys(rows, columns)
-    # What is wrong first counts.
+    # A row has one reason: a bad id goes before a bad path, and that before a bad text key.
     problems = {**bad_keys, **bad_uris, **bad_ids}
     is_good = np.ones(num_rows, np.bool_)
     is_good[list(problems)] = False
     names = [columns.caption] if columns.caption else columns.text
     texts = _texts([rows.cells[name] for name in names], keys, is_good, clean)
     counts = np.bincount(texts.row, minlength=num_rows)
-    for place in np.flatnonzero(is_good & (counts == 0)).tolist():
-        what = ", ".join(each[place].as_py() for each in keys)
-        detail = f"image {ids[place].as_py()}: no text in {what}"
-        problems[place] = RejectRowError("empty_text", detail)
+    for row in np.flatnonzero(is_good & (counts == 0)).tolist():
+        row_keys = ", ".join(column[row].as_py() for column in keys)
+        detail = f"image {ids[row].as_py()}: no text in {row_keys}"
+        problems[row] = RejectRowError("empty_text", detail)
     rejects = rows.rejects + [
-        Reject(int(rows.lines[place]), found.reason, found.detail, int(rows.records[place]))
-        for place, found in problems.items()
+        Reject(int(rows.lines[row]), problem.reason, problem.detail, int(rows.records[row]))
+        for row, problem in problems.items()
     ]
     rejects.sort(key=lambda reject: reject.record)
     kept = counts > 0
     bounds = arrow_of(np.concatenate([[0], np.cumsum(counts[kept])]).astype(np.int32))
-    of_rows = [arrow_of(rows.lines), ids, uris]
+    row_columns = [arrow_of(rows.lines), ids, uris]
     extra = list(rows.extra.values())
     if not kept.all():
         mask = arrow_of(kept)
-        of_rows = [column.filter(mask) for column in of_rows]
+        row_columns = [column.filter(mask) for column in row_columns]
         extra = [column.filter(mask) for column in extra]
-    of_texts = [pa.ListArray.from_arrays(bounds, column) for column in texts.columns]
+    text_columns = [pa.ListArray.from_arrays(bounds, column) for column in texts.columns]
     fields = [pa.field(name, column.type) for name, column in rows.extra.items()]
     schema = pa.schema([*ROW_FIELDS, *fields])
-    batch = pa.RecordBatch.from_arrays([*of_rows, *of_texts, *extra], schema=schema)
+    batch = pa.RecordBatch.from_arrays([*row_columns, *text_columns, *extra], schema=schema)
     return RawPairs(rows.num_records, batch, rejects)
 
 
 class _Texts(NamedTuple):
-    """The texts of some rows: int64, the row of each, and their columns as in `TEXT_FIELDS`."""
+    """The texts of some rows: int64, the row of each text, and the columns of `TEXT_FIELDS`."""
 
     row: Int64
     columns: list[pa.Array]
@@ -116,13 +116,13 @@ class _Texts(NamedTuple):
 def _texts(
     columns: Sequence[pa.Array], keys: Sequence[pa.Array], is_good: Bool, clean: Cleaning
 ) -> _Texts:
-    """The cleaned texts of some columns that say something, row by row.
+    """The cleaned texts of some columns, row by row, without the empty ones.
 
     Args:
-        columns: The cells of each column with texts.
+        columns: The cells of each text column.
         keys: The text key of each cell, column by column.
-        is_good: bool [rows]: rows that count.
-        clean: Named cleaning.
+        is_good: bool [rows], the rows to read.
+        clean: The named cleaning.
     """
     num_rows, num_columns = len(is_good), len(columns)
     every_key = pa.concat_arrays(keys)
@@ -130,23 +130,23 @@ def _texts(
     lengths = numpy_of(pc.binary_length(cells))
     keep = (lengths > 0) & np.tile(is_good, num_columns)
     if clean == "none":
-        odd = (lengths > MAX_CAPTION_BYTES) | _matches(cells, _MAY_SAY_NOTHING)
+        odd = (lengths > MAX_CAPTION_BYTES) | _matches(cells, _MAY_BE_EMPTY)
         if any(pa.types.is_large_binary(column.type) for column in columns):
             odd |= _matches(cells, _NOT_UTF8)
         odd &= keep
     else:
         odd = keep.copy()
     fixed = np.zeros(len(cells), np.bool_)
-    places = np.flatnonzero(odd)
-    taken = arrow_of(places)
+    indices = np.flatnonzero(odd)
+    taken = arrow_of(indices)
     cleaned = [
         cleaned_text(cell, key, cleaner(clean))
         for cell, key in zip(
             texts_of_cells(cells.take(taken)), every_key.take(taken).to_pylist(), strict=True
         )
     ]
-    keep[places] = [text is not None for text, _ in cleaned]
-    fixed[places] = [was_fixed for _, was_fixed in cleaned]
+    keep[indices] = [text is not None for text, _ in cleaned]
+    fixed[indices] = [was_fixed for _, was_fixed in cleaned]
     cells = _replaced(cells, odd, [text or "" for text, _ in cleaned])
     row_by_row = np.arange(len(cells)).reshape(num_columns, num_rows).T.ravel()
     order = row_by_row[keep[row_by_row]]
@@ -158,18 +158,18 @@ def _texts(
 
 
 def cleaned_text(cell: str, text_key: str, clean: Callable[[str], str]) -> tuple[str | None, bool]:
-    """A text as the pool has it, None if it says nothing; and whether it was mended or cut."""
+    """A text as the pool stores it, None if it is empty; and whether it was mended or cut."""
     text, was_bad = replace_bad_text(cell)
     text, was_cut = cut_at_bytes(clean(text))
-    return (None if _says_nothing(text, text_key) else text), was_bad or was_cut
+    return (None if _is_empty(text, text_key) else text), was_bad or was_cut
 
 
 def digests(texts: Sequence[bytes]) -> Iterator[bytes]:
-    """`PAIR_FIELDS`' caption hash of each text, 8 bytes."""
-    # A copy of one that is ready takes half the time of reading the arguments anew.
-    copied = blake2b(digest_size=8).copy
+    """The caption hash of each text, as in `PAIR_FIELDS`: 8 bytes."""
+    # Copying a new hash takes half the time of making one from its arguments.
+    new_hash = blake2b(digest_size=8).copy
     for text in texts:
-        hashed = copied()
+        hashed = new_hash()
         hashed.update(text)
         yield hashed.digest()
 
@@ -193,17 +193,17 @@ def _checked_uris(cells: pa.Array, image_root: Path) -> _Checked:
 
 
 def _checked(cells: pa.Array, odd: Bool, check: Callable[[str], str]) -> _Checked:
-    """Cells as strings, the odd ones checked; and by its place, what is wrong with which."""
+    """Cells as strings, the odd ones checked; and the problem of each bad cell, by its row."""
     problems: dict[int, RejectRowError] = {}
     values: list[str] = []
-    places = np.flatnonzero(odd)
-    for place, text in zip(
-        places.tolist(), texts_of_cells(cells.take(arrow_of(places))), strict=True
+    odd_rows = np.flatnonzero(odd)
+    for row, text in zip(
+        odd_rows.tolist(), texts_of_cells(cells.take(arrow_of(odd_rows))), strict=True
     ):
         try:
             values.append(check(text))
         except RejectRowError as error:
-            problems[place] = error
+            problems[row] = error
             values.append("")
     return _replaced(cells, odd, values).cast(pa.string()), problems
 
@@ -211,43 +211,43 @@ def _checked(cells: pa.Array, odd: Bool, check: Callable[[str], str]) -> _Checke
 def _text_keys(
     rows: SourceRows, columns: Columns
 ) -> tuple[list[pa.Array], dict[int, RejectRowError]]:
-    """The text keys of each column with texts, and by its row, which of them is bad."""
+    """The text keys of each text column, and the problem of each bad key, by its row."""
     num_rows = len(rows.lines)
     if columns.text_key is None:
         same = arrow_of(np.zeros(num_rows, np.int64))
         return [strings_of([key]).take(same) for key, _ in columns.texts], {}
-    different = rows.cells[columns.text_key].cast(pa.large_binary()).dictionary_encode()
-    found: list[str] = []
+    encoded = rows.cells[columns.text_key].cast(pa.large_binary()).dictionary_encode()
+    keys: list[str] = []
     bad: dict[int, RejectRowError] = {}
-    for place, value in enumerate(texts_of_cells(different.dictionary)):
+    for index, value in enumerate(texts_of_cells(encoded.dictionary)):
         try:
-            found.append(checked_text_key(value))
+            keys.append(checked_text_key(value))
         except RejectRowError as error:
-            bad[place] = error
-            found.append("")
-    places = numpy_of(different.indices)
+            bad[index] = error
+            keys.append("")
+    indices = numpy_of(encoded.indices)
     problems = {
-        row: bad[int(places[row])]
-        for row in (np.flatnonzero(np.isin(places, list(bad))).tolist() if bad else ())
+        row: bad[int(indices[row])]
+        for row in (np.flatnonzero(np.isin(indices, list(bad))).tolist() if bad else ())
     }
-    return [strings_of(found).take(different.indices)], problems
+    return [strings_of(keys).take(encoded.indices)], problems
 
 
 def _matches(cells: pa.Array, pattern: str) -> Bool:
-    """Whether a pattern of bytes is in each cell: bool [cells]."""
+    """Whether each cell contains a byte pattern: bool [cells]."""
     return numpy_of(pc.match_substring_regex(cells, pattern))
 
 
-def _replaced(cells: pa.Array, places: Bool, texts: Sequence[str]) -> pa.Array:
-    """The cells, large_binary, with other texts at some places."""
+def _replaced(cells: pa.Array, mask: Bool, texts: Sequence[str]) -> pa.Array:
+    """The cells, large_binary, replaced by the texts where `mask` is true."""
     if not texts:
         return cells
     encoded = pa.array([text.encode() for text in texts], pa.large_binary())
-    return pc.replace_with_mask(cells, arrow_of(places), encoded)
+    return pc.replace_with_mask(cells, arrow_of(mask), encoded)
 
 
 def checked_image_id(value: str | None) -> str:
-    """The id itself, when it can be part of a pair key."""
+    """The id itself, if it can be part of a pair key."""
     if not value:
         raise RejectRowError("bad_image_id", "the image id is empty")
     if not (value.isascii() and value.isprintable()) and _CONTROL.search(value):
@@ -261,10 +261,10 @@ def checked_image_id(value: str | None) -> str:
 
 
 def checked_image_uri(value: str | None, image_root: Path) -> str:
-    """The image's place relative to `image_root`; a web address as it is; "" for none.
+    """The image's path relative to `image_root`, or its web address unchanged; "" for none.
 
-    A place in a zip, tar, Arrow or Parquet file (`cit_curate.images.uri`) keeps its spelling; the
-    path in it is treated like any other.
+    The uri of an image in a zip, tar, Arrow or Parquet file (`cit_curate.images.uri`) keeps its
+    spelling, except that the file's path is made relative too.
     """
     if not value:
         return ""
@@ -303,7 +303,7 @@ def _path_inside(value: str, image_root: Path) -> str:
 
 @lru_cache(maxsize=1024)
 def _archive_inside(path: str, image_root: Path) -> str:
-    """`_path_inside` of an archive; thousands of images name the same one."""
+    """`_path_inside` of an archive, cached because thousands of images share one."""
     return _path_inside(path, image_root)
 
 
@@ -316,7 +316,7 @@ def _text_key(value: str) -> str | None:
 
 
 def checked_text_key(value: str | None) -> str:
-    """A column's value as a text key."""
+    """The text key for a value of the text key column."""
     key = _text_key(value) if value else None
     if key is None or len(key) > MAX_IMAGE_ID_BYTES:
         detail = f"text key {_shown(value or '')} has no letter or digit, or too many"
@@ -324,13 +324,13 @@ def checked_text_key(value: str | None) -> str:
     return key
 
 
-def _says_nothing(text: str, key: str) -> bool:
-    """True for a blank text, and for one of markup and addresses alone; beside others they stay."""
+def _is_empty(text: str, key: str) -> bool:
+    """True for a blank text, and for one that consists of markup and web addresses only."""
     if is_blank(text, key):
         return True
-    # Only what begins so can be one: the others, nine in ten, are not searched.
-    may_be = text[0] in "<hw," or text[0].isspace()
-    return may_be and is_blank(without_tags_and_links(text), key)
+    # Such a text starts with one of these. Nine in ten texts do not, and are not searched.
+    may_be_empty = text[0] in "<hw," or text[0].isspace()
+    return may_be_empty and is_blank(without_tags_and_links(text), key)
 
 
 def _shown(value: str) -> str:

@@ -23,14 +23,14 @@ from cit_curate.sources.rows import (
 
 
 def open_parquet(path: Path, columns: Columns, *, id_prefix: str | None = None) -> SourceReader:
-    """Open a Parquet file; whole numbers become decimal text where text is wanted.
+    """Open a Parquet file; image ids that are whole numbers become decimal text.
 
     The image column may hold the images themselves, as bytes or as Hugging Face's struct.
 
     Args:
         path: The file.
-        columns: Its columns.
-        id_prefix: Given: the file has no column of image ids; they are `{id_prefix}/{row}`.
+        columns: The columns to read.
+        id_prefix: The start of the image ids `{id_prefix}/{row}` of a file without an id column.
 
     Raises:
         ConfigError: A chosen column is missing or holds neither text nor, for ids, whole numbers.
@@ -60,23 +60,24 @@ def parquet_schema(path: Path) -> pa.Schema:
 
 
 def check_types(path: Path, columns: Columns, schema: pa.Schema) -> None:
-    """Raise unless the chosen columns that a table has hold text, ids or images.
+    """Raise unless each chosen column that a table has holds text, ids or images.
 
     Raises:
-        ConfigError: Names the column, its type and what it must hold.
+        ConfigError: A column has another type. The message names the column, its type and the
+            types that it may have.
     """
     as_text = (columns.image_id, columns.text_key, columns.caption, *columns.text)
     for name in columns.names:
         if name not in schema.names:
             continue
-        found = schema.field(name).type
-        if name not in as_text and is_embedded(found):
+        kind = schema.field(name).type
+        if name not in as_text and is_embedded(kind):
             continue
         wanted, allowed = "text", {"text", "null"}
         if name == columns.image_id:
             wanted, allowed = "text or whole numbers", {"text", "null", "whole number"}
-        if column_kind(found) not in allowed:
-            raise ConfigError(f"{path}: column {name!r} is {found}, but must hold {wanted}")
+        if column_kind(kind) not in allowed:
+            raise ConfigError(f"{path}: column {name!r} is {kind}, but must hold {wanted}")
 
 
 def _read(
@@ -84,8 +85,8 @@ def _read(
 ) -> Iterator[SourceRows]:
     image = columns.image
     embedded = image if image and is_embedded(schema.field(image).type) else None
-    made = None if id_prefix is None else columns.image_id
-    names = [name for name in dict.fromkeys((*columns.names, *columns.extra)) if name != made]
+    made_ids = None if id_prefix is None else columns.image_id
+    names = [name for name in dict.fromkeys((*columns.names, *columns.extra)) if name != made_ids]
     record = 0
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
@@ -118,11 +119,12 @@ def rows_of_batch(
     """The rows of a batch of a table.
 
     Args:
-        batch: Its columns, but for those that are made.
-        columns: Where it keeps what.
-        first: Number of its first row in the source.
-        uris: Where the images lie, when they lie in the table; None = the image column says it.
-        id_prefix: Given: the image ids are `{id_prefix}/{row}`, the row from 0 with 8 digits.
+        batch: The batch. It may lack the image ids or uris that the arguments below replace.
+        columns: The columns to read.
+        first: The number of the batch's first row in the source, from 0.
+        uris: The uris of images embedded in the table; None = the image column holds the paths.
+        id_prefix: The start of the image ids `{id_prefix}/{row}`, the row from 0 with 8 digits;
+            None = the id column holds the ids.
     """
     records = np.arange(first, first + batch.num_rows)
     made: dict[str, Sequence[str | None]] = {}
@@ -144,29 +146,29 @@ def rows_of_batch(
 
 @dataclass(frozen=True)
 class _Groups:
-    """Row groups that are read alike; `has_every_image`: no cell of the image column is null."""
+    """Row groups to read together; `has_every_image`: no cell of the image column is null."""
 
     numbers: list[int]
     has_every_image: bool
 
 
 def _groups(file: pq.ParquetFile, embedded: str | None) -> list[_Groups]:
-    """All row groups at once, or one by one where what the footer says of images matters.
+    """All row groups together, or one by one for a file with embedded images.
 
-    Image bytes are most of such a file: they are not read where the footer counts no nulls.
+    Image bytes are most of such a file. They are not read where the footer counts no nulls.
     """
     numbers = list(range(file.num_row_groups))
     if embedded is None:
         return [_Groups(numbers, has_every_image=False)]
     leaves = (embedded, f"{embedded}.bytes")
-    found = []
+    groups = []
     for number in numbers:
         entry = file.metadata.row_group(number)
-        chunks = (entry.column(place) for place in range(entry.num_columns))
+        chunks = (entry.column(index) for index in range(entry.num_columns))
         statistics = next(chunk.statistics for chunk in chunks if chunk.path_in_schema in leaves)
         known = statistics is not None and statistics.has_null_count
-        found.append(_Groups([number], has_every_image=known and statistics.null_count == 0))
-    return found
+        groups.append(_Groups([number], has_every_image=known and statistics.null_count == 0))
+    return groups
 
 
 def _damaged(path: Path, error: Exception) -> DamagedError:

@@ -1,4 +1,4 @@
-"""Sources in a store: fetched into the cache, then read like files on a disk."""
+"""Sources in a store: fetched into the cache, then read like local files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +13,17 @@ _IN_FOLDERS = (".tar", ".parquet")
 
 
 def remote_files(url: str) -> list[RemoteFile]:
-    """The files that a URL stands for: itself, what its braces stand for, or a folder's shards.
+    """The files of a URL: a single file, those of a brace pattern, or a folder's tars or Parquet.
 
     Raises:
-        ConfigError: There is nothing, or a folder without tars and Parquet files.
-        ResourceError: The network stays away.
+        ConfigError: A file or the folder does not exist, or the folder has no tar or Parquet file.
+        ResourceError: The network stays unavailable.
     """
     if "{" in url:
         return [_file(str(text)) for text in braceexpand(url)]
-    found = stat_file(url)
-    if found is not None:
-        return [found]
+    single = stat_file(url)
+    if single is not None:
+        return [single]
     listed = {name: file for name, file in list_files(url).items() if "/" not in name}
     if not listed:
         raise ConfigError(f"the source {url} does not exist")
@@ -37,11 +37,11 @@ def remote_files(url: str) -> list[RemoteFile]:
 
 
 def held_copies(urls: Sequence[str], folder: Path) -> list[tuple[RemoteFile, Path]]:
-    """The files of some URLs, below `folder` for as long as that exists.
+    """The files of some URLs and their local copies, which last for as long as `folder` exists.
 
     Raises:
-        ConfigError: See `remote_files`.
-        ResourceError: The network stays away.
+        ConfigError: As in `remote_files`.
+        ResourceError: The network stays unavailable.
     """
     copies: list[tuple[RemoteFile, Path]] = []
     for url in urls:
@@ -54,7 +54,7 @@ def held_copies(urls: Sequence[str], folder: Path) -> list[tuple[RemoteFile, Pat
 
 def _file(url: str) -> RemoteFile:
     normal = remote_url(url)
-    found = stat_file(normal) if normal is not None else None
-    if found is None:
+    file = stat_file(normal) if normal is not None else None
+    if file is None:
         raise ConfigError(f"the source {url} does not exist")
-    return found
+    return file

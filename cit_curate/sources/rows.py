@@ -1,7 +1,7 @@
-"""The one border between readers and the pool: rows as they were read, and rows with their pairs.
+"""The interface between readers and the pool: rows of a source, and their pairs.
 
-Both are Arrow columns. A reader gives `SourceRows`, whose cells `pairs.pairs_of` checks and cleans,
-or it gives `RawPairs` at once, when it has a faster way of its own.
+Both consist of Arrow columns. A reader yields `SourceRows`, whose cells `pairs.pairs_of` checks and
+cleans, or it yields `RawPairs` where it has a faster way of its own.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,12 +20,12 @@ from cit_curate.sources.columns import Columns, column_kind
 
 ROWS_PER_BATCH = 8192
 
-# What real pools have plenty of (no text, the same pair twice) is counted, but is no damage.
+# Reasons that count as damage. Empty texts and repeated pairs do not: real pools have many of them.
 MALFORMED = frozenset(
     {"bad_row", "column_count", "bad_image_id", "bad_text_key", "bad_image_path", "path_escapes"}
 )
 
-# No column of a user's has this name.
+# A name that no column of a user has.
 ROW = "__row__"
 TEXT_FIELDS = (
     pa.field("text_key", pa.list_(pa.string())),
@@ -43,13 +43,13 @@ ROW_FIELDS = (
 
 @dataclass(frozen=True)
 class Reject:
-    """Something that was dropped, and why.
+    """A record or pair that was dropped, and why.
 
     Attributes:
-        row: Line of a text file, row of a Parquet file, number of an image of a folder; from 1.
+        row: The line of a text file, row of a Parquet file or image of a folder, counted from 1.
         reason: One word of a closed list, such as `column_count`.
-        detail: What a person needs to find and mend it.
-        record: The same place as a count of records from 0; consecutive ones are "in a row".
+        detail: The facts that a person needs to find and fix the record.
+        record: The number of the record in its source, from 0. Consecutive ones are "in a row".
     """
 
     row: int
@@ -59,13 +59,13 @@ class Reject:
 
 
 def moved_reject(reject: Reject, num_lines: int, num_records: int) -> Reject:
-    """A reject as counted from a place that many lines and records earlier."""
+    """A reject, counted from a start that is so many lines and records earlier."""
     return replace(reject, row=num_lines + reject.row, record=num_records + reject.record)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a record that cannot be read as a row."""
+    """The reason and detail of a reject, for a record that cannot be read as a row."""
 
     reason: str
     detail: str
@@ -76,12 +76,12 @@ class SourceRows:
     """Some consecutive records of a source, column by column.
 
     Attributes:
-        num_records: Records read, those in `rejects` included.
-        records: Number of each row among the source's records, from 0.
-        lines: Where a person finds each row (`Reject.row`).
-        cells: `cells_of` the columns named in `Columns.names`.
+        num_records: The number of records read, including those in `rejects`.
+        records: int64 [rows], the number of each row's record in the source, from 0.
+        lines: int64 [rows], the number of each row for people, as in `Reject.row`.
+        cells: The cells (`cells_of`) of each column in `Columns.names`.
         extra: The columns of `Columns.extra`.
-        rejects: Records that could not be read as a row.
+        rejects: The records that could not be read as a row.
     """
 
     num_records: int
@@ -94,14 +94,15 @@ class SourceRows:
 
 @dataclass(frozen=True)
 class RawPairs:
-    """Some consecutive records of a source, as the pairs that they hold.
+    """The pairs of some consecutive records of a source.
 
     Attributes:
-        num_records: Records read.
-        rows: `ROW_FIELDS`, then the extra columns: a row of the source and its texts, which may be
+        num_records: The number of records read.
+        rows: `ROW_FIELDS`, then the extra columns: each row of the source with its texts, possibly
             none.
-        rejects: Records that make no pair, in their order.
-        num_lines: Lines read, where rows and records are counted from the start of a range; else 0.
+        rejects: The records that make no pair, in order.
+        num_lines: The number of lines read, where rows and records are counted from the start of a
+            range; else 0.
     """
 
     num_records: int
@@ -111,41 +112,41 @@ class RawPairs:
 
     @property
     def pairs(self) -> pa.Table:
-        """The rows' pairs, one after the other."""
+        """The pairs of the rows, one after the other."""
         return pairs_in(self.rows)
 
 
 class IdLists(Protocol):
-    """Lists of ids that choose the images of a source."""
+    """Lists of image ids that select the images of a source."""
 
     @property
     def num_ids(self) -> int:
-        """Ids in all the lists."""
+        """The number of ids in all lists."""
 
     @property
     def described(self) -> dict[str, Any]:
-        """What `pool.json` says of them before anything is read."""
+        """The entries of `pool.json` that are known before any row is read."""
 
     def save(self, folder: Path) -> None:
-        """Write what those who read ranges need into the folder of their blocks."""
+        """Write the files that `SourceReader.read_range` needs into the folder of the blocks."""
 
     def found(self, num_rows: int, num_images: int) -> dict[str, Any]:
-        """What `pool.json` says of them besides, once all rows are read."""
+        """The further entries of `pool.json`, known once all rows are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceReader:
-    """An opened source; `read` or else `read_range` reads it.
+    """An opened source, which has either `read` or `read_range`.
 
     Attributes:
-        columns: Where its rows keep what; None when the reader gives pairs.
-        extra_types: Arrow type of each extra column.
-        read: Starts reading, from the first row.
-        read_range: Reads what starts from one byte up to another as pairs, given the folder of the
-            blocks.
-        range_bytes: So many bytes at a time.
-        row_is_image: All pairs of an image must come from one row: the first that has a text.
-        read_lists: Reads the lists of ids that choose the images; None = every row counts.
+        columns: The columns to read; None for a reader that yields pairs.
+        extra_types: The Arrow type of each extra column.
+        read: A function that reads all rows, from the first one.
+        read_range: A function that reads the pairs of a range of bytes. Its arguments are the
+            folder of the blocks, the first byte and the byte after the last.
+        range_bytes: The bytes of one range.
+        row_is_image: Whether all pairs of an image must come from one row, the first with a text.
+        read_lists: A function that reads the id lists that select images; None = every row counts.
     """
 
     columns: Columns | None
@@ -160,12 +161,12 @@ class SourceReader:
 def batches_of(
     records: Iterator[tuple[int, Sequence[str | None] | Problem]], columns: Columns
 ) -> Iterator[SourceRows]:
-    """Rows of a reader that knows no columns, `ROWS_PER_BATCH` records at a time.
+    """The rows of a reader that reads record by record, `ROWS_PER_BATCH` records at a time.
 
     Args:
-        records: Where a person finds each record, and its cells, those of `Columns.names` and then
-            those of `Columns.extra`.
-        columns: The columns.
+        records: The number of each record as in `Reject.row`, and its cells: those of
+            `Columns.names`, then those of `Columns.extra`.
+        columns: The columns of the cells.
     """
     first = 0
     while batch := list(islice(records, ROWS_PER_BATCH)):
@@ -177,7 +178,7 @@ def batches_of(
         numbers = np.arange(first, first + len(batch))
         if rejects:
             numbers = np.delete(numbers, [reject.record - first for reject in rejects])
-            batch = [each for each in batch if not isinstance(each[1], Problem)]
+            batch = [record for record in batch if not isinstance(record[1], Problem)]
         names = (*columns.names, *columns.extra)
         by_column = list(zip(*(cells for _, cells in batch), strict=True)) or [()] * len(names)
         num_names = len(columns.names)
@@ -193,11 +194,11 @@ def batches_of(
 
 
 def cells_of(texts: Sequence[str | None]) -> pa.Array:
-    """Texts as cells: none is null, and None is empty.
+    """Texts as cells without nulls; None becomes the empty text.
 
     Returns:
-        large_string, or large_binary where a text has lone surrogates (bytes that were not UTF-8):
-        these are encoded like other letters (`surrogatepass`), so that no text is changed.
+        large_string, or large_binary where a text has lone surrogates (bytes that were not UTF-8).
+        Those are encoded like other letters (`surrogatepass`), so that no text changes.
     """
     try:
         return pa.array(texts, pa.large_string()).fill_null("")
@@ -207,13 +208,13 @@ def cells_of(texts: Sequence[str | None]) -> pa.Array:
 
 
 def texts_of_cells(cells: pa.Array) -> list[str]:
-    """The texts that `cells_of` made cells of."""
+    """The texts of cells: the inverse of `cells_of`."""
     encoded = cells.cast(pa.large_binary()).to_pylist()
     return [cell.decode("utf-8", "surrogatepass") for cell in encoded]
 
 
 def mended_texts(texts: Sequence[str | None]) -> pa.Array:
-    """Texts as they are carried along, string: None is null, a lone surrogate is U+FFFD."""
+    """The texts of an extra column, string: None is null, a lone surrogate becomes U+FFFD."""
     try:
         return pa.array(texts, pa.string())
     except UnicodeEncodeError:
@@ -222,7 +223,7 @@ def mended_texts(texts: Sequence[str | None]) -> pa.Array:
 
 
 def column_cells(values: pa.Array) -> pa.Array:
-    """`cells_of` a column of text or whole numbers."""
+    """The cells (`cells_of`) of a column of text or whole numbers."""
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     if column_kind(values.type) == "text" and (texts := _decoded(values)) is not None:
@@ -231,7 +232,7 @@ def column_cells(values: pa.Array) -> pa.Array:
 
 
 def carried_column(values: pa.Array) -> pa.Array:
-    """An extra column of a table as the pool carries it; text that is not UTF-8 is mended."""
+    """An extra column of a table as the pool stores it; text that is not UTF-8 is mended."""
     kind = carried_type(values.type)
     values = values.cast(kind)
     if pa.types.is_string(kind) and (texts := _decoded(values)) is not None:
@@ -240,26 +241,29 @@ def carried_column(values: pa.Array) -> pa.Array:
 
 
 def carried_type(kind: pa.DataType) -> pa.DataType:
-    """The type that an extra column has in the pool; one integer does not always fit in another."""
+    """The type of an extra column in the pool: string for text, else its own.
+
+    Integer types are not unified, because the values of one do not always fit in another.
+    """
     if column_kind(kind) == "text":
         return pa.string()
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _decoded(values: pa.Array) -> list[str | None] | None:
-    """The texts where some are not UTF-8, such bytes as lone surrogates; None where all are."""
-    # Arrow writes whatever bytes it was given as "string".
+    """The texts of a column, bytes that are not UTF-8 as lone surrogates; None if all are UTF-8."""
+    # Arrow does not check the bytes that it writes as "string".
     values = values.cast(pa.large_string())
     try:
         values.validate(full=True)
     except pa.ArrowInvalid:
         encoded = values.view(pa.large_binary()).to_pylist()
-        return [each if each is None else each.decode(errors="surrogateescape") for each in encoded]
+        return [cell if cell is None else cell.decode(errors="surrogateescape") for cell in encoded]
     return None
 
 
 def pairs_in(rows: pa.RecordBatch) -> pa.Table:
-    """The pairs of rows, in the order of the rows: their columns, with each text by itself."""
+    """The pairs of rows, in row order: the same columns, with one text in each row."""
     texts = {text.name for text in TEXT_FIELDS}
     image_of = arrow_of(np.repeat(np.arange(rows.num_rows), num_texts(rows)))
     columns = {
@@ -270,6 +274,6 @@ def pairs_in(rows: pa.RecordBatch) -> pa.Table:
 
 
 def num_texts(rows: pa.RecordBatch) -> Int64:
-    """int64 [rows]: how many texts each row has."""
+    """The number of texts of each row: int64 [rows]."""
     counts: Int64 = numpy_of(rows["text_key"].value_lengths()).astype(np.int64)
     return counts

@@ -1,4 +1,4 @@
-"""From what a person names on the command line to sources that can be read."""
+"""From the paths on the command line to sources that can be read."""
 
 import atexit
 import difflib
@@ -37,7 +37,7 @@ _BY_SUFFIX: dict[str, SourceFormat] = {
     ".ndjson.gz": "jsonl",
     ".parquet": "parquet",
     ".tar": "webdataset",
-    **dict.fromkeys(COMPRESSED_SUFFIXES, "webdataset"),  # To be refused with a hint.
+    **dict.fromkeys(COMPRESSED_SUFFIXES, "webdataset"),  # Opened only to be refused with a hint.
 }
 _NOT_FROM_STORES = (".zip",)
 _READ_FROM_FOLDERS = ("folder", "parquet", "webdataset", "huggingface")
@@ -48,13 +48,13 @@ class Source:
     """One file, image folder or split of a dataset.
 
     Attributes:
-        name: Its name in the pool, unique there.
-        path: Absolute.
-        format: How it is read.
-        image_root: Absolute folder that its image paths start from, or a URL as a path.
-        url: Where a source in a store lies; `path` is its local copy. "" on a disk.
-        root_url: Where its images lie, when that is a store.
-        yfcc: The files that make a source of YFCC100M.
+        name: The source's name, unique in its pool.
+        path: The absolute path.
+        format: The format, which selects the reader.
+        image_root: The absolute folder that image paths start from, or a URL as a path.
+        url: The URL of a source in a store, of which `path` is the local copy; "" for a local one.
+        root_url: The URL that image paths start from, if the images are in a store; else "".
+        yfcc: The files of a YFCC100M source.
     """
 
     name: str
@@ -69,20 +69,20 @@ class Source:
 def find_sources(
     paths: Sequence[Path], *, format: Format = "auto", image_root: Path | None = None
 ) -> list[Source]:
-    """The sources that paths stand for; a folder of tars or of Parquet files is one per file.
+    """The sources of some paths; each file in a folder of tars or Parquet files is one source.
 
     Args:
-        paths: Files and folders, in the order that the pool will have; a pattern such as
-            `{000..123}.tar` that is itself no file stands for the files it expands to.
-        format: `auto` goes by the suffix; a folder is a WebDataset if it holds tars, a Hugging Face
-            dataset if `save_to_disk` made it or it has `data/*.parquet`, Parquet if it holds
-            `*.parquet`, else images.
-        image_root: Where image paths start; default the table's own folder, or the image folder.
-            The images of a WebDataset always lie in its tars.
+        paths: Files and folders, in the order of the pool. A pattern such as `{000..123}.tar`
+            stands for the files that it expands to, unless a file has that name.
+        format: `auto` goes by a file's suffix. A folder is a Hugging Face dataset if
+            `save_to_disk` made it or it has `data/*.parquet`, a WebDataset if it holds tars,
+            Parquet if it holds `*.parquet`, else images.
+        image_root: The folder that image paths start from; default the table's own folder, or the
+            image folder. The images of a WebDataset are always in its tars.
 
     Raises:
         ConfigError: A path is missing or of no known format, or the image root is no folder.
-        DamagedError: What describes a Hugging Face dataset, or a linked Parquet file, is damaged.
+        DamagedError: A JSON file of a Hugging Face dataset, or a linked Parquet file, is damaged.
     """
     if not paths:
         raise ConfigError(
@@ -97,8 +97,8 @@ def find_sources(
     for path in chain.from_iterable(_expanded_here(path, held) for path in paths):
         kind = _format_of(path, format)
         for file in _files(path, kind):
-            below = file.relative_to(path).as_posix()
-            plain = file.name if file == path else f"{path.resolve().name}/{below}"
+            relative = file.relative_to(path).as_posix()
+            plain = file.name if file == path else f"{path.resolve().name}/{relative}"
             plain = plain or file.resolve().name
             name, number = plain, 2
             while name in names:
@@ -108,8 +108,8 @@ def find_sources(
             if is_own or image_root is None:
                 url = held.get(file, "")
                 root = _own_root(file, kind).resolve()
-                own = url.rpartition("/")[0]
-                sources.append(Source(name, file.resolve(), kind, root, url, own))
+                own_url = url.rpartition("/")[0]
+                sources.append(Source(name, file.resolve(), kind, root, url, own_url))
             else:
                 root = image_root.resolve() if root_url is None else image_root
                 url = held.get(file, "")
@@ -118,14 +118,14 @@ def find_sources(
 
 
 def yfcc_source(files: YfccSource) -> Source:
-    """YFCC100M as a source of a pool: its metadata."""
+    """The metadata of YFCC100M as the source of a pool."""
     path = files.metadata.resolve()
     root = (files.image_root or path.parent).resolve()
     return Source(path.name, path, files.format, root, yfcc=files)
 
 
 def open_source(source: Source, columns: Columns) -> SourceReader:
-    """Open a source of any format; raises what the reader's own `open_…` does."""
+    """Open a source of any format; the errors are those of its reader."""
     return READERS[source.format](source, columns)
 
 
@@ -152,14 +152,14 @@ READERS: Mapping[str, Callable[[Source, Columns], SourceReader]] = {
     "yfcc15m": _open_yfcc,
     "yfcc100m": _open_yfcc,
 }
-"""How a source of each format is opened."""
+"""The function that opens a source of each format."""
 
 
 def _own_root(file: Path, kind: SourceFormat) -> Path:
-    """Where a source's image paths start by themselves: its folder.
+    """The folder that a source's image paths start from by default.
 
-    A link's is the folder that it stands in, unless the images lie in the file: they are never read
-    through a link that leads out of the root, as each of the hub's cache does.
+    For a link this is the link's own folder, unless the file itself holds the images. Images are
+    never read through a link that leads out of the root, and every link in the hub's cache does.
     """
     if file.is_dir():
         return file
@@ -170,13 +170,13 @@ def _own_root(file: Path, kind: SourceFormat) -> Path:
 
 
 def _expanded_here(path: Path, held: dict[Path, str]) -> list[Path]:
-    """As `_expanded`; files of a store are fetched, and `held` learns their URLs."""
+    """As `_expanded`; files in a store are fetched, and their URLs are added to `held`."""
     url = remote_url(path)
     if url is None:
         return _expanded(path)
     if url.endswith(_NOT_FROM_STORES):
         raise ConfigError(f"{url}: a zip is no source; name a table whose images are its members")
-    # Until the process ends: a pool is built from what was there when its sources were opened.
+    # Kept until the process ends: a pool is built from the files as they were when found.
     folder = private_folder("sources")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     copies = held_copies([url], folder)
@@ -185,15 +185,15 @@ def _expanded_here(path: Path, held: dict[Path, str]) -> list[Path]:
 
 
 def _expanded(path: Path) -> list[Path]:
-    """A path, or what its braces stand for when there is no such file."""
+    """A path, or the paths of its brace pattern when there is no such file."""
     if "{" not in path.as_posix() or path.exists():
         return [path]
-    # Nothing else of webdataset's urls: no pipe:, no http.
+    # The other forms of WebDataset URLs (pipe:, http:) are not supported.
     return [Path(text) for text in braceexpand(path.as_posix())]
 
 
 def _files(path: Path, kind: SourceFormat) -> list[Path]:
-    """The sources that one path of a known format stands for."""
+    """The source files of one path, whose format is known."""
     if kind == "huggingface" and path.is_dir():
         return dataset_sources(path)
     if kind not in ("parquet", "webdataset") or not path.is_dir():
@@ -245,6 +245,6 @@ def _file_format(path: Path) -> SourceFormat:
             "zip://PATH.zip#MEMBER"
         )
     raise ConfigError(
-        f"{path}: its suffix tells no format; give --format csv, tsv, jsonl, parquet, webdataset, "
-        "huggingface or folder"
+        f"{path}: its suffix is of no known format; use --format csv, tsv, jsonl, parquet, "
+        "webdataset, huggingface or folder"
     )

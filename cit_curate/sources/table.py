@@ -1,4 +1,4 @@
-"""Reader of CSV and TSV files: quoted as `csv` does it, a reject for every malformed record."""
+"""Reader of CSV and TSV files, quoted as in `csv`, with a reject for every malformed record."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ DELIMITERS: dict[Literal["csv", "tsv"], str] = {"csv": ",", "tsv": "\t"}
 def open_table(path: Path, columns: Columns, kind: Literal["csv", "tsv"]) -> SourceReader:
     """Open a CSV or TSV file with a header line.
 
-    UTF-8 with or without a byte order mark; bytes that are not UTF-8 arrive as lone surrogates.
+    The file is UTF-8 with or without a byte order mark. Other bytes are decoded as lone surrogates.
 
     Raises:
         ConfigError: A chosen column is missing.
@@ -43,7 +43,7 @@ def _read(
     path: Path, columns: Columns, kind: Literal["csv", "tsv"], header: list[str]
 ) -> Iterator[tuple[int, Sequence[str | None] | Problem]]:
     names = (*columns.names, *columns.extra)
-    # A getter of one column alone would give it bare.
+    # A getter of a single column would return a bare cell, so the first name is repeated.
     chosen = itemgetter(*map(header.index, (*names, names[0])))
     num_columns = len(header)
     records = _records(path, kind)
@@ -61,11 +61,11 @@ def _read(
 def _records(
     path: Path, kind: Literal["csv", "tsv"]
 ) -> Iterator[tuple[int, str, list[str] | None]]:
-    """(first line, problem, cells) of each record, blank lines left out; cells None: malformed."""
-    # The limit belongs to the whole process; the default of 128 KiB loses long captions.
+    """(first line, problem, cells) of each record that is not blank; cells None for malformed."""
+    # This limit is a setting of the whole process. The default of 128 KiB loses long captions.
     csv.field_size_limit(MAX_FIELD_CHARS)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        # Strict: without it, a quote that is never closed swallows the rest of the file in silence.
+        # Without `strict`, a quote that is never closed silently swallows the rest of the file.
         reader = csv.reader(stream, delimiter=DELIMITERS[kind], strict=True)
         last_line = 0
         while True:

@@ -1,7 +1,7 @@
-"""Reader of WebDataset tars: members of one key that lie together are one sample.
+"""Reader of WebDataset tars: adjacent members with the same key are one sample.
 
-Members are listed with `tarfile`, which stops without a word where a tar was cut (measured: at 152
-of 320 places). So the end is looked for as well: a tar is read whole, or it is called damaged.
+`tarfile` lists the members, but stops silently where a tar was cut (measured: at 152 of 320 cut
+positions). The end is therefore checked as well: a tar is read whole, or reported as damaged.
 """
 
 import re
@@ -25,18 +25,18 @@ COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".t
 KEY_COLUMN = "__key__"
 _IMAGE_COLUMN = "__image__"
 MAX_JSON_BYTES = 1 << 20
-# Headers of names and the like; nothing that a tar claims makes us read more at once.
+# The limit of one read of a header (names and the like), whatever size the tar claims.
 MAX_HEADER_BYTES = 1 << 20
 
 _BLOCK = tarfile.BLOCKSIZE
 _CHUNK_BYTES = 1 << 20
-# As webdataset splits a name: at the first dot behind the last slash.
+# Like webdataset, this splits a name at the first dot after the last slash.
 _KEY_AND_SUFFIX = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 
 
 @dataclass
 class _Sample:
-    """The members of one key; `problem` is what makes it unusable, "" for nothing."""
+    """The members of one key; `problem` says why the sample is unusable, "" for a usable one."""
 
     key: str
     images: list[str] = field(default_factory=list)
@@ -47,15 +47,15 @@ class _Sample:
 
 
 def open_webdataset(path: Path, columns: Columns) -> SourceReader:
-    """Open an uncompressed tar of samples; image bytes stay where they are.
+    """Open an uncompressed tar of samples; image bytes are not copied.
 
-    The column `caption` is the `.txt` member, or the `.json`'s field `caption` where there is none;
-    `__key__` is the sample's key; every other column is a field of the `.json`. Unless told
-    otherwise, `caption` is the text, the image id is the `.json`'s `image_id` or else the key, and
-    the text key is the `.json`'s `text_key` or else `caption`. Other members are not opened.
+    The column `caption` is the `.txt` member, or else the `.json`'s field `caption`. The column
+    `__key__` is the sample's key. Every other column is a field of the `.json`. By default,
+    `caption` is the text, the image id is the `.json`'s `image_id` or else the key, and the text
+    key is the `.json`'s `text_key` or else `caption`. Other members are not opened.
 
     Raises:
-        ConfigError: The tar is compressed, or a column is named for the images.
+        ConfigError: The tar is compressed, or an image column is chosen.
     """
     if path.name.lower().endswith(COMPRESSED_SUFFIXES):
         raise ConfigError(
@@ -64,14 +64,16 @@ def open_webdataset(path: Path, columns: Columns) -> SourceReader:
         )
     if columns.image:
         raise ConfigError(f"{path}: the images of a WebDataset are its members; leave out --image")
-    given = bool(columns.text or columns.caption)
-    if not given:
+    has_text_columns = bool(columns.text or columns.caption)
+    if not has_text_columns:
         columns = replace(columns, text_key="text_key", caption="caption")
     columns = replace(columns, image=_IMAGE_COLUMN)
     return SourceReader(
         columns=columns,
         extra_types={name: pa.string() for name in columns.extra},
-        read=lambda: batches_of(_records(path, columns, with_default_key=not given), columns),
+        read=lambda: batches_of(
+            _records(path, columns, with_default_key=not has_text_columns), columns
+        ),
     )
 
 
@@ -117,7 +119,7 @@ def _problem(sample: _Sample, problem: str) -> Problem:
 
 
 def _samples(path: Path) -> Iterator[_Sample]:
-    """Runs of members with one key; a key that comes again later is a problem of the later run."""
+    """Runs of members with one key; a key that occurs again is a problem of the later run."""
     sample: _Sample | None = None
     seen: set[str] = set()
     with path.open("rb") as stream:
@@ -141,12 +143,12 @@ def _samples(path: Path) -> Iterator[_Sample]:
 
 
 def _key_and_suffix(name: str) -> tuple[str, str]:
-    found = _KEY_AND_SUFFIX.fullmatch(name.removeprefix("./"))
-    return (found[1], found[2].lower()) if found else ("", "")
+    match = _KEY_AND_SUFFIX.fullmatch(name.removeprefix("./"))
+    return (match[1], match[2].lower()) if match else ("", "")
 
 
 def _add(sample: _Sample, suffix: str, info: tarfile.TarInfo, stream: BinaryIO, path: Path) -> None:
-    """Put one member into its sample; only `.txt` and `.json` are read."""
+    """Add one member to its sample; only `.txt` and `.json` are read."""
     repeated = suffix in sample.suffixes
     sample.suffixes.append(suffix)
     if suffix not in (*IMAGE_SUFFIXES, "txt", "json") or sample.problem:
@@ -170,13 +172,13 @@ def _add(sample: _Sample, suffix: str, info: tarfile.TarInfo, stream: BinaryIO, 
     elif sample.images:
         sample.problem = f"it has two images, {', '.join(sample.suffixes)}"
     else:
-        # A name that the pax header spells otherwise than the member's own cannot be compared.
+        # A name from a pax header can differ from that of the member, so it cannot be compared.
         own = "" if "path" in info.pax_headers else info.name
         sample.images.append(tar_uri(path.name, info.offset_data, info.size, own))
 
 
 class _Headers:
-    """What `tarfile` reads a tar through: it may be told to read much, and is refused."""
+    """The file that `tarfile` reads, with a limit for headers that claim too many bytes."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -194,10 +196,10 @@ def _members(path: Path, stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
     """Every member of a tar, its data skipped.
 
     Raises:
-        DamagedError: The tar is cut, damaged, or goes on behind its end.
+        DamagedError: The tar is cut or damaged, or has data after its end.
     """
     size = path.stat().st_size
-    at = 0
+    offset = 0
     try:
         with tarfile.open(
             fileobj=cast(BinaryIO, _Headers(stream)),
@@ -206,33 +208,34 @@ def _members(path: Path, stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
             errors="surrogateescape",
         ) as tar:
             while (info := tar.next()) is not None:
-                at = info.offset
+                offset = info.offset
                 if info.offset_data + (info.size if info.isreg() else 0) > size:
-                    raise tarfile.ReadError(f"{info.name!a} goes on behind the end of the file")
+                    raise tarfile.ReadError(f"{info.name!a} extends past the end of the file")
                 yield info
-                # It keeps every member otherwise; webdataset empties the list likewise.
+                # `tarfile` keeps every member otherwise; webdataset empties the list too.
                 tar.members = []  # type: ignore[attr-defined]
-            at = tar.offset
+            offset = tar.offset
     except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
         raise DamagedError(
-            f"{path} ({size:,} bytes) is damaged, or cut, near byte {at:,}: {error}"
+            f"{path} ({size:,} bytes) is damaged, or cut, near byte {offset:,}: {error}"
         ) from error
-    _check_end(path, stream, at, size)
+    _check_end(path, stream, offset, size)
 
 
-def _check_end(path: Path, stream: BinaryIO, at: int, size: int) -> None:
-    """A tar ends in blocks of zeros; whatever `tarfile` stopped at instead was lost."""
-    stream.seek(at)
+def _check_end(path: Path, stream: BinaryIO, offset: int, size: int) -> None:
+    """Raise unless a tar has only zeros where `tarfile` stopped, as at its proper end."""
+    stream.seek(offset)
     if len(block := stream.read(_BLOCK)) < _BLOCK or any(block):
         what = "a damaged header" if len(block) == _BLOCK else "no end-of-archive block"
         raise DamagedError(
-            f"{path} ({size:,} bytes) is damaged, cut or still being written: {what} at byte {at:,}"
+            f"{path} ({size:,} bytes) is damaged, cut or still being written: {what} at byte "
+            f"{offset:,}"
         )
     while chunk := stream.read(_CHUNK_BYTES):
         if chunk.strip(b"\0"):
             raise DamagedError(
-                f"{path} goes on behind its end at byte {at:,}, as when tars are joined with cat; "
-                "join them with tar --concatenate"
+                f"{path} has data after its end at byte {offset:,}, as when tars are joined with "
+                "cat; join them with tar --concatenate"
             )
 
 

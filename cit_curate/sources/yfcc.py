@@ -1,4 +1,4 @@
-"""YFCC100M: its metadata file, its lists of image ids, and where its images lie.
+"""YFCC100M: its metadata file, its lists of image ids, and the uris of its images.
 
 `yfcc100m_dataset.txt` has a line per photo or video, no header and no quoting: 25 columns separated
 by tabs. Column 0 is the image id, the number of the line from 0 (`docs/method.md`, YFCC).
@@ -25,7 +25,7 @@ COLUMNS = (
     *("license_url", "server_id", "farm_id", "secret", "secret_original", "extension", "marker"),
 )
 NUM_COLUMNS = len(COLUMNS)
-# Carried into the pool: the licence, and the page that names the author whom it asks to credit.
+# Copied into the pool: the licence, and the page that names the author to credit.
 CARRIED = ("license_name", "license_url", "page_url")
 TEXT_KEYS = ("title", "desc", "tag")
 
@@ -35,7 +35,7 @@ NUM_IDS = 10**ID_DIGITS
 _BLOCK_BYTES = 4 << 20
 _IDS_PER_CHUNK = 1 << 20
 _NEWLINE, _TAB, _CR, _ZERO = b"\n\t\r0"
-# The decimal digits of 0 to 9,999 as ASCII, four to a number, so that they are looked up at once.
+# The four ASCII digits of each number from 0 to 9,999, as one uint32 so that one lookup gets all.
 _FOUR_DIGITS = np.array([b"%04d" % number for number in range(10_000)]).view(np.uint32)
 
 
@@ -44,9 +44,9 @@ class IdList:
     """A file of image ids.
 
     Attributes:
-        path: Absolute.
-        sha256: Of its bytes: the list's fingerprint.
-        num_ids: Different ids in it.
+        path: The absolute path.
+        sha256: The SHA-256 of the file's bytes, the list's fingerprint.
+        num_ids: The number of distinct ids in it.
     """
 
     path: str
@@ -62,23 +62,23 @@ def read_image_ids(path: Path) -> tuple[IdList, UInt8]:
 
     Raises:
         ConfigError: The file is missing, or holds no list of image ids.
-        DamagedError: It is no NumPy file, or it is cut.
+        DamagedError: The file is no NumPy file, or is cut.
     """
     _check_file(path, "--image-ids")
     try:
         ids = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        # NumPy takes what it does not know for a pickle, and says how to load that unsafely.
+        # NumPy takes an unknown file for a pickle, and its message says how to load that unsafely.
         reason = "it does not begin like one" if "pickle" in str(error) else error
         raise DamagedError(f"{path} is no whole NumPy file (.npy): {reason}") from error
     if not isinstance(ids, np.memmap) or ids.ndim != 1 or ids.dtype.kind not in "iu":
-        what = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, np.ndarray) else "an archive"
-        raise ConfigError(f"{path} holds {what}; image ids are a list (1-d) of integers")
+        content = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, np.ndarray) else "an archive"
+        raise ConfigError(f"{path} holds {content}; image ids are a list (1-d) of integers")
     listed = np.zeros(NUM_IDS, np.bool_)
     for start in range(0, len(ids), _IDS_PER_CHUNK):
-        # What is read from a memory map counts as this process's memory.
-        place = ids.offset + start * ids.itemsize
-        chunk = np.fromfile(path, ids.dtype, count=_IDS_PER_CHUNK, offset=place)
+        # Not sliced from the memory map: its pages would count as memory of this process.
+        offset = ids.offset + start * ids.itemsize
+        chunk = np.fromfile(path, ids.dtype, count=_IDS_PER_CHUNK, offset=offset)
         bad = np.flatnonzero((chunk < 0) | (chunk >= NUM_IDS))
         if len(bad):
             raise ConfigError(
@@ -97,13 +97,13 @@ def read_subset(path: Path) -> tuple[IdList, UInt8]:
 
     Raises:
         ConfigError: The file is missing, or it is the metadata.
-        BadInputError: A line does not begin with an image id and a tab; names it.
+        BadInputError: A line, named in the message, does not begin with an image id and a tab.
     """
     _check_file(path, "--subset")
     listed = np.zeros(NUM_IDS, np.bool_)
     line = 0
     with path.open("rb") as stream:
-        # The metadata's lines begin alike: taken for the list, they would select every image.
+        # Lines of the metadata also begin with an id: as a list they would select every image.
         if stream.readline(_BLOCK_BYTES).count(b"\t") >= NUM_COLUMNS - 1:
             raise ConfigError(
                 f"--subset {path} looks like the metadata: its first line has {NUM_COLUMNS} "
@@ -116,12 +116,12 @@ def read_subset(path: Path) -> tuple[IdList, UInt8]:
             data = np.frombuffer(block, np.uint8)
             starts, ends = line_bounds(data)
             ids, good = leading_ids(data, starts)
-            for place in np.flatnonzero(~good):
-                text = block[starts[place] : ends[place]]
+            for index in np.flatnonzero(~good):
+                text = block[starts[index] : ends[index]]
                 if text.strip():
                     shown = ascii(text[:60].decode("utf-8", "replace"))
                     raise BadInputError(
-                        f"{path} line {line + place + 1}: {shown} does not begin with a line "
+                        f"{path} line {line + index + 1}: {shown} does not begin with a line "
                         "number of the metadata and a tab"
                     )
             listed[ids[good]] = True
@@ -130,14 +130,14 @@ def read_subset(path: Path) -> tuple[IdList, UInt8]:
 
 
 def are_listed(ids: UInt32, bits: UInt8) -> Bool:
-    """Whether each id is in a list: bool [ids]; the ids lie below `NUM_IDS`."""
+    """Whether each id is in a list: bool [ids]; the ids must be below `NUM_IDS`."""
     masks = np.uint8(128) >> (ids & 7).astype(np.uint8)
-    found: Bool = (bits[ids >> 3] & masks).astype(np.bool_)
-    return found
+    listed: Bool = (bits[ids >> 3] & masks).astype(np.bool_)
+    return listed
 
 
 def line_bounds(data: UInt8) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """int64 [lines]: where each line of a block starts and ends, its newline left out."""
+    """The start and the end of each line of a block, without its newline: int64 [lines] each."""
     newlines = np.flatnonzero(data == _NEWLINE)
     cut = len(data) > 0 and data[-1] != _NEWLINE
     ends = np.append(newlines, len(data)) if cut else newlines
@@ -146,18 +146,18 @@ def line_bounds(data: UInt8) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int6
 
 
 def leading_ids(data: UInt8, starts: npt.NDArray[np.int64]) -> tuple[UInt32, Bool]:
-    """The image id that each line of a block begins with: 1 to 8 digits, then a tab.
+    """The image id at the start of each line of a block: 1 to 8 digits, then a tab.
 
     Returns:
-        uint32 [lines], and bool [lines]: whether there is one; without, the id is 0.
+        uint32 [lines], the ids, 0 where a line has none; and bool [lines], whether it has one.
     """
     ids = np.zeros(len(starts), np.uint32)
     reading = np.ones(len(starts), np.bool_)
     good = np.zeros(len(starts), np.bool_)
-    for place in range(ID_DIGITS + 1):
-        # A line's newline ends its id; beyond a last line without one is its last letter again.
-        letters = data.take(starts + place, mode="clip")
-        if place:
+    for position in range(ID_DIGITS + 1):
+        # A newline ends the id of its line. Past the end of the block, its last byte is repeated.
+        letters = data.take(starts + position, mode="clip")
+        if position:
             good |= reading & (letters == _TAB)
         digits = letters - np.uint8(_ZERO)
         reading &= digits < 10
@@ -166,12 +166,12 @@ def leading_ids(data: UInt8, starts: npt.NDArray[np.int64]) -> tuple[UInt32, Boo
 
 
 def image_ids_of(ids: UInt32) -> pa.Array:
-    """Each id padded with zeros to 8 digits, as pair keys have it: string [ids]."""
+    """Each id padded with zeros to 8 digits, as in pair keys: string [ids]."""
     return _fixed_width(_digits(ids))
 
 
 def image_uris_of(ids: UInt32) -> pa.Array:
-    """Where each image lies, `zip://images/AA/BBB.zip#CCC.jpg` for id AABBBCCC: string [ids]."""
+    """The uri of each image, `zip://images/AA/BBB.zip#CCC.jpg` for id AABBBCCC: string [ids]."""
     pattern = np.frombuffer(b"zip://images/AA/BBB.zip#CCC.jpg", np.uint8)
     letters = np.tile(pattern, (len(ids), 1))
     digits = _digits(ids)
@@ -189,7 +189,7 @@ def _digits(ids: UInt32) -> UInt8:
 
 
 def _fixed_width(letters: UInt8) -> pa.Array:
-    """ASCII letters, uint8 [rows, width], as a string per row."""
+    """ASCII letters, uint8 [rows, width], as one string per row."""
     rows, width = letters.shape
     offsets = np.arange(rows + 1, dtype=np.int32) * np.int32(width)
     content = pa.py_buffer(np.ascontiguousarray(letters))
@@ -202,5 +202,5 @@ def _check_file(path: Path, flag: str) -> None:
 
 
 def _described(path: Path, listed: Bool) -> tuple[IdList, UInt8]:
-    entry = IdList(str(path.resolve()), file_sha256(path), int(np.count_nonzero(listed)))
-    return entry, np.packbits(listed)
+    id_list = IdList(str(path.resolve()), file_sha256(path), int(np.count_nonzero(listed)))
+    return id_list, np.packbits(listed)

@@ -1,4 +1,4 @@
-"""Reading the metadata file of YFCC100M: blocks of whole lines, and the listed images in them."""
+"""Reader of the YFCC100M metadata file: blocks of whole lines, and the listed images in them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -39,13 +39,13 @@ MAX_LINE_BYTES = 4 << 20
 SCHEMA = pa.schema([*ROW_FIELDS, *(pa.field(name, pa.string()) for name in CARRIED)])
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_TAB, _NEWLINE = b"\t\n"  # neighbours among the bytes
+_TAB, _NEWLINE = b"\t\n"  # adjacent byte values
 
 
 def read_blocks(path: Path, start: int, stop: int) -> Iterator[bytes]:
-    """Blocks of whole lines: all the lines that start in the bytes `start` to `stop` of a file.
+    """Blocks of whole lines: all lines that start in the bytes `start` to `stop` of a file.
 
-    A line that is longer than `MAX_LINE_BYTES` arrives cut, but longer than that.
+    A line longer than `MAX_LINE_BYTES` is cut, but to more than that many bytes.
     """
     with path.open("rb") as stream:
         if start:
@@ -53,7 +53,7 @@ def read_blocks(path: Path, start: int, stop: int) -> Iterator[bytes]:
             _skip_line(stream)
         position = stream.tell()
         while position < stop:
-            # The end first: a block that is read at once is never copied.
+            # The end of the last line is found first: a block read in one call is never copied.
             last = min(position + BLOCK_BYTES, stop) - 1
             stream.seek(last)
             rest = stream.readline(MAX_LINE_BYTES + 2)
@@ -71,7 +71,7 @@ def read_blocks(path: Path, start: int, stop: int) -> Iterator[bytes]:
 
 
 def _skip_line(stream: BinaryIO) -> None:
-    """Read to the end of a line, however long it is."""
+    """Read to the end of a line of any length."""
     while (piece := stream.readline(BLOCK_BYTES)) and not piece.endswith(b"\n"):
         pass
 
@@ -79,15 +79,15 @@ def _skip_line(stream: BinaryIO) -> None:
 def read_range(
     path: Path, start: int, stop: int, bits: UInt8, *, reference_empty_tags: bool = False
 ) -> Iterator[RawPairs]:
-    """The listed images of all the lines that start in the bytes `start` to `stop` of a file.
+    """The listed images of all lines that start in the bytes `start` to `stop` of a file.
 
-    Lines are counted from 1 and records from 0, both from the start of the range.
+    Both counts start with the range: lines from 1, records from 0.
     """
     num_lines = num_records = 0
     for content in read_blocks(path, start, stop):
         block = parse_block(content, bits, reference_empty_tags=reference_empty_tags)
         lines = arrow_of(numpy_of(block.rows[ROW]) + (num_lines + 1))
-        rejects = [moved_reject(each, num_lines + 1, num_records) for each in block.rejects]
+        rejects = [moved_reject(reject, num_lines + 1, num_records) for reject in block.rejects]
         yield replace(block, rows=block.rows.set_column(0, ROW, lines), rejects=rejects)
         num_lines += block.num_lines
         num_records += block.num_records
@@ -98,12 +98,12 @@ def parse_block(block: bytes, bits: UInt8, *, reference_empty_tags: bool = False
 
     Args:
         block: Whole lines of the metadata file.
-        bits: The image ids to look for (`yfcc.read_image_ids`).
-        reference_empty_tags: Keep tag texts of commas only.
+        bits: The listed image ids, as from `yfcc.read_image_ids`.
+        reference_empty_tags: Whether to keep tag texts of commas only.
 
     Returns:
-        A row for every listed image, also for those without a text. Lines, and records, which are
-        those that are not blank, are counted from the block's own 0.
+        A row for every listed image, even without a text. Lines are counted from 0 at the start of
+        the block, and so are records, which are the lines that are not blank.
     """
     data = np.frombuffer(block, np.uint8)
     cell_ends, first_cells = _cells_of(data)
@@ -130,8 +130,8 @@ def _cells_of(data: UInt8) -> tuple[Int64, Int64]:
     """The cells of a block of lines, separated by tabs and newlines.
 
     Returns:
-        int64 [cells]: where each cell ends; and int64 [lines + 1]: the number of each line's first
-        cell, and the number of all cells.
+        int64 [cells], the end of each cell; and int64 [lines + 1], the index of each line's first
+        cell and then the number of all cells.
     """
     ends = np.flatnonzero((data - np.uint8(_TAB)) <= _NEWLINE - _TAB)
     is_last = data[ends] == _NEWLINE
@@ -142,11 +142,12 @@ def _cells_of(data: UInt8) -> tuple[Int64, Int64]:
 
 @dataclass(frozen=True)
 class _Cells:
-    """Cells of some lines of a block, each line whole.
+    """The cells of some lines of a block; each line has all columns.
 
     Attributes:
-        ends: int64: where each cell of the block ends.
-        first_cells: int64 [lines]: the number of each line's first cell.
+        block: The bytes of the whole block.
+        ends: int64, the end of each cell of the block.
+        first_cells: int64 [lines], the index of each line's first cell.
     """
 
     block: bytes
@@ -157,25 +158,25 @@ class _Cells:
         """The columns `first` to `last` of each line, tabs between them: binary [lines].
 
         Args:
-            first: Name of the first column.
-            last: Name of the last one.
-            with_tab: Include the tab that ends them.
+            first: The name of the first column.
+            last: The name of the last column.
+            with_tab: Whether to include the tab after the last column.
         """
         bounds = np.empty(2 * len(self.first_cells), np.int32)
         bounds[0::2] = self.ends[self.first_cells + (COLUMNS.index(first) - 1)] + 1
         bounds[1::2] = self.ends[self.first_cells + COLUMNS.index(last)] + with_tab
-        # The whole block as cells: every other one is asked for, the rest lies between them.
-        # Arrow copies them at memory speed; slicing bytes costs as much as cleaning does.
+        # The bounds cut the block into regions and the gaps between them; every other one is taken.
+        # Arrow copies them at memory speed. Slicing bytes costs as much as the cleaning.
         num_bounds = max(len(bounds) - 1, 0)
         buffers = [None, pa.py_buffer(bounds), pa.py_buffer(self.block)]
         whole = pa.Array.from_buffers(pa.binary(), num_bounds, buffers)
         return whole.take(arrow_of(np.arange(0, num_bounds, 2, dtype=np.int32)))
 
     def tabs_between(self, first: str, last: str) -> Int64:
-        """int64 [lines, columns]: the tabs in the bytes of what `between` gives with them."""
-        place = COLUMNS.index(first)
-        starts = self.ends[self.first_cells + (place - 1)] + 1
-        tabs = self.ends[self.first_cells[:, None] + np.arange(place, COLUMNS.index(last) + 1)]
+        """int64 [lines, columns]: the offsets of the tabs in the joined bytes of `between`."""
+        column = COLUMNS.index(first)
+        starts = self.ends[self.first_cells + (column - 1)] + 1
+        tabs = self.ends[self.first_cells[:, None] + np.arange(column, COLUMNS.index(last) + 1)]
         lengths = tabs[:, -1] + 1 - starts
         moved: Int64 = tabs + (np.cumsum(lengths) - lengths - starts)[:, None]
         return moved
@@ -184,7 +185,7 @@ class _Cells:
 def _rows(
     cells: _Cells, lines: Int64, ids: UInt32, *, reference_empty_tags: bool
 ) -> pa.RecordBatch:
-    """`SCHEMA`: a row for each image."""
+    """A row for each image, with the columns of `SCHEMA`."""
     regions = cells.between("title", "machine_tags", with_tab=True)
     tabs = cells.tabs_between("title", "machine_tags")
     columns = [
@@ -196,7 +197,7 @@ def _rows(
 
 
 def _strings(cells: pa.Array) -> pa.Array:
-    """Text as it stands in the file; bytes that are not UTF-8 become U+FFFD."""
+    """Cells as strings; bytes that are not UTF-8 become U+FFFD."""
     try:
         return cells.cast(pa.string())
     except pa.ArrowInvalid:
@@ -207,7 +208,7 @@ def _strings(cells: pa.Array) -> pa.Array:
 def _malformed(
     block: bytes, starts: Int64, ends: Int64, num_columns: Int64, lines: Int64
 ) -> tuple[list[Reject], int]:
-    """Rejects of lines that are no rows, and how many of them are blank, which is no fault."""
+    """The rejects of lines that are no rows, and the number of blank lines, which are no fault."""
     rejects: list[Reject] = []
     num_blank = 0
     for line in lines.tolist():

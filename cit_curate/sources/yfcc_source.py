@@ -1,4 +1,4 @@
-"""YFCC100M as a source: the files that a person names, and the reader that makes rows of them."""
+"""YFCC100M as a source: its files on the command line, and the reader of its rows."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -25,12 +25,13 @@ class YfccSource:
     """The files that a YFCC pool is made from.
 
     Attributes:
-        metadata: `yfcc100m_dataset.txt`, unpacked.
-        image_ids: NumPy file with the ids of the images on disk (`flickr_unique_ids.npy`).
-        subset: `yfcc100m_subset_data.tsv` of CLIP, for yfcc15m only.
-        image_root: Folder that `images/AA/BBB.zip` lie in; default the metadata's own.
-        reference_empty_tags: Keep the tag text `,` of images without tags, as the reference does.
-        range_bytes: Metadata that a worker reads at a time.
+        metadata: The unpacked `yfcc100m_dataset.txt`.
+        image_ids: The NumPy file with the ids of the images on disk (`flickr_unique_ids.npy`).
+        subset: CLIP's `yfcc100m_subset_data.tsv`, for yfcc15m only.
+        image_root: The folder that holds `images/AA/BBB.zip`; default the metadata's own folder.
+        reference_empty_tags: Whether to keep the tag text `,` of images without tags, as the
+            reference does.
+        range_bytes: The bytes of metadata that a worker reads at a time.
     """
 
     format: YfccFormat
@@ -63,11 +64,11 @@ class YfccSource:
 
 
 def open_yfcc(source: YfccSource) -> SourceReader:
-    """Open the metadata of YFCC100M; of an image that has several lines, the first counts.
+    """Open the metadata of YFCC100M; of an image with several lines, the first counts.
 
     Raises:
-        ConfigError: When its lists are read: one is missing or holds no image ids.
-        DamagedError: Likewise: one is damaged.
+        ConfigError: When the lists are read: a list is missing or holds no image ids.
+        DamagedError: When the lists are read: a list is damaged.
     """
     metadata = source.metadata.resolve()
 
@@ -88,11 +89,12 @@ def open_yfcc(source: YfccSource) -> SourceReader:
 
 @dataclass(frozen=True)
 class YfccLists:
-    """The lists of image ids that choose lines of the metadata.
+    """The lists of image ids that select lines of the metadata.
 
     Attributes:
-        lists: By what `pool.json` calls them.
-        bits: The ids that are in all of them, as `read_image_ids` gives them.
+        lists: The lists, by their name in `pool.json`.
+        bits: The ids that are in all lists, as from `read_image_ids`.
+        reference_empty_tags: As in `YfccSource`.
     """
 
     lists: dict[str, IdList]
@@ -101,26 +103,26 @@ class YfccLists:
 
     @property
     def num_ids(self) -> int:
-        """Ids in all the lists, those in both counted twice."""
-        return sum(found.num_ids for found in self.lists.values())
+        """The number of ids in all lists; an id in both counts twice."""
+        return sum(id_list.num_ids for id_list in self.lists.values())
 
     @property
     def described(self) -> dict[str, Any]:
-        """What `pool.json` says of the lists before anything is read."""
-        found = {name: asdict(found) for name, found in self.lists.items()}
-        return {**found, "reference_empty_tags": self.reference_empty_tags}
+        """The entries of `pool.json` that are known before any line is read."""
+        lists = {name: asdict(id_list) for name, id_list in self.lists.items()}
+        return {**lists, "reference_empty_tags": self.reference_empty_tags}
 
     def save(self, folder: Path) -> None:
-        """Write the bits for the workers."""
+        """Write the bits into the folder of the blocks, for the workers."""
         content = BytesIO()
         np.save(content, self.bits, allow_pickle=False)
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_file(folder / _IDS_NAME) as temporary:
-            # Unlike `np.save` to a path, a full disk is an error with its errno.
+            # Unlike with `np.save` to a path, the error of a full disk has its errno.
             temporary.write_bytes(content.getbuffer())
 
     def found(self, num_rows: int, num_images: int) -> dict[str, Any]:
-        """What `pool.json` says besides once the lines are read."""
+        """The further entries of `pool.json`, known once all lines are read."""
         num_ids = int(np.bitwise_count(self.bits).sum(dtype=np.int64))
         return {
             "num_ids": num_ids,

@@ -224,7 +224,7 @@ def test_damage_is_never_a_shorter_tar(tmp_path):
 def test_tars_joined_with_cat_are_not_cut_short(tmp_path):
     content = small_tar(tmp_path / "one.tar").read_bytes()
     (tmp_path / "two.tar").write_bytes(content + content)
-    with pytest.raises(DamagedError, match=r"goes on behind its end.*--concatenate"):
+    with pytest.raises(DamagedError, match=r"has data after its end.*--concatenate"):
         read(tmp_path / "two.tar")
 
 
