@@ -180,7 +180,7 @@ def _blocks_of(
             lists.save(folders[0])
         yield folders
     except (OSError, duckdb.Error, BadInputError):
-        # On a full disk, nobody should have to search for what fills it. YFCC takes so long to read
+        # On a full disk, a user should not have to search for what fills it. YFCC takes so long to read
         # that its blocks are kept even then.
         if lists is None:
             shutil.rmtree(staging_folder(out), ignore_errors=True)
