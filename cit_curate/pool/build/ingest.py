@@ -180,8 +180,8 @@ def _blocks_of(
             lists.save(folders[0])
         yield folders
     except (OSError, duckdb.Error, BadInputError):
-        # On a full disk, a user should not have to search for what fills it. YFCC takes so long to read
-        # that its blocks are kept even then.
+        # On a full disk, a user should not have to search for what fills it. YFCC takes so long to
+        # read that its blocks are kept even then.
         if lists is None:
             shutil.rmtree(staging_folder(out), ignore_errors=True)
         raise
