@@ -10,20 +10,20 @@ from cit_curate.storage.sql import exact_pattern, open_shared, sql_list
 
 
 def rebuild_catalog(folder: Path, manifest: PoolManifest) -> Path:
-    """Write the catalog anew: tables `sources`, `shards`; views `pairs`, `images`, `rejects`.
+    """Write the catalog again: tables `sources`, `shards`; views `pairs`, `images`, `rejects`.
 
-    The views name the pool's folder, so a pool that was moved needs this again (`cit pool repair`).
+    The views name the pool's folder, so a moved pool needs a new catalog (`cit pool repair`).
 
     Returns:
         The catalog's path.
     """
     path = folder / CATALOG_NAME
     sweep_temporary(folder, below=False, name=CATALOG_NAME)
-    # What somebody has written into the old one would else be replayed into the new one.
+    # Otherwise DuckDB would replay writes to the old catalog into the new one.
     path.with_name(f"{CATALOG_NAME}.wal").unlink(missing_ok=True)
     with atomic_file(path) as temporary, open_shared(temporary) as connection:
         sql = connection.execute
-        # Else each row is a transaction of its own: 4 ms.
+        # Otherwise each row is a transaction of its own: 4 ms.
         sql("BEGIN")
         sql("CREATE TABLE sources (name VARCHAR, path VARCHAR, format VARCHAR, image_root VARCHAR, "
             "bytes BIGINT, num_records BIGINT)")  # fmt: skip
@@ -70,7 +70,7 @@ def rebuild_catalog(folder: Path, manifest: PoolManifest) -> Path:
 
 
 def catalog_problem(folder: Path, manifest: PoolManifest) -> str | None:
-    """Why the catalog does not serve this pool, or None when it does."""
+    """Why the catalog does not fit this pool, or None if it does."""
     path = folder / CATALOG_NAME
     if not path.is_file():
         return f"{path} is missing"

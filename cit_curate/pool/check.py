@@ -1,4 +1,4 @@
-"""Checking every byte of a pool, and mending what can be made again from the rest."""
+"""Checking every byte of a pool, and repairing what can be rebuilt from the rest."""
 
 from pathlib import Path
 
@@ -25,8 +25,8 @@ def check_pool(folder: Path) -> Findings:
     """Check a pool byte for byte: hashes, footers, counts, row groups, images.
 
     Returns:
-        All that is damaged; as notes sources that changed since, a catalog to write anew, and what
-        killed writers left.
+        All damage; as notes, sources that have changed, a missing or outdated catalog, and files
+        left by killed writers.
 
     Raises:
         ConfigError: There is no pool.
@@ -34,65 +34,66 @@ def check_pool(folder: Path) -> Findings:
     """
     url = remote_url(folder)
     where = url or str(folder)
-    found = Findings()
+    findings = Findings()
     try:
         remote = None if url is None else RemotePool(url)
         manifest = read_manifest(folder) if remote is None else remote.manifest
     except DamagedError as error:
-        # Nothing says what the rest should be.
-        found.add(where, f"cannot be checked: {error}", _BUILD_AGAIN)
-        return found
+        # Only the manifest describes the other files.
+        findings.add(where, f"cannot be checked: {error}", _BUILD_AGAIN)
+        return findings
 
-    def checked(entry: FileEntry) -> Path:
+    def checked_path(entry: FileEntry) -> Path:
         if remote is None:
             return check_file(folder, entry)
         return remote.copy(entry, recheck=True)
 
     for part in manifest.parts:
-        with found.catching(f"{where}/{part.file.path}", _BUILD_AGAIN):
-            _check_part(checked(part.file), part)
+        with findings.catching(f"{where}/{part.file.path}", _BUILD_AGAIN):
+            _check_part(checked_path(part.file), part)
     for entry in manifest.reject_parts:
-        with found.catching(f"{where}/{entry.path}", _BUILD_AGAIN):
-            if pq.read_metadata(checked(entry)).num_rows != entry.rows:
-                raise DamagedError(f"has not the {entry.rows:,} rows of its manifest")
+        with findings.catching(f"{where}/{entry.path}", _BUILD_AGAIN):
+            if pq.read_metadata(checked_path(entry)).num_rows != entry.rows:
+                raise DamagedError(f"does not have the {entry.rows:,} rows of its manifest")
     pairs = sum(part.file.rows for part in manifest.parts)
     images = sum(images for part in manifest.parts for _, images in part.row_groups)
     for tokens in token_folders(folder) if remote is None else ():
-        with found.catching(f"{tokens}/{TOKENS_MANIFEST}", TOKENS_CURE):
+        with findings.catching(f"{tokens}/{TOKENS_MANIFEST}", TOKENS_CURE):
             files = TokenFiles.read(tokens)
             if files.pool_fingerprint == manifest.fingerprint:
                 files.check(manifest.parts, full=True)
             else:
-                found.notes.append(f"{tokens} is of another state of the pool, and not used")
+                note = f"{tokens} belongs to another state of the pool and is not used"
+                findings.notes.append(note)
     counts = (("pairs", manifest.num_pairs, pairs), ("images", manifest.num_images, images))
-    for what, counted, there in counts:
-        if counted != there:
-            told = f"counts {counted:,} {what}, its parts have {there:,}"
-            found.add(f"{where}/pool.json", told, _BUILD_AGAIN)
+    for what, counted, actual in counts:
+        if counted != actual:
+            message = f"counts {counted:,} {what}, its parts have {actual:,}"
+            findings.add(f"{where}/pool.json", message, _BUILD_AGAIN)
     if remote is not None:
         stored = {name for name in remote.listed if name.startswith(("pairs/", "rejects/"))}
         for name in sorted(stored - _listed(manifest)):
-            found.add(f"{where}/{name}", "belongs to no manifest", "remove it")
+            findings.add(f"{where}/{name}", "belongs to no manifest", "remove it")
     else:
         for path in _unlisted(folder, manifest):
-            found.add(path, "belongs to no manifest", f"put it aside with: cit repair {folder}")
+            findings.add(path, "belongs to no manifest", f"put it aside with: cit repair {folder}")
         problem = catalog_problem(folder, manifest)
         if problem is not None:
-            found.notes.append(f"{problem}; mend it with: cit pool repair {folder}")
-        found.notes += [
+            findings.notes.append(f"{problem}; mend it with: cit pool repair {folder}")
+        findings.notes += [
             f"{path} was left by a writer that was killed; remove it with: cit pool repair {folder}"
             for path in leftovers(folder)
         ]
-        found.notes += changed_sources(manifest)
-    return found
+        findings.notes += changed_sources(manifest)
+    return findings
 
 
 def repair_pool(folder: Path, *, dry_run: bool = False) -> list[str]:
-    """Mend what can be made again from the rest of a pool; the caller is its only writer.
+    """Repair what can be rebuilt from the rest of a pool; the caller is its only writer.
 
     Returns:
-        What was done, or with `dry_run` would be: leftovers removed, files that belong to no
-        manifest put aside in POOL/damaged, the catalog written anew.
+        The repairs that were made, or with `dry_run` would be: leftovers removed, files that belong
+        to no manifest put aside in POOL/damaged, the catalog written again.
 
     Raises:
         ConfigError: There is no pool, or it is in a store.
@@ -109,14 +110,14 @@ def repair_pool(folder: Path, *, dry_run: bool = False) -> list[str]:
     for path in _unlisted(folder, manifest):
         done.append(f"put aside in {folder / 'damaged'}: {path.relative_to(folder)}")
         if not dry_run:
-            place = folder / "damaged" / path.relative_to(folder)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            path.rename(place)
+            target = folder / "damaged" / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
     try:
         for entry in _entries(manifest):
             check_file(folder, entry, full=False)
     except DamagedError:
-        return done  # The catalog is made of them.
+        return done  # The catalog is made from these files.
     if catalog_problem(folder, manifest) is not None:
         done.append(f"wrote {folder / CATALOG_NAME} again")
         if not dry_run:
@@ -125,14 +126,14 @@ def repair_pool(folder: Path, *, dry_run: bool = False) -> list[str]:
 
 
 def verify_pool(folder: Path) -> list[str]:
-    """As `check_pool`; gives the notes.
+    """The notes of `check_pool`.
 
     Raises:
-        DamagedError: Names every damaged file.
+        DamagedError: The message names every damaged file.
     """
-    found = check_pool(folder)
-    found.raise_damage(remote_url(folder) or str(folder))
-    return found.notes
+    findings = check_pool(folder)
+    findings.raise_damage(remote_url(folder) or str(folder))
+    return findings.notes
 
 
 def _entries(manifest: PoolManifest) -> list[FileEntry]:
@@ -154,7 +155,7 @@ def _check_part(path: Path, part: Part) -> None:
         with pq.ParquetFile(path) as file:
             rows = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
             if rows != [rows for rows, _ in part.row_groups] or sum(rows) != part.file.rows:
-                raise DamagedError(f"{path} has not the row groups of its manifest")
+                raise DamagedError(f"{path} does not have the row groups of its manifest")
             for group, (_, images) in enumerate(part.row_groups):
                 ids = file.read_row_group(group, columns=["image_id"])["image_id"]
                 if len(image_starts(ids)) != images:

@@ -1,4 +1,4 @@
-"""What `cit pool build|info|verify|repair` do; the pool's only file that writes to a terminal."""
+"""The commands `cit pool build|info|verify|repair`, and what they print."""
 
 import logging
 import shutil
@@ -54,7 +54,7 @@ def build(
     A wide table has a row per image: --text title,desc,tag. A long one has a row per text:
     --text-key KIND --caption TEXT. A WebDataset and a folder of images with .txt files need
     neither. Images stay where they are, also those in tars, zips, Arrow and Parquet files.
-    YFCC100M has flags of its own. After a kill, the same command goes on.
+    YFCC100M has flags of its own. After a kill, the same command resumes.
 
         cit pool build captions.csv --image-id id --image path --text title,desc --out POOL
         cit pool build PICTURES --out POOL
@@ -68,10 +68,10 @@ def build(
     An image column may name members of zips: zip://photos/01.zip#cat.jpg
 
     Args:
-        sources: Files, folders or {000..123} patterns, in the order that the pool will have;
-            none for YFCC100M.
+        sources: Files, folders or {000..123} patterns, in the order of the pool; none for
+            YFCC100M.
         out: Folder of the new pool.
-        engine: Where the sources are read.
+        engine: The workers that read the sources.
         format: How to read the sources; auto goes by the suffix, or by what a folder holds.
         image_id: Column with the image's id.
         image: Column with the image's path or URL; empty: no images, or those that lie inside.
@@ -84,10 +84,10 @@ def build(
         name: The pool's name; default the folder's.
         metadata: YFCC: yfcc100m_dataset.txt, unpacked.
         image_ids: YFCC: NumPy file with the ids of the images on disk.
-        subset: YFCC15M: yfcc100m_subset_data.tsv, the list of the images that it takes.
+        subset: YFCC15M: yfcc100m_subset_data.tsv, the list of its images.
         reference_empty_tags: YFCC: keep the tag text "," of images without tags, as CiT did.
         max_reject_ratio: Largest share of malformed rows.
-        overwrite: Replace a pool that is there.
+        overwrite: Replace an existing pool.
         json: Print one JSON document instead of a summary.
     """
     from cit_curate.pool.build.ingest import build_pool
@@ -101,7 +101,7 @@ def build(
     if url is not None:
         if overwrite:
             raise ConfigError(
-                f"{url} is in a store, where nothing is overwritten; choose an empty place, or "
+                f"{url} is in a store, where nothing is overwritten; choose an empty folder, or "
                 "remove the old pool with the store's own tools"
             )
         if format == "yfcc15m" or format == "yfcc100m":
@@ -123,7 +123,7 @@ def build(
             image_root=image_root,
             reference_empty_tags=reference_empty_tags,
         )
-        found, clean = [yfcc_source(files)], "yfcc"
+        opened_sources, clean = [yfcc_source(files)], "yfcc"
     else:
         if metadata or image_ids or subset or reference_empty_tags:
             raise ConfigError(
@@ -138,10 +138,10 @@ def build(
             caption=caption or None,
             extra=_names(extra),
         )
-        found = find_sources(sources, format=format, image_root=image_root)
+        opened_sources = find_sources(sources, format=format, image_root=image_root)
     with _shown_progress() as progress, _for_store(out, url) as folder:
         manifest = build_pool(
-            found,
+            opened_sources,
             folder,
             columns=columns,
             clean=clean,
@@ -153,7 +153,7 @@ def build(
         )
         pool = Pool(folder, manifest)
         if url is not None:
-            # It names files of this disk, and can be made again from the others.
+            # It names files on this disk, and can be rebuilt from the others.
             (folder / CATALOG_NAME).unlink()
             upload_folder(
                 folder,
@@ -168,10 +168,10 @@ def build(
 
 @contextmanager
 def _for_store(out: Path, url: str | None) -> Iterator[Path]:
-    """The folder to build in: `out`, or one that is gone when it has been uploaded.
+    """The folder to build in: `out`, or a temporary one when the pool goes to a store.
 
     Raises:
-        BadInputError: As the block does; the list of rejects is in the current folder then.
+        BadInputError: The block's error; the list of rejects is then in the current folder.
     """
     if url is None:
         yield out
@@ -179,18 +179,18 @@ def _for_store(out: Path, url: str | None) -> Iterator[Path]:
     from cit_curate.pool.build.place import rejects_path
 
     with tempfile.TemporaryDirectory(prefix="cit-pool-") as folder:
-        listed = rejects_path(Path(folder) / out.name)
+        rejects = rejects_path(Path(folder) / out.name)
         try:
             yield Path(folder) / out.name
         except BadInputError as error:
-            if not listed.is_file():
+            if not rejects.is_file():
                 raise
-            kept = shutil.move(listed, Path.cwd() / listed.name)
-            raise BadInputError(str(error).replace(str(listed), str(kept))) from error
+            kept = shutil.move(rejects, Path.cwd() / rejects.name)
+            raise BadInputError(str(error).replace(str(rejects), str(kept))) from error
 
 
 def _warn_of_local_images(pool: "Pool") -> None:
-    """Say when a pool in a store has images that nobody will find there."""
+    """Warn if a pool in a store has images that stay on this disk."""
     roots = [source.image_root for source in pool.sources if remote_url(source.image_root) is None]
     if remote_url(pool.location) is not None and pool.has_images and roots:
         logger.warning(
@@ -240,7 +240,7 @@ def verify(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:
 
 
 def repair(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:
-    """Write a pool's catalog (pool.duckdb) anew from its Parquet files, as after moving it.
+    """Write a pool's catalog (pool.duckdb) again from its Parquet files, for a moved pool.
 
         cit pool repair POOL
 
@@ -258,7 +258,7 @@ def repair(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:
 
 
 def summary(pool: "Pool") -> dict[str, Any]:
-    """What `cit pool info --json` prints."""
+    """The values of `cit pool info --json`."""
     from cit_curate.pool.token_files import token_folders
 
     manifest = pool.manifest
@@ -317,26 +317,26 @@ def _show(pool: "Pool", *, as_json: bool) -> None:
         print_line(line)
 
 
-class _Told(Protocol):
-    """How far a build is: rows done, and the share of all where that is known."""
+class _Report(Protocol):
+    """Reports the progress of a build: rows done, and the share of the whole where known."""
 
     def __call__(self, what: str, rows: int, share: float | None = None, /) -> None: ...
 
 
 @contextmanager
-def _shown_progress() -> Iterator[_Told]:
+def _shown_progress() -> Iterator[_Report]:
     """A progress line with rows, rate and time left on stderr, only where a person sees it."""
     with progress_bar() as shown:
         bars: dict[str, TaskID] = {}
 
-        def tell(what: str, rows: int, share: float | None = None, /) -> None:
+        def report(what: str, rows: int, share: float | None = None, /) -> None:
             if what not in bars:
                 bars[what] = shown.add_task(what, total=None, numbers="")
             numbers = count_and_rate(rows, None, shown.tasks[bars[what]].elapsed, "rows")
             total = None if share is None else 1.0
             shown.update(bars[what], completed=share, total=total, numbers=numbers)
 
-        yield tell
+        yield report
 
 
 def _names(listed: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a pool looks like on disk: Arrow schemas, sizes, and `pool.json` as dataclasses."""
+"""The format of a pool on disk: Arrow schemas, sizes, and `pool.json` as dataclasses."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ CATALOG_NAME = "pool.duckdb"
 
 PART_ROWS = 65_536
 ROW_GROUP_ROWS = 4_096
-# Row groups are what lanes share out, so a small pool has smaller ones: about this many of them.
+# Lanes share out row groups, so a small pool has smaller ones: about this many of them.
 MIN_ROW_GROUPS = 64
 
 PAIR_FIELDS = (
@@ -26,9 +26,9 @@ PAIR_FIELDS = (
     pa.field("caption", pa.string(), nullable=False),
     pa.field("image_uri", pa.string(), nullable=False),
     pa.field("source", pa.string(), nullable=False),
-    # BLAKE2b of the caption's UTF-8, 8-byte digest, little-endian: equal captions, any version.
+    # BLAKE2b of the caption's UTF-8, 8-byte digest, little-endian; the same in every version.
     pa.field("caption_hash", pa.uint64(), nullable=False),
-    # True where bytes that were not UTF-8 became U+FFFD, or the caption was cut at its byte cap.
+    # True if bytes that were not UTF-8 became U+FFFD, or the caption was cut at its byte limit.
     pa.field("text_fixed", pa.bool_(), nullable=False),
 )
 
@@ -43,12 +43,12 @@ REJECT_SCHEMA = pa.schema(
 
 
 def pair_schema(extra_types: Mapping[str, pa.DataType]) -> pa.Schema:
-    """Schema of the parts: the pool's own columns, then the carried ones."""
+    """The schema of the parts: the pool's own columns, then the carried ones."""
     return pa.schema([*PAIR_FIELDS, *(pa.field(name, kind) for name, kind in extra_types.items())])
 
 
 def group_rows(num_pairs: int) -> int:
-    """Most rows of a row group, for a pool of so many pairs."""
+    """The largest number of rows in a row group, for a pool of `num_pairs` pairs."""
     return min(max(num_pairs // MIN_ROW_GROUPS, 1), ROW_GROUP_ROWS)
 
 
@@ -62,7 +62,7 @@ class Part:
 
 @dataclass(frozen=True)
 class RowGroup:
-    """A row group: its part, its number within the part, and what it holds."""
+    """A row group: its part, its number within the part, and its rows and images."""
 
     part: int
     group: int
@@ -72,13 +72,13 @@ class RowGroup:
 
 @dataclass(frozen=True)
 class SourceEntry:
-    """A source as it was when the pool was built.
+    """The state of a source when the pool was built.
 
     Attributes:
         bytes: Size of the file, or of all files below the folder.
-        mtime_ns: When the file was changed last; 0 for a folder, and for a file in a store.
+        mtime_ns: Time of the last change of the file; 0 for a folder, and for a file in a store.
         head_sha256: Hash of the file's first MiB, or of the names, sizes and times below the folder
-            ("" in a pool of a version that did not look below).
+            ("" in a pool of a version that did not hash them).
         image_root: Absolute folder that image paths of this source start from.
         num_records: Rows or images read, rejected ones included.
     """
@@ -95,13 +95,13 @@ class SourceEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class SubsetOrigin:
-    """What a pool was cut out of (`cit_curate.run.subset`).
+    """The origin of a pool that was cut out of another (`cit_curate.run.subset`).
 
     Attributes:
         pool_name: Name of the larger pool.
         pool_fingerprint: Its fingerprint.
-        max_images: Only its first so many images; None = all.
-        run: Name of the run's folder; None when no run chose the pairs.
+        max_images: The number of its first images that were taken; None = all.
+        run: Name of the run's folder; None if no run chose the pairs.
         selection_sha256: Hash over the hashes of the run's `selections`; None without a run.
     """
 
@@ -113,16 +113,16 @@ class SubsetOrigin:
 
     @property
     def decides(self) -> tuple[str, int | None, str | None]:
-        """What decides the pairs: two subsets that agree in it are equal."""
+        """The values that decide the pairs: subsets with equal values are equal."""
         return self.pool_fingerprint, self.max_images, self.selection_sha256
 
 
 @dataclass(frozen=True)
 class PoolManifest:
-    """`pool.json`: what is in the pool, from what, and how each file can be checked.
+    """`pool.json`: the contents of a pool, its sources, and the hashes of its files.
 
     Attributes:
-        id_lists: YFCC only: the lists that chose the images, with their SHA-256 and counts.
+        id_lists: The lists that chose the images (YFCC only), with their SHA-256 and counts.
     """
 
     name: str
@@ -140,12 +140,12 @@ class PoolManifest:
     reject_parts: tuple[FileEntry, ...]
     id_lists: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = field(default=FORMAT_VERSION)
-    # Only in a pool that was cut out of another one.
+    # None unless the pool was cut out of another one.
     subset: SubsetOrigin | None = None
 
 
 def parts_fingerprint(parts: Sequence[Part]) -> str:
-    """SHA-256 over the parts' hashes: the same pairs in the same order, the same fingerprint."""
+    """SHA-256 over the parts' hashes; equal for the same pairs in the same order."""
     text = "\n".join([f"cit pool {FORMAT_VERSION}", *(part.file.sha256 for part in parts)])
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -154,7 +154,7 @@ def write_manifest(folder: Path, manifest: PoolManifest) -> None:
     """Write `pool.json`."""
     value = asdict(manifest)
     if manifest.subset is None:
-        # Versions that know no subsets read every other pool.
+        # Older versions, which know no subsets, can then read every other pool.
         del value["subset"]
     write_sealed(folder / MANIFEST_NAME, value)
 
@@ -175,7 +175,7 @@ def read_manifest(folder: Path) -> PoolManifest:
 
 
 def manifest_of(value: Any, path: str) -> PoolManifest:
-    """The manifest that parsed JSON stands for; `path` is for messages.
+    """The manifest from parsed JSON; `path` is for messages.
 
     Raises:
         ConfigError: A newer version made it.
@@ -193,7 +193,7 @@ def manifest_of(value: Any, path: str) -> PoolManifest:
                 **value,
                 "sources": tuple(SourceEntry(**source) for source in value["sources"]),
                 "parts": tuple(_part(part, path) for part in value["parts"]),
-                "reject_parts": tuple(file_entry(each, path) for each in value["reject_parts"]),
+                "reject_parts": tuple(file_entry(entry, path) for entry in value["reject_parts"]),
                 "subset": SubsetOrigin(**value["subset"]) if value.get("subset") else None,
             }
         )

@@ -1,8 +1,8 @@
-"""Which pool gives the n-th caption: a pure function of the pools' shares.
+"""Which pool supplies the n-th caption: a pure function of the pools' shares.
 
-After any n captions, pool i has given less than one caption more or fewer than share_i * n. It is
-Tijdeman's algorithm ("The chairman assignment problem", Discrete Mathematics 32, 1980), whose order
-repeats after the shares' common denominator; one period of it is a table.
+After any n captions, pool i has supplied less than one caption more or fewer than share_i * n. This
+is Tijdeman's algorithm ("The chairman assignment problem", Discrete Mathematics 32, 1980), whose
+order repeats after the shares' common denominator; a table holds one period.
 """
 
 import math
@@ -22,18 +22,18 @@ class Interleave:
 
     Attributes:
         shares: The share of each pool; they sum to 1.
-        period: Captions after which the order repeats.
+        period: Number of captions after which the order repeats.
     """
 
     def __init__(self, weights: Sequence[Fraction]) -> None:
-        """Work out one period.
+        """Compute one period.
 
         Args:
-            weights: One of each pool, above 0; only their ratios count. Shares that have no common
+            weights: The weight of each pool, above 0; only the ratios count. Shares with no common
                 denominator up to `LARGEST_PERIOD` are rounded to that many parts.
 
         Raises:
-            ValueError: There is none, one is not above 0, or one is below one part of
+            ValueError: There is no weight, one is not above 0, or a share is below one part of
                 `LARGEST_PERIOD`.
         """
         parts = _whole_parts(weights)
@@ -41,29 +41,29 @@ class Interleave:
         self.shares = tuple(Fraction(part, self.period) for part in parts)
         self._parts = np.array(parts, dtype=np.int64)
         self._numbers = _one_period(parts)
-        given = self._numbers == np.arange(len(parts))[:, None]
-        # int64 [pools, period + 1]: what each pool has given after the first captions of a period.
-        self._given = np.pad(np.cumsum(given, axis=1, dtype=np.int64), ((0, 0), (1, 0)))
+        is_pool = self._numbers == np.arange(len(parts))[:, None]
+        # int64 [pools, period + 1]: captions of each pool among the first ones of a period.
+        self._given = np.pad(np.cumsum(is_pool, axis=1, dtype=np.int64), ((0, 0), (1, 0)))
 
     def numbers(self, start: int, stop: int) -> Int64:
-        """int64 [stop - start]: the pools that give captions start to stop - 1."""
+        """int64 [stop - start]: the pools that supply captions start to stop - 1."""
         numbers: Int64 = self._numbers[np.arange(start, stop, dtype=np.int64) % self.period]
         return numbers
 
     def given(self, num_captions: int) -> Int64:
-        """int64 [pools]: what each pool has given of the first `num_captions` captions."""
+        """int64 [pools]: the captions of each pool among the first `num_captions`."""
         periods, rest = divmod(num_captions, self.period)
-        given: Int64 = periods * self._parts + self._given[:, rest]
-        return given
+        counts: Int64 = periods * self._parts + self._given[:, rest]
+        return counts
 
     def captions_until(self, pool: int, num_given: int) -> int:
-        """The fewest captions after which a pool has given `num_given`, which is at least 1."""
+        """The fewest captions of which a pool supplies `num_given`, which is at least 1."""
         periods, rest = divmod(num_given - 1, int(self._parts[pool]))
         return periods * self.period + int(np.searchsorted(self._given[pool], rest + 1))
 
 
 def _whole_parts(weights: Sequence[Fraction]) -> list[int]:
-    """The weights as whole numbers of equal parts."""
+    """The shares of the weights, as whole numbers of equal parts."""
     if not weights or min(weights) <= 0:
         raise ValueError(f"weights {', '.join(map(str, weights))}: give some, each above 0")
     shares = [weight / sum(weights) for weight in weights]
@@ -91,18 +91,18 @@ def _one_period(parts: Sequence[int]) -> Int64:
     if len(parts) == 1:
         return numbers
     slack = 2 * len(parts) - 2
-    given = [0] * len(parts)
-    # When a pool's next caption must come at the latest, up to what is the same for all of them.
+    num_given = [0] * len(parts)
+    # The latest position of each pool's next caption, apart from a common factor.
     deadline = [Fraction(slack - 1, part) for part in parts]
-    for place in range(period):
-        # A pool may give its next caption once it lags behind its share by 1 / slack.
-        may_give = [
+    for position in range(period):
+        # A pool may supply its next caption once it lags behind its share by 1 / slack.
+        eligible = [
             pool
             for pool, part in enumerate(parts)
-            if slack * (part * (place + 1) - period * given[pool]) >= period
+            if slack * (part * (position + 1) - period * num_given[pool]) >= period
         ]
-        chosen = min(may_give, key=deadline.__getitem__)
-        numbers[place] = chosen
-        given[chosen] += 1
+        chosen = min(eligible, key=deadline.__getitem__)
+        numbers[position] = chosen
+        num_given[chosen] += 1
         deadline[chosen] += Fraction(slack, parts[chosen])
     return numbers

@@ -22,10 +22,10 @@ from cit_curate.storage.sql import (
 
 @contextmanager
 def open_staging(folder: Path) -> Iterator[Connection]:
-    """A database on disk with bounded memory; its folder is gone afterwards.
+    """A database on disk with bounded memory; its folder is removed afterwards.
 
     Raises:
-        ResourceError: The disk is full, or the memory does not do.
+        ResourceError: The disk is full, or memory runs out.
         DamagedError: A Parquet file cannot be read.
     """
     folder.mkdir()
@@ -33,7 +33,7 @@ def open_staging(folder: Path) -> Iterator[Connection]:
     try:
         with open_database(path, spill=spill, keeps_order=False) as connection:
             yield connection
-    # DuckDB's stream raises what pyarrow makes of its message: OSError or ArrowException.
+    # DuckDB's Arrow reader raises its errors as OSError or ArrowException.
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         explained = _explained(error, folder)
         if explained is None:
@@ -44,7 +44,7 @@ def open_staging(folder: Path) -> Iterator[Connection]:
 
 
 def create_places(connection: Connection, pool: Pool) -> None:
-    """Make the view `places`: place (rows of the pool before it), pair_key, image_id, text_key."""
+    """Make the view `places`: place (row in the whole pool), pair_key, image_id, text_key."""
     first_rows = [0, *accumulate(part.file.rows for part in pool.parts)][:-1]
     connection.register(
         "numbered",
@@ -67,7 +67,7 @@ def create_places(connection: Connection, pool: Pool) -> None:
 
 
 def _explained(error: Exception, folder: Path) -> ResourceError | DamagedError | None:
-    """The error as one that a person can act on, or None when it is something else."""
+    """The error with advice, or None if it is something else."""
     text = " ".join(str(error).split())
     if any(words in text.lower() for words in DISK_FULL_WORDS):
         free = shutil.disk_usage(folder.parent.parent).free

@@ -1,4 +1,4 @@
-"""The order in which a lane scans several pools: each pool's own, interleaved in its share."""
+"""The order in which a lane scans several pools: their own orders, interleaved by share."""
 
 from collections.abc import Iterator
 
@@ -15,16 +15,16 @@ class MixedOrder:
     """One lane's endless scan of a mixture.
 
     The captions of each pool come in exactly the order of a scan of that pool alone with the same
-    seed, pass after pass. Which pool gives the n-th caption is `Interleave`'s to say, so two
-    integers say where the scan stands in every pool. Each pool has a window of its own in memory.
+    seed, pass after pass. `Interleave` decides which pool supplies the n-th caption, so two
+    integers determine the position in every pool. Each pool has its own window in memory.
 
-    A *pass* of the mixture ends when every pool was gone through at least once; meanwhile those
-    that have fewer captions than their share begin again. `max_passes`, `pool_passes` and the
-    rule of a shortfall count these passes. Of one pool it is the pool's pass.
+    A *pass* of the mixture ends when every pool was scanned at least once; meanwhile pools with
+    fewer captions than their share start again. `max_passes`, `pool_passes` and the shortfall rule
+    count these passes. For a single pool it is the pool's pass.
 
     Attributes:
         length: Captions of one pass of this lane.
-        names: The pools.
+        names: Names of the pools.
     """
 
     def __init__(
@@ -37,24 +37,24 @@ class MixedOrder:
         order: Order = "shuffled",
         texts: Texts = "one",
     ) -> None:
-        """Plan the scan; arguments and errors are those of `ScanOrder`."""
-        self.names = tuple(each.name for each in mixture)
-        self._pools = tuple(each.pool for each in mixture)
+        """Plan the scan; for arguments and errors see `ScanOrder`."""
+        self.names = tuple(member.name for member in mixture)
+        self._pools = tuple(member.pool for member in mixture)
         self._tokens_of: str | None = None
         self._interleave = mixture.interleave
         self._orders = tuple(
             ScanOrder(
-                each.pool, seed=seed, lane=lane, num_lanes=num_lanes, order=order, texts=texts
+                member.pool, seed=seed, lane=lane, num_lanes=num_lanes, order=order, texts=texts
             )
-            for each in mixture
+            for member in mixture
         )
         self.length = max(
-            self._interleave.captions_until(number, own.length)
-            for number, own in enumerate(self._orders)
+            self._interleave.captions_until(number, scan.length)
+            for number, scan in enumerate(self._orders)
         )
 
     def take_tokens(self, key: str) -> None:
-        """Give rows with their tokens from here on, if every pool keeps those of this tokenizer.
+        """Add tokens to the rows from here on, if every pool has those of this tokenizer.
 
         Args:
             key: `TextEncoder.tokenizer_key`.
@@ -62,23 +62,23 @@ class MixedOrder:
         if key == self._tokens_of:
             return
         self._tokens_of = key
-        found = [pool.token_files(key) for pool in self._pools]
-        has_all = all(tokens is not None for tokens in found)
-        for own, tokens in zip(self._orders, found, strict=True):
-            own.take_tokens(tokens if has_all else None)
+        files = [pool.token_files(key) for pool in self._pools]
+        has_all = all(tokens is not None for tokens in files)
+        for scan, tokens in zip(self._orders, files, strict=True):
+            scan.take_tokens(tokens if has_all else None)
 
     def batches(
         self, cursor: PoolCursor, batch_size: int, limit: int | None = None
     ) -> Iterator[CaptionBatch]:
-        """Captions from `cursor` on, without end; rows have the column `pool` besides.
+        """Captions from `cursor` on, without end; the rows also have the column `pool`.
 
         Args:
-            cursor: Where to start; `PoolCursor()` is the beginning.
+            cursor: The start; `PoolCursor()` is the beginning.
             batch_size: Captions of a batch.
-            limit: Captions in all; the last batch is short then. None: no end.
+            limit: Captions in total; the last batch may then be short. None = no end.
 
         Raises:
-            ValueError: The cursor does not lie in a pass of this lane, or the batch is empty.
+            ValueError: The cursor is outside a pass of this lane, or `batch_size` is below 1.
             DamagedError: A part cannot be read.
         """
         if batch_size < 1:
@@ -101,25 +101,25 @@ class MixedOrder:
             start = stop
 
     def repeats(self, num_captions: int) -> int:
-        """How often the same caption may come in the first `num_captions`: in the smallest pool."""
-        given = self._interleave.given(num_captions)
-        return max(-(-int(n) // own.length) for n, own in zip(given, self._orders, strict=True))
+        """The most often that one caption can occur among the first `num_captions`."""
+        counts = self._interleave.given(num_captions)
+        return max(-(-int(n) // scan.length) for n, scan in zip(counts, self._orders, strict=True))
 
     def _rows(self, start: int, stop: int) -> pa.Table:
         """The pairs at scan positions start to stop - 1, with the names of their pools."""
         firsts, ends = self._interleave.given(start), self._interleave.given(stop)
         numbers = self._interleave.numbers(start, stop)
         tables = [
-            _with_pool(own.rows(int(first), int(end)), name)
-            for own, name, first, end in zip(self._orders, self.names, firsts, ends, strict=True)
+            _with_pool(scan.rows(int(first), int(end)), name)
+            for scan, name, first, end in zip(self._orders, self.names, firsts, ends, strict=True)
             if end > first
         ]
         if len(tables) == 1:
             return tables[0]
-        # The tables hold pool after pool; the n-th caption of a pool goes where its n-th turn is.
-        places = np.empty(stop - start, dtype=np.int64)
-        places[np.argsort(numbers, kind="stable")] = np.arange(stop - start)
-        return pa.concat_tables(tables).combine_chunks().take(pa.array(places))
+        # The tables come pool by pool; this brings their rows into the order of `numbers`.
+        order = np.empty(stop - start, dtype=np.int64)
+        order[np.argsort(numbers, kind="stable")] = np.arange(stop - start)
+        return pa.concat_tables(tables).combine_chunks().take(pa.array(order))
 
 
 def _with_pool(rows: pa.Table, name: str) -> pa.Table:

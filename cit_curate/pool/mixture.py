@@ -1,7 +1,7 @@
-"""Several pools scanned as one: how they are named and weighed, and what a run writes down of them.
+"""Several pools scanned as one: their names, their weights, and how a run records them.
 
-A weight is a share of the captions that are *looked at*; how many of them are kept is up to the
-rules. A pool alone is a mixture of one, which changes nothing.
+A weight is a share of the captions that are *scanned*; how many of them are kept is up to the
+selection. A single pool is a mixture of one, which changes nothing.
 """
 
 import re
@@ -15,7 +15,7 @@ from cit_curate.errors import ConfigError
 from cit_curate.pool.interleave import Interleave
 from cit_curate.pool.pool import Pool
 
-# `NAME:PATH=WEIGHT`; the name of `s3://…` or `simplecache::s3://…` is none.
+# `NAME:PATH=WEIGHT`; the scheme of `s3://…` or `simplecache::s3://…` is no name.
 _FORM = re.compile(r"(?:(?P<name>[\w.-]+):(?!//|:))?(?P<path>.+?)(?:=(?P<weight>[^=/]*))?")
 _NUMBER = re.compile(r"[0-9]*\.?[0-9]+|[0-9]+\.")
 
@@ -25,7 +25,7 @@ class MixedPool:
     """One pool of a mixture.
 
     Attributes:
-        name: What the ledger calls it.
+        name: Its name in the ledger.
         pool: The pool.
         share: Its share of the scanned captions.
     """
@@ -39,18 +39,18 @@ class PoolMixture:
     """One pool or several, in shares that sum to 1.
 
     Attributes:
-        pools: In the order they were given.
-        interleave: Which of them gives the n-th caption.
+        pools: The pools, in the order of the arguments.
+        interleave: The pool of the n-th caption.
     """
 
     def __init__(self, pools: Sequence[tuple[str, Pool, Fraction]]) -> None:
         """Mix opened pools.
 
         Args:
-            pools: Name, pool and weight of each; only the ratios of the weights count.
+            pools: The name, pool and weight of each; only the ratios of the weights count.
 
         Raises:
-            ConfigError: There is none, a name or a pool comes twice, or a weight is not above 0.
+            ConfigError: There is no pool, a name or a pool is repeated, or a weight is not above 0.
         """
         _check_distinct(pools)
         try:
@@ -62,28 +62,28 @@ class PoolMixture:
             MixedPool(name, pool, share)
             for (name, pool, _), share in zip(pools, shares, strict=True)
         )
-        self._by_name = {each.name: each.pool for each in self.pools}
+        self._by_name = {member.name: member.pool for member in self.pools}
 
     @classmethod
     def of(cls, pool: "Pool | PoolMixture") -> "PoolMixture":
-        """A mixture as it is, or one of a single pool."""
+        """The mixture itself, or a mixture of a single pool."""
         return cls([(pool.name, pool, Fraction(1))]) if isinstance(pool, Pool) else pool
 
     @classmethod
     def open(cls, pools: str | Path | Sequence[str | Path]) -> "PoolMixture":
-        """Open `POOL`, or several as `POOL=WEIGHT`; `NAME:POOL=WEIGHT` gives one another name.
+        """Open `POOL`, or several as `POOL=WEIGHT`; `NAME:POOL=WEIGHT` renames one.
 
         Raises:
-            ConfigError: A form, a weight or a name is not as it must be, or there is no such pool.
+            ConfigError: A form, a weight or a name is invalid, or there is no such pool.
             DamagedError: See `Pool.open`.
         """
-        given = [pools] if isinstance(pools, str | Path) else list(pools)
-        forms = [parse_pool(str(each)) for each in given]
-        lacking = [path for _, path, weight in forms if weight is None]
-        if len(forms) > 1 and lacking:
+        listed = [pools] if isinstance(pools, str | Path) else list(pools)
+        forms = [parse_pool(str(pool)) for pool in listed]
+        unweighted = [path for _, path, weight in forms if weight is None]
+        if len(forms) > 1 and unweighted:
             raise ConfigError(
-                f"--pool {lacking[0]} has no weight; each of several pools needs one, its share of "
-                f"the captions that are looked at: --pool {lacking[0]}=0.5"
+                f"--pool {unweighted[0]} has no weight; each of several pools needs one, its share "
+                f"of the captions that are looked at: --pool {unweighted[0]}=0.5"
             )
         opened = []
         for name, path, weight in forms:
@@ -102,23 +102,23 @@ class PoolMixture:
 
     @property
     def single(self) -> Pool | None:
-        """The pool, when there is one alone."""
+        """The pool, if there is only one."""
         return self.pools[0].pool if len(self.pools) == 1 else None
 
     @property
     def pass_images(self) -> int:
-        """Images that one pass of the mixture visits, near enough for a progress bar."""
-        return max(int(each.pool.num_images / each.share) for each in self.pools)
+        """Approximate number of images in one pass of the mixture, for a progress bar."""
+        return max(int(member.pool.num_images / member.share) for member in self.pools)
 
     @property
     def info_commands(self) -> str:
-        """What to type to look at the pools."""
-        return " and ".join(f"cit pool info {each.pool.location}" for each in self.pools)
+        """The commands that show the pools."""
+        return " and ".join(f"cit pool info {member.pool.location}" for member in self.pools)
 
     def settings(self) -> dict[str, Any]:
-        """What `config.json` says of the pools: path, fingerprint and, of several, name and weight.
+        """The pools in `config.json`: path, fingerprint and, for several, name and weight.
 
-        One pool stands as `pool` and `pool_fingerprint`; several stand in the list `pools`.
+        A single pool has the keys `pool` and `pool_fingerprint`; several are the list `pools`.
         """
         if self.single is not None:
             return {
@@ -127,23 +127,23 @@ class PoolMixture:
             }
         pools = [
             {
-                "name": each.name,
-                "path": each.pool.named,
-                "fingerprint": each.pool.fingerprint,
-                "weight": float(each.share),
+                "name": member.name,
+                "path": member.pool.named,
+                "fingerprint": member.pool.fingerprint,
+                "weight": float(member.share),
             }
-            for each in self.pools
+            for member in self.pools
         ]
         return {"pool": None, "pool_fingerprint": None, "pools": pools}
 
 
 def parse_pool(text: str) -> tuple[str | None, str, Fraction | None]:
-    """Name, path and weight of `POOL`, `POOL=WEIGHT` or `NAME:POOL=WEIGHT`; None = not given.
+    """Name, path and weight of `POOL`, `POOL=WEIGHT` or `NAME:POOL=WEIGHT`; None = absent.
 
-    A folder that is called just as the whole text is that folder.
+    A folder whose name is the whole text takes precedence.
 
     Raises:
-        ConfigError: The weight is no number above 0.
+        ConfigError: The weight is not a number above 0.
     """
     if Path(text).exists():
         return None, text, None
@@ -175,7 +175,7 @@ def _check_distinct(pools: Sequence[tuple[str, Pool, Fraction]]) -> None:
         if name in names:
             raise ConfigError(
                 f"--pool: {names[name].location} and {pool.location} are both called {name!r}, and "
-                "the ledger names pools; call one of them otherwise: --pool "
+                "the ledger names pools; rename one of them: --pool "
                 f"other:{pool.location}=WEIGHT"
             )
         names[name] = fingerprints[pool.fingerprint] = pool

@@ -1,4 +1,4 @@
-"""One lane's scan of a pool, read in the order of its plan, with one window in memory."""
+"""One lane's scan of a pool, in the order of its plan, with one window in memory."""
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ from cit_curate.pool.token_files import TokenFiles
 from cit_curate.pool.window import Window
 from cit_curate.records import Int64
 
-# Pairs that are taken out of a window together: by batches of 2,048 it takes three times as long.
+# Pairs taken out of a window at once; batches of 2,048 take three times as long.
 ROWS_AT_ONCE = 16_384
 
 
@@ -49,8 +49,8 @@ class ScanOrder:
         self.length = self._plan.length
         self._pool = pool
         self._tokens: TokenFiles | None = None
-        # What is kept of the last read: the windows of a pass, one window, its rows in the order of
-        # the pass, and a block of pairs.
+        # The latest results: the windows of a pass, one window, its rows in the order of the pass,
+        # and a block of pairs.
         self._windows: tuple[int, tuple[PlannedWindow, ...]] | None = None
         self._window: Window | None = None
         self._rows: tuple[tuple[int, int], Int64] | None = None
@@ -81,7 +81,7 @@ class ScanOrder:
         return pieces[0] if len(pieces) == 1 else pa.concat_tables(pieces).combine_chunks()
 
     def _block_at(self, pass_index: int, number: int, first: int) -> pa.Table:
-        """Pairs first to first + ROWS_AT_ONCE - 1 of a window, fewer at its end."""
+        """The pairs `first` to `first + ROWS_AT_ONCE` - 1 of a window; fewer at its end."""
         key = (pass_index, number, first)
         if self._block is None or self._block[0] != key:
             rows = self._rows_of(pass_index, number)[first : first + ROWS_AT_ONCE]
@@ -96,7 +96,7 @@ class ScanOrder:
     def _load(self, pass_index: int, number: int) -> Window:
         groups = self._windows_of(pass_index)[number].groups
         if self._window is None or self._window.groups != groups:
-            self._window = None  # Let go of the last window before the next one is read.
+            self._window = None  # Free the last window before the next one is read.
             self._window = Window(self._pool, groups, self._tokens)
         return self._window
 

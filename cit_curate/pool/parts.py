@@ -1,4 +1,4 @@
-"""Writing the parts: a stream of pairs becomes Parquet files cut at image boundaries."""
+"""Writing the parts: tables of pairs become Parquet files cut at image boundaries."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -18,16 +18,16 @@ from cit_curate.records import Int64
 from cit_curate.storage.durable import FileEntry, atomic_file, describe_file
 
 REJECT_PART_ROWS = 1_000_000
-# Columns whose values hardly repeat: a dictionary of them is made in vain, and makes files larger
+# Columns whose values hardly repeat: dictionaries take time and make files larger
 # (measured on YFCC: 35 bytes a pair with dictionaries, 30 without, and a third more time).
 NO_DICTIONARY = {"image_id", "caption", "image_uri", "caption_hash"}
-# Columns whose least and greatest value in a row group rule nothing out.
+# Columns whose minimum and maximum in a row group exclude no row group from a query.
 NO_STATISTICS = {"text_key", "caption", "image_uri", "source", "caption_hash", "text_fixed"}
 
 
 @dataclass
 class PartsWritten:
-    """What was written so far."""
+    """The parts written so far, and their counts."""
 
     parts: list[Part] = field(default_factory=list)
     num_pairs: int = 0
@@ -36,7 +36,7 @@ class PartsWritten:
     text_keys: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: "PartsWritten") -> None:
-        """Count the parts that another writer wrote after these."""
+        """Add the parts that another writer wrote after these."""
         self.parts += other.parts
         self.num_pairs += other.num_pairs
         self.num_images += other.num_images
@@ -53,7 +53,7 @@ def image_starts(image_ids: pa.ChunkedArray | pa.Array) -> Int64:
 
 
 def cut_groups(tables: Iterable[pa.Table], max_rows: int) -> Iterator[pa.Table]:
-    """Cut a stream of pairs into groups of at most `max_rows`, never inside an image.
+    """Cut tables of pairs into groups of at most `max_rows` rows, never inside an image.
 
     An image with more texts than that is a group of its own. Each image's rows are consecutive.
     """
@@ -62,7 +62,7 @@ def cut_groups(tables: Iterable[pa.Table], max_rows: int) -> Iterator[pa.Table]:
         rest = table if rest is None else pa.concat_tables([rest, table])
         starts = image_starts(rest["image_id"])
         done = 0
-        # The last image may go on in the next table.
+        # The last image may continue in the next table.
         while rest.num_rows - done > max_rows and starts[-1] > done:
             first = int(np.searchsorted(starts, done))
             last = int(np.searchsorted(starts, done + max_rows, side="right")) - 1
@@ -83,11 +83,11 @@ def cut_groups(tables: Iterable[pa.Table], max_rows: int) -> Iterator[pa.Table]:
 
 
 def part_ends(counts: Iterable[Int64], max_rows: int) -> Iterator[int]:
-    """The pairs before the end of each part, when `cut_groups` cuts the row groups.
+    """The number of pairs before the end of each part, with row groups cut by `cut_groups`.
 
     Args:
-        counts: int64, pairs of each image, in pieces of any length.
-        max_rows: Most rows of a row group.
+        counts: int64, the pairs of each image, in arrays of any length.
+        max_rows: Largest number of rows in a row group.
     """
     done = rows = 0
     for group in _group_sizes(counts, max_rows):
@@ -100,7 +100,7 @@ def part_ends(counts: Iterable[Int64], max_rows: int) -> Iterator[int]:
 
 
 def _group_sizes(counts: Iterable[Int64], max_rows: int) -> Iterator[int]:
-    """The rows of each group that `cut_groups` makes of images with so many pairs."""
+    """The rows of each group that `cut_groups` makes of images with these numbers of pairs."""
     rest = np.zeros(0, np.int64)
     for more in counts:
         rest = np.concatenate([rest, more])
@@ -119,10 +119,10 @@ def _group_sizes(counts: Iterable[Int64], max_rows: int) -> Iterator[int]:
 def write_parts(
     groups: Iterable[pa.Table], folder: Path, schema: pa.Schema, *, first_part: int = 0
 ) -> PartsWritten:
-    """Write row groups to `folder/pairs/part-000000.parquet` and on, `PART_ROWS` rows at most each.
+    """Write row groups to `folder/pairs/part-000000.parquet` and on, at most `PART_ROWS` rows each.
 
     Args:
-        groups: Tables of `schema`, each to become one row group.
+        groups: Tables of `schema`, one for each row group.
         folder: The pool's folder; entries are relative to it.
         schema: `format.pair_schema`.
         first_part: Number of the first part, for writers that share the folder.
@@ -134,7 +134,7 @@ def write_parts(
         sizes: list[tuple[int, int]] = []
         with atomic_file(path) as temporary, _open_part(temporary, schema) as writer:
             for _, group in numbered:
-                # One chunk: how the stream was batched must not show in the file's bytes.
+                # One chunk: the file's bytes must not depend on how the input was batched.
                 table = group.cast(schema).combine_chunks()
                 writer.write_table(table, row_group_size=table.num_rows)
                 images = len(image_starts(group["image_id"]))
@@ -167,11 +167,11 @@ def _open_part(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def write_rejects(tables: Iterable[pa.Table], folder: Path) -> tuple[FileEntry, ...]:
-    """Write rejects to `folder/rejects/part-000000.parquet` and on; one file at least."""
+    """Write rejects to `folder/rejects/part-000000.parquet` and on; at least one file."""
     entries: list[FileEntry] = []
     (folder / "rejects").mkdir()
-    none = pa.Table.from_batches([], schema=REJECT_SCHEMA)
-    waiting: list[pa.Table] = [none]
+    empty = pa.Table.from_batches([], schema=REJECT_SCHEMA)
+    waiting: list[pa.Table] = [empty]
     rows = 0
 
     def write() -> None:
@@ -186,7 +186,7 @@ def write_rejects(tables: Iterable[pa.Table], folder: Path) -> tuple[FileEntry, 
         rows += table.num_rows
         if rows >= REJECT_PART_ROWS:
             write()
-            waiting, rows = [none], 0
+            waiting, rows = [empty], 0
     if rows or not entries:
         write()
     return tuple(entries)
@@ -196,8 +196,8 @@ def _count(written: PartsWritten, group: pa.Table, images: int) -> None:
     written.num_pairs += group.num_rows
     written.num_images += images
     uris = group["image_uri"]
-    far = pc.or_(pc.starts_with(uris, "http://"), pc.starts_with(uris, "https://"))
+    is_web = pc.or_(pc.starts_with(uris, "http://"), pc.starts_with(uris, "https://"))
     lengths = numpy_of(pc.binary_length(uris))
-    written.num_with_image += int(np.count_nonzero((lengths > 0) & ~numpy_of(far)))
+    written.num_with_image += int(np.count_nonzero((lengths > 0) & ~numpy_of(is_web)))
     for count in pc.value_counts(group["text_key"].combine_chunks()):
         written.text_keys[count["values"].as_py()] += count["counts"].as_py()

@@ -1,4 +1,4 @@
-"""A pool that was built: its counts, its pairs by row group, its images by name."""
+"""An open pool: its counts, its pairs by row group, its images by URI."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -30,8 +30,8 @@ class Pool:
     """A pool folder, or a pool in a store, opened for reading.
 
     Attributes:
-        path: The folder; of a pool in a store, where `fetch` puts its Parquet files.
-        location: The folder or the URL, as people know it.
+        path: The folder; for a pool in a store, where `fetch` puts its Parquet files.
+        location: The folder or the URL, for messages.
         manifest: All of `pool.json`.
         row_groups: Every row group, in the order of the files.
     """
@@ -66,19 +66,19 @@ class Pool:
         overwrite: bool = False,
         progress: "Progress | None" = None,
     ) -> "Pool":
-        """Build a pool and open it; the arguments and errors of `find_sources` and `build_pool`."""
-        # Here, since they load the readers of all sources.
+        """Build a pool and open it; see `find_sources` and `build_pool` for the arguments."""
+        # Imported here, since they load the readers of all sources.
         from cit_curate.pool.build.ingest import build_pool
         from cit_curate.sources.columns import Columns
         from cit_curate.sources.source import find_sources
 
-        found = find_sources(
+        opened = find_sources(
             [Path(source) for source in sources],
             format=format,
             image_root=None if image_root is None else Path(image_root),
         )
         manifest = build_pool(
-            found,
+            opened,
             Path(out),
             columns=columns or Columns(),
             clean=clean,
@@ -94,11 +94,11 @@ class Pool:
     def open(cls, path: str | Path) -> "Pool":
         """Open a pool after a cheap check: every file is there and has its size.
 
-        Of a pool in a store (`s3://BUCKET/POOL`), parts are fetched when they are first needed.
+        The parts of a pool in a store (`s3://BUCKET/POOL`) are fetched when they are first needed.
 
         Raises:
             ConfigError: There is no pool.
-            DamagedError: A file is missing or cut; `verify` checks every byte.
+            DamagedError: A file is missing or truncated; `verify` checks every byte.
             ResourceError: The store cannot be reached.
         """
         if (url := remote_url(path)) is not None:
@@ -122,12 +122,12 @@ class Pool:
 
     @property
     def named(self) -> str:
-        """What a run's configuration calls the pool: its absolute folder, or its URL."""
+        """The pool in a run's configuration: its absolute folder, or its URL."""
         return str(self.path.resolve()) if self._remote is None else self.location
 
     @property
     def fingerprint(self) -> str:
-        """Tells whether two pools have the same pairs in the same order."""
+        """A hash that is equal for pools with the same pairs in the same order."""
         return self.manifest.fingerprint
 
     @property
@@ -152,7 +152,7 @@ class Pool:
 
     @property
     def has_images(self) -> bool:
-        """True when some pair names an image file; web addresses do not count."""
+        """True if some pair names an image file; web addresses do not count."""
         return self.manifest.num_with_image > 0
 
     @cached_property
@@ -161,7 +161,7 @@ class Pool:
         return sum(part.file.bytes for part in self.parts)
 
     def read_row_groups(self, groups: Sequence[int]) -> pa.Table:
-        """The pairs of some row groups, in the order asked for: `PAIR_COLUMNS`, one chunk each.
+        """The pairs of some row groups, in the requested order: `PAIR_COLUMNS`, one chunk each.
 
         Raises:
             DamagedError: A part cannot be read.
@@ -175,53 +175,53 @@ class Pool:
         dictionaries: Sequence[str] = (),
         tokens: TokenFiles | None = None,
     ) -> Iterator[pa.Table]:
-        """The pairs of some row groups, in the order asked for: a table per part, `PAIR_COLUMNS`.
+        """The pairs of some row groups, in the requested order: a table per part, `PAIR_COLUMNS`.
 
         Args:
-            groups: Numbers of row groups; those of one part beside each other are read at once.
-            dictionaries: Columns that are given dictionary-encoded, for values that repeat.
-            tokens: Where their tokens are; the tables have the column `tokens` then.
+            groups: Numbers of row groups; consecutive ones of one part are read at once.
+            dictionaries: Columns to read dictionary-encoded, for values that repeat.
+            tokens: Token files of the pool; the tables then have the column `tokens`.
 
         Raises:
             DamagedError: A part cannot be read.
         """
         columns = list(PAIR_COLUMNS)
         runs = [
-            (part, [self.row_groups[place].group for place in places])
-            for part, places in groupby(groups, key=lambda place: self.row_groups[place].part)
+            (part, [self.row_groups[number].group for number in run])
+            for part, run in groupby(groups, key=lambda number: self.row_groups[number].part)
         ]
-        for (part, wanted), path in zip(runs, self._paths([part for part, _ in runs]), strict=True):
+        for (part, chosen), path in zip(runs, self._paths([part for part, _ in runs]), strict=True):
             try:
                 with pq.ParquetFile(
                     path, pre_buffer=False, read_dictionary=list(dictionaries)
                 ) as file:
-                    table = file.read_row_groups(wanted, columns=columns).select(columns)
+                    table = file.read_row_groups(chosen, columns=columns).select(columns)
             except (pa.ArrowInvalid, OSError) as error:
                 raise DamagedError(
                     f"{path} cannot be read: {error}; see: cit pool verify {self.location}"
                 ) from error
-            yield table if tokens is None else tokens.with_tokens(table, part, wanted)
+            yield table if tokens is None else tokens.with_tokens(table, part, chosen)
 
     def token_files(self, key: str) -> TokenFiles | None:
         """The tokens of the pool's captions under a tokenizer (`TextEncoder.tokenizer_key`).
 
         Returns:
-            None where nobody has written them, or the pool is in a store.
+            None if they were not written, or the pool is in a store.
 
         Raises:
-            DamagedError: A file of them is missing or cut.
+            DamagedError: One of their files is missing or truncated.
         """
         if self._remote is not None:
             return None
         return TokenFiles.open(self.path, self.manifest, key)
 
     def image_bytes(self, image_uri: str, source: str, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
-        """The bytes of a pair's image; read nowhere but here.
+        """The bytes of a pair's image; no other method reads images.
 
         Args:
-            image_uri: The pair's `image_uri`: a path, or a place in an archive (`image_uri.py`).
-            source: The pair's `source`, which says what the path is relative to.
-            max_bytes: A larger file is refused.
+            image_uri: The pair's `image_uri`: a path, or a member of an archive (`image_uri.py`).
+            source: The pair's `source`, which determines the path's root.
+            max_bytes: Size limit; a larger file is rejected.
 
         Raises:
             ImageRejected: Missing, damaged, outside its image root, a web address, or too large.
@@ -233,14 +233,14 @@ class Pool:
         return read_image_bytes(root, image_uri, max_bytes=max_bytes)
 
     def part_path(self, part: int) -> Path:
-        """A part's Parquet file; of a pool in a store its local copy, to be opened at once."""
+        """A part's Parquet file; for a pool in a store its local copy, to be opened at once."""
         return next(self._paths([part]))
 
     def fetch(self, progress: Callable[[int, int], None] = lambda done, total: None) -> "Pool":
-        """Make sure that all parts lie below `path`, for SQL over them; gives the pool itself.
+        """Make sure that all parts lie below `path`, for SQL over them; returns the pool itself.
 
         Args:
-            progress: Told the bytes done and all bytes, for a pool in a store.
+            progress: Callback with the bytes done and all bytes, for a pool in a store.
         """
         if self._remote is not None:
             self._remote.hold_all(progress)
@@ -248,10 +248,10 @@ class Pool:
         return self
 
     def rebuild_catalog(self) -> Path:
-        """Write `pool.duckdb` anew, and give its path; what killed writers left is removed.
+        """Write `pool.duckdb` again and remove leftovers of killed writers; returns its path.
 
         Raises:
-            ConfigError: The pool is in a store, where no catalog serves anybody.
+            ConfigError: The pool is in a store, where a catalog has no use.
         """
         if self._remote is not None:
             raise ConfigError(f"{self.location} is in a store; a catalog is for a pool on a disk")
@@ -259,7 +259,7 @@ class Pool:
         return rebuild_catalog(self.path, self.manifest)
 
     def _paths(self, parts: Sequence[int]) -> Iterator[Path]:
-        """The parts' files; those of a pool in a store are fetched side by side, some at a time."""
+        """The parts' files; those of a pool in a store are fetched `FETCHES` at a time."""
         if self._remote is None:
             yield from (self.path / self.parts[part].file.path for part in parts)
             return

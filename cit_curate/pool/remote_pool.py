@@ -12,7 +12,7 @@ from cit_curate.storage.durable import FileEntry, parse_json
 from cit_curate.storage.remote import RemoteFile, below, list_files, read_range
 from cit_curate.storage.remote_cache import copies_folder, hold, local_copy, private_folder
 
-# Parts that are fetched at the same time: one connection does not fill a network.
+# Parts that are fetched in parallel: one connection does not use the full bandwidth.
 FETCHES = 8
 
 _MAX_MANIFEST_BYTES = 1 << 30
@@ -24,16 +24,16 @@ class RemotePool:
     Attributes:
         url: The pool's folder.
         manifest: All of `pool.json`.
-        folder: Where `hold_all` puts the pool's Parquet files; gone when the process ends.
+        folder: The target folder of `hold_all`; removed when the process ends.
     """
 
     def __init__(self, url: str) -> None:
         """Read the manifest, and compare the sizes of all files with what the store lists.
 
         Raises:
-            ConfigError: There is no pool, or it may not be read.
+            ConfigError: There is no pool, or no permission to read it.
             DamagedError: A file is missing or has another size.
-            ResourceError: The network stays away.
+            ResourceError: The store cannot be reached.
         """
         self.url = url
         self.manifest = _manifest(url)
@@ -49,11 +49,11 @@ class RemotePool:
         self._held = False
 
     def copy(self, entry: FileEntry, *, recheck: bool = False) -> Path:
-        """The local copy of a file of the manifest, fetched when the cache has none."""
+        """The local copy of a file of the manifest, fetched if the cache has none."""
         return local_copy(self._files[entry.path], sha256=entry.sha256, recheck=recheck)
 
     def copies(self, entries: Sequence[FileEntry]) -> list[Path]:
-        """The local copies of some files; missing ones are fetched side by side."""
+        """The local copies of some files; missing ones are fetched in parallel."""
         if len(entries) == 1:
             return [self.copy(entries[0])]
         with ThreadPoolExecutor(min(FETCHES, max(len(entries), 1))) as threads:
@@ -63,7 +63,7 @@ class RemotePool:
         """Put all Parquet files of pairs below `folder`, for SQL; the cache keeps them meanwhile.
 
         Args:
-            progress: Told the bytes done and all bytes.
+            progress: Callback with the bytes done and all bytes.
         """
         if self._held:
             return
@@ -72,12 +72,12 @@ class RemotePool:
         entries = [part.file for part in self.manifest.parts]
         total, done = sum(entry.bytes for entry in entries), 0
 
-        def take(entry: FileEntry) -> int:
+        def hold_one(entry: FileEntry) -> int:
             hold(self.copy(entry), self.folder / entry.path)
             return entry.bytes
 
         with ThreadPoolExecutor(FETCHES) as threads:
-            for size in threads.map(take, entries):
+            for size in threads.map(hold_one, entries):
                 done += size
                 progress(done, total)
         self._held = True

@@ -3,7 +3,7 @@
 Row groups are dealt to the lanes round-robin. A pass goes through the lane's row groups window by
 window. A pool under `EXACT_POOL_ROWS` rows is one window, so its order is an exact uniform
 permutation. A larger pool takes its parts in random order, `WINDOW_PARTS` at a time, and permutes
-within them: a stated deviation from one uniform permutation, for bounded memory.
+within them: a deliberate deviation from one uniform permutation, for bounded memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -51,14 +51,14 @@ class ScanPlan:
 
         Args:
             row_groups: Every row group of the pool.
-            seed: Not negative.
+            seed: The seed of all random orders, at least 0.
             lane: This lane, from 0.
-            num_lanes: All lanes; row group g belongs to lane `g % num_lanes`.
-            order: `shuffled`: another order every pass; `sequential`: as the files have it.
-            texts: `one`: per image and visit one of its texts at random; `every`: all of them.
+            num_lanes: The number of lanes; row group g belongs to lane `g % num_lanes`.
+            order: `shuffled`: another order in every pass; `sequential`: the order of the files.
+            texts: `one`: a random text of each image per visit; `every`: all of them.
 
         Raises:
-            ValueError: The seed or the lane is out of range, or a word is not one of these.
+            ValueError: The seed or the lane is out of range, or `order` or `texts` is unknown.
         """
         if seed < 0 or not 0 <= lane < num_lanes:
             raise ValueError(
@@ -74,21 +74,21 @@ class ScanPlan:
         self.length = sum(self._captions(group) for group in self._groups)
 
     def windows(self, pass_index: int) -> Iterator[PlannedWindow]:
-        """The windows of a pass, in the order that the scan goes through them."""
+        """The windows of a pass, in scan order."""
         if self._is_exact:
             yield self._window(self._groups)
             return
         num_parts = 1 + max(group.part for group in self._row_groups)
         parts = np.arange(num_parts)
         if self._order == "shuffled":
-            # Without the lane: all lanes read the same parts at about the same time.
+            # The key has no lane: all lanes read the same parts at about the same time.
             parts = np.random.default_rng((self._seed, _PARTS, pass_index)).permutation(parts)
         of_part: dict[int, list[int]] = {}
         for group in self._groups:
             of_part.setdefault(self._row_groups[group].part, []).append(group)
         for first in range(0, num_parts, WINDOW_PARTS):
-            some = parts[first : first + WINDOW_PARTS].tolist()
-            groups = tuple(group for part in some for group in of_part.get(part, ()))
+            chosen = parts[first : first + WINDOW_PARTS].tolist()
+            groups = tuple(group for part in chosen for group in of_part.get(part, ()))
             if groups:
                 yield self._window(groups)
 
@@ -106,7 +106,7 @@ class ScanPlan:
         """
         key = (pass_index, self._lane, window)
         if self._texts == "one":
-            # A text is chosen per image before the images are permuted: both keys stand alone.
+            # Texts are chosen before the images are permuted; the two keys are independent.
             draw = np.random.default_rng((self._seed, _TEXTS, *key)).random(len(bounds) - 1)
             counts = np.diff(bounds)
             rows: Int64 = bounds[:-1] + np.minimum((draw * counts).astype(np.int64), counts - 1)

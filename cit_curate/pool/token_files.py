@@ -1,8 +1,8 @@
-"""The token ids of a pool's captions, kept beside its parts: tokenised once, read at every scan.
+"""The token ids of a pool's captions, beside its parts: written once, read in every scan.
 
 `POOL/tokens/KEY/part-000000.parquet` has a column `tokens`, whose rows and row groups are those of
-the pool's part of that number; KEY begins the tokenizer's key (`TextEncoder.tokenizer_key`). The
-sealed `tokens.json` beside them names them, and the pool that they belong to.
+the pool's part of that number. KEY is the start of `TextEncoder.tokenizer_key`. The sealed
+`tokens.json` beside the files lists them, and names their pool.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,9 +30,9 @@ from cit_curate.text_encoder.tokens import Tokens
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "tokens.json"
-# Letters of the key that name the folder.
+# Letters of the key in the name of the folder.
 KEY_LETTERS = 16
-CURE = "write the tokens anew with: cit pool tokenize … --overwrite"
+CURE = "write the tokens again with: cit pool tokenize … --overwrite"
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class TokenFiles:
     """The tokens of one pool under one tokenizer.
 
     Attributes:
-        folder: Where they are.
-        pool_fingerprint: The pool they belong to.
-        key: The tokenizer's.
-        files: Of each part of the pool.
+        folder: The folder of the files.
+        pool_fingerprint: The fingerprint of their pool.
+        key: The tokenizer's key.
+        files: The file for each part of the pool.
     """
 
     folder: Path
@@ -53,29 +53,29 @@ class TokenFiles:
 
     @classmethod
     def open(cls, pool: Path, manifest: PoolManifest, key: str) -> "TokenFiles | None":
-        """Those in a pool's folder, after a cheap check.
+        """The token files in a pool's folder, after a cheap check.
 
         Returns:
-            None where there are none of this tokenizer, or those of an older state of the pool.
+            None if there are none of this tokenizer, or only those of an older state of the pool.
 
         Raises:
-            DamagedError: A file is missing, cut or changed.
+            DamagedError: A file is missing, truncated or changed.
         """
         folder = tokens_folder(pool, key)
         if not folder.is_dir():
             return None
-        found = cls.read(folder)
-        if (found.key, found.pool_fingerprint) != (key, manifest.fingerprint):
+        files = cls.read(folder)
+        if (files.key, files.pool_fingerprint) != (key, manifest.fingerprint):
             return None
         try:
-            found.check(manifest.parts, full=False)
+            files.check(manifest.parts, full=False)
         except DamagedError as error:
             raise DamagedError(f"{error}; {CURE}", file=error.file) from error
-        return found
+        return files
 
     @classmethod
     def read(cls, folder: Path) -> "TokenFiles":
-        """What the manifest in a folder says.
+        """The token files of a folder's manifest.
 
         Raises:
             DamagedError: It is missing or damaged, or a newer version wrote it.
@@ -92,20 +92,20 @@ class TokenFiles:
             raise DamagedError(f"{path} is damaged: {error!r}", file=str(path)) from error
 
     def check(self, parts: Sequence[Part], *, full: bool) -> None:
-        """Make sure that the files are those of the pool's parts; `full`: byte by byte.
+        """Check that the files are those of the pool's parts; with `full`, byte by byte.
 
         Raises:
-            DamagedError: One is missing, cut or changed.
+            DamagedError: A file is missing, truncated or changed.
         """
         rows = [part.file.rows for part in parts]
         if [file.rows for file in self.files] != rows:
             path = self.folder / MANIFEST_NAME
-            raise DamagedError(f"{path} has not the parts of its pool", file=str(path))
+            raise DamagedError(f"{path} does not have the parts of its pool", file=str(path))
         for file in self.files:
             check_file(self.folder, file, full=full)
 
     def with_tokens(self, pairs: pa.Table, part: int, groups: Sequence[int]) -> pa.Table:
-        """Pairs of some row groups of a part, with the column `tokens` besides.
+        """The pairs of some row groups of a part, with the column `tokens` added.
 
         Raises:
             DamagedError: The file cannot be read.
@@ -120,7 +120,7 @@ class TokenFiles:
 
 
 def tokens_folder(pool: Path, key: str) -> Path:
-    """Where the tokens of a pool's captions under a tokenizer are."""
+    """The folder of the tokens of a pool's captions under a tokenizer."""
     return pool / "tokens" / key[:KEY_LETTERS]
 
 
@@ -137,14 +137,14 @@ def write_token_files(
     *,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> TokenFiles:
-    """Tokenise every caption of a pool; what was there of this tokenizer is replaced.
+    """Tokenise every caption of a pool; old files of this tokenizer are replaced.
 
     Args:
-        pool: Its folder; the caller is its only writer.
-        manifest: What is in it.
-        key: The tokenizer's.
-        tokenize: The token ids of captions.
-        progress: Told the captions that are done.
+        pool: The pool's folder; the caller is its only writer.
+        manifest: The pool's manifest.
+        key: The tokenizer's key.
+        tokenize: Function from captions to their token ids.
+        progress: Callback with the number of captions done.
     """
     folder = tokens_folder(pool, key)
     folder.parent.mkdir(exist_ok=True)

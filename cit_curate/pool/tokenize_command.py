@@ -1,4 +1,4 @@
-"""What `cit pool tokenize` does, and what it prints."""
+"""The command `cit pool tokenize`, and what it prints."""
 
 from functools import partial
 from pathlib import Path
@@ -24,18 +24,18 @@ def tokenize(
 ) -> None:
     """Tokenise every caption of a pool once; curation then reads the token ids beside the captions.
 
-    They serve every text encoder with the same tokenizer, so also one that is being trained, cut at
-    the same length. No selection changes. Tags that are augmented are tokenised at each visit. A
-    pool that was built again needs it again.
+    The token ids serve every text encoder with the same tokenizer and length limit, also one that
+    is being trained. No selection changes. Augmented tags are tokenised at each visit. A pool that
+    was built again must be tokenised again.
 
         cit pool tokenize POOL
         cit pool tokenize POOL --text-encoder package:minilm
 
     Args:
         pool: The pool's folder.
-        text_encoder: Whose tokenizer; as for curation.
+        text_encoder: Text encoder whose tokenizer is used; as for curation.
         max_text_length: Captions are cut to this many tokens; as for curation.
-        overwrite: Write them again where they are.
+        overwrite: Replace existing tokens.
         json: Print one JSON document.
     """
     from cit_curate.pool.pool import Pool
@@ -49,24 +49,24 @@ def tokenize(
         raise ConfigError(f"{opened.location} is in a store; tokens are for a pool on a disk")
     tokenizer = load_tokenizer(text_encoder)
     key = tokenizer_key(tokenizer, max_text_length)
-    place = opened.path.absolute()
-    folder = tokens_folder(place, key)
+    pool_folder = opened.path.absolute()
+    folder = tokens_folder(pool_folder, key)
     if not overwrite and opened.token_files(key) is not None:
         raise ConfigError(f"{folder} is there already; write it again with --overwrite")
-    with writer_lock(place), progress_bar() as progress:
+    with writer_lock(pool_folder), progress_bar() as progress:
         bar = progress.add_task("tokenising", total=opened.num_pairs, numbers="")
 
-        def tell(done: int) -> None:
+        def report(done: int) -> None:
             seconds = progress.tasks[bar].elapsed
             numbers = count_and_rate(done, opened.num_pairs, seconds, "captions")
             progress.update(bar, completed=done, numbers=numbers)
 
         written = write_token_files(
-            place,
+            pool_folder,
             opened.manifest,
             key,
             partial(encode, tokenizer, cut_to=max_text_length),
-            progress=tell,
+            progress=report,
         )
     num_bytes = sum(file.bytes for file in written.files)
     if json:

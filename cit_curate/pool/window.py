@@ -1,4 +1,4 @@
-"""Row groups that a scan has in memory together, and the pairs it takes out of them."""
+"""Row groups that a scan holds in memory together, and the pairs it takes out of them."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -13,22 +13,22 @@ from cit_curate.pool.token_files import TokenFiles
 from cit_curate.records import PAIR_COLUMNS, TOKENS, Int64
 
 PAIRS = pa.schema([pair_schema({}).field(name) for name in PAIR_COLUMNS])
-# The few values that these have are held once; a window has a million rows.
+# Columns of few distinct values, which are held once; a window has a million rows.
 REPEATED_COLUMNS = ("text_key", "source")
 
 
 class Window:
     """Some row groups of a pool in memory, as one table whose rows are taken by number.
 
-    The parts' tables stay apart: joining them would need the memory twice, takes longer than
-    reading them, and cannot be done where the captions have more than 2 GiB.
+    The parts' tables stay separate: joining them needs twice the memory, takes longer than reading
+    them, and fails where the captions have more than 2 GiB.
 
     Attributes:
         groups: The row groups.
     """
 
     def __init__(self, pool: Pool, groups: Sequence[int], tokens: TokenFiles | None = None) -> None:
-        """Read the row groups, and their tokens where there are some.
+        """Read the row groups, and their tokens from `tokens` if it is not None.
 
         Raises:
             DamagedError: A part cannot be read.
@@ -68,9 +68,9 @@ class Window:
         ]
         if len(taken) <= 1:
             return taken[0].combine_chunks() if taken else self._schema.empty_table()
-        places = np.empty(len(rows), dtype=np.int64)
-        places[order] = np.arange(len(rows))
-        return pa.concat_tables(taken).combine_chunks().take(pa.array(places))
+        positions = np.empty(len(rows), dtype=np.int64)
+        positions[order] = np.arange(len(rows))
+        return pa.concat_tables(taken).combine_chunks().take(pa.array(positions))
 
     def _taken(self, number: int, rows: Int64) -> pa.Table:
         table = self._tables[number]

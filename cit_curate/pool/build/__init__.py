@@ -1,1 +1,1 @@
-"""A new pool, made out of sources."""
+"""Building a new pool from sources."""

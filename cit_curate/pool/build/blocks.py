@@ -1,7 +1,7 @@
 """Blocks: consecutive records of one source, in a file that any process may write and read.
 
-A block is an Arrow file with a SHA-256 behind it, whole or absent. Its batches are the rows as they
-were read (`rows.RawPairs`). The last batch holds what was rejected, and what `Block` says of all.
+A block is an Arrow file followed by its SHA-256; it is complete or absent. Its batches are the rows
+as they were read (`rows.RawPairs`). The last batch holds the rejects, and `Block` as its metadata.
 """
 
 import json
@@ -30,19 +30,18 @@ _SUMMARY = b"summary"
 
 @dataclass(frozen=True)
 class Block:
-    """What a block holds; small, whatever that is.
+    """The summary of a block; small, however large the block is.
 
     Attributes:
         source: The source's name in the pool.
-        row_is_image: All pairs of an image must come from one row.
+        row_is_image: Whether all pairs of an image must come from one row.
         num_records: Records that were read.
-        num_lines: Lines by which the rows of later blocks are moved on.
+        num_lines: Lines to add to the row numbers of later blocks.
         num_rows: Rows, those without a text included.
         batch_pairs: Pairs in each batch.
-        ids: First and last image id, where each id is greater than the one before it, shorter ones
-            before longer ones; None = it is not so.
-        reasons: How many records were rejected for what, and the first of them.
-        malformed: The malformed ones. Rows and records count from where the piece starts.
+        ids: First and last image id if the ids rise, shorter ones before longer ones; else None.
+        reasons: The number of rejects and the first reject of each reason.
+        malformed: The malformed records. Rows and records count from the start of the piece.
         first_row: Lines of earlier blocks.
     """
 
@@ -64,31 +63,31 @@ class Block:
         return sum(self.batch_pairs)
 
     def rows(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Some columns of the rows, batch by batch."""
-        reader = self._opened(names)
+        """The named columns of the rows, batch by batch."""
+        reader = self._reader(names)
         for number in range(len(self.batch_pairs)):
             yield reader.get_batch(number)
 
     def rejects(self) -> pa.Table:
-        """What was rejected, `REJECT_SCHEMA`."""
+        """The rejects, as `REJECT_SCHEMA`."""
         names = (ROW, _REASON, _DETAIL)
-        found = self._opened(names).get_batch(len(self.batch_pairs))
-        rows = arrow_of(numpy_of(found[ROW]) + self.first_row)
-        columns = [repeated(self.source, len(rows)), rows, found[_REASON], found[_DETAIL]]
+        batch = self._reader(names).get_batch(len(self.batch_pairs))
+        rows = arrow_of(numpy_of(batch[ROW]) + self.first_row)
+        columns = [repeated(self.source, len(rows)), rows, batch[_REASON], batch[_DETAIL]]
         return pa.table(columns, schema=REJECT_SCHEMA)
 
     def pairs(
         self, start: int, stop: int, dropped: Int64, names: Sequence[str]
     ) -> Iterator[pa.Table]:
-        """Some columns of pairs, in batches.
+        """The named columns of a range of pairs, in batches.
 
         Args:
-            start: First pair, among those that are not dropped.
-            stop: The one after the last.
-            dropped: int64: which pairs of the block to leave out, in order.
-            names: The columns.
+            start: First pair of the range, counted without the dropped ones.
+            stop: End of the range, exclusive.
+            dropped: int64: the pairs of the block to leave out, ascending.
+            names: Names of the columns.
         """
-        reader = self._opened(names)
+        reader = self._reader(names)
         first = 0
         for number, count in enumerate(self.batch_pairs):
             low, high = np.searchsorted(dropped, [first, first + count]).tolist()
@@ -103,12 +102,12 @@ class Block:
                 yield table.slice(begin, end - begin)
             first += count
 
-    def _opened(self, names: Sequence[str]) -> pa.RecordBatchFileReader:
+    def _reader(self, names: Sequence[str]) -> pa.RecordBatchFileReader:
         try:
             size = self.path.stat().st_size - _SHA256_BYTES
             content = pa.memory_map(str(self.path)).read_buffer(size)
-            with pa.ipc.open_file(content) as whole:
-                chosen = [whole.schema.get_field_index(name) for name in names]
+            with pa.ipc.open_file(content) as file:
+                chosen = [file.schema.get_field_index(name) for name in names]
             options = pa.ipc.IpcReadOptions(included_fields=chosen)
             return pa.ipc.open_file(content, options=options)
         except (pa.ArrowException, OSError) as error:
@@ -117,47 +116,47 @@ class Block:
 
 def write_block(
     path: Path,
-    read: Iterable[RawPairs],
+    records: Iterable[RawPairs],
     schema: pa.Schema,
     *,
     source: str,
     row_is_image: bool,
     stop_at_once: bool,
 ) -> Block:
-    """Write what is read as a block.
+    """Write consecutive records as a block.
 
     Args:
         path: The block's file.
-        read: Consecutive records; consumed as they are written.
-        schema: Of their rows.
+        records: The records, read as they are written.
+        schema: Schema of their rows.
         source: The source's name in the pool.
         row_is_image: See `Block`.
-        stop_at_once: After `malformed.MAX_IN_A_ROW` malformed records in a row leave the rest: the
-            build ends when it comes to them.
+        stop_at_once: Whether to skip the rest after `malformed.MAX_IN_A_ROW` malformed records in a
+            row, where the build will fail.
     """
-    counted, order = Counted(), _RisingIds()
+    counted, rising = Counted(), _RisingIds()
     num_records = num_lines = num_rows = 0
     batch_pairs: list[int] = []
     rejects: list[Reject] = []
     options = pa.ipc.IpcWriteOptions(compression="lz4")
-    whole = pa.schema([*schema, *_REJECT_FIELDS])
+    block_schema = pa.schema([*schema, *_REJECT_FIELDS])
     with atomic_file(path) as temporary:
         with (
-            pa.OSFile(str(temporary), "wb") as stream,
-            pa.ipc.new_file(stream, whole, options=options) as writer,
+            pa.OSFile(str(temporary), "wb") as file,
+            pa.ipc.new_file(file, block_schema, options=options) as writer,
         ):
-            for each in read:
-                rejects += each.rejects
-                num_records += each.num_records
-                num_lines += each.num_lines
-                if each.rows.num_rows:
-                    columns = dict(zip(schema.names, each.rows.columns, strict=True))
-                    writer.write_batch(_batch(whole, each.rows.num_rows, columns))
-                    batch_pairs.append(int(num_texts(each.rows).sum()))
-                    num_rows += each.rows.num_rows
-                    order.add(each.rows["image_id"])
+            for raw in records:
+                rejects += raw.rejects
+                num_records += raw.num_records
+                num_lines += raw.num_lines
+                if raw.rows.num_rows:
+                    columns = dict(zip(schema.names, raw.rows.columns, strict=True))
+                    writer.write_batch(_batch(block_schema, raw.rows.num_rows, columns))
+                    batch_pairs.append(int(num_texts(raw.rows).sum()))
+                    num_rows += raw.rows.num_rows
+                    rising.add(raw.rows["image_id"])
                 try:
-                    counted = count_malformed(counted, each.rejects, each.num_records, path)
+                    counted = count_malformed(counted, raw.rejects, raw.num_records, path)
                 except BadInputError:
                     if stop_at_once:
                         break
@@ -169,8 +168,8 @@ def write_block(
                 num_lines=num_lines,
                 num_rows=num_rows,
                 batch_pairs=tuple(batch_pairs),
-                ids=order.ids,
-                reasons=_counted(rejects),
+                ids=rising.ids,
+                reasons=_by_reason(rejects),
                 malformed=tuple(reject for reject in rejects if reject.reason in MALFORMED),
             )
             summary = json.dumps({**asdict(block), "path": ""})
@@ -179,22 +178,22 @@ def write_block(
                 _REASON: strings_of([reject.reason for reject in rejects]),
                 _DETAIL: strings_of([reject.detail for reject in rejects]),
             }
-            last = _batch(whole, len(rejects), columns)
+            last = _batch(block_schema, len(rejects), columns)
             writer.write_batch(last, {_SUMMARY: summary.encode()})
         append_sha256(temporary)
     return block
 
 
 def open_block(path: Path) -> Block:
-    """What a block holds that is there already.
+    """The summary of an existing block.
 
     Raises:
-        DamagedError: It is missing, cut or changed.
+        DamagedError: It is missing, truncated or changed.
     """
     try:
         with pa.ipc.open_file(read_with_sha256(path)) as reader:
-            _, described = reader.get_batch_with_custom_metadata(reader.num_record_batches - 1)
-        value = json.loads(described[_SUMMARY])
+            _, metadata = reader.get_batch_with_custom_metadata(reader.num_record_batches - 1)
+        value = json.loads(metadata[_SUMMARY])
         return Block(
             **{
                 **value,
@@ -213,12 +212,12 @@ def open_block(path: Path) -> Block:
 
 
 def comes_before(first: str, second: str) -> bool:
-    """Whether an image id is less than another: shorter, or as long and less."""
+    """Whether an image id sorts before another: shorter ones first, then by bytes."""
     return (len(first.encode()), first.encode()) < (len(second.encode()), second.encode())
 
 
 class _RisingIds:
-    """Whether each image id comes before the next; so no image repeats, as in most sources."""
+    """First and last id while the ids rise; then no image repeats, as in most sources."""
 
     def __init__(self) -> None:
         self.ids: tuple[str, str] | None = ("", "")
@@ -238,14 +237,14 @@ class _RisingIds:
             self.ids = None
 
 
-def _counted(rejects: Sequence[Reject]) -> dict[str, tuple[int, Reject]]:
+def _by_reason(rejects: Sequence[Reject]) -> dict[str, tuple[int, Reject]]:
     counts = Counter(reject.reason for reject in rejects)
     firsts = {reject.reason: reject for reject in reversed(rejects)}
     return {reason: (count, firsts[reason]) for reason, count in counts.items()}
 
 
 def _batch(schema: pa.Schema, num_rows: int, columns: Mapping[str, pa.Array]) -> pa.RecordBatch:
-    """A batch of some columns; the others are null."""
+    """A batch of the given columns, with null for the others."""
     filled = [
         columns[field.name] if field.name in columns else pa.nulls(num_rows, field.type)
         for field in schema

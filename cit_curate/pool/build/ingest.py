@@ -1,10 +1,10 @@
-"""Building a pool: an engine reads the sources into blocks, a plan of their keys, then the parts.
+"""Building a pool: an engine reads the sources into blocks, plans the parts, then writes them.
 
-The blocks are in `.staging-POOL` beside the pool until it is there, so that the same command reads
-only what is missing after a kill. Its catalog comes last: without one, a build was not finished.
-Memory does not grow with the pool but for a few numbers for each block and part: a worker holds one
-batch of rows and the rejects of one block, or one row group of a part; `plan` says what it holds.
-Neither the engine nor a kill shows in the pool's bytes.
+The blocks stay in `.staging-POOL` beside the pool until it is complete, so that after a kill the
+same command reads only what is missing. The catalog comes last: a pool without one is unfinished.
+Memory grows with the pool only by a few numbers for each block and part. A worker holds one batch
+of rows and the rejects of one block, or one row group of a part; `plan` describes its own memory.
+The pool's bytes depend neither on the engine nor on kills.
 """
 
 import shutil
@@ -55,8 +55,8 @@ from cit_curate.sources.source import Source, open_source
 from cit_curate.storage.replace_folder import replacing
 
 Progress = Callable[..., None]
-"""Called with what is being done and how many rows are done, now and then; of YFCC100M, whose
-length is known, also with the share of all."""
+"""Called now and then with the current phase and the rows done; for YFCC100M, whose length is
+known, also with the share of the whole."""
 
 
 def build_pool(
@@ -71,27 +71,28 @@ def build_pool(
     overwrite: bool = False,
     progress: Progress = lambda *state: None,
 ) -> PoolManifest:
-    """Build a pool folder; it is there whole, or not at all, but for its catalog.
+    """Build a pool folder, which appears complete except for its catalog, or not at all.
 
-    A pool that is there and lacks its catalog alone, as after a kill, is finished.
+    An existing pool that lacks only its catalog, as after a kill, is finished.
 
     Args:
-        sources: What to read, in the order that the pool will have.
-        out: The pool's folder. `.staging-OUT` beside it holds what was read until it is there.
-        columns: Where tables keep what; an image folder needs none of it; None for YFCC100M.
-        clean: Named cleaning of every text.
+        sources: The sources, in the order that the pool will have.
+        out: The pool's folder. `.staging-OUT` beside it holds the blocks until it is complete.
+        columns: The columns of tables; an image folder needs none; None for YFCC100M.
+        clean: The named cleaning of every text.
         name: The pool's name; default the folder's.
         max_reject_ratio: Largest share of malformed records (`sources.rows.MALFORMED`).
-        engine: Where sources are read and parts are written.
-        overwrite: Replace a pool that is there.
-        progress: Told how far it is.
+        engine: The workers that read sources and write parts.
+        overwrite: Whether to replace an existing pool.
+        progress: Callback, see `Progress`.
 
     Raises:
         ConfigError: A column is missing or has another type in another source, a list holds no
             image ids, or `out` is in use.
         BadInputError: Too many malformed records, or no pair at all; `rejects_path` lists them.
         DamagedError: A source, list or block is damaged, or a source changed while it was read.
-        ResourceError: Disk full, a worker killed, or another build of the same pool is running.
+        ResourceError: The disk is full, a worker was killed, or another build of the same pool is
+            running.
     """
     if not 0 <= max_reject_ratio <= 1:
         raise ConfigError(f"max_reject_ratio is {max_reject_ratio}; it is a share from 0 to 1")
@@ -102,14 +103,14 @@ def build_pool(
     lists = _read_lists(readers, progress)
     named_columns = asdict(columns) if columns else {}
     settings = settings_of(clean, named_columns, lists.described if lists else {})
-    asked = Asked(name or out.name, entries, settings)
+    request = Asked(name or out.name, entries, settings)
     with builder_lock(out, entries):
-        manifest = check_free(out, asked, overwrite=overwrite)
+        manifest = check_free(out, request, overwrite=overwrite)
         if manifest is None:
             most_useful = _most_useful(sources, readers, entries)
             with (
                 open_engine(engine, most_useful=most_useful) as workers,
-                _blocks_of(out, sources, readers, asked, lists) as folders,
+                _blocks_of(out, sources, readers, request, lists) as folders,
                 replacing(out) as folder,
             ):
                 found = Found(by_line=lists is not None)
@@ -124,7 +125,7 @@ def build_pool(
                     id_lists = lists.found(plan.num_rows, plan.num_images) if lists else {}
                 manifest = replace(
                     manifest,
-                    name=asked.name,
+                    name=request.name,
                     cleaning=clean,
                     columns=named_columns,
                     sources=tuple(
@@ -139,7 +140,7 @@ def build_pool(
 
 
 def _read_lists(readers: Sequence[SourceReader], progress: Progress) -> IdLists | None:
-    """The lists of ids of the only source that has some."""
+    """The lists of ids of the only source that has any."""
     for reader in readers:
         if reader.read_lists is not None:
             progress("reading ids", 0, 0.0)
@@ -152,7 +153,7 @@ def _read_lists(readers: Sequence[SourceReader], progress: Progress) -> IdLists 
 def _most_useful(
     sources: Sequence[Source], readers: Sequence[SourceReader], entries: Sequence[SourceEntry]
 ) -> int:
-    """Workers that are worth their start; a folder of small files is read by one."""
+    """The number of workers worth starting; a folder of small files is read by one."""
     striped = num_ranges = 0
     for source, reader, entry in zip(sources, readers, entries, strict=True):
         if reader.range_bytes:
@@ -167,20 +168,20 @@ def _blocks_of(
     out: Path,
     sources: Sequence[Source],
     readers: Sequence[SourceReader],
-    asked: Asked,
+    request: Asked,
     lists: IdLists | None,
 ) -> Iterator[list[Path]]:
-    """Give the folder of blocks of each source; a kill or one damaged source leaves them."""
+    """The folder of blocks of each source; they survive a kill or a damaged source."""
     try:
         ranges = [reader.range_bytes for reader in readers if reader.range_bytes]
-        settings = {**asked.settings, **({"range bytes": ranges} if ranges else {})}
-        folders = open_staging(staging_folder(out), sources, asked.sources, settings)
+        settings = {**request.settings, **({"range bytes": ranges} if ranges else {})}
+        folders = open_staging(staging_folder(out), sources, request.sources, settings)
         if lists is not None:
             lists.save(folders[0])
         yield folders
     except (OSError, duckdb.Error, BadInputError):
-        # Where the disk is full, its owner must not have to look for what fills it. YFCC takes so
-        # long to read that it is kept even then.
+        # On a full disk, a user should not have to search for what fills it. YFCC takes so long to
+        # read that its blocks are kept even then.
         if lists is None:
             shutil.rmtree(staging_folder(out), ignore_errors=True)
         raise
@@ -210,7 +211,7 @@ def _read(
     found: Found,
     progress: Progress,
 ) -> None:
-    """Read every source, and count what comes of it."""
+    """Read every source into blocks, and count its records and rejects."""
     blocks = blocks_in_order(engine.mapped, tasks)
     for source, pieces, of_source in zip(sources, tasks, blocks, strict=True):
         ends = [piece.span[1] for piece in pieces if piece.span]
@@ -221,7 +222,7 @@ def _read(
 
 
 def _check(found: Found, sources: Sequence[Source], max_reject_ratio: float) -> None:
-    """Raise when too much was malformed, or no pair came of it all."""
+    """Raise if too many records were malformed, or no pair came of them."""
     paths = ", ".join(str(source.path) for source in sources)
     limit = partial(
         check_limit,
@@ -245,11 +246,11 @@ def _write(
     schema: pa.Schema,
     progress: Progress,
 ) -> PoolManifest:
-    def told(rows: int) -> None:
+    def report(rows: int) -> None:
         progress("writing", rows, *([rows / plan.num_pairs] if found.by_line else ()))
 
-    told(0)
-    written = write_pairs(engine.mapped, plan, folder, schema, told)
+    report(0)
+    written = write_pairs(engine.mapped, plan, folder, schema, report)
     repeats = plan.staging.rejects() if plan.staging else None
     with closing(repeats or found.rejects()) as closed:
         rejects = chain(found.rejects(), closed) if repeats else closed

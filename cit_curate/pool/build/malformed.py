@@ -1,4 +1,4 @@
-"""Counting malformed records: how many a source may have, in all and in a row."""
+"""Counting malformed records: how many a source may have, in total and in a row."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -20,7 +20,7 @@ MAX_IN_A_ROW = RejectLimit.max_in_a_row
 
 @dataclass(frozen=True)
 class Counted:
-    """Malformed records so far, and the last run of them."""
+    """Malformed records so far, and the latest run of them."""
 
     num_malformed: int = 0
     num_records: int = 0
@@ -34,7 +34,7 @@ def check_limit(
     """Raise when too many records were malformed.
 
     Raises:
-        BadInputError: More than the share `max_reject_ratio`.
+        BadInputError: Their share is above `max_reject_ratio`.
     """
     if RejectLimit(max_ratio=max_reject_ratio).is_exceeded(malformed, num_seen=records):
         raise BadInputError(
@@ -50,9 +50,9 @@ def count_malformed(
     path: Path,
     top_reasons: Callable[[], str] = lambda: "",
 ) -> Counted:
-    """Count on: the malformed ones among the rejects of the next `num_records` records.
+    """The count after the next `num_records` records, which have these rejects.
 
-    `top_reasons` is for the message, and knows these rejects already.
+    `top_reasons` is for the message, and includes these rejects already.
 
     Raises:
         BadInputError: There were `MAX_IN_A_ROW` malformed ones in a row.
@@ -72,20 +72,20 @@ def count_malformed(
 
 @contextmanager
 def keeping_rejects(path: Path, rejects: Callable[[], Generator[pa.Table]]) -> Iterator[None]:
-    """Write what was rejected so far to `path`, when the block ends for what the rows are.
+    """Write the rejects so far to `path` if the block fails because of its input.
 
     Args:
         path: A Parquet file of `REJECT_SCHEMA`; an old one is replaced.
-        rejects: Gives the rejects; it is closed afterwards.
+        rejects: The rejects; the generator is closed afterwards.
 
     Raises:
-        BadInputError: As the block does; it names the file, unless nothing was rejected.
+        BadInputError: The block's error; it names the file, unless nothing was rejected.
     """
     try:
         yield
     except BadInputError as error:
-        with closing(rejects()) as found:
-            tables = (table.cast(REJECT_SCHEMA) for table in found if table.num_rows)
+        with closing(rejects()) as rejected:
+            tables = (table.cast(REJECT_SCHEMA) for table in rejected if table.num_rows)
             first = next(tables, None)
             if first is None:
                 raise

@@ -1,4 +1,4 @@
-"""The place of a new pool: whether it is free, who builds there, and what lies beside it."""
+"""The path of a new pool: whether it is free, the builder's lock, and the files beside it."""
 
 import errno
 import logging
@@ -30,25 +30,25 @@ STAGING_PREFIX = ".staging-"
 _KEY_NAME = "key.json"
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# Of a source of images, captions and paths are copied, and no image.
+# Of these sources, captions and paths are copied, but no images.
 _WITH_IMAGES = ("folder", "webdataset")
-# An empty pool needs about so much: DuckDB's files have a least size.
+# About the size of an empty pool: DuckDB's files have a minimum size.
 _LEAST_BYTES = 1 << 20
 
 
 def staging_folder(out: Path) -> Path:
-    """Where a build of the pool `out` has what it has read, until the pool is there."""
+    """The folder of what a build of the pool `out` has read, until the pool is complete."""
     return out.with_name(f"{STAGING_PREFIX}{out.name}")
 
 
 def rejects_path(out: Path) -> Path:
-    """Where a build of the pool `out` that too many rejects ended has listed them."""
+    """The list of rejects that a build of the pool `out` leaves if there are too many."""
     return out.with_name(f"{out.name}.rejects.parquet")
 
 
 @contextmanager
 def builder_lock(out: Path, entries: Sequence[SourceEntry]) -> Iterator[None]:
-    """Be the only builder of the pool `out` while the block runs.
+    """Hold the lock of the only builder of the pool `out` while the block runs.
 
     Raises:
         ResourceError: Another builder is running, or the block ran out of disk or memory.
@@ -63,15 +63,15 @@ def builder_lock(out: Path, entries: Sequence[SourceEntry]) -> Iterator[None]:
         raise explained from error
 
 
-def check_free(out: Path, asked: Asked, *, overwrite: bool) -> PoolManifest | None:
-    """Raise unless the pool that is asked for may be built at `out`; the caller is its only writer.
+def check_free(out: Path, request: Asked, *, overwrite: bool) -> PoolManifest | None:
+    """Raise unless the requested pool may be built at `out`; the caller is its only writer.
 
     Returns:
-        The manifest of that very pool, when it is there and lacks its catalog alone, as after a
-        kill: `finish_pool` is all that is left to do.
+        The manifest of that very pool if it exists and lacks only its catalog, as after a kill:
+        `finish_pool` is all that is left to do.
 
     Raises:
-        ConfigError: `out` is in use; names what differs from what is asked for.
+        ConfigError: `out` is in use; the message lists the differences from the request.
     """
     if not out.exists():
         return None
@@ -81,7 +81,7 @@ def check_free(out: Path, asked: Asked, *, overwrite: bool) -> PoolManifest | No
         return None
     if not (out / MANIFEST_NAME).exists() and not (out / "pairs").is_dir():
         raise ConfigError(f"{out} is not empty and holds no pool; choose another --out")
-    for source in asked.sources:
+    for source in request.sources:
         if Path(source.path).is_relative_to(out.resolve()):
             raise ConfigError(
                 f"the source {source.path} lies inside the pool {out} it would replace"
@@ -93,19 +93,19 @@ def check_free(out: Path, asked: Asked, *, overwrite: bool) -> PoolManifest | No
         manifest = read_manifest(out)
         for entry in (*(part.file for part in manifest.parts), *manifest.reject_parts):
             check_file(out, entry, full=False)
-        found = differences(manifest, asked)
-        if not found and not has_catalog:
+        changes = differences(manifest, request)
+        if not changes and not has_catalog:
             return manifest
     except DamagedError as error:
-        found = [str(error)]
-    state = "; ".join(found) if found else "its sources have not changed since"
+        changes = [str(error)]
+    state = "; ".join(changes) if changes else "its sources have not changed since"
     if not has_catalog:
-        state += f"; what it lacks, its catalog, is written by: cit pool repair {out}"
+        state += f"; its catalog is missing; write it with: cit pool repair {out}"
     raise ConfigError(f"{out} holds a pool already ({state}); --overwrite builds it again")
 
 
 def finish_pool(out: Path, manifest: PoolManifest) -> None:
-    """Remove what lay beside a pool that is there now; then write its catalog, the last of all."""
+    """Remove what lies beside a complete pool; then write its catalog, last of all."""
     settle(out)
     sweep_temporary(out.parent, below=False, name=rejects_path(out).name)
     rejects_path(out).unlink(missing_ok=True)
@@ -115,12 +115,12 @@ def finish_pool(out: Path, manifest: PoolManifest) -> None:
 
 
 def keep_in_staging(staging: Path, keep: Sequence[Path], key: Mapping[str, object]) -> None:
-    """Remove all but some folders from a staging folder, and say why something had to go.
+    """Remove all but some folders from a staging folder, and log why anything was removed.
 
     Args:
         staging: The folder beside the pool.
-        keep: What may stay; it need not be there yet.
-        key: All that these depend on, by the names that a person knows: JSON values.
+        keep: Paths to keep; they need not exist yet.
+        key: All settings that these depend on, by user-facing name: JSON values.
     """
     staging.mkdir(parents=True, exist_ok=True)
     sweep_temporary(staging)
@@ -141,7 +141,7 @@ def keep_in_staging(staging: Path, keep: Sequence[Path], key: Mapping[str, objec
 def _explained(
     error: OSError | duckdb.Error, out: Path, entries: Sequence[SourceEntry]
 ) -> ResourceError | None:
-    """The error as one that a person can act on, or None when it is not about resources."""
+    """The error with advice, or None if it is not about resources."""
     text = str(error).lower()
     full = isinstance(error, OSError) and error.errno in _DISK_FULL
     if full or any(words in text for words in DISK_FULL_WORDS):
@@ -158,7 +158,7 @@ def _explained(
 
 
 def _needed_bytes(entries: Sequence[SourceEntry]) -> int:
-    """About what a build needs: the rows of a table lie in blocks, in DuckDB and in parts."""
+    """About the bytes of a build: a table's rows are in blocks, in DuckDB and in parts."""
     needed = sum(
         entry.bytes // 20 if entry.format in _WITH_IMAGES else 3 * entry.bytes for entry in entries
     )

@@ -1,7 +1,7 @@
-"""What a pool keeps of its blocks, and where its parts are cut; from the keys alone.
+"""The pairs that a pool keeps of its blocks, and where its parts are cut; from the keys alone.
 
-Held: a few numbers for each block and part, and of one block at a time the keys. Where an image may
-repeat, DuckDB looks for it out of core. Which pairs are left out lies in a file for each block.
+Memory holds a few numbers for each block and part, and the keys of one block at a time. Where an
+image may repeat, DuckDB finds repeats out of core. A file for each block lists the dropped pairs.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,14 +23,14 @@ from cit_curate.sources.rows import num_texts
 
 @dataclass(frozen=True)
 class KeptBlock:
-    """What a pool keeps of a block: `num_pairs`, all but those that the file `dropped` names."""
+    """The `num_pairs` pairs kept of a block: all but those listed in the file `dropped`."""
 
     block: Block
     num_pairs: int
     dropped: Path | None = None
 
     def dropped_pairs(self) -> Int64:
-        """int64: the pairs that are left out, in order."""
+        """int64: the pairs that are left out, ascending."""
         if self.dropped is None:
             return np.zeros(0, np.int64)
         pairs: Int64 = np.load(self.dropped, allow_pickle=False)
@@ -39,7 +39,7 @@ class KeptBlock:
 
 @dataclass(frozen=True)
 class Piece:
-    """The pairs `start` to `stop` of those that are kept of a block."""
+    """The kept pairs `start` to `stop` - 1 of a block."""
 
     kept: KeptBlock
     start: int
@@ -48,18 +48,18 @@ class Piece:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a pool keeps.
+    """The pairs of a pool, and its parts.
 
     Attributes:
-        kept: What is kept of each block.
-        num_pairs: Pairs of all of them.
-        max_rows: Most rows of a row group.
-        num_repeats: Keys that came before.
+        kept: The kept pairs of each block.
+        num_pairs: Kept pairs of all blocks.
+        max_rows: Largest number of rows in a row group.
+        num_repeats: Keys that repeat an earlier one.
         num_rows: Rows of the sources, those without a text included.
-        num_images: Different images in them.
-        parts: The pieces of each part; None = rows of an image are scattered, and must be brought
-            together first.
-        staging: The keys; None = no image repeats.
+        num_images: Distinct images in them.
+        parts: The pieces of each part; None where the rows of an image are scattered, and must be
+            brought together first.
+        staging: The database of keys; None if no image repeats.
     """
 
     kept: tuple[KeptBlock, ...]
@@ -74,11 +74,11 @@ class Plan:
 
 @contextmanager
 def planned(blocks: Sequence[Block], folder: Path) -> Iterator[Plan]:
-    """Give the plan of a pool while the block runs.
+    """The plan of a pool, valid while the block runs.
 
     Args:
-        blocks: What was read, in order.
-        folder: A folder for the plan's own files; it is not there yet, and is removed.
+        blocks: The blocks of all sources, in order.
+        folder: A new folder for the plan's own files; it is removed at the end.
     """
     num_images = num_rows = sum(block.num_rows for block in blocks)
     num_repeats, staging = 0, None
@@ -90,15 +90,23 @@ def planned(blocks: Sequence[Block], folder: Path) -> Iterator[Plan]:
             num_repeats = staging.find_repeats()
             num_images = staging.num_images(with_text=False)
         kept = tuple(_kept(blocks, staging if num_repeats else None, folder))
-        num_pairs = sum(each.num_pairs for each in kept)
-        # A pair that repeats another counts, as ever; but not one of a row that is left out whole.
+        num_pairs = sum(kept_block.num_pairs for kept_block in kept)
+        # Repeated pairs count here, except those of rows that are left out whole.
         max_rows = group_rows(
             sum(k.num_pairs if k.block.row_is_image else k.block.num_pairs for k in kept)
         )
         parts, num_runs = _parts(kept, max_rows)
         in_order = staging is None or num_runs == staging.num_images(with_text=True)
-        found = parts if in_order else None
-        yield Plan(kept, num_pairs, max_rows, num_repeats, num_rows, num_images, found, staging)
+        yield Plan(
+            kept=kept,
+            num_pairs=num_pairs,
+            max_rows=max_rows,
+            num_repeats=num_repeats,
+            num_rows=num_rows,
+            num_images=num_images,
+            parts=parts if in_order else None,
+            staging=staging,
+        )
 
 
 def _no_image_repeats(blocks: Sequence[Block]) -> bool:
@@ -108,28 +116,28 @@ def _no_image_repeats(blocks: Sequence[Block]) -> bool:
 
 
 def _kept(blocks: Sequence[Block], staging: Staging | None, folder: Path) -> Iterator[KeptBlock]:
-    """What is kept of each block, but for the repeats that `staging` knows."""
+    """The kept pairs of each block: all but the repeats in `staging`."""
     first = 0
     for number, block in enumerate(blocks):
         num_keys = block.num_rows if block.row_is_image else block.num_pairs
-        again = staging.repeats(first, first + num_keys) if staging else ()
+        repeats = staging.repeats(first, first + num_keys) if staging else ()
         first += num_keys
-        if not len(again):
+        if not len(repeats):
             yield KeptBlock(block, block.num_pairs)
             continue
         if block.row_is_image:
             is_dropped = np.zeros(num_keys, np.bool_)
-            is_dropped[again] = True
+            is_dropped[repeats] = True
             counts = [num_texts(rows) for rows in block.rows(("text_key",))]
-            again = np.flatnonzero(np.repeat(is_dropped, np.concatenate(counts)))
+            repeats = np.flatnonzero(np.repeat(is_dropped, np.concatenate(counts)))
         path = folder / f"dropped-{number:06d}.npy"
-        with path.open("wb") as stream:
-            np.save(stream, again, allow_pickle=False)
-        yield KeptBlock(block, block.num_pairs - len(again), path)
+        with path.open("wb") as file:
+            np.save(file, repeats, allow_pickle=False)
+        yield KeptBlock(block, block.num_pairs - len(repeats), path)
 
 
 def _parts(kept: Sequence[KeptBlock], max_rows: int) -> tuple[list[tuple[Piece, ...]], int]:
-    """The pieces of each part, and how often the image changes from a pair to the next, plus 1."""
+    """The pieces of each part, and the number of runs of pairs of one image."""
     num_runs = 0
 
     def counted() -> Iterator[Int64]:
@@ -138,7 +146,7 @@ def _parts(kept: Sequence[KeptBlock], max_rows: int) -> tuple[list[tuple[Piece, 
             num_runs += len(counts)
             yield counts
 
-    firsts = np.concatenate([[0], np.cumsum([each.num_pairs for each in kept], dtype=np.int64)])
+    firsts = np.concatenate([[0], np.cumsum([k.num_pairs for k in kept], dtype=np.int64)])
     parts, start = [], 0
     for stop in part_ends(counted(), max_rows):
         low = int(np.searchsorted(firsts, start, side="right")) - 1
@@ -155,11 +163,11 @@ def _parts(kept: Sequence[KeptBlock], max_rows: int) -> tuple[list[tuple[Piece, 
 
 
 def _image_counts(kept: Iterable[KeptBlock]) -> Iterator[Int64]:
-    """int64: the pairs of each image, as they come; an image may go on from block to block."""
+    """int64: the pairs in each run of one image, in order; a run may span blocks."""
     last_image, last_count = "", 0
-    for each in kept:
-        dropped, first = each.dropped_pairs(), 0
-        for rows in each.block.rows(("image_id", "text_key")):
+    for kept_block in kept:
+        dropped, first = kept_block.dropped_pairs(), 0
+        for rows in kept_block.block.rows(("image_id", "text_key")):
             counts = num_texts(rows)
             ends = first + np.cumsum(counts)
             if len(dropped):
@@ -172,12 +180,12 @@ def _image_counts(kept: Iterable[KeptBlock]) -> Iterator[Int64]:
             if not len(ids):
                 continue
             starts = image_starts(ids)
-            of_images = np.add.reduceat(counts, starts)
+            run_counts = np.add.reduceat(counts, starts)
             if ids[0].as_py() == last_image:
-                of_images[0] += last_count
+                run_counts[0] += last_count
             elif last_count:
                 yield np.array([last_count])
-            last_image, last_count = ids[-1].as_py(), int(of_images[-1])
-            yield of_images[:-1]
+            last_image, last_count = ids[-1].as_py(), int(run_counts[-1])
+            yield run_counts[:-1]
     if last_count:
         yield np.array([last_count])

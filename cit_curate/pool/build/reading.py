@@ -1,9 +1,9 @@
-"""Reading sources in pieces that any process may do: each makes blocks that are not there yet.
+"""Reading sources in pieces that any process may read; each piece writes its missing blocks.
 
-A source that can be entered in the middle is read range by range, and each range is a block. Any
-other is a piece for each worker that it is worth: each of them reads all of it, and makes every
-`num_pieces`-th block. Only the reader knows where a record of a quoted table starts, and reading is
-less work than making pairs.
+A source that can be read from the middle is read range by range, and each range is a block. Any
+other has a piece for each worker that it is worth: each piece reads the whole source, and writes
+every `num_pieces`-th block. Only the reader knows where a record of a quoted table starts, and
+reading is less work than making pairs.
 """
 
 import hashlib
@@ -38,22 +38,22 @@ from cit_curate.storage.durable import read_json, write_sealed
 
 # Batches of a reader, of at most 8,192 records, in a block.
 BLOCK_BATCHES = 8
-# A worker is worth its start, and reading one source twice, from so many bytes of source on.
+# Bytes of source from which a worker is worth its start, and one more reading of the source.
 # Measured on 2 busy cores: two workers are no faster than one on a CSV of 79 MB.
 BYTES_PER_WORKER = 64 << 20
 REJECT_ROWS = 65_536
 STAGING_VERSION = 4
 
-# Formats whose pairs cost as much as their reading does.
+# Formats in which making the pairs costs as much as reading the records.
 _STRIPED = ("csv", "tsv", "jsonl", "parquet")
 
 
 @dataclass(frozen=True)
 class PieceTask:
-    """A piece of a source to read, and the folder where its blocks will be.
+    """A piece of a source to read, and the folder for its blocks.
 
     Attributes:
-        span: Bytes of the range; None = every `num_pieces`-th block.
+        span: Byte range (start, stop); None = every `num_pieces`-th block.
     """
 
     folder: Path
@@ -75,7 +75,7 @@ def piece_tasks(
     *,
     num_workers: int,
 ) -> list[PieceTask]:
-    """The tasks that read one source with so many workers to spare for it."""
+    """The tasks that read one source, for up to `num_workers` workers."""
     if reader.range_bytes:
         spans: Sequence[tuple[int, int] | None] = list(_spans(entry.bytes, reader.range_bytes))
     else:
@@ -88,7 +88,7 @@ def piece_tasks(
 
 
 def _spans(size: int, range_bytes: int) -> Iterator[tuple[int, int]]:
-    """Ranges that cover a file; the last ones are smaller, so that workers end about together."""
+    """Ranges that cover a file; the last ones are smaller, to let workers end about together."""
     start = 0
     while start < size:
         length = range_bytes if size - start > 2 * range_bytes else -(-range_bytes // 4)
@@ -97,10 +97,10 @@ def _spans(size: int, range_bytes: int) -> Iterator[tuple[int, int]]:
 
 
 def read_piece(task: PieceTask) -> list[Block]:
-    """The blocks of a piece; those that are not there yet are written.
+    """The blocks of a piece; missing ones are written.
 
-    After `malformed.MAX_IN_A_ROW` malformed records in a row the rest is left alone: the build ends
-    when it comes to them.
+    After `malformed.MAX_IN_A_ROW` malformed records in a row the rest is skipped: the build will
+    fail at these.
 
     Raises:
         ConfigError: See `open_source`.
@@ -114,14 +114,14 @@ def read_piece(task: PieceTask) -> list[Block]:
     extra = (pa.field(name, carried_type(kind)) for name, kind in reader.extra_types.items())
     schema = pa.schema([*ROW_FIELDS, *extra])
     blocks = []
-    for number, read in _blocks_of(task, reader):
+    for number, records in _blocks_of(task, reader):
         path = _block_path(task.folder, number)
         if path.is_file():
             block = open_block(path)
         else:
             block = write_block(
                 path,
-                read,
+                records,
                 schema,
                 source=task.source.name,
                 row_is_image=reader.row_is_image,
@@ -136,7 +136,7 @@ def read_piece(task: PieceTask) -> list[Block]:
 
 
 def _blocks_of(task: PieceTask, reader: SourceReader) -> Iterator[tuple[int, Iterable[RawPairs]]]:
-    """Number and content of each block of a piece; the content is read when it is asked for."""
+    """The number and the records of each block of a piece; the records are read lazily."""
     if task.span is not None:
         assert reader.read_range is not None
         yield task.piece, reader.read_range(task.folder, *task.span)
@@ -157,14 +157,14 @@ def _blocks_of(task: PieceTask, reader: SourceReader) -> Iterator[tuple[int, Ite
 
 
 def _done(task: PieceTask) -> range | None:
-    """The numbers of a piece's blocks when they are all there, and known to be all."""
+    """The numbers of a piece's blocks, or None unless all are known to exist."""
     try:
         num_blocks = _num_blocks(task.folder)
     except DamagedError:
         return None
     numbers = range(task.piece, num_blocks, task.num_pieces)
-    there = all(_block_path(task.folder, number).is_file() for number in numbers)
-    return numbers if there else None
+    all_exist = all(_block_path(task.folder, number).is_file() for number in numbers)
+    return numbers if all_exist else None
 
 
 def _num_blocks(folder: Path) -> int:
@@ -189,9 +189,9 @@ def open_staging(
 
     Args:
         staging: A folder beside the pool.
-        sources: What is read.
-        entries: The sources as they are now.
-        settings: What else blocks depend on, by the names that a person knows: JSON values.
+        sources: The sources.
+        entries: The current state of the sources.
+        settings: Other settings that blocks depend on, by user-facing name: JSON values.
     """
     version = {"staging version": [STAGING_VERSION, BLOCK_BATCHES]}
     keys = [{**version, "entry": asdict(entry), **settings} for entry in entries]
@@ -212,24 +212,24 @@ def blocks_in_order(
     done = mapped(read_piece, list(chain.from_iterable(tasks)))
     for pieces in tasks:
         if all(piece.span for piece in pieces):
-            # The block of a range as soon as that is read.
+            # A range is one block, which is ready as soon as the range is read.
             yield chain.from_iterable(next(done) for _ in pieces)
         else:
             in_turn = zip_longest(*(next(done) for _ in pieces))
-            yield (block for each in in_turn for block in each if block is not None)
+            yield (block for turn in in_turn for block in turn if block is not None)
 
 
 @dataclass
 class Found:
-    """What came of the sources so far.
+    """The result of reading the sources so far.
 
     Attributes:
-        by_line: A message calls records lines, and tells of malformed ones alone: of YFCC.
-        blocks: All blocks, their rows counted on; without their malformed records.
+        by_line: Whether messages call records lines, and report only malformed ones, as for YFCC.
+        blocks: All blocks with their first rows, without their malformed records.
         records: Records of each source.
         num_malformed: Malformed records.
-        reasons: Records that were rejected for each reason.
-        firsts: Where the first of them is, and its detail.
+        reasons: The number of rejects for each reason.
+        firsts: The position and the detail of the first reject for each reason.
     """
 
     by_line: bool
@@ -245,7 +245,7 @@ class Found:
         return sum(block.num_pairs for block in self.blocks)
 
     def add_source(self, path: Path, blocks: Iterator[Block]) -> Iterator[int]:
-        """Take over the blocks of a source; gives, after each, the lines or records so far.
+        """Add the blocks of a source, and yield the lines or records so far after each.
 
         Raises:
             BadInputError: There are `malformed.MAX_IN_A_ROW` malformed records in a row.
@@ -257,11 +257,11 @@ class Found:
             self.blocks.append(replace(block, malformed=(), first_row=num_lines))
             first_record = counted.num_records if block.num_lines else 0
             for reason, (count, reject) in block.reasons.items():
-                place = f"line {num_lines + reject.row}"
-                place = place if self.by_line else f"{block.source} row {reject.row}"
+                position = f"line {num_lines + reject.row}"
+                position = position if self.by_line else f"{block.source} row {reject.row}"
                 self.reasons[reason] += count
-                self.firsts.setdefault(reason, f"{place}, {reject.detail}")
-            moved = [moved_reject(each, num_lines, first_record) for each in block.malformed]
+                self.firsts.setdefault(reason, f"{position}, {reject.detail}")
+            moved = [moved_reject(reject, num_lines, first_record) for reject in block.malformed]
             counted = count_malformed(counted, moved, block.num_records, path, self.top_reasons)
             num_lines += block.num_lines
             self.records[-1] = counted.num_records
@@ -298,7 +298,7 @@ class Found:
         return f"; most often: {'; '.join(shown)}"
 
     def no_pairs(self, paths: str) -> str:
-        """The message that no pair came of what was read."""
+        """The message for sources that have no pair."""
         records = sum(self.records)
         if not self.by_line:
             what = f"{records:,} rows were read" if records else "there is no row"

@@ -1,4 +1,4 @@
-"""Sources as they were when a pool was built, and what tells one build from another."""
+"""The state of sources when a pool was built, and the differences from another build."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ from cit_curate.storage.remote import remote_url
 
 HEAD_BYTES = 1 << 20
 
-# How a person says that a source is read in another way.
+# The words for a setting of a source that was different.
 _READ_OTHERWISE = {
     "name": "was called",
     "format": "was read as",
@@ -23,12 +23,12 @@ _READ_OTHERWISE = {
 
 @dataclass(frozen=True)
 class Asked:
-    """What a build is asked for: two that agree in it make the same pool.
+    """The request for a build; equal requests make the same pool.
 
     Attributes:
         name: The pool's name.
-        sources: The sources as they are now, in order.
-        settings: As `settings_of` gives them.
+        sources: The current state of the sources, in order.
+        settings: The value of `settings_of`.
     """
 
     name: str
@@ -37,15 +37,15 @@ class Asked:
 
 
 def source_entry(source: Source) -> SourceEntry:
-    """A source as it is now."""
+    """The current state of a source."""
     if source.path.is_dir():
         num_bytes, digest = _tree(source.path)
         mtime_ns = 0
     else:
         state = source.path.stat()
-        with source.path.open("rb") as stream:
-            digest = hashlib.sha256(stream.read(HEAD_BYTES)).hexdigest()
-        # Of a local copy the time would be when that was made or used.
+        with source.path.open("rb") as file:
+            digest = hashlib.sha256(file.read(HEAD_BYTES)).hexdigest()
+        # The time of a local copy is when the copy was made or used, so it is left out.
         num_bytes, mtime_ns = state.st_size, 0 if source.url else state.st_mtime_ns
     return SourceEntry(
         name=source.name,
@@ -61,7 +61,7 @@ def source_entry(source: Source) -> SourceEntry:
 def _tree(folder: Path) -> tuple[int, str]:
     """Bytes of the files below a folder, and a hash of their names, sizes and times.
 
-    Hidden ones do not count: no reader looks at them, and a build may have its staging there.
+    Hidden files do not count: no reader opens them, and a build may have its staging there.
     """
     digest, num_bytes = hashlib.sha256(), 0
     for parent, below, names in os.walk(folder):
@@ -71,29 +71,29 @@ def _tree(folder: Path) -> tuple[int, str]:
             try:
                 state = path.stat()
             except FileNotFoundError:
-                continue  # A link that leads nowhere, or a file that has just gone.
-            place = os.fsencode(path.relative_to(folder))
-            digest.update(repr((place, state.st_size, state.st_mtime_ns)).encode())
+                continue  # A dangling link, or a file that was just removed.
+            relative = os.fsencode(path.relative_to(folder))
+            digest.update(repr((relative, state.st_size, state.st_mtime_ns)).encode())
             num_bytes += state.st_size
     return num_bytes, digest.hexdigest()
 
 
 def check_unchanged(source: Source, entry: SourceEntry) -> None:
-    """Raise unless a source is still as it was when `entry` was made.
+    """Raise unless a source is still in the state of `entry`.
 
     Raises:
-        DamagedError: It changed.
+        DamagedError: The source has changed.
     """
     if source_entry(source) != entry:
         raise DamagedError(f"{source.path} changed while it was read; build again")
 
 
 def changed_sources(manifest: PoolManifest) -> list[str]:
-    """What became of a pool's sources since it was built: a sentence per missing or changed one."""
+    """A sentence for each source of a pool that is missing or has changed since the build."""
     changes = []
     for entry in manifest.sources:
         if remote_url(entry.path) is not None:
-            continue  # Its store is not asked without need.
+            continue  # Checking it would need its store.
         path = Path(entry.path)
         if not path.exists():
             changes.append(f"the source {path} is gone")
@@ -106,7 +106,7 @@ def changed_sources(manifest: PoolManifest) -> list[str]:
 def settings_of(
     cleaning: str, columns: Mapping[str, object], id_lists: Mapping[str, object]
 ) -> dict[str, object]:
-    """What a pool's pairs depend on beside its sources, by the option that says it: JSON values.
+    """The settings that a pool's pairs depend on, by command line option: JSON values.
 
     The arguments are those of `PoolManifest`.
     """
@@ -121,39 +121,40 @@ def settings_of(
     }
 
 
-def differences(manifest: PoolManifest, asked: Asked) -> list[str]:
-    """Why a pool is not what a build is asked for: a sentence per difference; none if it is."""
-    told = []
+def differences(manifest: PoolManifest, request: Asked) -> list[str]:
+    """A sentence for each difference between a pool and the request for a build."""
+    changes = []
     if manifest.subset is not None:
-        told.append(f"it was cut out of the pool {manifest.subset.pool_name}")
-    now = {entry.path: entry for entry in asked.sources}
+        changes.append(f"it was cut out of the pool {manifest.subset.pool_name}")
+    now = {entry.path: entry for entry in request.sources}
     before = {entry.path: entry for entry in manifest.sources}
     for path, entry in before.items():
-        told += _changes(entry, now[path]) if path in now else [f"{path} is no source any more"]
-    told += [f"the source {path} is new" for path in now if path not in before]
-    if not told and [entry.path for entry in manifest.sources] != [e.path for e in asked.sources]:
-        told.append("its sources were in another order, or not as often there")
+        changes += _changes(entry, now[path]) if path in now else [f"{path} is no source any more"]
+    changes += [f"the source {path} is new" for path in now if path not in before]
+    paths = [entry.path for entry in request.sources]
+    if not changes and [entry.path for entry in manifest.sources] != paths:
+        changes.append("its sources were in another order, or listed a different number of times")
     settings = {
         "--name": manifest.name,
         **settings_of(manifest.cleaning, manifest.columns, manifest.id_lists),
     }
-    wanted = {"--name": asked.name, **asked.settings}
-    return told + [
-        f"{option} was {_shown(settings.get(option))}, now {_shown(wanted.get(option))}"
-        for option in {**settings, **wanted}
-        if settings.get(option) != wanted.get(option)
+    requested = {"--name": request.name, **request.settings}
+    return changes + [
+        f"{option} was {_shown(settings.get(option))}, now {_shown(requested.get(option))}"
+        for option in {**settings, **requested}
+        if settings.get(option) != requested.get(option)
     ]
 
 
 def _changes(entry: SourceEntry, now: SourceEntry) -> list[str]:
-    """How a source of a pool differs from the one that is at its path now."""
+    """The differences between a pool's source and the source at its path now."""
     changes = [
         f"the source {entry.path} {words} {getattr(entry, name)}, now {getattr(now, name)}"
         for name, words in _READ_OTHERWISE.items()
         if getattr(entry, name) != getattr(now, name)
     ]
     if not entry.head_sha256:
-        return changes  # A folder, in a pool of a version that did not look below.
+        return changes  # A folder, in a pool of a version that did not hash the files below.
     if (now.bytes, now.head_sha256) != (entry.bytes, entry.head_sha256):
         sizes = f"{entry.bytes:,} bytes, now {now.bytes:,}"
         changes.append(f"the source {entry.path} has changed ({sizes})")

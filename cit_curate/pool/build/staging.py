@@ -1,4 +1,4 @@
-"""The staging database: keys of pairs, out of core, and what follows from them."""
+"""The staging database: the keys of all pairs, out of core, and queries over them."""
 
 import shutil
 from collections.abc import Generator, Iterable
@@ -18,10 +18,10 @@ STAGING_ROWS = 65_536
 
 
 class Staging:
-    """The keys of what was read, in reading order.
+    """The keys of all blocks, in reading order.
 
-    A key is the pair key of a pair; where all pairs of an image must come from one row, the image
-    id of a row, with an empty text key, or none for a row without a text.
+    A key is the pair key of a pair. Where all pairs of an image must come from one row, it is the
+    image id of a row with an empty text key, or with none for a row without a text.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,13 +35,13 @@ class Staging:
         )
 
     def add(self, block: Block) -> None:
-        """Take over the keys of a block."""
+        """Add the keys of a block."""
         tables = []
         for rows in block.rows((ROW, "image_id", "text_key")):
             counts = num_texts(rows)
             if block.row_is_image:
-                nothing = pa.nulls(1, pa.string())[0]
-                keys = pc.if_else(arrow_of(counts > 0), strings_of([""])[0], nothing)
+                no_text = pa.nulls(1, pa.string())[0]
+                keys = pc.if_else(arrow_of(counts > 0), strings_of([""])[0], no_text)
             else:
                 keys = rows["text_key"].flatten()
                 rows = rows.take(arrow_of(np.repeat(np.arange(rows.num_rows), counts)))
@@ -58,7 +58,7 @@ class Staging:
             self._insert("INSERT INTO keys", pa.concat_tables(tables))
 
     def find_repeats(self) -> int:
-        """Find the keys that came before, and give how many there are."""
+        """Find the keys that repeat an earlier one, and return their number."""
         sql = self._connection
         sql.execute(
             "CREATE TABLE several AS SELECT image_id, text_key, min(seq) AS first FROM keys "
@@ -77,31 +77,31 @@ class Staging:
         return self._count("SELECT count(*) FROM repeats")
 
     def num_images(self, *, with_text: bool) -> int:
-        """Different images, of all or of those with a text."""
+        """The number of distinct images: all, or those with a text."""
         where = "WHERE text_key IS NOT NULL" if with_text else ""
         return self._count(f"SELECT count(DISTINCT image_id) FROM keys {where}")  # noqa: S608
 
     def repeats(self, start: int, stop: int) -> Int64:
-        """int64: which of the keys `start` to `stop` came before, counted from `start`."""
+        """int64: the repeats among the keys `start` to `stop` - 1, counted from `start`."""
         query = f"SELECT seq FROM repeats WHERE seq >= {start} AND seq < {stop} ORDER BY seq"  # noqa: S608
-        found = [numpy_of(table["seq"]) - start for table in self._tables(query)]
-        return np.concatenate([np.zeros(0, np.int64), *found])
+        repeats = [numpy_of(table["seq"]) - start for table in self._tables(query)]
+        return np.concatenate([np.zeros(0, np.int64), *repeats])
 
     def rejects(self) -> Generator[pa.Table]:
-        """A reject for each key that came before, in reading order."""
+        """A reject for each repeated key, in reading order."""
         query = 'SELECT source, "row", reason, detail FROM repeats ORDER BY seq'
         yield from self._tables(query)
 
     def grouped(self, pairs: Iterable[pa.Table], schema: pa.Schema) -> Generator[pa.Table]:
-        """The pairs to keep, an image's together, images in order of their first pair.
+        """The pairs to keep, those of an image together, images in order of their first pair.
 
         Close the generator before the staging database.
 
         Args:
             pairs: All the pairs, in the order of the keys.
-            schema: The pool's.
+            schema: The pool's schema.
         """
-        # By number: DuckDB does not tell names apart by their case, and one may be a user's.
+        # By number: DuckDB ignores the case of names, and users choose some of them.
         names = [f"c{number}" for number in range(len(schema))]
         done = 0
         for table in pairs:
@@ -121,7 +121,7 @@ class Staging:
             yield table.rename_columns(schema.names).cast(schema)
 
     def close(self) -> None:
-        """Remove the staging folder; with a result half read, DuckDB would wait for ever."""
+        """Remove the staging folder; with a result half read, DuckDB would wait forever."""
         self._connection.close()
         shutil.rmtree(self._folder)
 

@@ -1,4 +1,4 @@
-"""Writing a planned pool: its parts from slices of blocks, side by side, and its rejects."""
+"""Writing the parts of a planned pool from slices of blocks, in parallel."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -17,12 +17,12 @@ _SOURCE = "source"
 
 @dataclass(frozen=True)
 class PartTask:
-    """A part of the pool to write: its number, and the pairs that are in it.
+    """A part of the pool to write: its number and its pairs.
 
     Attributes:
         folder: The pool's folder, with `pairs` in it.
-        schema: The pool's.
-        max_rows: Most rows of a row group.
+        schema: The pool's schema.
+        max_rows: Largest number of rows in a row group.
     """
 
     folder: Path
@@ -33,7 +33,7 @@ class PartTask:
 
 
 def write_part(task: PartTask) -> PartsWritten:
-    """Write one part; the pairs in it fit in one."""
+    """Write one part, whose pairs fit in a single file."""
     tables = (table for piece in task.pieces for table in _pairs(piece, task.schema))
     groups = cut_groups(tables, task.max_rows)
     written = write_parts(groups, task.folder, task.schema, first_part=task.number)
@@ -51,11 +51,11 @@ def write_pairs(
     """Write the parts of a pool.
 
     Args:
-        mapped: Where parts are written side by side.
-        plan: What the pool keeps.
+        mapped: Mapper that writes the parts in parallel.
+        plan: The plan of the pool.
         folder: The pool's folder.
-        schema: Its pairs.
-        progress: Told how many pairs are written.
+        schema: The pool's schema.
+        progress: Callback with the number of pairs written so far.
     """
     if plan.parts is None:
         return _write_scattered(plan, folder, schema, progress)
@@ -74,9 +74,9 @@ def write_pairs(
 def _write_scattered(
     plan: Plan, folder: Path, schema: pa.Schema, progress: Callable[[int], None]
 ) -> PartsWritten:
-    """Write the parts one after the other, the rows of each image brought together."""
+    """Write the parts one after another, with the rows of each image brought together."""
     assert plan.staging is not None
-    every = (
+    all_pairs = (
         table
         for kept in plan.kept
         for table in _pairs(Piece(kept, 0, kept.block.num_pairs), schema, with_dropped=True)
@@ -89,12 +89,12 @@ def _write_scattered(
             rows += table.num_rows
             progress(rows)
 
-    with closing(plan.staging.grouped(every, schema)) as grouped:
+    with closing(plan.staging.grouped(all_pairs, schema)) as grouped:
         return write_parts(cut_groups(reported(), plan.max_rows), folder, schema)
 
 
 def _pairs(piece: Piece, schema: pa.Schema, *, with_dropped: bool = False) -> Iterator[pa.Table]:
-    """The pairs of a piece, `schema`; with those that are left out, all pairs of its block."""
+    """The pairs of a piece, as `schema`; `with_dropped` for a piece of all pairs of its block."""
     block, dropped = piece.kept.block, piece.kept.dropped_pairs()
     names = [name for name in schema.names if name != _SOURCE]
     for table in block.pairs(
