@@ -27,7 +27,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - as the command does
-        sys.exit(cli._report(error, debug=False))
+        sys.exit(cli._report(error))
 
 
 def run_rank(environment: dict[str, str], stderr: str, arguments: list[str]) -> None:

@@ -321,7 +321,7 @@ def test_a_folder_that_may_not_be_written_to_ends_with_5_and_nothing_is_written(
     assert (ended.returncode, ended.stdout) == (5, ""), ended.stderr
     (error,) = ended.stderr.splitlines()
     assert error.startswith(f"error: [Errno 13] Permission denied: '{closed}/")
-    assert error.endswith("choose a place that you may write to, and run the command again")
+    assert error.endswith("choose a folder that you may write to, and run the command again")
     assert list(tmp_path.rglob("*")) == [closed]
 
 

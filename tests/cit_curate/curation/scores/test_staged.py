@@ -225,7 +225,7 @@ def test_spawned_processes_write_the_same_ledger(pool, text, whole, tmp_path):
 CURATE = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parents[1])]
 import test_staged as t
 t.staged.RANGE_CAPTIONS, t.curate_module.STAGED_CAPTIONS = 100, 0
 original = t.staged.write_scores
