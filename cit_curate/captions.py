@@ -102,3 +102,8 @@ def cut_at_bytes(text: str, max_bytes: int = MAX_CAPTION_BYTES) -> tuple[str, bo
     if len(encoded) <= max_bytes:
         return text, False
     return encoded[:max_bytes].decode("utf-8", errors="ignore"), True
+
+
+def shown_text(text: str) -> str:
+    """A text for messages: in quotes, in ASCII, and cut after 80 characters."""
+    return ascii(text if len(text) <= 80 else text[:80] + "…")

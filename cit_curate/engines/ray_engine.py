@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from cit_curate.engines.workers import Mapper, available_cpus
 from cit_curate.errors import CitError, ConfigError, ResourceError
 
+# Tasks and results are pickled only between this driver and its own actors, never to a file.
 T = TypeVar("T")
 R = TypeVar("R")
 

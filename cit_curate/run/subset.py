@@ -36,7 +36,7 @@ from cit_curate.records import Int64
 from cit_curate.run.ledger import Run
 from cit_curate.storage.lock import writer_lock
 from cit_curate.storage.replace_folder import replacing
-from cit_curate.storage.sql import Connection, parquet
+from cit_curate.storage.sql import Connection, count_rows, parquet
 
 if TYPE_CHECKING:  # it loads the readers of all sources
     from cit_curate.pool.build.ingest import Progress
@@ -177,7 +177,7 @@ def _write(
         else:
             _find(sql, pool, run)
             sql.execute(f"CREATE TABLE chosen AS FROM found WHERE place < {limit}")
-            num_pairs, rows = _count(sql, "chosen"), _chosen_rows(sql)
+            num_pairs, rows = count_rows(sql, "chosen"), _chosen_rows(sql)
         if not num_pairs:
             within = "" if limit == pool.num_pairs else f" within its first {limit:,} pairs"
             raise ConfigError(f"{run and run.path} selected no pair of {pool.location}{within}")
@@ -213,8 +213,8 @@ def _find(sql: Connection, pool: Pool, run: Run) -> None:
         f"FROM {parquet(run.files('selections'))}"
     )
     sql.execute(_FOUND)
-    wanted = _count(sql, "wanted")
-    if missing := wanted - _count(sql, "found"):
+    wanted = count_rows(sql, "wanted")
+    if missing := wanted - count_rows(sql, "found"):
         examples = sql.execute(f"{_MISSING} ORDER BY pair_key LIMIT 3").fetchall()
         raise _not_in_pool(pool, run, missing, wanted, [str(key) for (key,) in examples])
 
@@ -236,11 +236,6 @@ def _not_in_pool(
         "or carry the selection over with cit export RUN counts.json and "
         f"cit import-counts counts.json --pool {pool.location}"
     )
-
-
-def _count(sql: Connection, table: str) -> int:
-    ((count,),) = sql.execute(f"SELECT count(*) FROM {table}").fetchall()  # noqa: S608
-    return int(count)
 
 
 def _ranges(limit: int) -> Generator[Int64]:

@@ -16,6 +16,7 @@ from cit_curate.sources.columns import Columns
 from cit_curate.sources.embedded import embedded_columns, embedded_uris, is_embedded
 from cit_curate.sources.parquet import (
     check_types,
+    damaged_source,
     open_parquet,
     parquet_schema,
     rows_of_batch,
@@ -132,7 +133,7 @@ def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
             except StopIteration:
                 return
             except (pa.ArrowException, OSError) as error:
-                raise _damaged(path, error) from error
+                raise damaged_source(path, error) from error
             for start in range(0, batch.num_rows, ROWS_PER_BATCH):
                 yield batch.slice(start, ROWS_PER_BATCH)
 
@@ -152,7 +153,7 @@ def _mapped(path: Path) -> Any:
                 raise pa.ArrowInvalid("the end of the Arrow stream is missing")
         return pa.ipc.open_stream(pa.memory_map(str(path)))
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from error
+        raise damaged_source(path, error) from error
 
 
 def _arrow_files(folder: Path) -> list[Path]:
@@ -190,8 +191,3 @@ def _is_hidden(path: Path, root: Path) -> bool:
 
 def _listed(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name} ({field.type})" for field in schema)
-
-
-def _damaged(path: Path, error: Exception) -> DamagedError:
-    size = path.stat().st_size
-    return DamagedError(f"{path} ({size:,} bytes) is damaged or still being written: {error}")

@@ -23,6 +23,7 @@ from cit_curate.captions import (
     cut_at_bytes,
     is_blank,
     replace_bad_text,
+    shown_text,
     without_tags_and_links,
 )
 from cit_curate.config import Cleaning
@@ -251,11 +252,11 @@ def checked_image_id(value: str | None) -> str:
     if not value:
         raise RejectRowError("bad_image_id", "the image id is empty")
     if not (value.isascii() and value.isprintable()) and _CONTROL.search(value):
-        shown = _shown(value)
+        shown = shown_text(value)
         detail = f"image id {shown} has control characters or is not UTF-8"
         raise RejectRowError("bad_image_id", detail)
     if len(value) * 4 > MAX_IMAGE_ID_BYTES and len(value.encode()) > MAX_IMAGE_ID_BYTES:
-        detail = f"image id {_shown(value)} is longer than {MAX_IMAGE_ID_BYTES} bytes"
+        detail = f"image id {shown_text(value)} is longer than {MAX_IMAGE_ID_BYTES} bytes"
         raise RejectRowError("bad_image_id", detail)
     return value
 
@@ -269,7 +270,7 @@ def checked_image_uri(value: str | None, image_root: Path) -> str:
     if not value:
         return ""
     if _CONTROL.search(value):
-        detail = f"image {_shown(value)} has control characters or is not UTF-8"
+        detail = f"image {shown_text(value)} has control characters or is not UTF-8"
         raise RejectRowError("bad_image_path", detail)
     if not _SCHEME.match(value):
         return _path_inside(value, image_root)
@@ -283,7 +284,9 @@ def checked_image_uri(value: str | None, image_root: Path) -> str:
     except ValueError as error:
         raise RejectRowError("bad_image_path", f"image {error}") from error
     if uri is None:
-        detail = f"image {_shown(value)} is no path, http(s), zip, tar, arrow or parquet address"
+        detail = (
+            f"image {shown_text(value)} is no path, http(s), zip, tar, arrow or parquet address"
+        )
         raise RejectRowError("bad_image_path", detail)
     return f"{uri.scheme}://{_archive_inside(uri.path, image_root)}{uri.location}"
 
@@ -296,7 +299,7 @@ def _path_inside(value: str, image_root: Path) -> str:
     if value == ".." or value.startswith("../"):
         raise RejectRowError(
             "path_escapes",
-            f"image {_shown(value)} lies outside {image_root}; see --image-root",
+            f"image {shown_text(value)} lies outside {image_root}; see --image-root",
         )
     return value
 
@@ -319,7 +322,7 @@ def checked_text_key(value: str | None) -> str:
     """The text key for a value of the text key column."""
     key = _text_key(value) if value else None
     if key is None or len(key) > MAX_IMAGE_ID_BYTES:
-        detail = f"text key {_shown(value or '')} has no letter or digit, or too many"
+        detail = f"text key {shown_text(value or '')} has no letter or digit, or too many"
         raise RejectRowError("bad_text_key", detail)
     return key
 
@@ -331,7 +334,3 @@ def _is_empty(text: str, key: str) -> bool:
     # Such a text starts with one of these. Nine in ten texts do not, and are not searched.
     may_be_empty = text[0] in "<hw," or text[0].isspace()
     return may_be_empty and is_blank(without_tags_and_links(text), key)
-
-
-def _shown(value: str) -> str:
-    return ascii(value if len(value) <= 80 else value[:80] + "…")

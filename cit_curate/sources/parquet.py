@@ -56,7 +56,7 @@ def parquet_schema(path: Path) -> pa.Schema:
         with pq.ParquetFile(path, pre_buffer=False) as file:
             return file.schema_arrow
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise _damaged(path, error) from error
+        raise damaged_source(path, error) from error
 
 
 def check_types(path: Path, columns: Columns, schema: pa.Schema) -> None:
@@ -105,7 +105,7 @@ def _read(
                     yield rows_of_batch(batch, columns, record, uris=uris, id_prefix=id_prefix)
                     record += batch.num_rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise _damaged(path, error) from error
+        raise damaged_source(path, error) from error
 
 
 def rows_of_batch(
@@ -171,6 +171,7 @@ def _groups(file: pq.ParquetFile, embedded: str | None) -> list[_Groups]:
     return groups
 
 
-def _damaged(path: Path, error: Exception) -> DamagedError:
+def damaged_source(path: Path, error: Exception) -> DamagedError:
+    """The error for an Arrow or Parquet file that cannot be read."""
     size = path.stat().st_size
     return DamagedError(f"{path} ({size:,} bytes) is damaged or still being written: {error}")

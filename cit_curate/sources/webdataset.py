@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
-from cit_curate.captions import MAX_RAW_CHARS
+from cit_curate.captions import MAX_RAW_CHARS, shown_text
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.images.uri import tar_uri
 from cit_curate.sources.columns import Columns
@@ -113,9 +113,9 @@ def _texts(sample: _Sample, columns: Columns) -> dict[str, str | None]:
 
 def _problem(sample: _Sample, problem: str) -> Problem:
     if problem:
-        return Problem("bad_row", f"sample {_shown(sample.key)}: {problem}")
+        return Problem("bad_row", f"sample {shown_text(sample.key)}: {problem}")
     has = ", ".join(sample.suffixes)
-    return Problem("text_without_image", f"sample {_shown(sample.key)} has only {has[:200]!a}")
+    return Problem("text_without_image", f"sample {shown_text(sample.key)} has only {has[:200]!a}")
 
 
 def _samples(path: Path) -> Iterator[_Sample]:
@@ -237,7 +237,3 @@ def _check_end(path: Path, stream: BinaryIO, offset: int, size: int) -> None:
                 f"{path} has data after its end at byte {offset:,}, as when tars are joined with "
                 "cat; join them with tar --concatenate"
             )
-
-
-def _shown(text: str) -> str:
-    return ascii(text if len(text) <= 80 else text[:80] + "…")

@@ -76,6 +76,12 @@ def lock_down(connection: Connection, readable: Iterable[str]) -> None:
         connection.execute(f"SET {setting}")
 
 
+def count_rows(connection: Connection, table: str) -> int:
+    """The number of rows of a table or a view, whose name is ours."""
+    ((count,),) = connection.execute(f"SELECT count(*) FROM {table}").fetchall()  # noqa: S608
+    return int(count)
+
+
 def parquet(paths: Sequence[Path], *options: str) -> str:
     """The rows of Parquet files, as an SQL expression to put after FROM."""
     # Otherwise a folder such as `step=000001` in the path would become a column.

@@ -27,7 +27,7 @@ from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.ledger_tables import HISTOGRAM_BINS, SCHEMAS
 from cit_curate.storage.durable import FileEntry, check_sums, file_sha256
 from cit_curate.storage.lock import writer_lock
-from cit_curate.storage.sql import Connection
+from cit_curate.storage.sql import Connection, count_rows
 
 BATCH_ROWS = 65_536
 
@@ -173,7 +173,7 @@ def _stage(sql: Connection, file: Path, max_reject_ratio: float, progress: Progr
     sql.execute(_REPEATS)
     sql.execute("INSERT INTO rejects FROM repeats")
     sql.execute("DELETE FROM entries WHERE entry IN (SELECT entry FROM repeats)")
-    bad = _count(sql, "rejects")
+    bad = count_rows(sql, "rejects")
     if not num_entries:
         raise BadInputError(f"{file} has no entry, so there is nothing to import")
     is_over = RejectLimit(max_ratio=max_reject_ratio).is_exceeded(bad, num_seen=num_entries)
@@ -189,7 +189,7 @@ def _match(sql: Connection, file: Path, pool: Pool, max_missing_ratio: float) ->
     """Make the table `found`, add missing pairs to `rejects`, and return how many are missing."""
     create_places(sql, pool)
     sql.execute(_FOUND)
-    num_entries, num_found = _count(sql, "entries"), _count(sql, "found")
+    num_entries, num_found = count_rows(sql, "entries"), count_rows(sql, "found")
     num_missing = num_entries - num_found
     if num_missing:
         sql.execute(_MISSING)
@@ -262,11 +262,6 @@ def _insert(sql: Connection, verb: str, table: pa.Table) -> None:
     sql.register("batch", table)
     sql.execute(f"{verb} FROM batch")
     sql.unregister("batch")
-
-
-def _count(sql: Connection, table: str) -> int:
-    ((count,),) = sql.execute(f"SELECT count(*) FROM {table}").fetchall()  # noqa: S608
-    return int(count)
 
 
 def _examples(sql: Connection, query: str) -> str:
