@@ -198,9 +198,9 @@ def test_with_save_every_a_run_that_broke_goes_on_from_within_its_outer_step(
     curated = []
     run = Curator.run
 
-    def told(self: Any, *args: Any, **kwargs: Any) -> Any:
-        curated.append(kwargs["update"])
-        return run(self, *args, **kwargs)
+    def told(self: Any, step: Any, *args: Any, **kwargs: Any) -> Any:
+        curated.append(step.update)
+        return run(self, step, *args, **kwargs)
 
     monkeypatch.setattr(Curator, "run", told)
     train(config, out, resume=True)
