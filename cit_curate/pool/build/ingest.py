@@ -27,6 +27,7 @@ from cit_curate.pool.build.place import (
     builder_lock,
     check_free,
     finish_pool,
+    open_staging,
     rejects_path,
     staging_folder,
 )
@@ -36,7 +37,6 @@ from cit_curate.pool.build.reading import (
     Found,
     PieceTask,
     blocks_in_order,
-    open_staging,
     piece_tasks,
 )
 from cit_curate.pool.build.source_entries import Asked, check_unchanged, settings_of, source_entry

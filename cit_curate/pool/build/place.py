@@ -1,15 +1,19 @@
 """The path of a new pool: whether it is free, the builder's lock, and the files beside it."""
 
 import errno
+import hashlib
+import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import duckdb
 
 from cit_curate.errors import ConfigError, DamagedError, ResourceError
+from cit_curate.pool.build.reading import BLOCK_BATCHES
 from cit_curate.pool.build.source_entries import Asked, differences
 from cit_curate.pool.catalog import rebuild_catalog
 from cit_curate.pool.format import (
@@ -19,6 +23,7 @@ from cit_curate.pool.format import (
     SourceEntry,
     read_manifest,
 )
+from cit_curate.sources.source import Source
 from cit_curate.storage.durable import check_file, read_json, sweep_temporary, write_json
 from cit_curate.storage.lock import writer_lock
 from cit_curate.storage.replace_folder import settle
@@ -27,6 +32,7 @@ from cit_curate.storage.sql import DISK_FULL_WORDS, STAGING_MEMORY
 _log = logging.getLogger(__name__)
 
 STAGING_PREFIX = ".staging-"
+STAGING_VERSION = 4
 _KEY_NAME = "key.json"
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -112,6 +118,32 @@ def finish_pool(out: Path, manifest: PoolManifest) -> None:
     if staging_folder(out).is_dir():
         shutil.rmtree(staging_folder(out))
     rebuild_catalog(out, manifest)
+
+
+def open_staging(
+    staging: Path,
+    sources: Sequence[Source],
+    entries: Sequence[SourceEntry],
+    settings: Mapping[str, object],
+) -> list[Path]:
+    """The folder of blocks for each source; those of other sources or settings are removed.
+
+    Args:
+        staging: A folder beside the pool.
+        sources: The sources.
+        entries: The current state of the sources.
+        settings: Other settings that blocks depend on, by user-facing name: JSON values.
+    """
+    version = {"staging version": [STAGING_VERSION, BLOCK_BATCHES]}
+    keys = [{**version, "entry": asdict(entry), **settings} for entry in entries]
+    digests = [hashlib.sha256(json.dumps(key, sort_keys=True).encode()) for key in keys]
+    folders = [staging / digest.hexdigest()[:32] for digest in digests]
+    described = {
+        "--metadata" if source.yfcc else f"the source {entry.path}": asdict(entry)
+        for source, entry in zip(sources, entries, strict=True)
+    }
+    keep_in_staging(staging, folders, {**version, **described, **settings})
+    return folders
 
 
 def keep_in_staging(staging: Path, keep: Sequence[Path], key: Mapping[str, object]) -> None:

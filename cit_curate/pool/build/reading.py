@@ -6,11 +6,9 @@ every `num_pieces`-th block. Only the reader knows where a record of a quoted ta
 reading is less work than making pairs.
 """
 
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 
@@ -21,7 +19,6 @@ from cit_curate.engines.workers import Mapper, keep_freed_memory
 from cit_curate.errors import BadInputError, DamagedError
 from cit_curate.pool.build.blocks import Block, open_block, write_block
 from cit_curate.pool.build.malformed import Counted, count_malformed
-from cit_curate.pool.build.place import keep_in_staging
 from cit_curate.pool.format import SourceEntry
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.pairs import pairs_of
@@ -42,7 +39,6 @@ BLOCK_BATCHES = 8
 # Measured on 2 busy cores: two workers are no faster than one on a CSV of 79 MB.
 BYTES_PER_WORKER = 64 << 20
 REJECT_ROWS = 65_536
-STAGING_VERSION = 4
 
 # Formats in which making the pairs costs as much as reading the records.
 _STRIPED = ("csv", "tsv", "jsonl", "parquet")
@@ -177,32 +173,6 @@ def _num_blocks(folder: Path) -> int:
 
 def _block_path(folder: Path, number: int) -> Path:
     return folder / f"block-{number:06d}.arrow"
-
-
-def open_staging(
-    staging: Path,
-    sources: Sequence[Source],
-    entries: Sequence[SourceEntry],
-    settings: Mapping[str, object],
-) -> list[Path]:
-    """The folder of blocks for each source; those of other sources or settings are removed.
-
-    Args:
-        staging: A folder beside the pool.
-        sources: The sources.
-        entries: The current state of the sources.
-        settings: Other settings that blocks depend on, by user-facing name: JSON values.
-    """
-    version = {"staging version": [STAGING_VERSION, BLOCK_BATCHES]}
-    keys = [{**version, "entry": asdict(entry), **settings} for entry in entries]
-    digests = [hashlib.sha256(json.dumps(key, sort_keys=True).encode()) for key in keys]
-    folders = [staging / digest.hexdigest()[:32] for digest in digests]
-    described = {
-        "--metadata" if source.yfcc else f"the source {entry.path}": asdict(entry)
-        for source, entry in zip(sources, entries, strict=True)
-    }
-    keep_in_staging(staging, folders, {**version, **described, **settings})
-    return folders
 
 
 def blocks_in_order(

@@ -12,7 +12,8 @@ from cit_curate.config import EngineConfig
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
 from cit_curate.pool.build import reading
 from cit_curate.pool.build.blocks import Block, open_block
-from cit_curate.pool.build.reading import PieceTask, open_staging, piece_tasks, read_piece
+from cit_curate.pool.build.place import open_staging
+from cit_curate.pool.build.reading import PieceTask, piece_tasks, read_piece
 from cit_curate.pool.build.source_entries import source_entry
 from cit_curate.pool.pool import Pool
 from cit_curate.sources import rows
