@@ -15,6 +15,8 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, "utf-8-sig"),
 )
+# Where the NUL bytes of four lie in Latin letters.
+_UNMARKED = {"0x0x": "utf-16-be", "x0x0": "utf-16-le", "000x": "utf-32-be", "x000": "utf-32-le"}
 # Bytes to look at. Four in ten NULs on one side are no text in an encoding of single bytes.
 HEAD_BYTES = 1 << 16
 _NUL_SHARE = 0.4
@@ -81,13 +83,8 @@ def _unmarked(head: bytes) -> str:
     if b"\0" not in head:
         return ""
     shares = [head[start::4].count(0) / max(len(head[start::4]), 1) for start in range(4)]
-    is_nul = [share > _NUL_SHARE for share in shares]
-    return {
-        (True, False, True, False): "utf-16-be",
-        (False, True, False, True): "utf-16-le",
-        (True, True, True, False): "utf-32-be",
-        (False, True, True, True): "utf-32-le",
-    }.get(tuple(is_nul), "")  # type: ignore[call-overload, no-any-return]
+    nuls = "".join("0" if share > _NUL_SHARE else "x" for share in shares)
+    return _UNMARKED.get(nuls, "")
 
 
 def likely_encoding(text: bytes) -> str:
@@ -97,11 +94,7 @@ def likely_encoding(text: bytes) -> str:
     )
     if not guesses:
         return "cp1252"
-    best = [
-        guess.encoding
-        for guess in guesses
-        if (guess.chaos, guess.coherence) == (guesses[0].chaos, guesses[0].coherence)
-    ]
+    best = [guess.encoding for guess in guesses if guess.chaos == guesses[0].chaos]
     return "cp1252" if "cp1252" in best else best[0]
 
 
