@@ -95,7 +95,7 @@ def build(
     from cit_curate.pool.pool import Pool
     from cit_curate.sources.columns import Columns
     from cit_curate.sources.source import find_sources, yfcc_source
-    from cit_curate.sources.yfcc_source import YfccSource
+    from cit_curate.sources.yfcc.source import YfccSource
 
     url = remote_url(out)
     if url is not None:

@@ -17,13 +17,13 @@ from cit_curate.sources.columns import Columns
 from cit_curate.sources.embedded import embedded_columns
 from cit_curate.sources.folder import open_folder
 from cit_curate.sources.huggingface import dataset_sources, is_dataset, open_huggingface
-from cit_curate.sources.jsonl import open_jsonl
 from cit_curate.sources.parquet import open_parquet, parquet_schema
 from cit_curate.sources.remote_sources import held_copies
 from cit_curate.sources.rows import SourceReader
-from cit_curate.sources.table import open_table
+from cit_curate.sources.text.jsonl import open_jsonl
+from cit_curate.sources.text.table import open_table
 from cit_curate.sources.webdataset import COMPRESSED_SUFFIXES, open_webdataset
-from cit_curate.sources.yfcc_source import YfccSource, open_yfcc
+from cit_curate.sources.yfcc.source import YfccSource, open_yfcc
 from cit_curate.storage.remote import remote_url
 from cit_curate.storage.remote_cache import private_folder
 

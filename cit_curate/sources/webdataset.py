@@ -17,8 +17,8 @@ from cit_curate.captions import MAX_RAW_CHARS, shown_text
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.images.uri import tar_uri
 from cit_curate.sources.columns import Columns
-from cit_curate.sources.jsonl import FieldError, extra_texts, field_text, parse_object
 from cit_curate.sources.rows import Problem, SourceReader, batches_of
+from cit_curate.sources.text.jsonl import FieldError, extra_texts, field_text, parse_object
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".tar.lz4")

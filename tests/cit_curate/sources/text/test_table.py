@@ -10,7 +10,7 @@ from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.pairs import RejectRowError, checked_image_uri, pairs_of
 from cit_curate.sources.rows import ROW, ROWS_PER_BATCH
-from cit_curate.sources.table import open_table
+from cit_curate.sources.text.table import open_table
 
 LONG = Columns(text_key="key", caption="caption")
 WIDE = Columns(text=("title", "tag"), image="image")

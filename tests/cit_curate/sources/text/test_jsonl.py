@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
 from cit_curate.sources import jsonl
 from cit_curate.sources.columns import Columns
-from cit_curate.sources.jsonl import open_jsonl
 from cit_curate.sources.pairs import pairs_of
 from cit_curate.sources.rows import ROW
+from cit_curate.sources.text.jsonl import open_jsonl
 
 WIDE = Columns(image_id="id", image="file", text=("title", "alt"))
 LONG = Columns(image_id="id", text_key="kind", caption="text")

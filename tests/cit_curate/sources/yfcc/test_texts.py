@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cit_curate.captions import clean_tags, clean_text, cut_at_bytes, is_blank, replace_bad_text
 from cit_curate.sources.rows import TEXT_FIELDS
-from cit_curate.sources.yfcc_texts import texts_of
+from cit_curate.sources.yfcc.texts import texts_of
 
 GOLDEN = json.loads(
     (Path(__file__).parents[2] / "golden" / "cleaning.json").read_text(encoding="utf-8")
