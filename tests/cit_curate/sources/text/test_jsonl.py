@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
-from cit_curate.sources import jsonl
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.pairs import pairs_of
 from cit_curate.sources.rows import ROW
+from cit_curate.sources.text import jsonl
 from cit_curate.sources.text.jsonl import open_jsonl
 
 WIDE = Columns(image_id="id", image="file", text=("title", "alt"))
