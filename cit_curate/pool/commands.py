@@ -3,7 +3,7 @@
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import tyro
 from rich.progress import TaskID
 
-from cit_curate.config import MAX_REJECT_RATIO, Cleaning, EngineConfig, Format, YfccFormat
+from cit_curate.config import (
+    MAX_REJECT_RATIO,
+    READ_AS_FOUND,
+    Cleaning,
+    EngineConfig,
+    Format,
+    ReadConfig,
+    YfccFormat,
+)
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.printing import print_json
 from cit_curate.storage.findings import print_findings
@@ -21,6 +29,7 @@ from cit_curate.storage.upload import check_empty, upload_folder
 from cit_curate.terminal import count_and_rate, print_line, progress_bar
 
 if TYPE_CHECKING:  # they import Arrow and DuckDB, which `--help` must not wait for
+    from cit_curate.pool.build_report import BuildReport
     from cit_curate.pool.pool import Pool
 
 logger = logging.getLogger(__name__)
@@ -30,6 +39,7 @@ def build(
     sources: tyro.conf.Positional[tuple[Path, ...]],
     out: Path,
     engine: tyro.conf.OmitArgPrefixes[EngineConfig] = EngineConfig(),  # noqa: B008 - frozen
+    reading: tyro.conf.OmitArgPrefixes[ReadConfig] = READ_AS_FOUND,
     *,
     format: Format | YfccFormat = "auto",
     image_id: str = "image_id",
@@ -72,6 +82,7 @@ def build(
             YFCC100M.
         out: Folder of the new pool.
         engine: The workers that read the sources.
+        reading: How the sources are read.
         format: How to read the sources; auto goes by the suffix, or by what a folder holds.
         image_id: Column with the image's id.
         image: Column with the image's path or URL; empty: no images, or those that lie inside.
@@ -138,7 +149,9 @@ def build(
             caption=caption or None,
             extra=_names(extra),
         )
-        opened_sources = find_sources(sources, format=format, image_root=image_root)
+        opened_sources = find_sources(
+            sources, format=format, image_root=image_root, reading=reading
+        )
     with _shown_progress() as progress, _for_store(out, url) as folder:
         manifest = build_pool(
             opened_sources,
@@ -162,6 +175,8 @@ def build(
                 progress=lambda done, total: progress("uploading MB", done // 10**6, done / total),
             )
             pool = Pool.open(url)
+    for warning in _report(pool).warnings:
+        logger.warning("%s", warning)
     _show(pool, as_json=json)
     _warn_of_local_images(pool)
 
@@ -261,7 +276,7 @@ def summary(pool: "Pool") -> dict[str, Any]:
     """The values of `cit pool info --json`."""
     from cit_curate.pool.token_files import token_folders
 
-    manifest = pool.manifest
+    manifest, report = pool.manifest, _report(pool)
     return {
         "path": pool.location,
         "name": manifest.name,
@@ -281,6 +296,9 @@ def summary(pool: "Pool") -> dict[str, Any]:
         "tokens": [] if pool.is_remote else [path.name for path in token_folders(pool.path)],
         "sources": [asdict(source) for source in manifest.sources],
         "subset": asdict(manifest.subset) if manifest.subset else None,
+        **report.counts,
+        "notes": list(report.notes),
+        "warnings": list(report.warnings),
     }
 
 
@@ -313,8 +331,32 @@ def _show(pool: "Pool", *, as_json: bool) -> None:
         lines.append(f"tokens of cit pool tokenize: {', '.join(tokens)}")
     rejected = ", ".join(f"{reason} {n:,}" for reason, n in manifest.rejects.items())
     lines.append(f"rejected: {rejected or 'nothing'} (rows and reasons in rejects/)")
-    for line in lines:
+    report = _report(pool)
+    if num_lines := report.counts.get("num_lines"):
+        lines.append(_accounted(report.counts, num_lines))
+    for line in (*lines, *report.notes):
         print_line(line)
+
+
+def _accounted(counts: Mapping[str, int], num_lines: int) -> str:
+    """The lines of text files, each accounted for."""
+    parts = [
+        f"{counts[name]:,} {what}"
+        for name, what in (("num_header_lines", "of headers"), ("num_blank_lines", "blank"))
+        if counts.get(name)
+    ]
+    others = sum(counts.get(name, 0) for name in ("num_header_lines", "num_blank_lines"))
+    mended = f", {counts['num_rows_mended']:,} mended" if counts.get("num_rows_mended") else ""
+    return f"lines: {num_lines:,}: " + ", ".join(
+        [*parts, f"{num_lines - others:,} of rows{mended}"]
+    )
+
+
+def _report(pool: "Pool") -> "BuildReport":
+    """The report of a pool's build, which a pool in a store does not show."""
+    from cit_curate.pool.build_report import BuildReport, read_build_report
+
+    return BuildReport() if pool.is_remote else read_build_report(pool.path)
 
 
 class _Report(Protocol):

@@ -30,10 +30,21 @@ from cit_curate.config import Cleaning
 from cit_curate.images.uri import parse_image_uri
 from cit_curate.records import Bool, Int64, text_key_of
 from cit_curate.sources.columns import Columns
-from cit_curate.sources.rows import ROW_FIELDS, RawPairs, Reject, SourceRows, texts_of_cells
+from cit_curate.sources.rows import (
+    ROW_FIELDS,
+    Note,
+    RawPairs,
+    ReadLog,
+    Reject,
+    SourceRows,
+    cells_of,
+    texts_of_cells,
+)
 from cit_curate.storage.remote import remote_url
 
 MAX_IMAGE_ID_BYTES = 255
+# Enough of a text to tell its encoding, and to show it.
+MAX_NOTED_CHARS = 200
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -61,7 +72,12 @@ class RejectRowError(Exception):
 
 
 def pairs_of(
-    rows: SourceRows, columns: Columns, *, image_root: Path, clean: Cleaning = "none"
+    rows: SourceRows,
+    columns: Columns,
+    *,
+    image_root: Path,
+    clean: Cleaning = "none",
+    source: str = "",
 ) -> RawPairs:
     """The pairs of rows, in row order; within a row in the order of `Columns.text`.
 
@@ -70,9 +86,14 @@ def pairs_of(
         columns: The columns to read.
         image_root: The folder that relative image paths start from and must stay inside.
         clean: The named cleaning of every text.
+        source: The source's name in the pool, for the ids of images that have none.
     """
     num_rows = len(rows.lines)
-    ids, bad_ids = _checked_ids(rows.cells[columns.image_id])
+    if columns.image_id is None:
+        own_ids = cells_of([f"{source}/{record:08d}" for record in rows.records.tolist()])
+    else:
+        own_ids = rows.cells[columns.image_id]
+    ids, bad_ids = _checked_ids(own_ids)
     images = rows.cells[columns.image] if columns.image else pa.array([""] * num_rows)
     uris, bad_uris = _checked_uris(images, image_root)
     keys, bad_keys = _text_keys(rows, columns)
@@ -104,14 +125,26 @@ def pairs_of(
     fields = [pa.field(name, column.type) for name, column in rows.extra.items()]
     schema = pa.schema([*ROW_FIELDS, *fields])
     batch = pa.RecordBatch.from_arrays([*row_columns, *text_columns, *extra], schema=schema)
-    return RawPairs(rows.num_records, batch, rejects)
+    log = ReadLog([*rows.log.notes, *_fixed_notes(texts, rows)], rows.log.counts)
+    return RawPairs(rows.num_records, batch, rejects, log=log)
+
+
+def _fixed_notes(texts: "_Texts", rows: SourceRows) -> Iterator[Note]:
+    """A note on each text that was cut or had bytes that are no text, with what it was."""
+    for row, raw in texts.fixed:
+        kind = "mended_text" if replace_bad_text(raw)[1] else "cut_text"
+        yield Note(int(rows.lines[row]), kind, raw[:MAX_NOTED_CHARS])
 
 
 class _Texts(NamedTuple):
-    """The texts of some rows: int64, the row of each text, and the columns of `TEXT_FIELDS`."""
+    """The texts of some rows: int64, the row of each text, and the columns of `TEXT_FIELDS`.
+
+    `fixed` has the row of each text that was mended or cut, and what it was.
+    """
 
     row: Int64
     columns: list[pa.Array]
+    fixed: list[tuple[int, str]]
 
 
 def _texts(
@@ -140,11 +173,10 @@ def _texts(
     fixed = np.zeros(len(cells), np.bool_)
     indices = np.flatnonzero(odd)
     taken = arrow_of(indices)
+    raw = texts_of_cells(cells.take(taken))
     cleaned = [
         cleaned_text(cell, key, cleaner(clean))
-        for cell, key in zip(
-            texts_of_cells(cells.take(taken)), every_key.take(taken).to_pylist(), strict=True
-        )
+        for cell, key in zip(raw, every_key.take(taken).to_pylist(), strict=True)
     ]
     keep[indices] = [text is not None for text, _ in cleaned]
     fixed[indices] = [was_fixed for _, was_fixed in cleaned]
@@ -155,7 +187,12 @@ def _texts(
     captions = cells.take(taken)
     hashes = np.frombuffer(b"".join(digests(captions.to_pylist())), "<u8")
     values = [every_key.take(taken), captions.cast(pa.string()), hashes, fixed[order]]
-    return _Texts(order % num_rows, [*values[:2], *map(arrow_of, values[2:])])
+    noted = [
+        (int(index) % num_rows, cell)
+        for index, cell, (text, was_fixed) in zip(indices, raw, cleaned, strict=True)
+        if was_fixed and text is not None
+    ]
+    return _Texts(order % num_rows, [*values[:2], *map(arrow_of, values[2:])], noted)
 
 
 def cleaned_text(cell: str, text_key: str, clean: Callable[[str], str]) -> tuple[str | None, bool]:

@@ -166,7 +166,9 @@ def _add(sample: _Sample, suffix: str, info: tarfile.TarInfo, stream: BinaryIO, 
         try:
             if info.size > MAX_JSON_BYTES:
                 raise FieldError(f"{info.size:,} bytes, more than {MAX_JSON_BYTES:,}")
-            sample.fields = parse_object(stream.read(info.size))
+            sample.fields = parse_object(
+                stream.read(info.size).decode("utf-8-sig", errors="surrogateescape")
+            )
         except FieldError as error:
             sample.problem = f"its .json is {error}"
     elif sample.images:

@@ -19,7 +19,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from cit_curate.config import IN_PROCESS, Cleaning, EngineConfig
+from cit_curate.config import IN_PROCESS, READ_AS_FOUND, Cleaning, EngineConfig
 from cit_curate.engines.engine import Engine, open_engine
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.pool.build.malformed import check_limit, keeping_rejects
@@ -40,7 +40,9 @@ from cit_curate.pool.build.reading import (
     piece_tasks,
 )
 from cit_curate.pool.build.source_entries import Asked, check_unchanged, settings_of, source_entry
+from cit_curate.pool.build.summary import summarised
 from cit_curate.pool.build.writing import write_pairs
+from cit_curate.pool.build_report import write_build_report
 from cit_curate.pool.format import (
     PoolManifest,
     SourceEntry,
@@ -102,6 +104,7 @@ def build_pool(
     entries = tuple(source_entry(source) for source in sources)
     lists = _read_lists(readers, progress)
     named_columns = asdict(columns) if columns else {}
+    named_columns |= _changed_reading(sources)
     settings = settings_of(clean, named_columns, lists.described if lists else {})
     request = Asked(name or out.name, entries, settings)
     with builder_lock(out, entries):
@@ -134,9 +137,26 @@ def build_pool(
                     ),
                     id_lists={**lists.described, **id_lists} if lists else {},
                 )
+                guesses = [_guesses(reader) for reader in readers]
+                report = summarised(sources, found.sources, guesses, manifest.rejects, found.firsts)
+                write_build_report(folder, report)
                 write_manifest(folder, manifest)
         finish_pool(out, manifest)
     return manifest
+
+
+def _changed_reading(sources: Sequence[Source]) -> dict[str, object]:
+    """How the sources are read, where that is not the default."""
+    reading, default = asdict(sources[0].reading), asdict(READ_AS_FOUND)
+    return {name: value for name, value in reading.items() if value != default[name]}
+
+
+def _guesses(reader: SourceReader) -> tuple[str, ...]:
+    """A sentence for each guess about a source."""
+    if reader.columns is None or reader.columns.image_id is not None:
+        return reader.notes
+    made = "there is no column image_id: ids are SOURCE/ROW (--image-id names another column)"
+    return (*reader.notes, made)
 
 
 def _read_lists(readers: Sequence[SourceReader], progress: Progress) -> IdLists | None:
@@ -227,7 +247,7 @@ def _check(found: Found, sources: Sequence[Source], max_reject_ratio: float) -> 
     limit = partial(
         check_limit,
         found.num_malformed,
-        sum(found.records),
+        sum(found.records) + found.num_further_lines,
         max_reject_ratio,
         found.top_reasons,
     )

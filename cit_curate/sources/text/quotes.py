@@ -1,0 +1,189 @@
+"""Records of a table: quotes as people mean them, so that a stray one swallows no rows.
+
+RFC 4180 lets a quoted field span lines. A quote that nothing closes, or that another stray quote
+closes far away, would therefore make one record of many rows. `_spans` tells the two apart.
+"""
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from cit_curate.config import Quoting
+from cit_curate.sources.text.files import MAX_LINE_CHARS, TextLines
+
+MAX_FIELD_CHARS = 4 * 1024 * 1024
+# The most lines of a record, unless quotes are read as RFC 4180 says.
+MAX_RECORD_LINES = 1000
+# A longer record needs one line in ten that is no row, so that a single malformed row between does
+# not hide a block of swallowed ones.
+SHORT_RECORD_LINES = 20
+BROKEN_LINE_SHARE = 0.1
+
+
+class Record(NamedTuple):
+    """One record of a table.
+
+    Attributes:
+        line: Its first line, from 1.
+        num_lines: The lines that it spans.
+        cells: Its cells; None for a malformed record, and empty for a blank line.
+        problem: The problem of a malformed record.
+        is_mended: Whether a quote in it was read as a letter.
+    """
+
+    line: int
+    num_lines: int
+    cells: list[str] | None
+    problem: str = ""
+    is_mended: bool = False
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """How the lines of a table are read as cells.
+
+    Attributes:
+        delimiter: The character between cells.
+        quoting: See `ReadConfig.quoting`.
+        skips_blanks: Whether blanks behind a delimiter belong to it.
+        num_columns: The number of columns; 0 while it is unknown, as for a header.
+    """
+
+    delimiter: str
+    quoting: Quoting
+    skips_blanks: bool = False
+    num_columns: int = 0
+
+    def records(self, lines: TextLines) -> Iterator[Record]:
+        """The records of a file, blank lines included; together they have all of its lines.
+
+        Raises:
+            DamagedError: See `TextLines.blocks`.
+        """
+        if self.quoting == "none":
+            line = 1
+            for block in lines.blocks():
+                for number, text in enumerate(block, line):
+                    yield _long(number) if _is_long(text) else Record(number, 1, self.split(text))
+                line += len(block)
+        else:
+            yield from self._quoted(lines)
+
+    def split(self, line: str) -> list[str]:
+        """The cells of a line in which quotes are letters; none in a blank line."""
+        if not line:
+            return []
+        cells = line.split(self.delimiter)
+        return [cell.strip(" ") for cell in cells] if self.skips_blanks else cells
+
+    def mended(self, line: str) -> list[str]:
+        """The cells of a line; a field whose quote is not closed within it is read as it stands."""
+        quoted = re.compile(rf' *+"((?:[^"]|"")*+)"(?={re.escape(self.delimiter)}|$)')
+        start, cells = 0, []
+        while True:
+            blanks = self.skips_blanks or line.startswith('"', start)
+            match = quoted.match(line, start) if blanks else None
+            if match:
+                cells.append(match[1].replace('""', '"'))
+                end = match.end()
+            else:
+                end = line.find(self.delimiter, start)
+                end = len(line) if end < 0 else end
+                cells.append(line[start:end].strip(" ") if self.skips_blanks else line[start:end])
+            if end >= len(line):
+                return cells
+            start = end + 1
+
+    def _quoted(self, lines: TextLines) -> Iterator[Record]:
+        window: list[str] = []
+        first, blocks, at_end = 1, lines.blocks(), False
+        needed = MAX_RECORD_LINES
+        while True:
+            while not at_end and len(window) <= needed:
+                block = next(blocks, None)
+                at_end = block is None
+                window += block or []
+            if not window:
+                return
+            done = 0
+            for record in self._in_window(window, first, lines.newline, at_end=at_end):
+                done += record.num_lines
+                yield record
+            # A record may need more lines than there are; the next window then has twice as many.
+            needed = MAX_RECORD_LINES if done else 2 * len(window)
+            del window[:done]
+            first += done
+
+    def _in_window(
+        self, window: list[str], first: int, newline: str, *, at_end: bool
+    ) -> Iterator[Record]:
+        """The records in some lines, of which the first has the number `first`.
+
+        Unless the file ends with them, the last `MAX_RECORD_LINES` lines are left, since a record
+        might go on behind them.
+        """
+        # This limit is a setting of the whole process. The default of 128 KiB loses long captions.
+        csv.field_size_limit(MAX_FIELD_CHARS)
+        line = num_read = 0
+        reader = self._reader_from(window, 0)
+        stop = len(window) if at_end else len(window) - MAX_RECORD_LINES
+        while line < stop:
+            try:
+                cells, problem = next(reader), ""
+            except csv.Error as error:
+                cells, problem = [], str(error)
+            num_lines = reader.line_num - num_read
+            num_read = reader.line_num
+            if num_lines == 1 and not problem:
+                yield Record(first + line, 1, cells)
+            else:
+                is_cut = "unexpected end" in problem and not at_end
+                if is_cut and self.quoting == "csv":
+                    return  # the quote may be closed behind the window
+                texts = window[line : line + num_lines]
+                record = self._odd(texts, problem, newline)._replace(line=first + line)
+                yield record
+                num_lines = record.num_lines
+                reader, num_read = self._reader_from(window, line + num_lines), 0
+            line += num_lines
+
+    def _reader_from(self, lines: Sequence[str], start: int) -> Any:
+        """A reader of the records from a line on."""
+        rest = iter(lines)
+        rest.__setstate__(start)  # type: ignore[attr-defined]
+        # Without `strict`, a quote that is never closed silently swallows the rest of the file.
+        return csv.reader(
+            rest, delimiter=self.delimiter, strict=True, skipinitialspace=self.skips_blanks
+        )
+
+    def _odd(self, lines: Sequence[str], problem: str, newline: str) -> Record:
+        """A record that spans lines, or that RFC 4180 does not allow; as if it were in line 1."""
+        if not problem and (self.quoting == "csv" or self._spans(lines)):
+            ended = [line + newline for line in lines]
+            return Record(1, len(lines), next(self._reader_from(ended, 0)))
+        if self.quoting == "csv":
+            problem += "; a field that starts with a quote must end with one"
+            return Record(1, len(lines), None, problem)
+        if len(lines[0]) > MAX_FIELD_CHARS:
+            return _long(1)
+        return Record(1, 1, self.mended(lines[0]), is_mended=True)
+
+    def _spans(self, lines: Sequence[str]) -> bool:
+        """Whether a record means to span lines: some of them are not rows by themselves."""
+        if len(lines) > (MAX_RECORD_LINES if self.num_columns else SHORT_RECORD_LINES):
+            return False
+        delimiters = self.num_columns - 1
+        broken = sum(line.count(self.delimiter) != delimiters for line in lines)
+        if len(lines) <= SHORT_RECORD_LINES:
+            return broken > 0
+        return broken >= BROKEN_LINE_SHARE * len(lines)
+
+
+def _is_long(line: str) -> bool:
+    return len(line) >= MAX_LINE_CHARS
+
+
+def _long(line: int) -> Record:
+    return Record(line, 1, None, f"the line has more than {MAX_FIELD_CHARS:,} characters")
