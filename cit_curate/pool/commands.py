@@ -29,7 +29,7 @@ from cit_curate.storage.upload import check_empty, upload_folder
 from cit_curate.terminal import count_and_rate, print_line, progress_bar
 
 if TYPE_CHECKING:  # they import Arrow and DuckDB, which `--help` must not wait for
-    from cit_curate.pool.build_report import BuildReport
+    from cit_curate.pool.build.report import BuildReport
     from cit_curate.pool.pool import Pool
 
 logger = logging.getLogger(__name__)
@@ -354,7 +354,7 @@ def _accounted(counts: Mapping[str, int], num_lines: int) -> str:
 
 def _report(pool: "Pool") -> "BuildReport":
     """The report of a pool's build, which a pool in a store does not show."""
-    from cit_curate.pool.build_report import BuildReport, read_build_report
+    from cit_curate.pool.build.report import BuildReport, read_build_report
 
     return BuildReport() if pool.is_remote else read_build_report(pool.path)
 

@@ -39,10 +39,10 @@ from cit_curate.pool.build.reading import (
     blocks_in_order,
     piece_tasks,
 )
+from cit_curate.pool.build.report import write_build_report
 from cit_curate.pool.build.source_entries import Asked, check_unchanged, settings_of, source_entry
 from cit_curate.pool.build.summary import summarised
 from cit_curate.pool.build.writing import write_pairs
-from cit_curate.pool.build_report import write_build_report
 from cit_curate.pool.format import (
     PoolManifest,
     SourceEntry,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from cit_curate.captions import replace_bad_text, shown_text
 from cit_curate.encodings import likely_encoding
 from cit_curate.pool.build.blocks import Noted
-from cit_curate.pool.build_report import BuildReport
+from cit_curate.pool.build.report import BuildReport
 from cit_curate.sources.source import Source
 
 # A reason that takes a larger share of the records is no accident.
