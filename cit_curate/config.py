@@ -1,6 +1,6 @@
 """The configuration of curation: frozen, checked, and of the standard library only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from cit_curate.errors import ConfigError
@@ -204,6 +204,15 @@ class ReadConfig:
     def column_names(self) -> tuple[str, ...]:
         """The names in `columns`."""
         return tuple(name.strip() for name in self.columns.split(",") if name.strip())
+
+    @property
+    def changed(self) -> dict[str, object]:
+        """The settings that are not the default, by name."""
+        return {
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if getattr(self, each.name) != each.default
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
