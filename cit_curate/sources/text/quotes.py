@@ -98,18 +98,19 @@ class TableFormat:
             if not window:
                 return
             done = 0
-            for record in self._in_window(window, first, lines.newline, at_end=at_end):
+            for record in self._in_window(window, first, lines, at_end=at_end):
                 done += record[1]
                 yield record
             # A record may need more lines than there are; the next window then has twice as many.
             needed = MAX_RECORD_LINES if done else 2 * len(window)
             del window[:done]
             first += done
+            lines.forget(first)
 
     def _in_window(
-        self, window: list[str], first: int, newline: str, *, at_end: bool
+        self, window: list[str], first: int, lines: TextLines, *, at_end: bool
     ) -> Iterator[Record]:
-        """The records in some lines, of which the first has the number `first`.
+        """The records in some of the lines, of which the first has the number `first`.
 
         Unless the file ends with them, the last `MAX_RECORD_LINES` lines are left, since a record
         might go on behind them.
@@ -140,10 +141,10 @@ class TableFormat:
                 continue
             if "unexpected end" in problem and not at_end and self.quoting == "csv":
                 return  # the quote may be closed behind the window
-            lines = window[line : line + num_lines]
-            if not problem and (self.quoting == "csv" or self._spans(lines)):
+            spanned = window[line : line + num_lines]
+            if not problem and (self.quoting == "csv" or self._spans(spanned)):
                 # The lines have no ends here, but the field that spans them does.
-                (cells,) = self._reader_from([text + newline for text in lines], 0)
+                (cells,) = self._reader_from(lines.with_ends(spanned, first + line), 0)
                 yield first + line, num_lines, cells, "", False
             elif self.quoting == "csv":
                 problem += "; a field that starts with a quote must end with one"
