@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase, VisionTextDualEncoderModel
 
 from cit_curate.errors import ConfigError
 from cit_curate.metadata.tasks import Metric, load_task
+from cit_curate.terminal import print_line
 from cit_train.config import EvaluationConfig
 from cit_train.evaluation.open_folder import open_folder
 from cit_train.evaluation.open_task import open_task
@@ -95,8 +96,10 @@ class Evaluator:
             metric=self.metric,
         )
 
-    def warn(self) -> None:
-        """Log what makes the accuracy say less than it seems to."""
+    def announce(self) -> None:
+        """Show how a class list was matched, and warn of what makes the accuracy say little."""
+        if self.images.naming:
+            print_line(self.images.naming, stderr=True)
         for note in self.images.notes:
             logger.warning("%s: %s", _FLAGS.data, note)
 

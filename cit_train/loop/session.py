@@ -123,7 +123,7 @@ def open_session(
         Run.check_free(out, overwrite=overwrite)
     evaluator = Evaluator.open(config.evaluate_as, config.text.max_text_length)
     if evaluator is not None and world.is_first:
-        evaluator.warn()
+        evaluator.announce()
     curator = _open_curator(config, pools, out, world)
     towers = _open_towers(config, world)
     settings = _settings(config, curator, towers)

@@ -285,7 +285,7 @@ def test_an_evaluator_reads_a_file_list(tmp_path: Path) -> None:
 
 
 def test_an_evaluator_names_the_options_of_training(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image_folder(tmp_path / "data" / "train", NAMES)
     image_folder(tmp_path / "data" / "val", NAMES)
@@ -295,9 +295,12 @@ def test_an_evaluator_names_the_options_of_training(
         evaluator_of(tmp_path / "data" / "val", str(tmp_path / "nowhere.txt"))
     image_folder(tmp_path / "numbers", ("0", "1", "2"))
     with caplog.at_level(logging.WARNING):
-        evaluator_of(tmp_path / "numbers").warn()
+        evaluator_of(tmp_path / "numbers").announce()
     assert "--eval-data: the class names are numbers" in caplog.text
     assert "give --eval-classes FILE" in caplog.text
+    (tmp_path / "names.txt").write_text("\n".join(NAMES))
+    evaluator_of(tmp_path / "numbers", str(tmp_path / "names.txt")).announce()
+    assert "names.txt: 3 classes: auk, bee, cow; matched by number" in capsys.readouterr().err
 
 
 @pytest.fixture
