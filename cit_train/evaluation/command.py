@@ -8,6 +8,7 @@ import tyro
 
 from cit_curate.errors import BadInputError, CitError, ConfigError, DamagedError, ResourceError
 from cit_curate.printing import print_json
+from cit_curate.terminal import print_line
 from cit_curate.text_encoder.hub import HUB_PREFIX, hub_folder
 from cit_train.recipes import EVAL_RECIPES
 
@@ -58,7 +59,8 @@ def evaluate(
             built-in task is an image folder in --data.
         limit: Pictures of each task, spread evenly over it; all by default.
         classes: File of class names, when the sub-folders are named otherwise.
-            One a line, in the order of the sorted sub-folders; or a CSV with columns folder, class.
+            One a line or JSON, in the order of the sorted sub-folders; or a CSV with columns
+            folder, class.
         prompts: Templates of the class names; several are averaged. By default the task's own; for
             a folder of your own, the run's or "a photo of a {}".
         no_template: Use the class names alone.
@@ -196,6 +198,8 @@ def _evaluate_folder(
     from cit_train.models.load import load_dual_encoder
 
     folder = ImageFolder.open(data, options.classes)
+    for note in folder.notes:
+        print_line(note, stderr=True)
     encoder, tokenizer = load_dual_encoder(
         model, device=str(choose_device(device)), tokenizer=tokenizer_name or None
     )
@@ -241,7 +245,7 @@ def _show_folder_json(result: "Evaluation", model: Path, data: Path) -> None:
 def _print_folder_table(result: "Evaluation", data: Path) -> None:
     from rich.table import Table
 
-    from cit_curate.terminal import add_row, draw, inert, print_line
+    from cit_curate.terminal import add_row, draw, inert
 
     table = Table(title=inert(f"zero-shot on {data}"), title_justify="left")
     table.add_column("class")

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from cit_curate.encodings import read_text
 from cit_curate.errors import ConfigError
-from cit_curate.metadata.entries import read_utf8
 from cit_curate.metadata.tasks import TASK_NAMES, Task, load_task
 from cit_train.evaluation.labels import attach
 from cit_train.evaluation.readers.cifar_binary import CIFAR_VERSIONS, open_cifar_binary
@@ -143,7 +143,7 @@ def _own_prompts(folder: Path) -> tuple[str, ...]:
     path = folder / _PROMPTS
     if not path.is_file():
         return ()
-    lines = [line.strip() for line in read_utf8(path).splitlines()]
+    lines = [line.strip() for line in read_text(path).splitlines()]
     prompts = tuple(line for line in lines if line and not line.startswith("#"))
     wrong = [prompt for prompt in prompts if prompt.count("{}") != 1]
     if wrong:

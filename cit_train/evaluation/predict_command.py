@@ -58,10 +58,15 @@ def predict(
         device: auto = the first GPU, else the CPU; cpu, cuda or cuda:N.
         json: Print one JSON document instead of tables.
     """
-    from cit_curate.metadata.entries import load_metadata
+    from cit_curate.metadata.entries import read_metadata
 
     prompts, tokens = _settings(model, prompts, max_text_length, top)
-    classes = load_metadata(MetadataConfig(metadata=labels, metadata_column=labels_column))
+    read = read_metadata(
+        MetadataConfig(metadata=labels, metadata_column=labels_column), flag="--labels"
+    )
+    for line in read.lines:
+        print_line(line, stderr=True)
+    classes = read.entries
     # These import torch, which takes seconds.
     from cit_curate.text_encoder.encoder import choose_device
     from cit_train.evaluation.class_mapping import map_classes, plain_labels

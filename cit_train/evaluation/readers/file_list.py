@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cit_curate.encodings import read_text
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.images.decoders import decoders
 from cit_curate.images.read import read_image_bytes
-from cit_curate.metadata.entries import MetadataEntry, parse_entries, read_utf8
+from cit_curate.metadata.class_files.read import read_class_file
+from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.sources.folder import IMAGE_SUFFIXES
 from cit_train.evaluation.readers.labelled_images import SourceImages
 
@@ -74,16 +76,18 @@ def read_class_names(folder: Path) -> tuple[MetadataEntry, ...] | None:
     """The classes of `classes.txt` (or `classnames.txt`) in a folder, in the order of the labels.
 
     Two classes may have one name, so each line is an entry of its own.
+
+    Raises:
+        ConfigError: The file is there, and names no class or is in another format.
     """
     for name in _CLASS_FILES:
         if (folder / name).is_file():
-            lines = read_utf8(folder / name).splitlines()
-            return tuple(entry for line in lines for entry in parse_entries([line])) or None
+            return read_class_file(folder / name, flag="").entries
     return None
 
 
 def _rows(path: Path) -> list[tuple[str, str]]:
-    text = read_utf8(path)
+    text = read_text(path)
     if path.suffix == ".txt":
         table = [_split(line) for line in text.splitlines()]
     else:

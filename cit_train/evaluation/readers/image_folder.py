@@ -1,7 +1,5 @@
 """Reader of an image folder: one sub-folder of images for each class."""
 
-import csv
-import io
 import itertools
 import os
 from dataclasses import dataclass
@@ -10,7 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from cit_curate.errors import BadInputError, ConfigError
-from cit_curate.metadata.entries import MetadataEntry, parse_entries, read_utf8
+from cit_curate.metadata.class_files.formats import text_of
+from cit_curate.metadata.class_files.read import read_class_file
+from cit_curate.metadata.class_files.table_names import TABLE_SUFFIXES, ClassTable, read_table
+from cit_curate.metadata.class_list import ClassList
+from cit_curate.metadata.entries import MetadataEntry, parse_entries
 from cit_curate.records import Int64
 from cit_curate.sources.folder import IMAGE_SUFFIXES
 from cit_train.evaluation.readers.labelled_images import ImageFiles, LabelledImages, SourceImages
@@ -31,6 +33,7 @@ class ImageFolder:
         classes: The name of each class.
         paths: The images, chosen by their suffix; not opened yet.
         targets: int64 [paths], each image's position in `classes`.
+        notes: What the file of class names holds; empty without one.
     """
 
     root: Path
@@ -38,6 +41,7 @@ class ImageFolder:
     classes: tuple[MetadataEntry, ...]
     paths: tuple[Path, ...]
     targets: Int64
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, root: Path, classes: Path | None = None) -> "ImageFolder":
@@ -47,16 +51,16 @@ class ImageFolder:
 
         Args:
             root: The folder with one sub-folder for each class.
-            classes: The file of class names: a `.csv` with the columns `folder` and `class`, or
-                a metadata file, whose n-th entry names the n-th sub-folder. None = the names of
-                the sub-folders. Synonyms are separated by `|`.
+            classes: The file of class names: a table with the columns `folder` and `class`, or
+                what `--metadata` takes, whose n-th entry names the n-th sub-folder. None = the
+                names of the sub-folders. Synonyms are separated by `|`.
 
         Raises:
             ConfigError: The folder, its sub-folders or the names are missing or do not match.
             BadInputError: No sub-folder holds an image.
         """
         folders = _class_folders(root)
-        entries = _class_entries(root, folders, classes)
+        named = _class_names(root, folders, classes) if classes is not None else None
         images = [images_below(root / folder) for folder in folders]
         counts = [len(paths) for paths in images]
         if not sum(counts):
@@ -67,9 +71,10 @@ class ImageFolder:
         return cls(
             root=root,
             folders=folders,
-            classes=entries,
+            classes=named.entries if named else tuple(map(MetadataEntry, folders)),
             paths=tuple(itertools.chain.from_iterable(images)),
             targets=np.repeat(np.arange(len(folders), dtype=np.int64), counts),
+            notes=named.lines if named else (),
         )
 
     def source_images(self, *, prompts: tuple[str, ...] = ()) -> SourceImages:
@@ -81,6 +86,7 @@ class ImageFolder:
             names=self.classes,
             names_are_readable=False,
             prompts=prompts,
+            notes=self.notes,
         )
 
     def labelled(self) -> LabelledImages:
@@ -91,6 +97,7 @@ class ImageFolder:
             targets=self.targets,
             classes=self.classes,
             labels=self.folders,
+            notes=self.notes,
         )
 
 
@@ -105,50 +112,38 @@ def _class_folders(root: Path) -> tuple[str, ...]:
     return folders
 
 
-def _class_entries(
-    root: Path, folders: tuple[str, ...], classes: Path | None
-) -> tuple[MetadataEntry, ...]:
-    if classes is None:
-        return tuple(MetadataEntry(folder) for folder in folders)
+def _class_names(root: Path, folders: tuple[str, ...], classes: Path) -> ClassList:
+    """The class of each folder; two may have one name (ImageNet's cranes) and stay apart."""
     if not classes.is_file():
         raise ConfigError(f"--classes: there is no file {classes}")
-    if classes.suffix.lower() == ".csv":
-        return _entries_by_folder(root, folders, classes)
-    # Line by line: two classes may have one name (ImageNet's cranes), which must not be merged.
-    lines = read_utf8(classes).splitlines()
-    entries = tuple(entry for line in lines for entry in parse_entries([line]))
-    if not entries:
-        raise ConfigError(f"--classes: {classes} holds no class name; write one a line")
-    if len(entries) != len(folders):
+    if classes.suffix.lower() in TABLE_SUFFIXES:
+        table = read_table(text_of(classes), classes, _CLASS_COLUMNS)
+        if len(table.header) != 1:
+            return _names_by_folder(root, folders, table)
+    named = read_class_file(classes, flag="")
+    if len(named.entries) != len(folders):
         raise ConfigError(
-            f"--classes: {classes} names {len(entries)} classes, and {root} has {len(folders)} "
-            f"class folders ({_some(folders)}); write one line for each folder in sorted order, "
-            "or a .csv with the columns folder and class"
+            f"--classes: {classes} names {len(named.entries)} classes, and {root} has "
+            f"{len(folders)} class folders ({_some(folders)}); write one line for each folder in "
+            "sorted order, or a .csv with the columns folder and class"
         )
-    return entries
+    return named
 
 
-def _entries_by_folder(
-    root: Path, folders: tuple[str, ...], classes: Path
-) -> tuple[MetadataEntry, ...]:
+def _names_by_folder(root: Path, folders: tuple[str, ...], table: ClassTable) -> ClassList:
+    classes = table.path
+    if not {*_CLASS_COLUMNS} <= {*table.header}:
+        raise ConfigError(
+            f"--classes: {classes} needs the columns folder and class; it has {table.named_columns}"
+        )
     named: dict[str, MetadataEntry] = {}
-    with io.StringIO(read_utf8(classes), newline="") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if not set(_CLASS_COLUMNS) <= set(columns):
-            raise ConfigError(
-                f"--classes: {classes} needs the columns folder and class; "
-                f"it has {', '.join(columns) or 'none'}"
-            )
-        for row in reader:
-            folder = (row["folder"] or "").strip()
-            entries = parse_entries([row["class"] or ""])
-            if not folder or not entries or folder in named:
-                wrong = "comes twice" if folder in named else "or its class is empty"
-                raise ConfigError(
-                    f"--classes: {classes}:{reader.line_num}: folder {folder!r} {wrong}"
-                )
-            named[folder] = entries[0]
+    cells = (table.column(column, flag="--classes") for column in _CLASS_COLUMNS)
+    for (line, folder), (_, text) in zip(*cells, strict=True):
+        entries = parse_entries([text], comments=False)
+        if not folder or not entries or folder in named:
+            wrong = "comes twice" if folder in named else "or its class is empty"
+            raise ConfigError(f"--classes: {classes}:{line}: folder {folder!r} {wrong}")
+        named[folder] = entries[0]
     unnamed = [folder for folder in folders if folder not in named]
     missing = [folder for folder in named if folder not in folders]
     if unnamed or missing:
@@ -156,7 +151,7 @@ def _entries_by_folder(
             f"--classes: {classes} names {len(named)} folders, and {root} has {len(folders)}; "
             f"without a name: {_some(unnamed)}; not in {root}: {_some(missing)}"
         )
-    return tuple(named[folder] for folder in folders)
+    return ClassList(name=str(classes), entries=tuple(named[folder] for folder in folders))
 
 
 def images_below(folder: Path) -> list[Path]:
