@@ -73,7 +73,7 @@ def show(
 
     Args:
         metadata: A name of `cit metadata list`, or a file.
-        metadata_column: Column that holds the entries of a CSV or TSV.
+        metadata_column: Column that holds the entries of a CSV, a TSV or JSON objects.
         prompts: Show the prompts that --template-metadata would use, as comments.
         limit: Print this many entries only.
         json: Print one JSON document instead.

@@ -47,7 +47,7 @@ def predict(
         model: A run (its best checkpoint, else its last), a checkpoint's folder, or hf://org/name.
         image: Picture files, or folders of them.
         labels: The classes, in any form that --metadata takes, such as a file with one a line.
-        labels_column: Column of the classes, when --labels is a CSV or TSV.
+        labels_column: Column of the classes, when --labels is a CSV, a TSV or JSON objects.
         top: Maximum labels of a picture.
         prompts: Templates of the class names; several are averaged. By default the run's,
             or "a photo of a {}".
