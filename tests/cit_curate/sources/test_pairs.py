@@ -15,7 +15,6 @@ from cit_curate.sources.pairs import (
     checked_image_id,
     checked_image_uri,
     checked_text_key,
-    cleaned_text,
     pairs_of,
 )
 from cit_curate.sources.rows import (
@@ -26,6 +25,7 @@ from cit_curate.sources.rows import (
     column_cells,
     texts_of_cells,
 )
+from cit_curate.sources.texts import cleaned_text
 
 ROOT = Path("/images/root")
 WIDE = Columns(image="image", text=("title", "tag"), extra=("note",))
