@@ -81,7 +81,7 @@ def open_huggingface(path: Path, columns: Columns) -> SourceReader:
     if is_parquet:
         return open_parquet(path, columns)
     columns = columns.found_in(schema.names, path)
-    check_types(path, columns, schema)
+    columns = check_types(path, columns, schema)
     return SourceReader(
         columns=columns,
         extra_types={name: schema.field(name).type for name in columns.extra},

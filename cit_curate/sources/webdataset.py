@@ -17,8 +17,8 @@ from cit_curate.captions import MAX_RAW_CHARS, shown_text
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.images.uri import tar_uri
 from cit_curate.sources.columns import Columns
-from cit_curate.sources.rows import Problem, SourceReader, batches_of
-from cit_curate.sources.text.jsonl import FieldError, extra_texts, field_text, parse_object
+from cit_curate.sources.rows import Cell, Problem, SourceReader, batches_of
+from cit_curate.sources.text.jsonl import FieldError, extra_texts, field_cell, parse_object
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".tar.lz4")
@@ -67,19 +67,21 @@ def open_webdataset(path: Path, columns: Columns) -> SourceReader:
     has_text_columns = bool(columns.text or columns.caption)
     if not has_text_columns:
         columns = replace(columns, text_key="text_key", caption="caption")
-    columns = replace(columns, image=_IMAGE_COLUMN)
+    columns = replace(columns, image=_IMAGE_COLUMN).with_list_key()
     return SourceReader(
         columns=columns,
         extra_types={name: pa.string() for name in columns.extra},
         read=lambda: batches_of(
-            _records(path, columns, with_default_key=not has_text_columns), columns
+            _records(path, columns, with_default_key=not has_text_columns),
+            columns,
+            has_names=True,
         ),
     )
 
 
 def _records(
     path: Path, columns: Columns, *, with_default_key: bool
-) -> Iterator[tuple[int, Sequence[str | None] | Problem]]:
+) -> Iterator[tuple[int, Sequence[Cell] | Problem]]:
     for number, sample in enumerate(_samples(path), 1):
         try:
             texts = _texts(sample, columns)
@@ -91,12 +93,14 @@ def _records(
             continue
         if with_default_key and not texts["text_key"]:
             texts["text_key"] = "caption"
-        yield number, [*texts.values(), *extra_texts(sample.fields, columns)]
+        own_id = columns.image_id != KEY_COLUMN and texts.get(columns.image_id or "")
+        name = sample.key if not own_id and columns.image_id in ("image_id", KEY_COLUMN) else None
+        yield number, [*texts.values(), *extra_texts(sample.fields, columns), name]
 
 
-def _texts(sample: _Sample, columns: Columns) -> dict[str, str | None]:
-    """The text of each column."""
-    texts: dict[str, str | None] = {}
+def _texts(sample: _Sample, columns: Columns) -> dict[str, Cell]:
+    """The text of each column, or its list of texts."""
+    texts: dict[str, Cell] = {}
     for name in columns.names:
         if name == columns.image:
             texts[name] = sample.images[0] if sample.images else None
@@ -105,9 +109,7 @@ def _texts(sample: _Sample, columns: Columns) -> dict[str, str | None]:
         elif name == "caption" and sample.caption is not None:
             texts[name] = sample.caption
         else:
-            texts[name] = field_text(sample.fields, name, columns)
-    if columns.image_id == "image_id" and not texts["image_id"]:
-        texts["image_id"] = sample.key
+            texts[name] = field_cell(sample.fields, name, columns)
     return texts
 
 

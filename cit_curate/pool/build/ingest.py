@@ -122,8 +122,10 @@ def build_pool(
                     _check(found, sources, max_reject_ratio)
                 for source, entry in zip(sources, entries, strict=True):
                     check_unchanged(source, entry)
-                with planned(found.blocks, folder / "staging") as plan:
+                places = {entry.name: entry.path for entry in entries}
+                with planned(found.blocks, folder / "staging", places) as plan:
                     manifest = _write(workers, plan, found, folder, schema, progress)
+                    numbered = plan.numbered
                     id_lists = lists.found(plan.num_rows, plan.num_images) if lists else {}
                 manifest = replace(
                     manifest,
@@ -137,7 +139,9 @@ def build_pool(
                     id_lists={**lists.described, **id_lists} if lists else {},
                 )
                 guesses = [_guesses(reader) for reader in readers]
-                report = summarised(sources, found.sources, guesses, manifest.rejects, found.firsts)
+                report = summarised(
+                    sources, found.sources, guesses, manifest.rejects, found.firsts, numbered
+                )
                 write_build_report(folder, report)
                 write_manifest(folder, manifest)
         finish_pool(out, manifest)
@@ -269,8 +273,7 @@ def _write(
         rejects = chain(found.rejects(), closed) if repeats else closed
         reject_parts = write_rejects(rejects, folder)
     reasons = Counter(found.reasons)
-    if plan.num_repeats:
-        reasons["duplicate_key"] += plan.num_repeats
+    reasons.update(plan.numbered.rejects)
     return PoolManifest(
         name="",
         fingerprint=parts_fingerprint(written.parts),

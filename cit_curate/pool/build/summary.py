@@ -7,6 +7,7 @@ from typing import NamedTuple
 from cit_curate.captions import replace_bad_text, shown_text
 from cit_curate.encodings import likely_encoding
 from cit_curate.pool.build.blocks import Noted
+from cit_curate.pool.build.numbering import Numbered
 from cit_curate.pool.build.report import BuildReport
 from cit_curate.sources.source import Source
 
@@ -14,7 +15,7 @@ from cit_curate.sources.source import Source
 LARGE_SHARE = 0.1
 # Reasons that lose a text which somebody wrote, and what to do about each.
 _ADVICE = {
-    "duplicate_key": "the rows repeat ids; see --image-id and --text-key",
+    "duplicate_key": "the lines repeat ids of images",
     "text_without_image": "texts whose image was not found beside them; are they of one name?",
     "column_count": "the rows have another number of cells than the header; see --delimiter and "
     "--quoting",
@@ -23,6 +24,8 @@ _ADVICE = {
 # A record of more lines has probably swallowed others.
 _LONG_RECORD_LINES = 20
 _SHOWN_CAPTIONS = 2
+# Of more captions of one image and text key, the id is probably that of something else.
+_MANY_CAPTIONS = 1000
 
 
 class SourceFound(NamedTuple):
@@ -49,6 +52,7 @@ def summarised(
     guesses: Sequence[Sequence[str]],
     reasons: Mapping[str, int],
     firsts: Mapping[str, str],
+    numbered: Numbered,
 ) -> BuildReport:
     """The report of a build.
 
@@ -58,6 +62,7 @@ def summarised(
         guesses: The guesses about each of them, `SourceReader.notes`.
         reasons: The number of rejects of each reason.
         firsts: The position and the detail of the first reject of each reason.
+        numbered: What became of the captions that repeat a text key of their image.
 
     Raises:
         AssertionError: A text file has lines that nobody accounts for; a bug.
@@ -81,6 +86,9 @@ def summarised(
                 f"{reasons[reason]:,} of {num_records:,} records ({share:.0%}) are rejected as "
                 f"{reason}: {advice} (first: {firsts.get(reason, '')})"
             )
+    counts.update(_numbered_counts(numbered))
+    notes += _numbered_notes(numbered)
+    warnings += _numbered_warnings(numbered)
     kept = {name: count for name, count in counts.items() if count or name in _ALWAYS}
     return BuildReport(kept, tuple(notes), tuple(warnings))
 
@@ -146,6 +154,33 @@ def _warned(source: Source, found: SourceFound) -> Iterator[str]:
             f"{source.name}: {mended.count:,} of {found.num_texts:,} captions have bytes that are "
             f"no {source.reading.encoding or 'UTF-8'}, and were mended with U+FFFD; the first in "
             f"row {mended.examples[0].row}: {shown}; they look like --encoding {likely}"
+        )
+
+
+def _numbered_counts(numbered: Numbered) -> Counter[str]:
+    renamed = numbered.renamed.num_images if numbered.renamed else 0
+    return Counter(num_captions_numbered=numbered.num_captions, num_images_renamed=renamed)
+
+
+def _numbered_notes(numbered: Numbered) -> Iterator[str]:
+    if numbered.num_captions:
+        yield (
+            f"{_number(numbered.num_captions, 'caption')} numbered, since images have several of "
+            f"one text key; the most: {numbered.most:,}, of {numbered.most_key}"
+        )
+    if renamed := numbered.renamed:
+        yield (
+            f"{_number(renamed.num_images, 'image')} in {_number(renamed.num_sources, 'source')} "
+            "with the name of an image in an earlier source: the source's name now begins the id, "
+            f"as in {renamed.first}"
+        )
+
+
+def _numbered_warnings(numbered: Numbered) -> Iterator[str]:
+    if numbered.most > _MANY_CAPTIONS:
+        yield (
+            f"{numbered.most_key} stands for {numbered.most:,} captions of one image; does "
+            "--image-id name the column of image ids?"
         )
 
 

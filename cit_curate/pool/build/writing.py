@@ -77,9 +77,7 @@ def _write_scattered(
     """Write the parts one after another, with the rows of each image brought together."""
     assert plan.staging is not None
     all_pairs = (
-        table
-        for kept in plan.kept
-        for table in _pairs(Piece(kept, 0, kept.block.num_pairs), schema, with_dropped=True)
+        table for kept in plan.kept for table in _pairs(Piece(kept, 0, kept.num_pairs), schema)
     )
 
     def reported() -> Iterator[pa.Table]:
@@ -93,13 +91,11 @@ def _write_scattered(
         return write_parts(cut_groups(reported(), plan.max_rows), folder, schema)
 
 
-def _pairs(piece: Piece, schema: pa.Schema, *, with_dropped: bool = False) -> Iterator[pa.Table]:
-    """The pairs of a piece, as `schema`; `with_dropped` for a piece of all pairs of its block."""
-    block, dropped = piece.kept.block, piece.kept.dropped_pairs()
+def _pairs(piece: Piece, schema: pa.Schema) -> Iterator[pa.Table]:
+    """The pairs of a piece, as `schema`."""
+    block, changes = piece.kept.block, piece.kept.changes()
     names = [name for name in schema.names if name != _SOURCE]
-    for table in block.pairs(
-        piece.start, piece.stop, dropped[:0] if with_dropped else dropped, names
-    ):
+    for table in block.pairs(piece.start, piece.stop, changes, names):
         columns = {name: table[name] for name in names}
         columns[_SOURCE] = repeated(block.source, table.num_rows)
         yield pa.table({name: columns[name] for name in schema.names}).cast(schema)

@@ -16,7 +16,6 @@ from cit_curate.sources.pairs import (
     checked_image_uri,
     checked_text_key,
     pairs_of,
-    seen_text,
 )
 from cit_curate.sources.rows import (
     ROW,
@@ -26,6 +25,7 @@ from cit_curate.sources.rows import (
     column_cells,
     texts_of_cells,
 )
+from cit_curate.sources.texts import seen_text
 
 ROOT = Path("/images/root")
 WIDE = Columns(image="image", text=("title", "tag"), extra=("note",))
