@@ -117,7 +117,8 @@ def table_names(text: str, path: Path, column: str, *, flag: str) -> ClassList:
         return numbered
     cells = [(line, cells[0]) for line, cells in table.rows if cells]
     if table.has_header_word:
-        return _named(cells[1:], table)
+        names = _named(cells[1:], table)
+        return replace(names, notes=(f"column {table.header[0]!r}", *names.notes))
     names = plain_names([cell for _, cell in cells], path)
     return replace(names, notes=("no header: the first line is a class", *names.notes))
 

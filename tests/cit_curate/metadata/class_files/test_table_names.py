@@ -40,7 +40,7 @@ def test_a_column_is_read_and_its_cells_are_never_comments(read: Read) -> None:
 def test_a_word_that_headers_have_is_the_header(read: Read, header: str) -> None:
     classes = read("names.csv", f"{header}\nowl\nferry\n")
     assert names_of(classes) == ["owl", "ferry"]
-    assert classes.notes == ()
+    assert classes.notes == (f"column {header.strip()!r}",)
 
 
 @pytest.mark.parametrize("name", ["names.csv", "names.tsv", "names.TSV"])
