@@ -14,6 +14,7 @@ import pyarrow as pa
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.embedded import embedded_columns, embedded_uris, is_embedded
+from cit_curate.sources.folders.metadata import names_images
 from cit_curate.sources.parquet import (
     check_types,
     damaged_source,
@@ -56,7 +57,7 @@ def dataset_sources(path: Path) -> list[Path]:
 def is_dataset(path: Path) -> bool:
     """True for a folder that `save_to_disk` made, or a snapshot with Parquet files in `data/`."""
     saved = any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
-    return saved or any(path.glob("data/*.parquet"))
+    return saved or any(not names_images(file) for file in path.glob("data/*.parquet"))
 
 
 def open_huggingface(path: Path, columns: Columns) -> SourceReader:

@@ -12,8 +12,8 @@ from PIL import Image
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.images.decoders import decoders
 from cit_curate.images.read import read_image_bytes
+from cit_curate.images.suffixes import IMAGE_SUFFIXES
 from cit_curate.metadata.entries import MetadataEntry, parse_entries, read_utf8
-from cit_curate.sources.folder import IMAGE_SUFFIXES
 from cit_train.evaluation.readers.labelled_images import SourceImages
 
 __all__ = ["FILE_LISTS", "open_file_list", "read_class_names"]
