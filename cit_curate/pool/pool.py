@@ -154,8 +154,15 @@ class Pool:
 
     @property
     def has_images(self) -> bool:
-        """True if some pair names an image file; web addresses do not count."""
-        return self.manifest.num_with_image > 0
+        """True if some pair names an image file; web addresses do not count.
+
+        That includes a pool whose images were not there when it was built.
+        """
+        if self.manifest.num_with_image or self.is_remote:
+            return self.manifest.num_with_image > 0
+        from cit_curate.pool.build.report import read_build_report
+
+        return read_build_report(self.path).counts.get("num_images_tried", 0) > 0
 
     @cached_property
     def num_bytes(self) -> int:

@@ -183,11 +183,13 @@ def _archived(image_uri: str) -> ImageUri | None:
 def check_some_are_there(looks: Sequence[ImageLook]) -> None:
     """Raise if no tried image of a source is there.
 
+    Of YFCC, a list says which images are on some disk; whether it is this one is a warning.
+
     Raises:
         BadInputError: The message names the first, and what is there instead.
     """
     for look in looks:
-        if look.pair_share or not look.tried:
+        if look.pair_share or look.source.yfcc:
             continue
         what = "none of its images is there"
         if look.num_tried_rows < look.num_rows:
@@ -199,8 +201,8 @@ def check_some_are_there(looks: Sequence[ImageLook]) -> None:
 
 
 def shares_there(looks: Sequence[ImageLook]) -> dict[str, float]:
-    """The share of the pairs whose image is there, by the source's name."""
-    return {look.source.name: look.pair_share for look in looks}
+    """The share of the pairs whose image is there, by the source's name; YFCC's lists say that."""
+    return {look.source.name: look.pair_share for look in looks if not look.source.yfcc}
 
 
 def to_respell(looks: Sequence[ImageLook]) -> dict[str, ImageRoot]:

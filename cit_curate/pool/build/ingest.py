@@ -133,10 +133,10 @@ def build_pool(
                 with keeping_rejects(rejects_path(out), found.rejects):
                     _read(workers, sources, tasks, found, progress)
                     _check(found, sources, max_reject_ratio)
-                    progress("looking at images", 0)
-                    looks = look_at_images(sources, found.blocks)
-                    if not allow_missing_images:
-                        check_some_are_there(looks)
+                progress("looking at images", 0)
+                looks = look_at_images(sources, found.blocks)
+                if not allow_missing_images:
+                    check_some_are_there(looks)
                 for source, entry in zip(sources, entries, strict=True):
                     check_unchanged(source, entry)
                 with planned(found.blocks, folder / "staging") as plan:
