@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.sources.columns import Columns
-from cit_curate.sources.embedded import embedded_columns, embedded_uris, is_embedded
+from cit_curate.sources.embedded import embedded_columns, embedded_uris, is_embedded, several_images
 from cit_curate.sources.folders.metadata import names_images
 from cit_curate.sources.parquet import (
     check_types,
@@ -78,14 +78,17 @@ def open_huggingface(path: Path, columns: Columns) -> SourceReader:
     files = [] if is_parquet else _arrow_files(path)
     schema = parquet_schema(path) if is_parquet else _schema(files[0])
     columns = _with_image(columns, schema)
+    several = "" if columns.image else several_images(schema, None)
+    notes = (f"{several} (its pairs have no image)",) if several else ()
     if is_parquet:
-        return open_parquet(path, columns)
+        return replace(open_parquet(path, columns), notes=notes)
     columns = columns.found_in(schema.names, path)
     check_types(path, columns, schema)
     return SourceReader(
         columns=columns,
         extra_types={name: schema.field(name).type for name in columns.extra},
         read=lambda: _read(files, columns, schema),
+        notes=notes,
     )
 
 

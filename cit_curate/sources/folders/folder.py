@@ -22,6 +22,7 @@ from cit_curate.sources.folders.walk import Listing, walk
 from cit_curate.sources.rows import Note, Problem, ReadLog, SourceReader, SourceRows, batches_of
 
 FOLDER_COLUMNS = Columns(image_id="image_id", image="image", text=("caption",))
+_TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".txt", ".token")
 # A letter of a text has at most 4 bytes.
 _MAX_RAW_BYTES = 4 * MAX_RAW_CHARS
 
@@ -75,16 +76,23 @@ def open_folder(
 
 def no_captions(path: Path) -> str:
     """The end of a message about a folder whose images have no caption at all."""
-    classes = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
+    shown = [entry for entry in os.scandir(path) if not entry.name.startswith(".")]
+    classes = sorted(entry.name for entry in shown if entry.is_dir())
+    tables = sorted(entry.name for entry in shown if suffix_of(entry.name) in _TABLE_SUFFIXES)
     advice = (
         "; its images have no captions: put NAME.txt beside each NAME.jpg, or a metadata.jsonl, "
         ".csv or .parquet with the columns file_name and text into the folder"
     )
     if classes:
-        shown = ", ".join(map(ascii, classes[:3])) + (", …" if len(classes) > 3 else "")
+        named = ", ".join(map(ascii, classes[:3])) + (", …" if len(classes) > 3 else "")
         advice += (
-            f"; if its folders ({shown}) are classes, it is a data set to evaluate on (cit eval "
+            f"; if its folders ({named}) are classes, it is a data set to evaluate on (cit eval "
             f"MODEL --data {path}), not a pool"
+        )
+    if tables:
+        advice += (
+            f"; if {tables[0]!a} names them with their captions, build the pool from it: cit pool "
+            f"build {path / tables[0]} --image COLUMN --text COLUMN --image-root {path}"
         )
     return advice
 

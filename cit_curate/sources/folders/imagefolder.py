@@ -93,25 +93,32 @@ def open_imagefolder(
 def _with_text(
     files: Sequence[MetadataFile], columns: Columns
 ) -> tuple[list[MetadataFile], Columns, list[str]]:
-    """The files to read, the columns with a text column, and what was guessed."""
-    if columns.text or columns.caption:
-        return list(files), columns, []
-    names = list(text_columns(files))
-    shown = files[0].path
-    if len(names) != 1:
-        what = f"several columns of text, {', '.join(names)}" if names else "no column of text"
-        raise ConfigError(
-            f"{shown} has {what}; say which to read with --text COLUMN,COLUMN; its columns are "
-            f"{', '.join(files[0].columns)}"
-        )
-    notes = [f"the texts are the column {names[0]!r} of {files[0].shown} (--text names others)"]
+    """The files to read, the columns with a text column, and what was guessed.
+
+    A data set's test part may have no texts: a file without their columns is left out, if another
+    one has them.
+    """
+    notes = []
+    if not columns.text and not columns.caption:
+        names = list(text_columns(files))
+        if len(names) != 1:
+            what = f"several columns of text, {', '.join(names)}" if names else "no column of text"
+            raise ConfigError(
+                f"{files[0].path} has {what}; say which to read with --text COLUMN,COLUMN; its "
+                f"columns are {', '.join(files[0].columns)}"
+            )
+        columns = replace(columns, text=(names[0],))
+        notes.append(f"the texts are the column {names[0]!r} (--text names others)")
+    wanted = {*columns.text, *filter(None, (columns.caption, columns.text_key))}
+    chosen = [file for file in files if wanted <= {*file.columns}]
+    if not chosen:
+        return list(files), columns, notes  # Opening the first one says what it has.
     notes += [
-        f"{file.shown} has no column {names[0]!r}, so its images have no text"
+        f"{file.shown} has no {', '.join(sorted(wanted))}, so its images have no text"
         for file in files
-        if names[0] not in file.columns
+        if file not in chosen
     ]
-    chosen = [file for file in files if names[0] in file.columns]
-    return chosen, replace(columns, text=(names[0],)), notes
+    return chosen, columns, notes
 
 
 def _open(file: MetadataFile, columns: Columns, reading: ReadConfig) -> SourceReader:
@@ -185,7 +192,6 @@ class _Rows:
                 continue
             if path != self._path(file.prefix, name):
                 log.notes.append(Note(int(rows.lines[row]), "respelled_path", name))
-            self.listed[path] = True
             keep[row] = True
             paths.append(path)
         mask = arrow_of(keep)
@@ -216,6 +222,7 @@ class _Rows:
         for written in spellings(name):
             path = self._path(prefix, written)
             if path in self.listed or is_there(self.root, path):
+                self.listed[path] = True
                 if suffix_of(path) in OTHER_IMAGE_SUFFIXES:
                     raise ImageRejected("format_not_allowed", not_allowed(path))
                 return path

@@ -9,11 +9,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from cit_curate.config import ReadConfig
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.sources.columns import Columns, column_kind
+from cit_curate.sources.embedded import is_list
 from cit_curate.sources.folders.walk import walk
 from cit_curate.sources.parquet import parquet_schema
 from cit_curate.sources.text.files import text_lines
@@ -161,7 +160,7 @@ def _describe_csv(path: Path, columns: Columns, reading: ReadConfig) -> _Describ
 
 def _describe_parquet(path: Path, columns: Columns, reading: ReadConfig) -> _Described:
     schema = parquet_schema(path)
-    lists = [field for field in schema if _is_list(field.type)]
+    lists = [field for field in schema if is_list(field.type)]
     texts = [field.name for field in schema if column_kind(field.type) == "text"]
     texts += [field.name for field in lists if column_kind(field.type.value_type) == "text"]
     return _Described(tuple(schema.names), tuple(texts), tuple(field.name for field in lists))
@@ -194,12 +193,6 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
 
 
 def text_columns(files: Sequence[MetadataFile]) -> Iterator[str]:
