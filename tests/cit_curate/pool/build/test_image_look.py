@@ -143,12 +143,12 @@ def test_a_repair_never_leads_outside_of_the_root(tmp_path):
 
 def test_repaired_paths_of_scattered_rows_of_an_image_count_once(tmp_path):
     pictures(tmp_path / "sub", 2)
-    rows = [(f"{image}", f"sub\\{image:03d}.png", f"text {n} {image}") for n in range(3)
-            for image in range(2)]  # fmt: skip
+    rows = [("id", "image", "kind", "caption")]
+    for number in range(3):
+        for image in range(2):
+            rows.append((image, f"sub\\{image:03d}.png", f"k{number}", f"text {number} {image}"))
     with (tmp_path / "t.csv").open("w", newline="") as stream:
-        csv.writer(stream).writerows([("id", "image", "kind", "caption")] + [
-            (image, path, f"k{number // 2}", text) for number, (image, path, text) in enumerate(rows)
-        ])  # fmt: skip
+        csv.writer(stream).writerows(rows)
     columns = Columns(image_id="id", image="image", text_key="kind", caption="caption")
     pool = Pool.build([tmp_path / "t.csv"], tmp_path / "pool", columns=columns)
     assert set(uris_of(pool)) == {"sub/000.png", "sub/001.png"}
