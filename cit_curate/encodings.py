@@ -100,6 +100,21 @@ def likely_encoding(text: bytes) -> str:
     return "cp1252" if "cp1252" in best else best[0]
 
 
+def decoded(content: bytes, encoding: str, where: object) -> str:
+    """The text of a small file, or of its beginning; undecodable bytes are lone surrogates.
+
+    Args:
+        content: The bytes, from the first one.
+        encoding: The encoding; "" = that of the byte order mark, else UTF-8.
+        where: The file, for the message.
+
+    Raises:
+        ConfigError: It looks like UTF-16 or UTF-32 without a mark.
+    """
+    encoding = encoding or encoding_of(content[:HEAD_BYTES], where)
+    return content.decode(encoding, LONE_SURROGATES).removeprefix("\ufeff")
+
+
 def read_text(path: Path) -> str:
     """The text of a small file: UTF-8, or UTF-16 or UTF-32 by its mark; without the mark.
 

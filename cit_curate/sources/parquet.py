@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.images.uri import cell_uri
 from cit_curate.sources.columns import LIST_KEY, Columns, column_kind, is_list
-from cit_curate.sources.embedded import embedded_uris, is_embedded
+from cit_curate.sources.embedded import embedded_uris, is_embedded, several_images
 from cit_curate.sources.rows import (
     ROWS_PER_BATCH,
     SourceReader,
@@ -86,6 +86,8 @@ def check_types(path: Path, columns: Columns, schema: pa.Schema) -> Columns:
         kind = single = schema.field(name).type
         if name not in as_text and is_embedded(kind):
             continue
+        if name == columns.image and (problem := several_images(schema, name)):
+            raise ConfigError(f"{path}: {problem}")
         wanted, allowed = "text", {"text", "null"}
         if name == columns.image_id:
             wanted, allowed = "text or whole numbers", {"text", "null", "whole number"}

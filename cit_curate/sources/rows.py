@@ -56,6 +56,8 @@ class Reject:
         detail: The facts that a person needs to find and fix the record.
         record: The number of the record in its source, from 0. Consecutive ones are "in a row".
         num_lines: The lines of the record, in a text file.
+        is_tolerated: Whether it is no damage although its reason is one, such as a link in a folder
+            that leads outside.
     """
 
     row: int
@@ -63,6 +65,12 @@ class Reject:
     detail: str
     record: int
     num_lines: int = 1
+    is_tolerated: bool = False
+
+    @property
+    def is_malformed(self) -> bool:
+        """Whether it counts against the reject limit."""
+        return self.reason in MALFORMED and not self.is_tolerated
 
 
 def moved_reject(reject: Reject, num_lines: int, num_records: int) -> Reject:
@@ -113,6 +121,7 @@ class Problem:
     reason: str
     detail: str
     num_lines: int = 1
+    is_tolerated: bool = False
 
 
 @dataclass(frozen=True)
@@ -237,10 +246,10 @@ def batches_of(
     while True:
         batch = list(islice(records, ROWS_PER_BATCH))
         # What is logged behind the last record comes with a batch of none.
-        if not batch and not log.counts:
+        if not batch and not (log.counts or log.notes):
             return
         rejects = [
-            Reject(line, cells.reason, cells.detail, number, cells.num_lines)
+            Reject(line, cells.reason, cells.detail, number, cells.num_lines, cells.is_tolerated)
             for number, (line, cells) in enumerate(batch, first)
             if isinstance(cells, Problem)
         ]

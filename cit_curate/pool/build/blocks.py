@@ -19,9 +19,9 @@ from cit_curate.arrow_numpy import arrow_of, numpy_of, repeated, strings_of
 from cit_curate.errors import BadInputError, DamagedError
 from cit_curate.pool.build.changes import Changes
 from cit_curate.pool.build.malformed import Counted, count_malformed
-from cit_curate.pool.format import REJECT_SCHEMA
+from cit_curate.pool.format import REJECT_SCHEMA, names_image_file
+from cit_curate.records import Bool, Int64
 from cit_curate.sources.rows import (
-    MALFORMED,
     ROW,
     Note,
     RawPairs,
@@ -81,6 +81,7 @@ class Block:
         num_lines: Lines to add to the row numbers of later blocks.
         num_rows: Rows, those without a text included.
         batch_pairs: Pairs in each batch.
+        batch_images: Rows of each batch that name an image file and have a text.
         ids: First and last image id if the ids rise, shorter ones before longer ones; else None.
         reasons: The number of rejects and the first reject of each reason.
         has_names: Whether an image id is a name (`RawPairs.is_named`).
@@ -106,6 +107,7 @@ class Block:
     first_row: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     notes: dict[str, "Noted"] = field(default_factory=dict)
+    batch_images: tuple[int, ...] = ()
 
     @property
     def num_pairs(self) -> int:
@@ -117,6 +119,12 @@ class Block:
         reader = self._reader(names)
         for number in range(len(self.batch_pairs)):
             yield reader.get_batch(number)
+
+    def local_images(self, batch: int) -> tuple[pa.Array, Int64]:
+        """The uris of the rows that `batch_images` counts, and int64, their numbers of texts."""
+        rows = self._reader(("image_uri", "text_key")).get_batch(batch)
+        is_local = _names_image(rows)
+        return rows["image_uri"].filter(arrow_of(is_local)), num_texts(rows)[is_local]
 
     def rejects(self) -> pa.Table:
         """The rejects, as `REJECT_SCHEMA`."""
@@ -185,6 +193,7 @@ def write_block(
     num_records = num_lines = num_rows = 0
     has_names = repeats_key = False
     batch_pairs: list[int] = []
+    batch_images: list[int] = []
     rejects: list[Reject] = []
     log = ReadLog()
     options = pa.ipc.IpcWriteOptions(compression="lz4")
@@ -208,6 +217,7 @@ def write_block(
                     repeats_key |= raw.repeats_key
                     writer.write_batch(_batch(block_schema, raw.rows.num_rows, columns))
                     batch_pairs.append(int(num_texts(raw.rows).sum()))
+                    batch_images.append(int(np.count_nonzero(_names_image(raw.rows))))
                     num_rows += raw.rows.num_rows
                     rising.add(raw.rows["image_id"])
                 try:
@@ -227,9 +237,10 @@ def write_block(
                 has_names=has_names,
                 repeats_key=repeats_key,
                 reasons=_by_reason(rejects),
-                malformed=tuple(reject for reject in rejects if reject.reason in MALFORMED),
+                malformed=tuple(reject for reject in rejects if reject.is_malformed),
                 counts=dict(log.counts),
                 notes=_by_kind(log.notes),
+                batch_images=tuple(batch_images),
             )
             summary = json.dumps({**asdict(block), "path": ""})
             columns = {
@@ -258,6 +269,7 @@ def open_block(path: Path) -> Block:
                 **value,
                 "path": path,
                 "batch_pairs": tuple(value["batch_pairs"]),
+                "batch_images": tuple(value["batch_images"]),
                 "ids": value["ids"] and tuple(value["ids"]),
                 "reasons": {
                     reason: (count, Reject(**first))
@@ -274,6 +286,11 @@ def open_block(path: Path) -> Block:
 def comes_before(first: str, second: str) -> bool:
     """Whether an image id sorts before another: shorter ones first, then by bytes."""
     return (len(first.encode()), first.encode()) < (len(second.encode()), second.encode())
+
+
+def _names_image(rows: pa.RecordBatch) -> Bool:
+    """Whether each row names an image file and has a text: bool [rows]."""
+    return names_image_file(rows["image_uri"]) & (num_texts(rows) > 0)
 
 
 class _RisingIds:

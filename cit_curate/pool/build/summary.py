@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from cit_curate.captions import replace_bad_text, shown_text
 from cit_curate.encodings import likely_encoding
+from cit_curate.images.suffixes import ALLOWED_FORMATS
 from cit_curate.pool.build.blocks import Noted
 from cit_curate.pool.build.numbering import Numbered
 from cit_curate.pool.build.report import BuildReport
@@ -20,12 +21,16 @@ _ADVICE = {
     "column_count": "the rows have another number of cells than the header; see --delimiter and "
     "--quoting",
     "bad_row": "the rows could not be read; the rejects say why",
+    "missing_image": "there is no such file; the rejects name each",
+    "path_escapes": "the images lie outside of the image root; see --image-root",
+    "format_not_allowed": f"allowed are {ALLOWED_FORMATS}; convert the others, such as to PNG",
 }
 # A record of more lines has probably swallowed others.
 _LONG_RECORD_LINES = 20
 _SHOWN_CAPTIONS = 2
 # Of more captions of one image and text key, the id is probably that of something else.
 _MANY_CAPTIONS = 1000
+_SHOWN_FILES = 3
 
 
 class SourceFound(NamedTuple):
@@ -98,6 +103,9 @@ _COUNTED = {
     "mended_text": "num_text_fixed",
     "cut_text": "num_texts_cut",
     "spanning_lines": "num_records_spanning_lines",
+    "link_not_followed": "num_links_not_followed",
+    "other_file": "num_other_files",
+    "respelled_path": "num_paths_repaired",
 }
 _ALWAYS = ("num_rows_mended", "num_text_fixed")
 
@@ -133,6 +141,27 @@ def _noted(source: Source, found: SourceFound) -> Iterator[str]:
             f"{source.name}: {_number(cut.count, 'caption')} cut at the longest length, the first "
             f"in row {cut.examples[0].row}"
         )
+
+    yield from _noted_in_folder(source, notes)
+
+
+def _noted_in_folder(source: Source, notes: Mapping[str, Noted]) -> Iterator[str]:
+    if marked := notes.get("marked_encoding"):
+        names = ", ".join(dict.fromkeys(note.detail for note in marked.examples))
+        yield f"{source.name}: {_number(marked.count, 'text')} read as {names} by the mark in it"
+    if respelled := notes.get("respelled_path"):
+        yield (
+            f"{source.name}: {_number(respelled.count, 'path')} not there as written and mended, "
+            f"the first {respelled.examples[0].detail!a}"
+        )
+    if links := notes.get("link_not_followed"):
+        yield (
+            f"{source.name}: {_number(links.count, 'link')} not followed, since the folder is read "
+            f"under another path; the first: {links.examples[0].detail}"
+        )
+    if others := notes.get("other_file"):
+        shown = ", ".join(f"{note.detail!a}" for note in others.examples[:_SHOWN_FILES])
+        yield f"{source.name}: {_number(others.count, 'other file')} not read, such as {shown}"
 
 
 def _warned(source: Source, found: SourceFound) -> Iterator[str]:

@@ -15,10 +15,10 @@ from cit_curate.encodings import HEAD_BYTES, encoding_of, read_text
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.images.decoders import decoders
 from cit_curate.images.read import read_image_bytes
+from cit_curate.images.suffixes import IMAGE_SUFFIXES
 from cit_curate.metadata.class_files.read import read_class_file
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.reject_limit import RejectLimit
-from cit_curate.sources.folder import IMAGE_SUFFIXES
 from cit_train.evaluation.readers.class_names import find_name, key_positions
 from cit_train.evaluation.readers.labelled_images import SourceImages
 
