@@ -21,7 +21,7 @@ from cit_curate.sources.parquet import open_parquet, parquet_schema
 from cit_curate.sources.remote_sources import held_copies
 from cit_curate.sources.rows import SourceReader
 from cit_curate.sources.text.files import COMPRESSED_TEXT_SUFFIXES
-from cit_curate.sources.text.jsonl import open_jsonl
+from cit_curate.sources.text.json_array import open_json
 from cit_curate.sources.text.table import open_table
 from cit_curate.sources.webdataset import COMPRESSED_SUFFIXES, open_webdataset
 from cit_curate.sources.yfcc.source import YfccSource, open_yfcc
@@ -32,6 +32,7 @@ _BY_SUFFIX: dict[str, SourceFormat] = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".tab": "tsv",
+    ".json": "json",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".parquet": "parquet",
@@ -154,7 +155,12 @@ def _open_yfcc(source: Source, columns: Columns) -> SourceReader:
 READERS: Mapping[str, Callable[[Source, Columns], SourceReader]] = {
     "csv": lambda source, columns: open_table(source.path, columns, "csv", source.reading),
     "tsv": lambda source, columns: open_table(source.path, columns, "tsv", source.reading),
-    "jsonl": lambda source, columns: open_jsonl(source.path, columns, source.reading.encoding),
+    "json": lambda source, columns: open_json(
+        source.path, columns, "json", source.reading.encoding
+    ),
+    "jsonl": lambda source, columns: open_json(
+        source.path, columns, "jsonl", source.reading.encoding
+    ),
     "parquet": lambda source, columns: open_parquet(source.path, columns),
     "webdataset": lambda source, columns: open_webdataset(source.path, columns),
     "huggingface": lambda source, columns: open_huggingface(source.path, columns),

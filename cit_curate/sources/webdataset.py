@@ -84,7 +84,7 @@ def _records(
         try:
             texts = _texts(sample, columns)
         except FieldError as error:
-            yield number, _problem(sample, str(error))
+            yield number, replace(_problem(sample, str(error)), reason=error.reason)
             continue
         if sample.problem or not sample.images:
             yield number, _problem(sample, sample.problem)

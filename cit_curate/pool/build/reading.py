@@ -42,7 +42,7 @@ BYTES_PER_WORKER = 64 << 20
 REJECT_ROWS = 65_536
 
 # Formats in which making the pairs costs as much as reading the records.
-_STRIPED = ("csv", "tsv", "jsonl", "parquet")
+_STRIPED = ("csv", "tsv", "json", "jsonl", "parquet", "arrow")
 
 
 @dataclass(frozen=True)
