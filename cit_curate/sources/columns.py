@@ -20,8 +20,8 @@ class Columns:
     text (`caption`, and `text_key`, without which every row's key is the caption column's name).
 
     Attributes:
-        image_id: The column of image ids; None = the ids `{source}/{row}`, the row from 0 with 8
-            digits.
+        image_id: The column of image ids; None or "" = the ids `{source}/{row}`, the row from 0
+            with 8 digits.
         image: The column of image paths or URLs; None for a pool without images.
         text: Wide: the text columns. Each cell that is not empty becomes a pair, whose text key is
             the column's name.
@@ -86,7 +86,8 @@ class Columns:
                 names the file, the column, the existing columns and the nearest spelling.
         """
         columns = self
-        if self.image_id == Columns.image_id and self.image_id not in existing:
+        is_default = self.image_id == Columns.image_id
+        if not self.image_id or (is_default and self.image_id not in existing):
             columns = replace(self, image_id=None)
         listed = ", ".join(existing)
         if not self.text and not self.caption:

@@ -4,44 +4,56 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.images.uri import cell_uri
-from cit_curate.sources.columns import Columns, column_kind
-from cit_curate.sources.embedded import embedded_uris, is_embedded
-from cit_curate.sources.rows import (
-    ROWS_PER_BATCH,
-    SourceReader,
-    SourceRows,
-    carried_column,
-    cells_of,
-    column_cells,
+from cit_curate.sources.arrow.columns import check_types, rows_of_batch, with_image
+from cit_curate.sources.arrow.img2dataset import (
+    STATUS_COLUMNS,
+    failed_downloads,
+    is_img2dataset,
+    with_defaults,
 )
+from cit_curate.sources.arrow.ipc import damaged_source, image_note
+from cit_curate.sources.columns import Columns
+from cit_curate.sources.embedded import embedded_uris, is_embedded
+from cit_curate.sources.rows import ROWS_PER_BATCH, SourceReader, SourceRows
+from cit_curate.sources.text.files import check_uncompressed
 
 
-def open_parquet(path: Path, columns: Columns) -> SourceReader:
-    """Open a Parquet file; image ids that are whole numbers become decimal text.
+def open_parquet(path: Path, columns: Columns, *, is_dataset: bool = False) -> SourceReader:
+    """Open a Parquet file; ids of numbers and UUIDs become text (`arrow.columns`).
 
-    The image column may hold the images themselves, as bytes or as Hugging Face's struct.
+    The image column may hold the images themselves, as bytes or as Hugging Face's struct. In a file
+    of img2dataset, rows of downloads that failed are rejected, and its own columns are the default.
 
     Args:
         path: The file.
         columns: The columns to read.
+        is_dataset: See `arrow.columns.with_image`.
 
     Raises:
-        ConfigError: A chosen column is missing or holds neither text nor, for ids, whole numbers.
+        ConfigError: A chosen column is missing or has a type that it may not have, or the file is
+            compressed as a whole.
         DamagedError: The file is cut or empty.
     """
+    check_uncompressed(path, "a Parquet file compresses its columns itself")
     schema = parquet_schema(path)
-    columns = columns.found_in(schema.names, path)
-    check_types(path, columns, schema)
+    downloads = is_img2dataset(schema.names)
+    chosen = with_defaults(columns, schema.names) if downloads else columns
+    chosen = with_image(chosen, schema, is_dataset=is_dataset).found_in(schema.names, path)
+    check_types(path, chosen, schema)
+    notes: tuple[str, ...] = ()
+    if chosen.image != columns.image and not is_dataset:
+        notes = image_note(chosen.image)
+    if downloads:
+        notes += ("a table of img2dataset: rows whose status is not success are rejected",)
     return SourceReader(
-        columns=columns,
-        extra_types={name: schema.field(name).type for name in columns.extra},
-        read=lambda: _read(path, columns, schema),
+        columns=chosen,
+        extra_types={name: schema.field(name).type for name in chosen.extra},
+        read=lambda: _read(path, chosen, schema),
+        notes=notes,
     )
 
 
@@ -58,31 +70,11 @@ def parquet_schema(path: Path) -> pa.Schema:
         raise damaged_source(path, error) from error
 
 
-def check_types(path: Path, columns: Columns, schema: pa.Schema) -> None:
-    """Raise unless each chosen column that a table has holds text, ids or images.
-
-    Raises:
-        ConfigError: A column has another type. The message names the column, its type and the
-            types that it may have.
-    """
-    as_text = (columns.image_id, columns.text_key, columns.caption, *columns.text)
-    for name in columns.names:
-        if name not in schema.names:
-            continue
-        kind = schema.field(name).type
-        if name not in as_text and is_embedded(kind):
-            continue
-        wanted, allowed = "text", {"text", "null"}
-        if name == columns.image_id:
-            wanted, allowed = "text or whole numbers", {"text", "null", "whole number"}
-        if column_kind(kind) not in allowed:
-            raise ConfigError(f"{path}: column {name!r} is {kind}, but must hold {wanted}")
-
-
 def _read(path: Path, columns: Columns, schema: pa.Schema) -> Iterator[SourceRows]:
     image = columns.image
     embedded = image if image and is_embedded(schema.field(image).type) else None
-    names = list(dict.fromkeys((*columns.names, *columns.extra)))
+    statuses = STATUS_COLUMNS if is_img2dataset(schema.names) else ()
+    names = list(dict.fromkeys((*columns.names, *columns.extra, *statuses)))
     record = 0
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
@@ -98,40 +90,11 @@ def _read(path: Path, columns: Columns, schema: pa.Schema) -> Iterator[SourceRow
                     elif embedded:
                         cells = batch.column(embedded)
                         uris = embedded_uris(cells, "parquet", str(path), embedded, record)
-                    yield rows_of_batch(batch, columns, record, uris=uris)
+                    failed = failed_downloads(batch) if statuses else None
+                    yield rows_of_batch(batch, columns, record, uris=uris, failed=failed)
                     record += batch.num_rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise damaged_source(path, error) from error
-
-
-def rows_of_batch(
-    batch: pa.RecordBatch,
-    columns: Columns,
-    first: int,
-    *,
-    uris: Sequence[str | None] | None = None,
-) -> SourceRows:
-    """The rows of a batch of a table.
-
-    Args:
-        batch: The batch. It may lack the image column if `uris` replace it.
-        columns: The columns to read.
-        first: The number of the batch's first row in the source, from 0.
-        uris: The uris of images embedded in the table; None = the image column holds the paths.
-    """
-    records = np.arange(first, first + batch.num_rows)
-    return SourceRows(
-        num_records=batch.num_rows,
-        records=records,
-        lines=records + 1,
-        cells={
-            name: cells_of(uris)
-            if name == columns.image and uris is not None
-            else column_cells(batch.column(name))
-            for name in columns.names
-        },
-        extra={name: carried_column(batch.column(name)) for name in columns.extra},
-    )
 
 
 @dataclass(frozen=True)
@@ -159,9 +122,3 @@ def _groups(file: pq.ParquetFile, embedded: str | None) -> list[_Groups]:
         known = statistics is not None and statistics.has_null_count
         groups.append(_Groups([number], has_every_image=known and statistics.null_count == 0))
     return groups
-
-
-def damaged_source(path: Path, error: Exception) -> DamagedError:
-    """The error for an Arrow or Parquet file that cannot be read."""
-    size = path.stat().st_size
-    return DamagedError(f"{path} ({size:,} bytes) is damaged or still being written: {error}")

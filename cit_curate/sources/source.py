@@ -13,6 +13,7 @@ from braceexpand import braceexpand
 
 from cit_curate.config import READ_AS_FOUND, Format, ReadConfig, SourceFormat, YfccFormat
 from cit_curate.errors import ConfigError
+from cit_curate.sources.arrow.ipc import open_arrow
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.embedded import embedded_columns
 from cit_curate.sources.folder import open_folder
@@ -36,6 +37,8 @@ _BY_SUFFIX: dict[str, SourceFormat] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".parquet": "parquet",
+    ".pq": "parquet",
+    **dict.fromkeys((".arrow", ".arrows", ".feather", ".ipc"), "arrow"),
     ".tar": "webdataset",
     **dict.fromkeys(COMPRESSED_SUFFIXES, "webdataset"),  # Opened only to be refused with a hint.
 }
@@ -162,6 +165,7 @@ READERS: Mapping[str, Callable[[Source, Columns], SourceReader]] = {
         source.path, columns, "jsonl", source.reading.encoding
     ),
     "parquet": lambda source, columns: open_parquet(source.path, columns),
+    "arrow": lambda source, columns: open_arrow(source.path, columns),
     "webdataset": lambda source, columns: open_webdataset(source.path, columns),
     "huggingface": lambda source, columns: open_huggingface(source.path, columns),
     "folder": _open_folder,

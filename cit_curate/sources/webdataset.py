@@ -18,10 +18,12 @@ from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.images.uri import tar_uri
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.rows import Problem, SourceReader, batches_of
+from cit_curate.sources.text.files import check_uncompressed
 from cit_curate.sources.text.jsonl import FieldError, extra_texts, field_text, parse_object
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".tar.lz4")
+_WHY_UNPACKED = "an image in the middle of a compressed tar cannot be read by itself"
 KEY_COLUMN = "__key__"
 _IMAGE_COLUMN = "__image__"
 MAX_JSON_BYTES = 1 << 20
@@ -57,17 +59,18 @@ def open_webdataset(path: Path, columns: Columns) -> SourceReader:
     Raises:
         ConfigError: The tar is compressed, or an image column is chosen.
     """
+    check_uncompressed(path, f"{_WHY_UNPACKED}; images hardly shrink")
     if path.name.lower().endswith(COMPRESSED_SUFFIXES):
         raise ConfigError(
-            f"{path} is compressed, and an image in the middle of it cannot be read by itself; "
-            "images hardly shrink: unpack it (gunzip, unzstd) and name the .tar"
+            f"{path} is compressed, by its name; unpack it (gunzip, unzstd) and name the .tar: "
+            f"{_WHY_UNPACKED}"
         )
     if columns.image:
         raise ConfigError(f"{path}: the images of a WebDataset are its members; leave out --image")
     has_text_columns = bool(columns.text or columns.caption)
     if not has_text_columns:
         columns = replace(columns, text_key="text_key", caption="caption")
-    columns = replace(columns, image=_IMAGE_COLUMN)
+    columns = replace(columns, image=_IMAGE_COLUMN, image_id=columns.image_id or KEY_COLUMN)
     return SourceReader(
         columns=columns,
         extra_types={name: pa.string() for name in columns.extra},
@@ -172,7 +175,10 @@ def _add(sample: _Sample, suffix: str, info: tarfile.TarInfo, stream: BinaryIO, 
         except FieldError as error:
             sample.problem = f"its .json is {error}"
     elif sample.images:
-        sample.problem = f"it has two images, {', '.join(sample.suffixes)}"
+        sample.problem = (
+            f"it has two images, {', '.join(sample.suffixes)}; several images in a sample are not "
+            "supported"
+        )
     else:
         # A name from a pax header can differ from that of the member, so it cannot be compared.
         own = "" if "path" in info.pax_headers else info.name

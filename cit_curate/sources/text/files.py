@@ -59,6 +59,22 @@ def compression_of(path: Path) -> str:
     return suffix if suffix in _COMPRESSIONS and len(head) < _MAGIC_BYTES else ""
 
 
+def check_uncompressed(path: Path, why: str) -> None:
+    """Raise if a file of another kind than text is compressed.
+
+    Args:
+        path: The file.
+        why: Why it cannot be read compressed.
+
+    Raises:
+        ConfigError: It is; the message names the compression.
+    """
+    if compression := compression_of(path):
+        raise ConfigError(
+            f"{path} is compressed with {COMPRESSION_NAMES[compression]}; unpack it first: {why}"
+        )
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """A file, decompressed if its first bytes say so; for reading from front to back.

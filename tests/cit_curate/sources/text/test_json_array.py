@@ -158,7 +158,7 @@ def test_an_array_cut_anywhere_is_damaged(tmp_path):
 
 def test_arrays_and_files_without_an_object_say_so(tmp_path):
     for written in ("[]", "[1, 2]", "", "nothing", "[[]]"):
-        with pytest.raises(BadInputError, match="none of its .* is a JSON object"):
+        with pytest.raises(BadInputError, match=r"none of its .* is a JSON object"):
             open_json(write(tmp_path / "a.json", written), COLUMNS, "json")
 
 
