@@ -137,7 +137,10 @@ def build_pool(
                     ),
                     id_lists={**lists.described, **id_lists} if lists else {},
                 )
-                guesses = [_guesses(reader) for reader in readers]
+                guesses = [
+                    (*source.notes, *_guesses(reader))
+                    for source, reader in zip(sources, readers, strict=True)
+                ]
                 report = summarised(sources, found.sources, guesses, manifest.rejects, found.firsts)
                 write_build_report(folder, report)
                 write_manifest(folder, manifest)
