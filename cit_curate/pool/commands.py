@@ -13,7 +13,6 @@ import tyro
 from rich.progress import TaskID
 
 from cit_curate.config import (
-    MAX_REJECT_RATIO,
     READ_AS_FOUND,
     Cleaning,
     EngineConfig,
@@ -55,7 +54,7 @@ def build(
     image_ids: Path | None = None,
     subset: Path | None = None,
     reference_empty_tags: bool = False,
-    max_reject_ratio: float = MAX_REJECT_RATIO,
+    max_reject_ratio: float | None = None,
     overwrite: bool = False,
     json: bool = False,
 ) -> None:
@@ -97,7 +96,7 @@ def build(
         image_ids: YFCC: NumPy file with the ids of the images on disk.
         subset: YFCC15M: yfcc100m_subset_data.tsv, the list of its images.
         reference_empty_tags: YFCC: keep the tag text "," of images without tags, as CiT did.
-        max_reject_ratio: Largest share of malformed rows.
+        max_reject_ratio: Largest share of malformed rows; default 0.01, and at most 99 in a row.
         overwrite: Replace an existing pool.
         json: Print one JSON document instead of a summary.
     """
