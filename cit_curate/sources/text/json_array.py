@@ -98,7 +98,7 @@ def _refusal(path: Path, held: Mapping[str, Held]) -> str:
 def _shown(key: str, held: Held) -> str:
     name = shown_text(key)
     if held.kind == "objects":
-        return f"{name} (a list of {held.count:,} objects: {', '.join(list(held.keys)[:8])})"
+        return f"{name} (a list of {held.count:,} with {', '.join(list(held.keys)[:8])})"
     if held.kind == "values":
-        return f"{name} (a list of {held.count:,} values)"
+        return f"{name} (a list of {held.count:,}, no objects)"
     return f"{name} (an object)" if held.kind == "object" else name

@@ -21,6 +21,7 @@ _LOOKED_AT = 1000
 
 _decoded = json.JSONDecoder().raw_decode
 _SPACE = re.compile(r"[ \t\r\n]*").match
+_OF_NUMBERS = re.compile(r"[0-9.eE+-]*").match
 _COMMA = re.compile(r"[ \t\r\n]*,[ \t\r\n]*").match
 
 
@@ -81,8 +82,7 @@ class JsonText:
                 continue
             except RecursionError as error:
                 raise self._damaged(error) from error
-            # A number may go on in the next piece.
-            if end == len(self._text) and isinstance(value, int | float) and self._read():
+            if isinstance(value, int | float) and self._may_go_on(end) and self._read():
                 continue
             self._at = end
             return value
@@ -131,7 +131,17 @@ class JsonText:
     def end(self) -> None:
         """Check that nothing comes behind what was taken."""
         if self.next_char():
-            raise self._damaged(ValueError("more comes behind its end"))
+            raise self._damaged(
+                ValueError(
+                    "more comes behind its end (several objects have a line each: jq -c . FILE)"
+                )
+            )
+
+    def _may_go_on(self, end: int) -> bool:
+        """Whether a number may go on in the next piece."""
+        match = _OF_NUMBERS(self._text, end)
+        assert match is not None
+        return match.end() == len(self._text)
 
     def _takes(self, char: str) -> bool:
         is_next = self.next_char() == char
@@ -169,8 +179,8 @@ class JsonText:
             what = str(error)
         line = self._num_lines + self._text.count("\n", 0, at) + 1
         return DamagedError(
-            f"{self._path} is no whole JSON text: {what}, in line {line:,}; it is damaged, cut or "
-            "still being written"
+            f"{self._path} is no whole JSON text: {what}, in line {line:,}; it is damaged, cut, "
+            "edited or still being written"
         )
 
 
