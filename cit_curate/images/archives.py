@@ -28,6 +28,8 @@ _MAX_ROW_GROUP_BYTES = 2 << 30
 # The size of the name field in a tar header; a longer name has a header of its own.
 _HEADER_NAME_BYTES = 100
 
+_IPC_FILE = b"ARROW1"
+
 T = TypeVar("T")
 
 _tables: BoundedCache[pa.Table] = BoundedCache(_TABLE_CACHE_BYTES)
@@ -72,6 +74,18 @@ def _opened(root: ImageRoot, uri: ImageUri) -> Iterator[OpenFile]:
         yield file
 
 
+def open_ipc(path: str) -> pa.RecordBatchStreamReader | pa.RecordBatchFileReader:
+    """A reader of an Arrow IPC file or stream, mapped into memory; its first bytes tell which.
+
+    Raises:
+        ArrowException, OSError: It is damaged.
+    """
+    mapped = pa.memory_map(path)
+    is_file = mapped.read(len(_IPC_FILE)) == _IPC_FILE
+    mapped.seek(0)
+    return pa.ipc.open_file(mapped) if is_file else pa.ipc.open_stream(mapped)
+
+
 def _read_tar_member(file: OpenFile, uri: ImageUri, max_bytes: int) -> bytes:
     where = f"{file.path}, member {uri.member!a} at byte {uri.offset:,}"
     if uri.size > max_bytes:
@@ -104,7 +118,7 @@ def _read_tar_member(file: OpenFile, uri: ImageUri, max_bytes: int) -> bytes:
 
 def _mapped_table(file: OpenFile, uri: ImageUri) -> tuple[pa.Table, int]:
     def read() -> pa.Table:
-        with pa.ipc.open_stream(pa.memory_map(str(file.local()))) as reader:
+        with open_ipc(str(file.local())) as reader:
             return reader.read_all()
 
     table = _read_whole(read, file, uri)

@@ -5,7 +5,7 @@
 | `a/b.jpg` | a file |
 | `zip://a/b.zip#MEMBER` | the member of exactly that name |
 | `tar://a/b.tar?offset=N&size=M#MEMBER` | M bytes of the tar from byte N; the name is optional |
-| `arrow://a/b.arrow?column=C&row=N` | a cell of an Arrow IPC stream; rows count from 0 |
+| `arrow://a/b.arrow?column=C&row=N` | a cell of an Arrow file or stream; rows count from 0 |
 | `parquet://a/b.parquet?column=C&row=N` | a cell of a Parquet file |
 
 Paths are relative to the source's image root. Only C is percent-encoded.

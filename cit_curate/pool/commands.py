@@ -13,7 +13,6 @@ import tyro
 from rich.progress import TaskID
 
 from cit_curate.config import (
-    MAX_REJECT_RATIO,
     READ_AS_FOUND,
     Cleaning,
     EngineConfig,
@@ -57,7 +56,7 @@ def build(
     image_ids: Path | None = None,
     subset: Path | None = None,
     reference_empty_tags: bool = False,
-    max_reject_ratio: float = MAX_REJECT_RATIO,
+    max_reject_ratio: float | None = None,
     allow_missing_images: bool = False,
     overwrite: bool = False,
     peek: bool = False,
@@ -103,7 +102,7 @@ def build(
         image_ids: YFCC: NumPy file with the ids of the images on disk.
         subset: YFCC15M: yfcc100m_subset_data.tsv, the list of its images.
         reference_empty_tags: YFCC: keep the tag text "," of images without tags, as CiT did.
-        max_reject_ratio: Largest share of malformed rows.
+        max_reject_ratio: Largest share of malformed rows; default 0.01, and at most 99 in a row.
         allow_missing_images: Build the pool even if none of a source's images is there (yet).
         overwrite: Replace an existing pool.
         peek: Show how the sources would be read, from their beginnings, and build nothing.

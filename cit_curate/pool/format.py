@@ -91,6 +91,7 @@ class SourceEntry:
             ("" in a pool of a version that did not hash them).
         image_root: Absolute folder that image paths of this source start from.
         num_records: Rows or images read, rejected ones included.
+        damaged: Whether it was damaged, and so left out (`--on-damaged skip`).
     """
 
     name: str
@@ -101,6 +102,7 @@ class SourceEntry:
     mtime_ns: int
     head_sha256: str
     num_records: int = 0
+    damaged: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +166,11 @@ def write_manifest(folder: Path, manifest: PoolManifest) -> None:
     """Write `pool.json`."""
     value = asdict(manifest)
     if manifest.subset is None:
-        # Older versions, which know no subsets, can then read every other pool.
+        # Older versions, which know neither subsets nor damage, can then read every other pool.
         del value["subset"]
+    for source in value["sources"]:
+        if not source["damaged"]:
+            del source["damaged"]
     write_sealed(folder / MANIFEST_NAME, value)
 
 

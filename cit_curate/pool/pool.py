@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cit_curate.config import IN_PROCESS, MAX_REJECT_RATIO, Cleaning, EngineConfig, Format
+from cit_curate.config import (
+    IN_PROCESS,
+    READ_AS_FOUND,
+    Cleaning,
+    EngineConfig,
+    Format,
+    ReadConfig,
+)
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.images.read import MAX_IMAGE_BYTES, read_image_bytes
 from cit_curate.images.root import ImageRoot, image_root
@@ -61,7 +68,8 @@ class Pool:
         image_root: str | Path | None = None,
         clean: Cleaning = "none",
         name: str | None = None,
-        max_reject_ratio: float = MAX_REJECT_RATIO,
+        reading: ReadConfig = READ_AS_FOUND,
+        max_reject_ratio: float | None = None,
         allow_missing_images: bool = False,
         engine: EngineConfig = IN_PROCESS,
         overwrite: bool = False,
@@ -77,6 +85,7 @@ class Pool:
             [Path(source) for source in sources],
             format=format,
             image_root=None if image_root is None else Path(image_root),
+            reading=reading,
         )
         manifest = build_pool(
             opened,

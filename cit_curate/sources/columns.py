@@ -23,8 +23,8 @@ class Columns:
     that of a list of texts is `caption`).
 
     Attributes:
-        image_id: The column of image ids; None = the ids `{source}/{row}`, the row from 0 with 8
-            digits.
+        image_id: The column of image ids; None or "" = the ids `{source}/{row}`, the row from 0
+            with 8 digits.
         image: The column of image paths or URLs; None for a pool without images.
         text: Wide: the text columns. Each cell that is not empty becomes a pair, whose text key is
             the column's name. A cell may be a list of texts.
@@ -105,7 +105,8 @@ class Columns:
                 names the file, the column, the existing columns and the nearest spelling.
         """
         columns = self
-        if self.image_id == Columns.image_id and self.image_id not in existing:
+        is_default = self.image_id == Columns.image_id
+        if not self.image_id or (is_default and self.image_id not in existing):
             columns = replace(self, image_id=None)
         listed = ", ".join(existing)
         if not self.text and not self.caption:

@@ -4,29 +4,18 @@ Nothing is downloaded, and the `datasets` library is not needed: the files are A
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.sources.arrow.ipc import first_arrow_rows, open_arrow_files
 from cit_curate.sources.columns import Columns
-from cit_curate.sources.embedded import embedded_columns, embedded_uris, is_embedded, several_images
 from cit_curate.sources.folders.metadata import names_images
-from cit_curate.sources.parquet import (
-    check_types,
-    damaged_source,
-    first_parquet_rows,
-    open_parquet,
-    parquet_schema,
-    rows_of_batch,
-)
-from cit_curate.sources.rows import ROWS_PER_BATCH, SourceReader, SourceRows
-
-# The last bytes of an Arrow IPC stream. A file without them was cut, perhaps between two batches.
-_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+from cit_curate.sources.parquet import open_parquet
+from cit_curate.sources.rows import SourceReader
 
 
 def dataset_sources(path: Path) -> list[Path]:
@@ -75,99 +64,18 @@ def open_huggingface(path: Path, columns: Columns) -> SourceReader:
         ConfigError: A chosen column is missing or holds no text.
         DamagedError: A file is missing or damaged.
     """
-    is_parquet = path.is_file()
-    files = [] if is_parquet else _arrow_files(path)
-    schema = parquet_schema(path) if is_parquet else _schema(files[0])
-    columns = _with_image(columns, schema)
-    several = "" if columns.image else several_images(schema, None)
-    notes = (f"{several} (its pairs have no image)",) if several else ()
-    if is_parquet:
-        return replace(open_parquet(path, columns), notes=notes)
-    columns = columns.found_in(schema.names, path)
-    columns = check_types(path, columns, schema)
-    return SourceReader(
-        columns=columns,
-        extra_types={name: schema.field(name).type for name in columns.extra},
-        read=lambda: _read(files, columns, schema),
-        notes=notes,
-    )
+    if path.is_file():
+        return open_parquet(path, columns, is_dataset=True)
+    return open_arrow_files(_arrow_files(path), path, columns, is_dataset=True)
 
 
 def first_rows(path: Path, num_rows: int) -> pa.RecordBatch:
-    """The first rows of a split folder or a Parquet file, at most `num_rows`.
+    """The first rows of a split folder, at most `num_rows`.
 
     Raises:
         DamagedError: A file is missing or damaged.
     """
-    if path.is_file():
-        return first_parquet_rows(path, num_rows)
-    files = _arrow_files(path)
-    schema = _schema(files[0])
-    batches = (batch for file in files for batch in _batches(file, schema) if batch.num_rows)
-    empty = pa.RecordBatch.from_pylist([], schema=schema)
-    return next(batches, empty).slice(0, num_rows)
-
-
-def _with_image(columns: Columns, schema: pa.Schema) -> Columns:
-    """The columns; the image column, if none is chosen, is the only column of image bytes."""
-    embedded = embedded_columns(schema)
-    if columns.image or len(embedded) != 1:
-        return columns
-    return replace(columns, image=embedded[0])
-
-
-def _read(files: list[Path], columns: Columns, schema: pa.Schema) -> Iterator[SourceRows]:
-    image = columns.image
-    embedded = image if image and is_embedded(schema.field(image).type) else None
-    record = 0
-    for file in files:
-        first = 0
-        for batch in _batches(file, schema):
-            uris = None
-            if embedded:
-                uris = embedded_uris(batch.column(embedded), "arrow", str(file), embedded, first)
-            yield rows_of_batch(batch, columns, record, uris=uris)
-            first += batch.num_rows
-            record += batch.num_rows
-
-
-def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """The batches of an Arrow IPC stream, validated, with at most `ROWS_PER_BATCH` rows each."""
-    with _mapped(path) as reader:
-        if not reader.schema.equals(schema):
-            raise ConfigError(
-                f"{path} has the columns {_listed(reader.schema)}, the first file of its split has "
-                f"{_listed(schema)}"
-            )
-        while True:
-            try:
-                batch = reader.read_next_batch()
-                # The offsets in a damaged file may point outside its memory.
-                batch.validate(full=True)
-            except StopIteration:
-                return
-            except (pa.ArrowException, OSError) as error:
-                raise damaged_source(path, error) from error
-            for start in range(0, batch.num_rows, ROWS_PER_BATCH):
-                yield batch.slice(start, ROWS_PER_BATCH)
-
-
-def _schema(path: Path) -> pa.Schema:
-    with _mapped(path) as reader:
-        return reader.schema
-
-
-def _mapped(path: Path) -> Any:
-    """A reader of an Arrow IPC stream with a valid end; a context manager."""
-    try:
-        with path.open("rb") as stream:
-            size = path.stat().st_size
-            stream.seek(max(size - len(_END_OF_STREAM), 0))
-            if stream.read() != _END_OF_STREAM:
-                raise pa.ArrowInvalid("the end of the Arrow stream is missing")
-        return pa.ipc.open_stream(pa.memory_map(str(path)))
-    except (pa.ArrowException, OSError) as error:
-        raise damaged_source(path, error) from error
+    return first_arrow_rows(_arrow_files(path), num_rows)
 
 
 def _arrow_files(folder: Path) -> list[Path]:
@@ -201,7 +109,3 @@ def _is_plain(name: object) -> bool:
 
 def _is_hidden(path: Path, root: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(root).parts)
-
-
-def _listed(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name} ({field.type})" for field in schema)

@@ -4,44 +4,56 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.images.uri import cell_uri
-from cit_curate.sources.columns import LIST_KEY, Columns, column_kind, is_list
-from cit_curate.sources.embedded import embedded_uris, is_embedded, several_images
-from cit_curate.sources.rows import (
-    ROWS_PER_BATCH,
-    SourceReader,
-    SourceRows,
-    carried_column,
-    cells_of,
-    column_cells,
+from cit_curate.sources.arrow.columns import check_types, rows_of_batch, with_image
+from cit_curate.sources.arrow.img2dataset import (
+    STATUS_COLUMNS,
+    failed_downloads,
+    is_img2dataset,
+    with_defaults,
 )
+from cit_curate.sources.arrow.ipc import damaged_source, image_note, several_note
+from cit_curate.sources.columns import Columns
+from cit_curate.sources.embedded import embedded_uris, is_embedded
+from cit_curate.sources.rows import ROWS_PER_BATCH, SourceReader, SourceRows
+from cit_curate.sources.text.files import check_uncompressed
 
 
-def open_parquet(path: Path, columns: Columns) -> SourceReader:
-    """Open a Parquet file; image ids that are whole numbers become decimal text.
+def open_parquet(path: Path, columns: Columns, *, is_dataset: bool = False) -> SourceReader:
+    """Open a Parquet file; ids of numbers and UUIDs become text (`arrow.columns`).
 
-    The image column may hold the images themselves, as bytes or as Hugging Face's struct.
+    The image column may hold the images themselves, as bytes or as Hugging Face's struct. In a file
+    of img2dataset, rows of downloads that failed are rejected, and its own columns are the default.
 
     Args:
         path: The file.
         columns: The columns to read.
+        is_dataset: See `arrow.columns.with_image`.
 
     Raises:
-        ConfigError: A chosen column is missing or holds neither text nor, for ids, whole numbers.
+        ConfigError: A chosen column is missing or has a type that it may not have, or the file is
+            compressed as a whole.
         DamagedError: The file is cut or empty.
     """
+    check_uncompressed(path, "a Parquet file compresses its columns itself")
     schema = parquet_schema(path)
-    columns = columns.found_in(schema.names, path)
-    columns = check_types(path, columns, schema)
+    downloads = is_img2dataset(schema.names)
+    chosen = with_defaults(columns, schema.names) if downloads else columns
+    chosen = with_image(chosen, schema, is_dataset=is_dataset).found_in(schema.names, path)
+    chosen = check_types(path, chosen, schema)
+    notes = several_note(columns, schema)
+    if chosen.image != columns.image and not is_dataset:
+        notes += image_note(chosen.image)
+    if downloads:
+        notes += ("a table of img2dataset: rows whose status is not success are rejected",)
     return SourceReader(
-        columns=columns,
-        extra_types={name: schema.field(name).type for name in columns.extra},
-        read=lambda: _read(path, columns, schema),
+        columns=chosen,
+        extra_types={name: schema.field(name).type for name in chosen.extra},
+        read=lambda: _read(path, chosen, schema),
+        notes=notes,
     )
 
 
@@ -72,39 +84,12 @@ def first_parquet_rows(path: Path, num_rows: int) -> pa.RecordBatch:
         raise damaged_source(path, error) from error
 
 
-def check_types(path: Path, columns: Columns, schema: pa.Schema) -> Columns:
-    """The columns, if each that a table has holds text, ids or images; for lists, `LIST_KEY` too.
-
-    Raises:
-        ConfigError: A column has another type. The message names the column, its type and the
-            types that it may have.
-    """
-    as_text = (columns.image_id, columns.text_key, columns.caption, *columns.text)
-    for name in columns.names:
-        if name not in schema.names:
-            continue
-        kind = single = schema.field(name).type
-        if name not in as_text and is_embedded(kind):
-            continue
-        if name == columns.image and (problem := several_images(schema, name)):
-            raise ConfigError(f"{path}: {problem}")
-        wanted, allowed = "text", {"text", "null"}
-        if name == columns.image_id:
-            wanted, allowed = "text or whole numbers", {"text", "null", "whole number"}
-        elif columns.may_be_list(name):
-            wanted, single = "text or lists of text", kind.value_type if is_list(kind) else kind
-        if column_kind(single) not in allowed:
-            raise ConfigError(f"{path}: column {name!r} is {kind}, but must hold {wanted}")
-    has_lists = columns.caption and is_list(schema.field(columns.caption).type)
-    return columns.with_list_key() if has_lists else columns
-
-
 def _read(path: Path, columns: Columns, schema: pa.Schema) -> Iterator[SourceRows]:
     image = columns.image
     embedded = image if image and is_embedded(schema.field(image).type) else None
-    names = [
-        name for name in dict.fromkeys((*columns.names, *columns.extra)) if name in schema.names
-    ]
+    statuses = STATUS_COLUMNS if is_img2dataset(schema.names) else ()
+    wanted_names = dict.fromkeys((*columns.names, *columns.extra, *statuses))
+    names = [name for name in wanted_names if name in schema.names]
     record = 0
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
@@ -120,45 +105,11 @@ def _read(path: Path, columns: Columns, schema: pa.Schema) -> Iterator[SourceRow
                     elif embedded:
                         cells = batch.column(embedded)
                         uris = embedded_uris(cells, "parquet", str(path), embedded, record)
-                    yield rows_of_batch(batch, columns, record, uris=uris)
+                    failed = failed_downloads(batch) if statuses else None
+                    yield rows_of_batch(batch, columns, record, uris=uris, failed=failed)
                     record += batch.num_rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise damaged_source(path, error) from error
-
-
-def rows_of_batch(
-    batch: pa.RecordBatch,
-    columns: Columns,
-    first: int,
-    *,
-    uris: Sequence[str | None] | None = None,
-) -> SourceRows:
-    """The rows of a batch of a table.
-
-    Args:
-        batch: The batch. It may lack the image column if `uris` replace it.
-        columns: The columns to read.
-        first: The number of the batch's first row in the source, from 0.
-        uris: The uris of images embedded in the table; None = the image column holds the paths.
-    """
-    records = np.arange(first, first + batch.num_rows)
-    return SourceRows(
-        num_records=batch.num_rows,
-        records=records,
-        lines=records + 1,
-        cells={name: _cells(batch, columns, name, uris) for name in columns.names},
-        extra={name: carried_column(batch.column(name)) for name in columns.extra},
-    )
-
-
-def _cells(
-    batch: pa.RecordBatch, columns: Columns, name: str, uris: Sequence[str | None] | None
-) -> pa.Array:
-    if name == columns.image and uris is not None:
-        return cells_of(uris)
-    if name == LIST_KEY:
-        return cells_of([columns.list_key(is_list=True)] * batch.num_rows)
-    return column_cells(batch.column(name))
 
 
 @dataclass(frozen=True)
@@ -186,9 +137,3 @@ def _groups(file: pq.ParquetFile, embedded: str | None) -> list[_Groups]:
         known = statistics is not None and statistics.has_null_count
         groups.append(_Groups([number], has_every_image=known and statistics.null_count == 0))
     return groups
-
-
-def damaged_source(path: Path, error: Exception) -> DamagedError:
-    """The error for an Arrow or Parquet file that cannot be read."""
-    size = path.stat().st_size
-    return DamagedError(f"{path} ({size:,} bytes) is damaged or still being written: {error}")

@@ -2,16 +2,21 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 from cit_curate.config import ReadConfig
+from cit_curate.sources.arrow.ipc import first_arrow_rows
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.embedded import is_embedded
 from cit_curate.sources.huggingface import first_rows
+from cit_curate.sources.parquet import first_parquet_rows
 from cit_curate.sources.source import Source
+from cit_curate.sources.text.coco import is_coco, is_karpathy
 from cit_curate.sources.text.files import compression_of, text_lines
+from cit_curate.sources.text.json_text import array_under, held_by_object, json_shape
 from cit_curate.sources.text.jsonl import FieldError, parse_object
 from cit_curate.sources.text.table import DELIMITER_NAMES, names_for_data, open_lines
 
@@ -92,19 +97,29 @@ def _table(source: Source) -> SourceSample:
     return SourceSample(facts, tuple(columns), reading=reading)
 
 
-def _json_lines(source: Source) -> SourceSample:
+def _json(source: Source) -> SourceSample:
     lines = text_lines(source.path, source.reading.encoding)
-    texts = (line for block in lines.blocks() for line in block)
-    objects = list(islice(_objects(texts), _NUM_RECORDS))
-    return SourceSample(_text_facts(source, lines.encoding), _columns_of(objects))
+    facts = _text_facts(source, lines.encoding)
+    shape = json_shape(lines)
+    if shape == "object":
+        held = held_by_object(lines, lambda held: is_coco(held) or is_karpathy(held))
+        if is_coco(held) or is_karpathy(held):
+            return SourceSample({**facts, "holds": "captions of COCO's kind"}, has_own_columns=True)
+        lists = [key for key, what in held.items() if what.kind == "objects"]
+        elements = array_under(lines, lists[0]) if lists else iter(())
+    elif shape == "array":
+        elements = array_under(lines, None)
+    else:
+        elements = _objects(line for block in lines.blocks() for line in block)
+    objects = [each for each in islice(elements, _NUM_RECORDS) if isinstance(each, dict)]
+    holds = {"lines": "an object a line", "array": "an array", "object": "an object"}[shape]
+    return SourceSample({**facts, "holds": holds}, _columns_of(objects))
 
 
 def _objects(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
     for line in lines:
-        try:
+        with suppress(FieldError):
             yield parse_object(line)
-        except FieldError:
-            continue
 
 
 def _columns_of(objects: Sequence[Mapping[str, Any]]) -> tuple[ColumnSample, ...]:
@@ -121,7 +136,12 @@ def _columns_of(objects: Sequence[Mapping[str, Any]]) -> tuple[ColumnSample, ...
 
 
 def _arrow(source: Source) -> SourceSample:
-    batch = first_rows(source.path, _NUM_RECORDS)
+    if source.path.is_dir():
+        batch = first_rows(source.path, _NUM_RECORDS)
+    elif source.format == "arrow":
+        batch = first_arrow_rows([source.path], _NUM_RECORDS)
+    else:
+        batch = first_parquet_rows(source.path, _NUM_RECORDS)
     columns = []
     for field, values in zip(batch.schema, batch.columns, strict=True):
         if is_embedded(field.type):
@@ -134,8 +154,10 @@ def _arrow(source: Source) -> SourceSample:
 _SAMPLES: Mapping[str, Callable[[Source], SourceSample]] = {
     "csv": _table,
     "tsv": _table,
-    "jsonl": _json_lines,
+    "json": _json,
+    "jsonl": _json,
     "parquet": _arrow,
+    "arrow": _arrow,
     "huggingface": _arrow,
 }
 

@@ -4,43 +4,42 @@ import atexit
 import difflib
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import get_args
 
 from braceexpand import braceexpand
 
 from cit_curate.config import READ_AS_FOUND, Format, ReadConfig, SourceFormat, YfccFormat
 from cit_curate.errors import ConfigError
-from cit_curate.sources.columns import Columns
+from cit_curate.sources.arrow.ipc import open_arrow
+from cit_curate.sources.columns import Columns, peek_hint
+from cit_curate.sources.downloads import with_failed_downloads
 from cit_curate.sources.embedded import embedded_columns
+from cit_curate.sources.folders.contents import (
+    FILES_OF,
+    FolderFiles,
+    files_below,
+    folder_format,
+    format_of_name,
+    partitions_of,
+)
 from cit_curate.sources.folders.folder import open_folder
-from cit_curate.sources.folders.metadata import names_images
-from cit_curate.sources.huggingface import dataset_sources, is_dataset, open_huggingface
+from cit_curate.sources.huggingface import dataset_sources, open_huggingface
 from cit_curate.sources.parquet import open_parquet, parquet_schema
+from cit_curate.sources.partitions import with_partitions
 from cit_curate.sources.remote_sources import held_copies
 from cit_curate.sources.rows import SourceReader
-from cit_curate.sources.text.files import COMPRESSED_TEXT_SUFFIXES
-from cit_curate.sources.text.jsonl import open_jsonl
+from cit_curate.sources.text.json_array import open_json
 from cit_curate.sources.text.table import open_table
-from cit_curate.sources.webdataset import COMPRESSED_SUFFIXES, open_webdataset
+from cit_curate.sources.webdataset import open_webdataset
 from cit_curate.sources.yfcc.source import YfccSource, open_yfcc
 from cit_curate.storage.remote import remote_url
 from cit_curate.storage.remote_cache import private_folder
 
-_BY_SUFFIX: dict[str, SourceFormat] = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".tar": "webdataset",
-    **dict.fromkeys(COMPRESSED_SUFFIXES, "webdataset"),  # Opened only to be refused with a hint.
-}
 _NOT_FROM_STORES = (".zip",)
-_READ_FROM_FOLDERS = ("folder", "parquet", "webdataset", "huggingface")
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,8 @@ class Source:
         root_url: The URL that image paths start from, if the images are in a store; else "".
         yfcc: The files of a YFCC100M source.
         reading: How to read it.
+        partitions: The columns that its folders give it, `partitions_of`.
+        notes: A sentence on what was found beside it, see `SourceReader.notes`.
     """
 
     name: str
@@ -66,6 +67,8 @@ class Source:
     root_url: str = ""
     yfcc: YfccSource | None = None
     reading: ReadConfig = READ_AS_FOUND
+    partitions: tuple[tuple[str, str | None], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def find_sources(
@@ -75,26 +78,28 @@ def find_sources(
     image_root: Path | None = None,
     reading: ReadConfig = READ_AS_FOUND,
 ) -> list[Source]:
-    """The sources of some paths; each file in a folder of tars or Parquet files is one source.
+    """The sources of some paths; each tar or table below a folder is one source.
 
     Args:
         paths: Files and folders, in the order of the pool. A pattern such as `{000..123}.tar`
             stands for the files that it expands to, unless a file has that name.
         format: `auto` goes by a file's suffix. A folder is a Hugging Face dataset if
-            `save_to_disk` made it or it has `data/*.parquet`, a WebDataset if it holds tars,
-            Parquet if it holds `*.parquet`, else images.
+            `save_to_disk` made it or it has `data/*.parquet`; else it holds, at any depth, tars or
+            tables of one format, or images. Of a folder, another format reads its files alone.
         image_root: The folder that image paths start from and must stay inside; default the
             table's own folder, or the image folder. The images of a WebDataset are always in its
             tars.
         reading: How to read the sources.
 
     Raises:
-        ConfigError: A path is missing or of no known format, or the image root is no folder.
+        ConfigError: A path is missing or of no known format, a folder holds several formats, or
+            the image root is no folder.
         DamagedError: A JSON file of a Hugging Face dataset, or a linked Parquet file, is damaged.
     """
     if not paths:
         raise ConfigError(
-            "name at least one source: a .csv, .tsv, .jsonl, .parquet or .tar file, or a folder"
+            "name at least one source: a .csv, .tsv, .json, .jsonl, .parquet, .arrow or .tar file, "
+            "or a folder"
         )
     root_url = None if image_root is None else remote_url(image_root)
     if image_root is not None and root_url is None and not image_root.is_dir():
@@ -103,8 +108,8 @@ def find_sources(
     names: set[str] = set()
     held: dict[Path, str] = {}
     for path in chain.from_iterable(_expanded_here(path, held) for path in paths):
-        kind = _format_of(path, format)
-        for file in _files(path, kind):
+        for found in _found_at(path, format):
+            file, kind = found.path, found.format
             relative = file.relative_to(path).as_posix()
             plain = file.name if file == path else f"{path.resolve().name}/{relative}"
             plain = plain or file.resolve().name
@@ -112,20 +117,23 @@ def find_sources(
             while name in names:
                 name, number = f"{plain}#{number}", number + 1
             names.add(name)
-            is_own = image_root is None or kind == "webdataset"
-            if is_own or image_root is None:
-                url = held.get(file, "")
-                root = _own_root(file, kind).resolve()
-                own_url = url.rpartition("/")[0]
-                sources.append(
-                    Source(name, file.resolve(), kind, root, url, own_url, reading=reading)
-                )
+            url = held.get(file, "")
+            if image_root is None or kind == "webdataset":
+                root, own_url = _own_root(file, kind).resolve(), url.rpartition("/")[0]
             else:
                 root = image_root.resolve() if root_url is None else image_root
-                url = held.get(file, "")
-                sources.append(
-                    Source(name, file.resolve(), kind, root, url, root_url or "", reading=reading)
+                own_url = root_url or ""
+            sources.append(
+                replace(
+                    found,
+                    name=name,
+                    path=file.resolve(),
+                    image_root=root,
+                    url=url,
+                    root_url=own_url,
+                    reading=reading,
                 )
+            )
     return sources
 
 
@@ -138,13 +146,17 @@ def yfcc_source(files: YfccSource) -> Source:
 
 def open_source(source: Source, columns: Columns) -> SourceReader:
     """Open a source of any format; the errors are those of its reader."""
-    return READERS[source.format](source, columns)
+    reader, partitions = READERS[source.format], dict(source.partitions)
+    if partitions.keys() & set(columns.extra):
+        return with_partitions(lambda own: reader(source, own), columns, partitions)
+    return reader(source, columns)
 
 
 def _open_folder(source: Source, columns: Columns) -> SourceReader:
     # What is in a store has no links that lead outside.
     root = None if source.root_url else source.image_root
-    return open_folder(source.path, columns, root=root, reading=source.reading)
+    reader = open_folder(source.path, columns, root=root, reading=source.reading)
+    return with_failed_downloads(reader, source.path)
 
 
 def _open_yfcc(source: Source, columns: Columns) -> SourceReader:
@@ -156,8 +168,14 @@ def _open_yfcc(source: Source, columns: Columns) -> SourceReader:
 READERS: Mapping[str, Callable[[Source, Columns], SourceReader]] = {
     "csv": lambda source, columns: open_table(source.path, columns, "csv", source.reading),
     "tsv": lambda source, columns: open_table(source.path, columns, "tsv", source.reading),
-    "jsonl": lambda source, columns: open_jsonl(source.path, columns, source.reading.encoding),
+    "json": lambda source, columns: open_json(
+        source.path, columns, "json", source.reading.encoding
+    ),
+    "jsonl": lambda source, columns: open_json(
+        source.path, columns, "jsonl", source.reading.encoding
+    ),
     "parquet": lambda source, columns: open_parquet(source.path, columns),
+    "arrow": lambda source, columns: open_arrow(source.path, columns),
     "webdataset": lambda source, columns: open_webdataset(
         source.path, columns, source.reading.encoding
     ),
@@ -169,7 +187,7 @@ READERS: Mapping[str, Callable[[Source, Columns], SourceReader]] = {
 """The function that opens a source of each format."""
 
 
-def _own_root(file: Path, kind: SourceFormat) -> Path:
+def _own_root(file: Path, kind: SourceFormat | YfccFormat) -> Path:
     """The folder that a source's image paths start from by default.
 
     For a link this is the link's own folder, unless the file itself holds the images. Images are
@@ -206,63 +224,48 @@ def _expanded(path: Path) -> list[Path]:
     return [Path(text) for text in braceexpand(path.as_posix())]
 
 
-def _files(path: Path, kind: SourceFormat) -> list[Path]:
-    """The source files of one path, whose format is known."""
-    if kind == "huggingface" and path.is_dir():
-        return dataset_sources(path)
-    if kind not in ("parquet", "webdataset") or not path.is_dir():
-        return [path]
-    pattern = "*.parquet" if kind == "parquet" else "*.tar"
-    files = sorted(path.glob(pattern)) or (_compressed_tars(path) if kind == "webdataset" else [])
-    if not files:
-        raise ConfigError(f"{path} holds no {pattern} file")
-    return files
+def _found_at(path: Path, format: Format) -> Iterator[Source]:
+    """The sources at one path; `find_sources` fills in what does not depend on it alone."""
+    kind, below = _format_of(path, format)
+    files, notes = [path], below.notes(kind) if below else ()
+    if path.is_dir() and kind == "huggingface":
+        files = dataset_sources(path)
+    elif path.is_dir() and kind != "folder":
+        files = below.by_format.get(kind, []) if below else []
+        if not files:
+            raise ConfigError(f"{path} holds no {FILES_OF[kind]} file{peek_hint(path)}")
+    for number, file in enumerate(files):
+        partitions = () if file == path else partitions_of(path, file)
+        yield Source("", file, kind, path, partitions=partitions, notes=() if number else notes)
 
 
-def _compressed_tars(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.glob("*.t*") if file.name.endswith(COMPRESSED_SUFFIXES))
-
-
-def _format_of(path: Path, format: Format) -> SourceFormat:
+def _format_of(path: Path, format: Format) -> tuple[SourceFormat, FolderFiles | None]:
+    """The format of a path; and the files below it, for a folder that is no dataset."""
     if not path.exists():
         close = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
         hint = f"; did you mean {path.with_name(close[0])}?" if close else ""
         raise ConfigError(f"the source {path} does not exist{hint}")
     if not os.access(path, os.R_OK):
         raise ConfigError(f"the source {path} may not be read by this user")
-    if format == "auto":
-        return _folder_format(path) if path.is_dir() else _file_format(path)
-    if path.is_dir() != (format == "folder") and not (
-        path.is_dir() and format in _READ_FROM_FOLDERS
-    ):
-        what = "a folder" if path.is_dir() else "a file"
-        raise ConfigError(f"{path} is {what}, which --format {format} does not read")
-    return format
-
-
-def _folder_format(path: Path) -> SourceFormat:
-    if is_dataset(path):
-        return "huggingface"
-    if any(path.glob("*.tar")) or _compressed_tars(path):
-        return "webdataset"
-    parquet = path.glob("*.parquet")
-    return "parquet" if any(not names_images(file) for file in parquet) else "folder"
+    if path.is_dir():
+        if format == "auto":
+            return folder_format(path)
+        return format, None if format in ("folder", "huggingface") else files_below(path)
+    if format == "folder":
+        raise ConfigError(f"{path} is a file, which --format folder does not read")
+    return _file_format(path) if format == "auto" else format, None
 
 
 def _file_format(path: Path) -> SourceFormat:
-    name = path.name.lower()
-    for compressed in COMPRESSED_TEXT_SUFFIXES:
-        if name.endswith(compressed) and not name.endswith(COMPRESSED_SUFFIXES):
-            name = name.removesuffix(compressed)
-    for suffix, kind in _BY_SUFFIX.items():
-        if name.endswith(suffix):
-            return kind
-    if name.endswith(".zip"):
+    kind = format_of_name(path.name)
+    if kind is not None:
+        return kind
+    if path.name.lower().endswith(".zip"):
         raise ConfigError(
-            f"{path} is a zip; name a table whose image column says which member is whose, as "
-            "zip://PATH.zip#MEMBER"
+            f"{path} is a zip; unpack it, or name a table whose image column says which member is "
+            "whose, as zip://PATH.zip#MEMBER"
         )
     raise ConfigError(
-        f"{path}: its suffix is of no known format; use --format csv, tsv, jsonl, parquet, "
-        "webdataset, huggingface or folder"
+        f"{path}: its suffix is of no known format; say which with --format "
+        f"{', '.join(get_args(SourceFormat)[:-1])} or {get_args(SourceFormat)[-1]}{peek_hint(path)}"
     )

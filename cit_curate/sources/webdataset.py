@@ -20,9 +20,11 @@ from cit_curate.images.suffixes import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES, not
 from cit_curate.images.uri import tar_uri
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.rows import Cell, Problem, SourceReader, batches_of
+from cit_curate.sources.text.files import check_uncompressed
 from cit_curate.sources.text.jsonl import FieldError, extra_texts, field_cell, parse_object
 
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".tar.lz4")
+_WHY_UNPACKED = "an image in the middle of a compressed tar cannot be read by itself"
 KEY_COLUMN = "__key__"
 _IMAGE_COLUMN = "__image__"
 MAX_JSON_BYTES = 1 << 20
@@ -61,17 +63,19 @@ def open_webdataset(path: Path, columns: Columns, encoding: str = "") -> SourceR
     Raises:
         ConfigError: The tar is compressed, an image column is chosen, or the encoding is unknown.
     """
+    check_uncompressed(path, f"{_WHY_UNPACKED}; images hardly shrink")
     if path.name.lower().endswith(COMPRESSED_SUFFIXES):
         raise ConfigError(
-            f"{path} is compressed, and an image in the middle of it cannot be read by itself; "
-            "images hardly shrink: unpack it (gunzip, unzstd) and name the .tar"
+            f"{path} is compressed, by its name; unpack it (gunzip, unzstd) and name the .tar: "
+            f"{_WHY_UNPACKED}"
         )
     if columns.image:
         raise ConfigError(f"{path}: the images of a WebDataset are its members; leave out --image")
     has_text_columns = bool(columns.text or columns.caption)
     if not has_text_columns:
         columns = replace(columns, text_key="text_key", caption="caption")
-    columns = replace(columns, image=_IMAGE_COLUMN).with_list_key()
+    columns = replace(columns, image=_IMAGE_COLUMN, image_id=columns.image_id or KEY_COLUMN)
+    columns = columns.with_list_key()
     encoding = checked_encoding(encoding) if encoding else ""
     return SourceReader(
         columns=columns,
@@ -92,7 +96,7 @@ def _records(
         try:
             texts = _texts(sample, columns)
         except FieldError as error:
-            yield number, _problem(sample, str(error))
+            yield number, replace(_problem(sample, str(error)), reason=error.reason)
             continue
         if sample.problem or not sample.images:
             yield number, _problem(sample, sample.problem)
@@ -191,7 +195,10 @@ def _add(
         except FieldError as error:
             sample.problem = f"its .json is {error}"
     elif sample.images:
-        sample.problem = f"it has two images, {', '.join(sample.suffixes)}"
+        sample.problem = (
+            f"it has two images, {', '.join(sample.suffixes)}; several images in a sample are not "
+            "supported"
+        )
     else:
         # A name from a pax header can differ from that of the member, so it cannot be compared.
         own = "" if "path" in info.pax_headers else info.name

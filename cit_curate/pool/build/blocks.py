@@ -77,6 +77,7 @@ class Block:
     Attributes:
         source: The source's name in the pool.
         row_is_image: Whether all pairs of an image must come from one row.
+        is_cut: Whether the rest was skipped, where the build will fail.
         num_records: Records that were read.
         num_lines: Lines to add to the row numbers of later blocks.
         num_rows: Rows, those without a text included.
@@ -95,6 +96,7 @@ class Block:
     path: Path
     source: str
     row_is_image: bool
+    is_cut: bool
     num_records: int
     num_lines: int
     num_rows: int
@@ -186,10 +188,10 @@ def write_block(
         schema: Schema of their rows.
         source: The source's name in the pool.
         row_is_image: See `Block`.
-        stop_at_once: Whether to skip the rest after `malformed.MAX_IN_A_ROW` malformed records in a
-            row, where the build will fail.
+        stop_at_once: Whether to skip the rest after too many malformed records in a row, where the
+            build will fail.
     """
-    counted, rising = Counted(), _RisingIds()
+    counted, rising, is_cut = Counted(), _RisingIds(), False
     num_records = num_lines = num_rows = 0
     has_names = repeats_key = False
     batch_pairs: list[int] = []
@@ -223,12 +225,14 @@ def write_block(
                 try:
                     counted = count_malformed(counted, raw.rejects, raw.num_records, path)
                 except BadInputError:
-                    if stop_at_once:
+                    is_cut = stop_at_once
+                    if is_cut:
                         break
             block = Block(
                 path=path,
                 source=source,
                 row_is_image=row_is_image,
+                is_cut=is_cut,
                 num_records=num_records,
                 num_lines=num_lines,
                 num_rows=num_rows,

@@ -19,9 +19,9 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from cit_curate.config import IN_PROCESS, Cleaning, EngineConfig
+from cit_curate.config import IN_PROCESS, MAX_REJECT_RATIO, Cleaning, EngineConfig
 from cit_curate.engines.engine import Engine, open_engine
-from cit_curate.errors import BadInputError, ConfigError
+from cit_curate.errors import BadInputError, ConfigError, DamagedError
 from cit_curate.pool.build.image_look import (
     ImageLook,
     check_some_are_there,
@@ -30,7 +30,13 @@ from cit_curate.pool.build.image_look import (
     to_respell,
     with_looks,
 )
-from cit_curate.pool.build.malformed import check_limit, keeping_rejects
+from cit_curate.pool.build.malformed import (
+    AS_USUAL,
+    LONGEST_RUN,
+    InARow,
+    check_limit,
+    keeping_rejects,
+)
 from cit_curate.pool.build.place import (
     builder_lock,
     check_free,
@@ -42,9 +48,12 @@ from cit_curate.pool.build.place import (
 from cit_curate.pool.build.plan import Plan, planned
 from cit_curate.pool.build.reading import (
     BYTES_PER_WORKER,
+    Damage,
     Found,
     PieceTask,
     blocks_in_order,
+    damaged,
+    damaged_block,
     piece_tasks,
 )
 from cit_curate.pool.build.report import write_build_report
@@ -77,7 +86,7 @@ def build_pool(
     columns: Columns | None,
     clean: Cleaning = "none",
     name: str | None = None,
-    max_reject_ratio: float = 0.01,
+    max_reject_ratio: float | None = None,
     allow_missing_images: bool = False,
     engine: EngineConfig = IN_PROCESS,
     overwrite: bool = False,
@@ -93,7 +102,8 @@ def build_pool(
         columns: The columns of tables; an image folder needs none; None for YFCC100M.
         clean: The named cleaning of every text.
         name: The pool's name; default the folder's.
-        max_reject_ratio: Largest share of malformed records (`sources.rows.MALFORMED`).
+        max_reject_ratio: Largest share of malformed records (`sources.rows.MALFORMED`); None = the
+            default, and no more than 100 in a row.
         allow_missing_images: Whether to go on if no image of a source is there.
         engine: The workers that read sources and write parts.
         overwrite: Whether to replace an existing pool.
@@ -104,14 +114,17 @@ def build_pool(
             image ids, or `out` is in use.
         BadInputError: Too many malformed records, or no pair at all; `rejects_path` lists them. Or
             none of a source's images is there.
-        DamagedError: A source, list or block is damaged, or a source changed while it was read.
+        DamagedError: A source, list or block is damaged, or a source changed while it was read. A
+            source is left out instead where `ReadConfig.on_damaged` is `skip`.
         ResourceError: The disk is full, a worker was killed, or another build of the same pool is
             running.
     """
-    if not 0 <= max_reject_ratio <= 1:
-        raise ConfigError(f"max_reject_ratio is {max_reject_ratio}; it is a share from 0 to 1")
+    stops = InARow(LONGEST_RUN, max_reject_ratio) if max_reject_ratio else AS_USUAL
+    max_ratio = MAX_REJECT_RATIO if max_reject_ratio is None else max_reject_ratio
+    if not 0 <= max_ratio <= 1:
+        raise ConfigError(f"max_reject_ratio is {max_ratio}; it is a share from 0 to 1")
     out = out.absolute()
-    readers = [open_source(source, columns or Columns()) for source in sources]
+    readers = [_opened(source, columns or Columns()) for source in sources]
     schema = pair_schema(_common_types(sources, readers))
     entries = tuple(source_entry(source) for source in sources)
     lists = _read_lists(readers, progress)
@@ -127,11 +140,13 @@ def build_pool(
                 _blocks_of(out, sources, readers, request, lists) as folders,
                 replacing(out) as folder,
             ):
-                found = Found(by_line=lists is not None)
-                tasks = _tasks(workers, sources, entries, readers, folders, columns, clean)
+                found = Found(by_line=lists is not None, stops=stops)
+                tasks = _tasks(
+                    workers, sources, entries, readers, folders, columns, clean, stops=stops
+                )
                 with keeping_rejects(rejects_path(out), found.rejects):
-                    _read(workers, sources, tasks, found, progress)
-                    _check(found, sources, max_reject_ratio)
+                    _read(workers, sources, tasks, folders, found, progress)
+                    _check(found, sources, max_ratio)
                 progress("looking at images", 0)
                 looks = look_at_images(sources, found.blocks)
                 if not allow_missing_images:
@@ -151,12 +166,17 @@ def build_pool(
                     cleaning=clean,
                     columns=named_columns,
                     sources=tuple(
-                        replace(entry, num_records=count)
-                        for entry, count in zip(entries, found.records, strict=True)
+                        replace(entry, num_records=count, damaged=bool(of_source.damage))
+                        for entry, count, of_source in zip(
+                            entries, found.records, found.sources, strict=True
+                        )
                     ),
                     id_lists={**lists.described, **id_lists} if lists else {},
                 )
-                guesses = [_guesses(reader) for reader in readers]
+                guesses = [
+                    (*source.notes, *_guesses(reader))
+                    for source, reader in zip(sources, readers, strict=True)
+                ]
                 report = summarised(
                     sources, found.sources, guesses, manifest.rejects, found.firsts, numbered
                 )
@@ -164,6 +184,25 @@ def build_pool(
                 write_manifest(folder, manifest)
         finish_pool(out, manifest)
     return manifest
+
+
+def _opened(source: Source, columns: Columns) -> SourceReader:
+    """The reader of a source; one without rows for a damaged source that is left out."""
+    try:
+        return open_source(source, columns)
+    except DamagedError as error:
+        if source.yfcc is not None:
+            raise
+        if source.reading.on_damaged == "stop":
+            raise damaged(str(error)) from error
+        return SourceReader(columns=None, extra_types={}, read=lambda: iter(()))
+
+
+def _changed_reading(sources: Sequence[Source]) -> dict[str, object]:
+    """How the sources are read, where that is not the default and matters to the blocks."""
+    changed = sources[0].reading.changed
+    changed.pop("on_damaged", None)
+    return changed
 
 
 def _guesses(reader: SourceReader) -> tuple[str, ...]:
@@ -230,11 +269,14 @@ def _tasks(
     folders: Sequence[Path],
     columns: Columns | None,
     clean: Cleaning,
+    *,
+    stops: InARow,
 ) -> list[list[PieceTask]]:
     """The pieces of each source."""
     spare = -(-engine.num_workers // len(sources))
+    asked = columns or Columns()
     return [
-        piece_tasks(folder, source, entry, reader, columns or Columns(), clean, num_workers=spare)
+        piece_tasks(folder, source, entry, reader, asked, clean, num_workers=spare, stops=stops)
         for folder, source, entry, reader in zip(folders, sources, entries, readers, strict=True)
     ]
 
@@ -243,16 +285,21 @@ def _read(
     engine: Engine,
     sources: Sequence[Source],
     tasks: Sequence[Sequence[PieceTask]],
+    folders: Sequence[Path],
     found: Found,
     progress: Progress,
 ) -> None:
     """Read every source into blocks, and count its records and rejects."""
-    blocks = blocks_in_order(engine.mapped, tasks)
-    for source, pieces, of_source in zip(sources, tasks, blocks, strict=True):
+    results = blocks_in_order(engine.mapped, tasks)
+    for source, pieces, folder, result in zip(sources, tasks, folders, results, strict=True):
+        damage = result.detail if isinstance(result, Damage) else ""
+        of_source = (
+            iter([damaged_block(folder, source, result)]) if isinstance(result, Damage) else result
+        )
         ends = [piece.span[1] for piece in pieces if piece.span]
         if ends:
             progress("reading", 0, 0.0)
-        for number, rows in enumerate(found.add_source(source.path, of_source)):
+        for number, rows in enumerate(found.add_source(source.path, of_source, damage)):
             progress("reading", rows, *([ends[number] / ends[-1]] if ends else ()))
 
 
@@ -323,12 +370,13 @@ def _write(
 def _common_types(
     sources: Sequence[Source], readers: Sequence[SourceReader]
 ) -> Mapping[str, pa.DataType]:
-    first, types = sources[0], readers[0].extra_types
+    types: dict[str, tuple[pa.DataType, Path]] = {}
     for source, reader in zip(sources, readers, strict=True):
         for name, kind in reader.extra_types.items():
-            if carried_type(kind) != carried_type(types[name]):
+            first, path = types.setdefault(name, (kind, source.path))
+            if carried_type(kind) != carried_type(first):
                 raise ConfigError(
-                    f"column {name!r} is {kind} in {source.path} and {types[name]} in "
-                    f"{first.path}; give it one type, or build two pools"
+                    f"column {name!r} is {kind} in {source.path} and {first} in {path}; give it "
+                    "one type, or build two pools"
                 )
-    return {name: carried_type(kind) for name, kind in types.items()}
+    return {name: carried_type(kind) for name, (kind, _) in types.items()}

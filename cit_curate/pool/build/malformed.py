@@ -15,7 +15,29 @@ from cit_curate.reject_limit import RejectLimit
 from cit_curate.sources.rows import Reject
 from cit_curate.storage.durable import atomic_file, sweep_temporary
 
-MAX_IN_A_ROW = RejectLimit.max_in_a_row
+
+@dataclass(frozen=True)
+class InARow:
+    """When malformed records in a row end a build before all is read.
+
+    Attributes:
+        limit: Their number.
+        max_ratio: The share of the records so far that may be malformed even then: that of
+            `--max-reject-ratio`, if it was given by hand.
+    """
+
+    limit: int = RejectLimit.max_in_a_row
+    max_ratio: float = 0.0
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether so many in a row end the build whatever else is read."""
+        return self.max_ratio == 0
+
+
+AS_USUAL = InARow()
+# With a limit that was given by hand, so many in a row end a build if it is above the limit so far.
+LONGEST_RUN = 1000
 
 
 @dataclass(frozen=True)
@@ -49,25 +71,44 @@ def count_malformed(
     num_records: int,
     path: Path,
     top_reasons: Callable[[], str] = lambda: "",
+    *,
+    stops: InARow = AS_USUAL,
 ) -> Counted:
     """The count after the next `num_records` records, which have these rejects.
 
-    `top_reasons` is for the message, and includes these rejects already.
+    Args:
+        counted: The count before.
+        rejects: The rejects.
+        num_records: The number of records.
+        path: The source, for the message.
+        top_reasons: A function for the message; it includes these rejects already.
+        stops: When malformed ones in a row are too many.
 
     Raises:
-        BadInputError: There were `MAX_IN_A_ROW` malformed ones in a row.
+        BadInputError: There were too many malformed ones in a row.
     """
     num, last, in_a_row = counted.num_malformed, counted.last_record, counted.in_a_row
     for reject in rejects:
         if reject.is_malformed:
             in_a_row = in_a_row + 1 if reject.record == last + 1 else 1
             num, last = num + reject.num_lines, reject.record
-            if in_a_row == MAX_IN_A_ROW:
+            num_so_far = reject.record + 1
+            if in_a_row >= stops.limit and num > stops.max_ratio * num_so_far:
                 raise BadInputError(
-                    f"{path}: {MAX_IN_A_ROW} malformed rows in a row up to row "
-                    f"{reject.row}; the last: {reject.reason}, {reject.detail}{top_reasons()}"
+                    f"{path}: {stops.limit:,} malformed rows in a row up to row {reject.row}"
+                    f"{_so_far(stops, num, num_so_far)}; the last: {reject.reason}, "
+                    f"{reject.detail}{top_reasons()}"
                 )
     return Counted(num, counted.num_records + num_records, last, in_a_row)
+
+
+def _so_far(stops: InARow, num_malformed: int, num_records: int) -> str:
+    if stops.is_certain:
+        return ", which ends the reading unless --max-reject-ratio is given"
+    return (
+        f", and {num_malformed:,} of {num_records:,} so far, more than --max-reject-ratio "
+        f"{stops.max_ratio}"
+    )
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from cit_curate.config import Cleaning
 from cit_curate.engines.workers import Mapper, keep_freed_memory
 from cit_curate.errors import BadInputError, DamagedError
 from cit_curate.pool.build.blocks import Block, Noted, open_block, write_block
-from cit_curate.pool.build.malformed import Counted, count_malformed
+from cit_curate.pool.build.malformed import AS_USUAL, Counted, InARow, count_malformed
 from cit_curate.pool.build.summary import SourceFound
 from cit_curate.pool.format import SourceEntry
 from cit_curate.sources.columns import Columns
@@ -27,7 +27,9 @@ from cit_curate.sources.rows import (
     MALFORMED,
     ROW_FIELDS,
     RawPairs,
+    Reject,
     SourceReader,
+    SourceRows,
     carried_type,
     moved_reject,
 )
@@ -42,7 +44,7 @@ BYTES_PER_WORKER = 64 << 20
 REJECT_ROWS = 65_536
 
 # Formats in which making the pairs costs as much as reading the records.
-_STRIPED = ("csv", "tsv", "jsonl", "parquet")
+_STRIPED = ("csv", "tsv", "json", "jsonl", "parquet", "arrow")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class PieceTask:
 
     Attributes:
         span: Byte range (start, stop); None = every `num_pieces`-th block.
+        stops: When malformed records in a row end the build.
     """
 
     folder: Path
@@ -60,6 +63,18 @@ class PieceTask:
     piece: int
     num_pieces: int
     span: tuple[int, int] | None = None
+    stops: InARow = AS_USUAL
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What is wrong with a source that is left out because it is damaged."""
+
+    detail: str
+
+
+class _SourceDamagedError(Exception):
+    """The source of a piece is damaged, and not one of our blocks."""
 
 
 def piece_tasks(
@@ -71,6 +86,7 @@ def piece_tasks(
     clean: Cleaning,
     *,
     num_workers: int,
+    stops: InARow = AS_USUAL,
 ) -> list[PieceTask]:
     """The tasks that read one source, for up to `num_workers` workers."""
     if reader.range_bytes:
@@ -79,7 +95,7 @@ def piece_tasks(
         most = max(entry.bytes // BYTES_PER_WORKER, 1) if source.format in _STRIPED else 1
         spans = [None] * max(min(num_workers, most), 1)
     return [
-        PieceTask(folder, source, columns, clean, piece, len(spans), span)
+        PieceTask(folder, source, columns, clean, piece, len(spans), span, stops)
         for piece, span in enumerate(spans)
     ]
 
@@ -93,42 +109,60 @@ def _spans(size: int, range_bytes: int) -> Iterator[tuple[int, int]]:
         start += length
 
 
-def read_piece(task: PieceTask) -> list[Block]:
-    """The blocks of a piece; missing ones are written.
+def read_piece(task: PieceTask) -> list[Block] | Damage:
+    """The blocks of a piece, of which missing ones are written; or why its source is left out.
 
-    After `malformed.MAX_IN_A_ROW` malformed records in a row the rest is skipped: the build will
-    fail at these.
+    After too many malformed records in a row the rest is skipped: the build will fail at these.
 
     Raises:
         ConfigError: See `open_source`.
-        DamagedError: The source or a block is damaged.
+        DamagedError: A block is damaged; or the source, which is not to be left out.
     """
+    try:
+        return _read_piece(task)
+    except _SourceDamagedError as error:
+        if task.span is not None:
+            raise DamagedError(str(error)) from error
+        if task.source.reading.on_damaged == "skip":
+            return Damage(str(error))
+        raise damaged(str(error)) from error
+
+
+def damaged(what: str) -> DamagedError:
+    """The error for a damaged source, with the option that leaves it out."""
+    return DamagedError(f"{what}; to build without it, give --on-damaged skip")
+
+
+def _read_piece(task: PieceTask) -> list[Block]:
     if (numbers := _done(task)) is not None:
         return [open_block(_block_path(task.folder, number)) for number in numbers]
     keep_freed_memory()
     task.folder.mkdir(parents=True, exist_ok=True)
-    reader = open_source(task.source, task.columns)
+    try:
+        reader = open_source(task.source, task.columns)
+    except DamagedError as error:
+        raise _SourceDamagedError(str(error)) from error
     extra = (pa.field(name, carried_type(kind)) for name, kind in reader.extra_types.items())
     schema = pa.schema([*ROW_FIELDS, *extra])
     blocks = []
     for number, records in _blocks_of(task, reader):
         path = _block_path(task.folder, number)
-        if path.is_file():
-            block = open_block(path)
-        else:
+        block = open_block(path) if path.is_file() else None
+        if block is None or (block.is_cut and not task.stops.is_certain):
             block = write_block(
                 path,
                 records,
                 schema,
                 source=task.source.name,
                 row_is_image=reader.row_is_image,
-                stop_at_once=reader.read is None,
+                stop_at_once=reader.read is None and task.stops.is_certain,
             )
         blocks.append(block)
         try:
             count_malformed(Counted(), block.malformed, 0, task.source.path)
         except BadInputError:
-            break
+            if task.stops.is_certain:
+                break
     return blocks
 
 
@@ -142,7 +176,7 @@ def _blocks_of(task: PieceTask, reader: SourceReader) -> Iterator[tuple[int, Ite
     assert reader.columns is not None
     batches, columns, number = reader.read(), reader.columns, 0
     source, root = task.source, task.source.image_root
-    while block := list(islice(batches, BLOCK_BATCHES)):
+    while block := _next_of(batches):
         if number % task.num_pieces == task.piece:
             yield (
                 number,
@@ -154,6 +188,29 @@ def _blocks_of(task: PieceTask, reader: SourceReader) -> Iterator[tuple[int, Ite
         number += 1
     if task.piece == 0:
         write_sealed(task.folder / "end.json", {"num_blocks": number})
+
+
+def _next_of(batches: Iterator[SourceRows]) -> list[SourceRows]:
+    """The batches of the next block."""
+    try:
+        return list(islice(batches, BLOCK_BATCHES))
+    except DamagedError as error:
+        raise _SourceDamagedError(str(error)) from error
+
+
+def damaged_block(folder: Path, source: Source, damage: Damage) -> Block:
+    """A block without rows, and with the reject of a source that is left out."""
+    reason = "damaged_archive" if source.format == "webdataset" else "damaged_file"
+    none = pa.RecordBatch.from_pylist([], schema=pa.schema(ROW_FIELDS))
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_block(
+        folder / "damaged.arrow",
+        [RawPairs(0, none, [Reject(0, reason, damage.detail, 0)])],
+        pa.schema(ROW_FIELDS),
+        source=source.name,
+        row_is_image=False,
+        stop_at_once=False,
+    )
 
 
 def _done(task: PieceTask) -> range | None:
@@ -181,16 +238,29 @@ def _block_path(folder: Path, number: int) -> Path:
 
 def blocks_in_order(
     mapped: Mapper, tasks: Sequence[Sequence[PieceTask]]
-) -> Iterator[Iterator[Block]]:
-    """The blocks of each source in order, as soon as they are known; others are read meanwhile."""
+) -> Iterator[Iterator[Block] | Damage]:
+    """The blocks of each source in order, as soon as they are known; others are read meanwhile.
+
+    Of a source that is left out, the damage, as the first of its pieces found it.
+    """
     done = mapped(read_piece, list(chain.from_iterable(tasks)))
     for pieces in tasks:
         if all(piece.span for piece in pieces):
             # A range is one block, which is ready as soon as the range is read.
-            yield chain.from_iterable(next(done) for _ in pieces)
+            yield chain.from_iterable(_blocks(next(done)) for _ in pieces)
+            continue
+        results = [next(done) for _ in pieces]
+        damages = [result for result in results if isinstance(result, Damage)]
+        if damages:
+            yield damages[0]
         else:
-            in_turn = zip_longest(*(next(done) for _ in pieces))
+            in_turn = zip_longest(*map(_blocks, results))
             yield (block for turn in in_turn for block in turn if block is not None)
+
+
+def _blocks(result: list[Block] | Damage) -> list[Block]:
+    assert not isinstance(result, Damage)
+    return result
 
 
 @dataclass
@@ -199,6 +269,7 @@ class Found:
 
     Attributes:
         by_line: Whether messages call records lines, and report only malformed ones, as for YFCC.
+        stops: When malformed records in a row end the build.
         blocks: All blocks with their first rows, without their malformed records.
         records: Records of each source.
         num_malformed: Malformed records.
@@ -208,6 +279,7 @@ class Found:
     """
 
     by_line: bool
+    stops: InARow = AS_USUAL
     blocks: list[Block] = field(default_factory=list)
     records: list[int] = field(default_factory=list)
     num_malformed: int = 0
@@ -227,11 +299,16 @@ class Found:
         """Pairs, repeated ones included."""
         return sum(block.num_pairs for block in self.blocks)
 
-    def add_source(self, path: Path, blocks: Iterator[Block]) -> Iterator[int]:
+    def add_source(self, path: Path, blocks: Iterator[Block], damage: str = "") -> Iterator[int]:
         """Add the blocks of a source, and yield the lines or records so far after each.
 
+        Args:
+            path: The source.
+            blocks: Its blocks.
+            damage: Why it is left out, "" unless it is.
+
         Raises:
-            BadInputError: There are `malformed.MAX_IN_A_ROW` malformed records in a row.
+            BadInputError: There are too many malformed records in a row.
         """
         counted, num_lines = Counted(), 0
         num_texts = reject_lines = 0
@@ -248,7 +325,9 @@ class Found:
                 self.reasons[reason] += count
                 self.firsts.setdefault(reason, f"{position}, {reject.detail}")
             moved = [moved_reject(reject, num_lines, first_record) for reject in block.malformed]
-            counted = count_malformed(counted, moved, block.num_records, path, self.top_reasons)
+            counted = count_malformed(
+                counted, moved, block.num_records, path, self.top_reasons, stops=self.stops
+            )
             num_lines += block.num_lines
             self.records[-1] = counted.num_records
             self.num_malformed = num_malformed + counted.num_malformed
@@ -259,7 +338,9 @@ class Found:
                 notes[kind] = notes[kind] + noted if kind in notes else noted
             yield num_lines if self.by_line else num_before + counted.num_records
 
-        self.sources.append(SourceFound(self.records[-1], num_texts, reject_lines, counts, notes))
+        self.sources.append(
+            SourceFound(self.records[-1], num_texts, reject_lines, counts, notes, damage)
+        )
 
     def rejects(self) -> Generator[pa.Table]:
         """Every rejected record, in reading order, `REJECT_ROWS` at a time."""

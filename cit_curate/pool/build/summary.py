@@ -31,6 +31,7 @@ _SHOWN_CAPTIONS = 2
 # Of more captions of one image and text key, the id is probably that of something else.
 _MANY_CAPTIONS = 1000
 _SHOWN_FILES = 3
+_SHOWN_DAMAGES = 5
 
 
 class SourceFound(NamedTuple):
@@ -42,6 +43,7 @@ class SourceFound(NamedTuple):
         reject_lines: The lines of rejected records beyond the first of each.
         counts: See `ReadLog.counts`.
         notes: Its notes.
+        damage: Why it was left out, "" unless it was.
     """
 
     num_records: int
@@ -49,6 +51,7 @@ class SourceFound(NamedTuple):
     reject_lines: int
     counts: Mapping[str, int]
     notes: Mapping[str, Noted]
+    damage: str = ""
 
 
 def summarised(
@@ -83,6 +86,13 @@ def summarised(
         for kind, name in _COUNTED.items():
             if kind in of_source.notes:
                 counts[name] += of_source.notes[kind].count
+    damages = [of_source.damage for of_source in found if of_source.damage]
+    warnings += [
+        f"a source is damaged and left out: {damage}" for damage in damages[:_SHOWN_DAMAGES]
+    ]
+    if len(damages) > _SHOWN_DAMAGES:
+        warnings.append(f"{len(damages):,} sources are damaged and left out; the rejects name all")
+    counts["num_sources_damaged"] = len(damages)
     num_records = sum(of_source.num_records for of_source in found)
     for reason, advice in _ADVICE.items():
         if reasons.get(reason, 0) > LARGE_SHARE * num_records:

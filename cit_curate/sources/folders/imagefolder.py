@@ -37,6 +37,7 @@ from cit_curate.sources.rows import (
     cells_of,
     texts_of_cells,
 )
+from cit_curate.sources.text.files import text_lines
 from cit_curate.sources.text.jsonl import open_jsonl
 from cit_curate.sources.text.table import open_table
 
@@ -124,7 +125,7 @@ def _with_text(
 def _open(file: MetadataFile, columns: Columns, reading: ReadConfig) -> SourceReader:
     columns = replace(columns, image=file.image)
     if file.path.suffix == ".jsonl":
-        return open_jsonl(file.path, columns, reading.encoding)
+        return open_jsonl(text_lines(file.path, reading.encoding), columns)
     if file.path.suffix == ".csv":
         return open_table(file.path, columns, "csv", reading)
     return open_parquet(file.path, columns)

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from cit_curate.encodings import HEAD_BYTES, LONE_SURROGATES, checked_encoding, encoding_of
-from cit_curate.errors import DamagedError
+from cit_curate.errors import ConfigError, DamagedError
 
 MAX_LINE_CHARS = 16 * 1024 * 1024
 CHUNK_BYTES = 1 << 20
@@ -31,8 +31,18 @@ _COMPRESSIONS: dict[str, tuple[bytes, Callable[[Path], Any]]] = {
     ".zst": (b"\x28\xb5\x2f\xfd", _open_zstd),
 }
 COMPRESSED_TEXT_SUFFIXES = tuple(_COMPRESSIONS)
+COMPRESSION_NAMES = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "Zstandard"}
 # A file that is shorter than these was cut.
 _MAGIC_BYTES = 8
+# Files that are no text, by their first bytes.
+_NO_TEXT = {
+    b"PK\x03\x04": "a zip, or a workbook of Excel; unpack it, or save it as CSV",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive; unpack it",
+    b"\x04\x22\x4d\x18": "compressed with lz4; unpack it",
+    b"PAR1": "a Parquet file; call it .parquet, or give --format parquet",
+    b"ARROW1": "an Arrow file; call it .arrow, or give --format arrow",
+    b"SQLite format 3": "a database of SQLite; export the table as CSV",
+}
 
 
 def compression_of(path: Path) -> str:
@@ -47,6 +57,22 @@ def compression_of(path: Path) -> str:
             return suffix
     suffix = path.suffix.lower()
     return suffix if suffix in _COMPRESSIONS and len(head) < _MAGIC_BYTES else ""
+
+
+def check_uncompressed(path: Path, why: str) -> None:
+    """Raise if a file of another kind than text is compressed.
+
+    Args:
+        path: The file.
+        why: Why it cannot be read compressed.
+
+    Raises:
+        ConfigError: It is; the message names the compression.
+    """
+    if compression := compression_of(path):
+        raise ConfigError(
+            f"{path} is compressed with {COMPRESSION_NAMES[compression]}; unpack it first: {why}"
+        )
 
 
 @contextmanager
@@ -128,7 +154,7 @@ class TextLines:
         self.num_lines = 0
         self.other_ends.clear()
         pending = ""
-        for text in self._decoded():
+        for text in self.pieces():
             whole, end, rest = text.rpartition("\r" if self.newline == "\r" else "\n")
             if end:
                 lines = self._split(pending + whole)
@@ -154,7 +180,8 @@ class TextLines:
             lines = [line.rstrip("\r").replace("\r", " ") for line in lines]
         return lines
 
-    def _decoded(self) -> Iterator[str]:
+    def pieces(self) -> Iterator[str]:
+        """The text in pieces of about a megabyte; the errors are those of `blocks`."""
         decoder = codecs.getincrementaldecoder(self.encoding)(LONE_SURROGATES)
         is_first = True
         with opened(self.path) as file:
@@ -172,11 +199,15 @@ def text_lines(path: Path, encoding: str = "") -> TextLines:
     """The lines of a text file, in an encoding or in that of its mark, else in UTF-8.
 
     Raises:
-        ConfigError: There is no such encoding, or it must be given (`encodings.encoding_of`).
+        ConfigError: There is no such encoding, or it must be given (`encodings.encoding_of`); or
+            the file is no text.
         DamagedError: The file is compressed, and cut or damaged.
     """
     with opened(path) as file:
         head = file.read(HEAD_BYTES)
+    for magic, what in _NO_TEXT.items():
+        if head.startswith(magic):
+            raise ConfigError(f"{path} is no text but {what}")
     encoding = checked_encoding(encoding) if encoding else encoding_of(head, path)
     text = head.decode(encoding, "replace")
     first, end, _ = text.partition("\n")

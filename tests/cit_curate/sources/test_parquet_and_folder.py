@@ -62,8 +62,8 @@ def test_parquet_cut_anywhere_is_called_damaged(tmp_path):
 
 @pytest.mark.faults("P6")
 def test_parquet_column_of_a_wrong_type_is_named(tmp_path):
-    pq.write_table(pa.table({"image_id": [1.5], "title": ["x"]}), tmp_path / "a.parquet")
-    with pytest.raises(ConfigError, match="column 'image_id' is double"):
+    pq.write_table(pa.table({"image_id": [True], "title": ["x"]}), tmp_path / "a.parquet")
+    with pytest.raises(ConfigError, match="column 'image_id' is bool"):
         open_parquet(tmp_path / "a.parquet", COLUMNS)
 
 
@@ -88,16 +88,17 @@ def test_folder_pairs_images_with_their_text(tmp_path):
 
 def test_sources_are_found_by_suffix_and_named_once(tmp_path):
     (tmp_path / "x").mkdir()
-    for name in ("a.csv", "x/a.csv", "x/2.parquet", "x/1.parquet"):
+    (tmp_path / "y").mkdir()
+    for name in ("a.csv", "y/a.csv", "x/2.parquet", "x/1.parquet"):
         (tmp_path / name).write_bytes(b"")
-    found = find_sources([tmp_path / "a.csv", tmp_path / "x/a.csv", tmp_path / "x"])
+    found = find_sources([tmp_path / "a.csv", tmp_path / "y/a.csv", tmp_path / "x"])
     assert [(s.name, s.format) for s in found] == [
         ("a.csv", "csv"),
         ("a.csv#2", "csv"),
         ("x/1.parquet", "parquet"),
         ("x/2.parquet", "parquet"),
     ]
-    assert found[1].image_root == (tmp_path / "x").resolve()
+    assert found[1].image_root == (tmp_path / "y").resolve()
     for wrong in ([], [tmp_path / "none.csv"]):
         with pytest.raises(ConfigError):
             find_sources(wrong)

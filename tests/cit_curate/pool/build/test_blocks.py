@@ -195,7 +195,7 @@ def test_a_folder_is_known_by_the_files_below_it(tmp_path):
 def test_many_malformed_rows_in_a_row_end_the_reading(tmp_path):
     path = write_csv(tmp_path / "a.csv", 2_000, range(500, 700))
     with pytest.raises(BadInputError, match="malformed rows in a row up to row 601"):
-        Pool.build([path], tmp_path / "pool", columns=COLUMNS, max_reject_ratio=1.0)
+        Pool.build([path], tmp_path / "pool", columns=COLUMNS)
 
 
 def test_a_stripe_leaves_the_rest_alone_behind_a_block_of_malformed_rows(tmp_path, monkeypatch):

@@ -12,14 +12,14 @@ from cit_curate.sources.columns import Columns
 from cit_curate.sources.pairs import pairs_of
 from cit_curate.sources.rows import ROW
 from cit_curate.sources.text import files, jsonl
-from cit_curate.sources.text.jsonl import open_jsonl
+from cit_curate.sources.text.json_array import open_json
 
 WIDE = Columns(image_id="id", image="file", text=("title", "alt"))
 LONG = Columns(image_id="id", text_key="kind", caption="text")
 
 
 def read(path, columns):
-    reader = open_jsonl(path, columns)
+    reader = open_json(path, columns, "jsonl")
     pairs, rejects, records = [], [], 0
     for rows in reader.read():
         raw = pairs_of(rows, reader.columns, image_root=path.parent)
@@ -74,7 +74,8 @@ def test_a_long_line_is_one_text(tmp_path):
         ('{"id": "a", "title": 5}', "'title' is int 5, but must be text"),
         ('{"id": "a", "title": ["x", 7]}', "'title' has int 7 in its list"),
         ('{"id": "a", "file": {"bytes": "x"}, "title": "y"}', "'file' is dict"),
-        ('{"id": 1.5, "title": "x"}', "'id' is float 1.5, but must be text or a whole number"),
+        ('{"id": [1], "title": "x"}', "'id' is list [1], but must be text or a whole number"),
+        ('{"id": "a", "file": ["x", "y"], "title": "z"}', "several images in a row are not"),
         ('{"id": true, "title": "x"}', "'id' is bool"),
         ('{"id": ' + "9" * 5000 + ', "title": "x"}', "no JSON"),
         ("[" * 100_000, "no JSON"),
@@ -86,6 +87,21 @@ def test_a_malformed_line_is_rejected_by_its_number(tmp_path, line, detail):
     assert len(pairs) == 2
     assert [(r.row, r.reason) for r in rejects] == [(2, "bad_row")]
     assert detail in rejects[0].detail
+
+
+@pytest.mark.faults("P5")
+def test_a_whole_number_is_an_id_however_it_is_written(tmp_path):
+    ids = ("700", "700.0", "7e2", "-0.0", "123456789012345678901", "2.5", "1e18", "NaN", "null")
+    lines = [f'{{"id": {number}, "title": "x", "alt": "", "file": ""}}' for number in ids]
+    pairs, rejects = read(write(tmp_path / "a.jsonl", *lines), WIDE)
+    assert [p["image_id"] for p in pairs] == ["700", "700", "700", "0", "123456789012345678901"]
+    assert [(r.row, r.reason) for r in rejects] == [(row, "bad_image_id") for row in (6, 7, 8, 9)]
+    assert [
+        next(
+            words for words in ("no whole number", "beyond 2**53", "is empty") if words in r.detail
+        )
+        for r in rejects
+    ] == ["no whole number", "beyond 2**53", "no whole number", "is empty"]
 
 
 @pytest.mark.faults("P2")
@@ -118,10 +134,10 @@ def test_a_line_that_is_too_long_is_skipped_whole(tmp_path, monkeypatch):
 def test_a_column_that_no_line_has_is_named_with_those_there_are(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"id": 1, "titel": "x"}', '{"alt": "y", "file": "z"}')
     with pytest.raises(ConfigError, match=r"no column 'title'; it has id, titel.*mean 'titel'"):
-        open_jsonl(path, WIDE)
+        open_json(path, WIDE, "jsonl")
     write(path, "nothing")
     with pytest.raises(BadInputError, match="none of its lines is a JSON object"):
-        open_jsonl(path, WIDE)
+        open_json(path, WIDE, "jsonl")
 
 
 def test_extra_fields_are_carried_as_text(tmp_path):

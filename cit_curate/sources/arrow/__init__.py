@@ -1,0 +1,1 @@
+"""What the sources have in common that consist of Arrow columns: Parquet and Arrow files."""
