@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 from rich.progress import TaskID
 
-from cit_curate.config import COUNT_SUFFIXES, QUERY_MAX_ROWS, QUERY_TIMEOUT_SECONDS
+from cit_curate.config import COUNT_SUFFIXES, QUERY_MAX_ROWS, QUERY_TIMEOUT_SECONDS, CsvGuard
 from cit_curate.errors import ConfigError
 from cit_curate.printing import print_json, show
 from cit_curate.storage.durable import atomic_file, sweep_temporary
@@ -30,6 +30,7 @@ def query(
     csv: bool = False,
     json: bool = False,
     parquet: Path | None = None,
+    csv_guard: CsvGuard = "formulas",
     pool: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     timeout_seconds: float = QUERY_TIMEOUT_SECONDS,
     max_rows: int = QUERY_MAX_ROWS,
@@ -49,6 +50,8 @@ def query(
         csv: Print CSV instead of a table.
         json: Print one JSON document: a list of objects.
         parquet: Write the result to this Parquet file.
+        csv_guard: formulas = a text that a spreadsheet would run gets a ' in front, and a last
+            column `guarded` says where; off = cells as they are.
         pool: The pool's folder; default the one the run was made from. Of several, once for each:
             --pool A --pool B, or --pool NAME:A when the run gave it another name.
         timeout_seconds: The time after which the query is stopped.
@@ -76,7 +79,7 @@ def query(
             pq.write_table(unique_names(table), temporary, compression="zstd")
         return
     if csv:
-        print_csv(table)
+        print_csv(table, guard=csv_guard)
     elif json:
         print_json(unique_names(table).to_pylist())
     else:
@@ -90,6 +93,7 @@ def export(
     pool: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     pairs_per_shard: int = 1000,
     image_side: int | None = None,
+    csv_guard: CsvGuard = "formulas",
     json: bool = False,
 ) -> None:
     """Export what a run curated: FILE.json, FILE.parquet, FILE.csv, or a folder of WebDataset tars.
@@ -108,6 +112,8 @@ def export(
         pairs_per_shard: Pairs in each tar.
         image_side: Shrink images to this shorter side, as JPEGs; smaller ones, and with 0 all, keep
             the pool's bytes. Left out, it is the run's --shard-image-side.
+        csv_guard: formulas = in a CSV, a text that a spreadsheet would run gets a ' in front, and
+            the column `guarded` says where, for readers to take it off; off = cells as they are.
         json: Print one JSON document instead of a summary.
     """
     from cit_curate.run.exports.export import export_counts, export_webdataset
@@ -133,7 +139,7 @@ def export(
     name = url or str(out)
     if suffix in COUNT_SUFFIXES:
         with made_here(out) as local:
-            num_pairs = export_counts(opened, local, pool=_fetched(source))
+            num_pairs = export_counts(opened, local, pool=_fetched(source), csv_guard=csv_guard)
         summary = {"path": name, "num_pairs": num_pairs}
         lines = [f"{name}: {num_pairs:,} pairs"]
     else:

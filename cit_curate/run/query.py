@@ -8,7 +8,7 @@ is not finished shows the outer steps that were committed when the database was 
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -200,7 +200,7 @@ class RunDatabase:
         rows: list[dict[str, Any]] = table.to_pylist()
         return rows
 
-    def batches(self, sql: str, batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+    def batches(self, sql: str, batch_rows: int = BATCH_ROWS) -> Generator[pa.RecordBatch]:
         """The result of our own SQL, unchecked, batch by batch; at least one, maybe empty."""
         # A cursor of its own, so that other queries may run while this result is read.
         with self._named_errors(), self._connection.cursor() as cursor:

@@ -1,13 +1,14 @@
 """The printed result of a query: a table for a person, or CSV."""
 
-import csv
 import sys
 
 import pyarrow as pa
 from rich.console import JustifyMethod
 from rich.table import Table
 
-from cit_curate.run.csv_cells import csv_text
+from cit_curate.config import CsvGuard
+from cit_curate.csv_cells import GUARDED, csv_line, csv_text, needs_guards, with_guards
+from cit_curate.errors import ConfigError
 from cit_curate.terminal import add_row, draw, inert, print_line, printable
 
 SHOWN_ROWS = 100
@@ -38,17 +39,34 @@ def _cell(value: object) -> str:
     return str(value)
 
 
-def print_csv(table: pa.Table) -> None:
-    """Print all rows as CSV."""
+def print_csv(table: pa.Table, *, guard: CsvGuard = "formulas") -> None:
+    """Print all rows as CSV.
+
+    With the guard `formulas`, a text that a spreadsheet would run gets a `'` in front; where there
+    is one, the last column `guarded` says in which cells (`cit_curate.csv_cells`).
+
+    Raises:
+        ConfigError: There is such a text, and the result has a column `guarded` already.
+    """
     # A terminal would obey control characters; a file or a pipe gets the text unchanged.
     clean = printable if sys.stdout.isatty() else str
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow([csv_text(clean(name)) for name in table.schema.names])
+    names = [clean(name) for name in table.schema.names]
+    is_guarded = guard != "off" and any(
+        needs_guards(column.to_pylist())
+        for column in table.columns
+        if not pa.types.is_primitive(column.type)
+    )
+    if is_guarded and GUARDED in names:
+        raise ConfigError(
+            f"the result has a column {GUARDED!r} of its own and texts that a spreadsheet would "
+            f"run; name the column otherwise (SELECT {GUARDED} AS …), or give --csv-guard off"
+        )
+    header = names if guard == "off" else [csv_text(name) for name in names]
+    sys.stdout.write(csv_line([*header, *([GUARDED] if is_guarded else [])]))
     for batch in table.to_batches():
         for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            writer.writerow(
-                [csv_text(clean(value)) if isinstance(value, str) else value for value in row]
-            )
+            cells = [clean(value) if isinstance(value, str) else value for value in row]
+            sys.stdout.write(csv_line(with_guards(names, cells) if is_guarded else cells))
 
 
 def unique_names(table: pa.Table) -> pa.Table:

@@ -9,6 +9,7 @@ from typing import Literal
 import pyarrow as pa
 
 from cit_curate.captions import replace_bad_text
+from cit_curate.csv_cells import guard_remover
 from cit_curate.errors import BadInputError
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.rows import Problem, SourceReader, batches_of
@@ -46,6 +47,7 @@ def _read(
     # A getter of a single column would return a bare cell, so the first name is repeated.
     chosen = itemgetter(*map(header.index, (*names, names[0])))
     num_columns = len(header)
+    remove_guards = guard_remover(header)
     records = _records(path, kind)
     next(records)
     for line, problem, cells in records:
@@ -55,6 +57,8 @@ def _read(
             detail = f"{len(cells)} columns where the header has {num_columns}"
             yield line, Problem("column_count", detail)
         else:
+            if remove_guards is not None:
+                remove_guards(cells)
             yield line, chosen(cells)[:-1]
 
 

@@ -4,26 +4,27 @@ Every export can be repeated byte for byte: pairs are in the order of their keys
 is written. A file or folder under its final name is whole.
 """
 
-import csv
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cit_curate.config import COUNT_SUFFIXES
+from cit_curate.config import COUNT_SUFFIXES, CsvGuard
+from cit_curate.csv_cells import GUARDED, csv_line, needs_guards, with_guards
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.images.decoders import decoders
 from cit_curate.images.read import ImageRejected, image_suffix
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.run.counts import COUNTS_BY_KEY, refuse_same_keys
-from cit_curate.run.csv_cells import csv_text
 from cit_curate.run.ledger import Run
 from cit_curate.run.query import EXPORT_BATCH_ROWS, ImageSource, PairSource, RunDatabase
 from cit_curate.run.shards import Sample, ShardWriter
@@ -81,13 +82,25 @@ class ExportedShards:
     rejects: Mapping[str, int]
 
 
-def export_counts(run: Run, path: Path, *, pool: PairSource | PoolMixture | None = None) -> int:
+def export_counts(
+    run: Run,
+    path: Path,
+    *,
+    pool: PairSource | PoolMixture | None = None,
+    csv_guard: CsvGuard = "formulas",
+) -> int:
     """Write how often each pair was used (or selected, in a run that trained nothing).
 
     `.json` is `{pair_key: count}`. `.parquet` and `.csv` have pair_key, image_id, text_key, count
-    and, with a pool, caption and image_uri; in a run of several pools, pool comes first. In the
-    CSV, a text that starts like a spreadsheet formula gets a `'` in front. The file's SHA-256 is
-    written beside it, for `import_counts` to compare.
+    and, with a pool, caption and image_uri; in a run of several pools, pool comes first. The file's
+    SHA-256 is written beside it, for `import_counts` to compare.
+
+    Args:
+        run: The run whose counts are exported.
+        path: The file to write.
+        pool: The pool or mixture that it was curated from.
+        csv_guard: `formulas`: a text that a spreadsheet would run gets a `'` in front, and a last
+            column `guarded` says where (`cit_curate.csv_cells`); `off`: cells as they are.
 
     Returns:
         The number of pairs.
@@ -96,16 +109,21 @@ def export_counts(run: Run, path: Path, *, pool: PairSource | PoolMixture | None
         ConfigError: The suffix is another one; or it is `.json`, and two pools have pairs with the
             same key.
     """
-    writers = {".json": _write_json, ".parquet": _write_parquet, ".csv": _write_csv}
-    write = writers.get(path.suffix.lower())
-    if write is None:
+    suffix = path.suffix.lower()
+    if suffix not in COUNT_SUFFIXES:
         raise ConfigError(f"{path} must end in {', '.join(COUNT_SUFFIXES)}")
     sql = _COUNTS_PARTS if pool is None else _COUNTS_PAIRS
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep_temporary(path.parent, below=False, name=path.name)
     with run.database(pool) as database, atomic_file(path) as temporary:
-        sql = COUNTS_BY_KEY if write is _write_json else _with_keys(sql, run)
-        num_pairs = write(database.batches(sql, EXPORT_BATCH_ROWS), temporary)
+        sql = COUNTS_BY_KEY if suffix == ".json" else _with_keys(sql, run)
+        batches = partial(database.batches, sql, EXPORT_BATCH_ROWS)
+        if suffix == ".json":
+            num_pairs = _write_json(batches(), temporary)
+        elif suffix == ".parquet":
+            num_pairs = _write_parquet(batches(), temporary)
+        else:
+            num_pairs = _write_csv(batches, temporary, csv_guard)
         # So that the old hash never lies beside the new file.
         sums_path(path).unlink(missing_ok=True)
     write_sums(path)
@@ -240,16 +258,37 @@ def _write_parquet(batches: Iterator[pa.RecordBatch], path: Path) -> int:
     return num_pairs
 
 
-def _write_csv(batches: Iterator[pa.RecordBatch], path: Path) -> int:
+def _write_csv(
+    batches: Callable[[], Generator[pa.RecordBatch]], path: Path, guard: CsvGuard
+) -> int:
+    """Write the rows of the batches; those before the first formula are written twice."""
+    with path.open("w", encoding="utf-8", newline="") as stream, closing(batches()) as first:
+        num_pairs = _write_rows(first, stream, stops_at_formula=guard != "off")
+    if num_pairs is None:
+        with path.open("w", encoding="utf-8", newline="") as stream, closing(batches()) as again:
+            num_pairs = _write_rows(again, stream, has_guards=True)
+        assert num_pairs is not None
+    return num_pairs
+
+
+def _write_rows(
+    batches: Iterator[pa.RecordBatch],
+    stream: TextIO,
+    *,
+    stops_at_formula: bool = False,
+    has_guards: bool = False,
+) -> int | None:
+    """The number of rows; None if it stopped at a formula."""
     num_pairs = 0
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        for batch in batches:
-            if not num_pairs:
-                writer.writerow(batch.schema.names)
-            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                writer.writerow([csv_text(value) for value in row])
-            num_pairs += len(batch)
+    for batch in batches:
+        names = batch.schema.names
+        if not num_pairs:
+            stream.write(csv_line([*names, GUARDED] if has_guards else names))
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            if stops_at_formula and needs_guards(row):
+                return None
+            stream.write(csv_line(with_guards(names, row) if has_guards else row))
+        num_pairs += len(batch)
     return num_pairs
 
 

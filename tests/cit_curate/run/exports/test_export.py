@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset as wds
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from run_fixtures import (
     MemoryPool,
@@ -23,10 +23,11 @@ from run_fixtures import (
     write_step,
 )
 
+from cit_curate.config import CsvGuard
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor
-from cit_curate.run.csv_cells import csv_text
+from cit_curate.run.exports.counts_import import import_counts
 from cit_curate.run.exports.export import export_counts, export_webdataset, json_members
 from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.ledger_tables import SCHEMAS
@@ -164,8 +165,8 @@ def test_a_csv_cell_is_never_a_formula(tmp_path: Path) -> None:
     export_counts(run, tmp_path / "c.csv", pool=pool)
     with (tmp_path / "c.csv").open(newline="") as stream:
         captions = [line["caption"] for line in csv.DictReader(stream)]
-    assert captions == [f"'{text}" if text[0] in "=+-@\t" else text for text in NASTY]
-    assert csv_text(-1) == -1
+    formulas = [text for text in NASTY if text[0] in "=+-@\t" and text not in ("+1", "-1")]
+    assert captions == [f"'{text}" if text in formulas else text for text in NASTY]
 
 
 @pytest.mark.faults("C3")
@@ -179,14 +180,67 @@ def test_no_cell_of_any_column_is_a_formula(tmp_path: Path) -> None:
     with (tmp_path / "c.csv").open(newline="") as stream:
         (line,) = csv.DictReader(stream)
     assert {"'=1+1_t", "'=1+1", "'@SUM(A1)", "'+1.png"} <= {*line.values()}
+    assert line["guarded"] == "pair_key image_id caption image_uri"
 
 
-@pytest.mark.faults("C3")
-@given(st.text())
-def test_csv_text_changes_only_what_starts_like_a_formula(text: str) -> None:
-    cell = str(csv_text(text))
-    assert cell in (text, f"'{text}")
-    assert not cell.startswith(("=", "+", "-", "@"))
+def test_cells_are_written_as_they_are_without_the_guard(tmp_path: Path) -> None:
+    run, pool = nasty_run(tmp_path, NASTY)
+    export_counts(run, tmp_path / "c.csv", pool=pool, csv_guard="off")
+    with (tmp_path / "c.csv").open(newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    assert [line["caption"] for line in lines] == NASTY
+    assert "guarded" not in lines[0]
+
+
+def test_the_first_formula_may_come_in_the_last_row(tmp_path: Path) -> None:
+    captions = [f"a brass bell no {number}" for number in range(20)] + ["@dawn on the pier"]
+    run, pool = nasty_run(tmp_path, captions)
+    export_counts(run, tmp_path / "c.csv", pool=pool)
+    with (tmp_path / "c.csv").open(newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    assert [line["guarded"] for line in lines] == [""] * 20 + ["caption"]
+    assert lines[-1]["caption"] == "'@dawn on the pier"
+
+
+CAPTION_LETTERS = st.sampled_from("=+-@\t\r\n'\",; ab1é\u2028")
+
+
+@pytest.mark.parametrize("guard", ["formulas", "off"])
+def test_keys_and_captions_come_back_from_an_exported_csv(tmp_path: Path, guard: CsvGuard) -> None:
+    captions = ["-50% on lamps", "@home", "'=quoted", "-7.5", "+3", "1e-3", 'a "b", c\r\nd']
+    check_the_way_back(tmp_path, captions, guard)
+
+
+@pytest.mark.slow
+@given(st.lists(st.text(CAPTION_LETTERS, max_size=12), min_size=1, max_size=12), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_any_captions_come_back_from_an_exported_csv(
+    tmp_path_factory: pytest.TempPathFactory, captions: list[str], is_guarded: bool
+) -> None:
+    guard: CsvGuard = "formulas" if is_guarded else "off"
+    check_the_way_back(tmp_path_factory.mktemp("way-back"), captions, guard)
+
+
+def check_the_way_back(folder: Path, captions: Sequence[str], guard: CsvGuard) -> None:
+    table = pa.table(
+        {"id": [f"{'-=@1'[n % 4]}{n}" for n in range(len(captions) + 1)], "t": [*captions, "end"]}
+    )
+    pq.write_table(table, folder / "in.parquet")
+    columns = Columns(image_id="id", text=("t",))
+    pool = Pool.build([folder / "in.parquet"], folder / "pool", columns=columns)
+    pairs = pq.read_table(folder / "pool" / "pairs").to_pylist()
+    keys = {f"{pair['image_id']}_t": 1 for pair in pairs}
+    (folder / "counts.json").write_text(json.dumps(keys))
+    run = import_counts(folder / "counts.json", pool, folder / "run").run
+    export_counts(run, folder / "out.csv", pool=pool, csv_guard=guard)
+    columns = Columns(text_key="text_key", caption="caption")
+    Pool.build([folder / "out.csv"], folder / "again", columns=columns)
+    again = pq.read_table(folder / "again" / "pairs").to_pylist()
+    assert {(pair["image_id"], pair["text_key"], pair["caption"]) for pair in again} == {
+        (pair["image_id"], pair["text_key"], pair["caption"]) for pair in pairs
+    }
+    counted = import_counts(folder / "out.csv", pool, folder / "run-again").run
+    assert counted.counts() == run.counts()
 
 
 def test_a_folder_reads_with_webdataset_alone(tmp_path: Path) -> None:
