@@ -1,13 +1,20 @@
 """The commands `cit query`, `cit export` and `cit report`."""
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
 from rich.progress import TaskID
 
-from cit_curate.config import COUNT_SUFFIXES, QUERY_MAX_ROWS, QUERY_TIMEOUT_SECONDS, CsvGuard
+from cit_curate.config import (
+    COUNT_SUFFIXES,
+    QUERY_MAX_ROWS,
+    QUERY_TIMEOUT_SECONDS,
+    CsvGuard,
+    ImageFormat,
+)
 from cit_curate.errors import ConfigError
 from cit_curate.printing import print_json, show
 from cit_curate.storage.durable import atomic_file, sweep_temporary
@@ -93,6 +100,7 @@ def export(
     pool: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     pairs_per_shard: int = 1000,
     image_side: int | None = None,
+    image_format: ImageFormat = "auto",
     csv_guard: CsvGuard = "formulas",
     json: bool = False,
 ) -> None:
@@ -112,12 +120,15 @@ def export(
         pairs_per_shard: Pairs in each tar.
         image_side: Shrink images to this shorter side, as JPEGs; smaller ones, and with 0 all, keep
             the pool's bytes. Left out, it is the run's --shard-image-side.
+        image_format: The format of all images in the shards. auto = JPEG, PNG and WebP keep their
+            bytes; others, such as GIF and BMP, which most readers of shards drop, become PNG.
         csv_guard: formulas = in a CSV, a text that a spreadsheet would run gets a ' in front, and
             the column `guarded` says where, for readers to take it off; off = cells as they are.
         json: Print one JSON document instead of a summary.
     """
     from cit_curate.run.exports.export import export_counts, export_webdataset
     from cit_curate.run.ledger import Run
+    from cit_curate.run.paths import MANIFESTS
     from cit_curate.run.pools import run_pool
 
     if pairs_per_shard < 1:
@@ -159,13 +170,14 @@ def export(
                 numbers = count_and_rate(done, total, seconds, "pairs")
                 progress.update(bar, completed=done, total=total, numbers=numbers)
 
-            with made_here(out, last="pairs.json") as local:
+            with made_here(out, last=f"{MANIFESTS}/pairs.json") as local:
                 shards = export_webdataset(
                     opened,
                     source,
                     local,
                     pairs_per_shard=pairs_per_shard,
                     image_side=image_side,
+                    image_format=image_format,
                     on_progress=show_progress,
                 )
         summary = {
@@ -173,9 +185,15 @@ def export(
             "num_pairs": shards.num_pairs,
             "num_shards": shards.num_shards,
             "rejects": dict(shards.rejects),
+            "reencoded": shards.reencoded,
         }
         lines = [f"{name}: {shards.num_pairs:,} pairs in {shards.num_shards:,} shards"]
-        lines += [f"set aside in rejects.parquet: {n:,} {why}" for why, n in shards.rejects.items()]
+        lines += [
+            f"re-encoded as {suffix}: {_counted(originals)}"
+            for suffix, originals in shards.reencoded.items()
+        ]
+        rejected = f"{MANIFESTS}/rejects.parquet"
+        lines += [f"set aside in {rejected}: {n:,} {why}" for why, n in shards.rejects.items()]
     show(summary, lines, as_json=json)
 
 
@@ -208,6 +226,11 @@ def report(
         size = build_report(opened, source, local).stat().st_size
     name = remote_url(page) or str(page)
     show({"path": name, "bytes": size}, [f"{name}: {size / 1e6:,.1f} MB"], as_json=json)
+
+
+def _counted(formats: Mapping[str, int]) -> str:
+    first_frame = {"gif": " (the first frame)"}
+    return ", ".join(f"{n:,} {name}{first_frame.get(name, '')}" for name, n in formats.items())
 
 
 def _fetched(pools: "Pool | PoolMixture | None") -> "Pool | PoolMixture | None":

@@ -7,25 +7,27 @@ is written. A file or folder under its final name is whole.
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cit_curate.config import COUNT_SUFFIXES, CsvGuard
-from cit_curate.csv_cells import GUARDED, csv_line, needs_guards, with_guards
+from cit_curate.config import COUNT_SUFFIXES, CsvGuard, ImageFormat
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.images.decoders import decoders
+from cit_curate.images.pictures import any_format
 from cit_curate.images.read import ImageRejected, image_suffix
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.run.counts import COUNTS_BY_KEY, refuse_same_keys
+from cit_curate.run.exports.counts_csv import write_csv
+from cit_curate.run.exports.dataset_card import CARD_NAME, dataset_card
 from cit_curate.run.ledger import Run
+from cit_curate.run.paths import MANIFESTS
 from cit_curate.run.query import EXPORT_BATCH_ROWS, ImageSource, PairSource, RunDatabase
 from cit_curate.run.shards import Sample, ShardWriter
 from cit_curate.storage.durable import (
@@ -75,11 +77,14 @@ class ExportedShards:
         num_pairs: The samples over all shards.
         num_shards: The shards, `pairs-000000.tar` and on.
         rejects: The pairs in `rejects.parquet`, by reason.
+        reencoded: The samples whose image has another format than in the pool: their number by the
+            new format, and in that by the original's.
     """
 
     num_pairs: int
     num_shards: int
     rejects: Mapping[str, int]
+    reencoded: Mapping[str, Mapping[str, int]]
 
 
 def export_counts(
@@ -123,7 +128,7 @@ def export_counts(
         elif suffix == ".parquet":
             num_pairs = _write_parquet(batches(), temporary)
         else:
-            num_pairs = _write_csv(batches, temporary, csv_guard)
+            num_pairs = write_csv(batches, temporary, csv_guard)
         # So that the old hash never lies beside the new file.
         sums_path(path).unlink(missing_ok=True)
     write_sums(path)
@@ -137,13 +142,17 @@ def export_webdataset(
     *,
     pairs_per_shard: int = 1000,
     image_side: int | None = None,
+    image_format: ImageFormat = "auto",
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ExportedShards:
     """Write each distinct pair of the run once, with its image, as WebDataset tars.
 
-    A sample is the image as in the run's shards, the pool's caption, and `.json` with pair_key,
-    image_id, text_key, count, similarity (the best one), metadata_text and reason; in a run of
-    several pools, also pool. A pair whose image cannot be opened goes into `rejects.parquet`.
+    A sample is the image in a format that open_clip reads (`export_image`), the pool's caption, and
+    `.json` with pair_key, image_id, text_key, count, similarity (the best one), metadata_text,
+    reason and original_format (of the image in the pool); in a run of several pools, also pool. A
+    pair whose image cannot be opened goes into `rejects.parquet`. That and the shards' manifests
+    lie in `MANIFESTS`, and `README.md` is a dataset card, so `datasets.load_dataset` reads the
+    folder as it is.
 
     Args:
         run: The run whose counts are exported.
@@ -152,6 +161,7 @@ def export_webdataset(
         pairs_per_shard: The samples in each shard but the last.
         image_side: The longest shorter side of an image, see `shard_image`; 0 = any. None = as the
             run was trained (`shard_image_side`).
+        image_format: The format of all images; `auto` = each keeps its own if it can.
         on_progress: Called with the pairs done and their total.
 
     Raises:
@@ -162,20 +172,26 @@ def export_webdataset(
         raise ConfigError(f"{folder} is not empty; export to a folder that is absent or empty")
     sweep_temporary(folder.parent, below=False, name=folder.name)
     rejects: Counter[str] = Counter()
+    formats: Counter[tuple[str, str]] = Counter()
     side = int(run.config.get("shard_image_side", 0)) if image_side is None else image_side
     with run.database(pool) as database:
         _check_images(database, pool, folder)
         total = database.rows("SELECT count(*) AS total FROM counts")[0]["total"]
         with atomic_folder(folder) as temporary:
-            shards = ShardWriter(temporary, "pairs", pairs_per_shard=pairs_per_shard)
+            manifests = temporary / MANIFESTS
+            shards = ShardWriter(
+                temporary, "pairs", pairs_per_shard=pairs_per_shard, manifests=manifests
+            )
             schema = _reject_schema(run)
-            with pq.ParquetWriter(temporary / "rejects.parquet", schema) as writer:
+            with pq.ParquetWriter(manifests / "rejects.parquet", schema) as writer:
                 done = 0
                 for batch in database.batches(_with_keys(_SAMPLES, run)):
                     set_aside = []
                     for row in batch.to_pylist():
                         try:
-                            shards.add(_sample(row, pool, side))
+                            sample = _sample(row, pool, side, image_format)
+                            formats[sample.suffix, sample.info["original_format"]] += 1
+                            shards.add(sample)
                         except ImageRejected as error:
                             set_aside.append(_reject_row(row, error))
                         done += 1
@@ -184,12 +200,19 @@ def export_webdataset(
                     writer.write_table(pa.Table.from_pylist(set_aside, schema=schema))
             entries = shards.close()
             num_pairs = sum(entry.rows for entry in entries)
+            card = dataset_card(
+                [entry.path for entry in entries],
+                num_pairs,
+                suffixes=sorted({suffix for suffix, _ in formats}),
+                has_several_pools=run.has_several_pools,
+            )
+            (temporary / CARD_NAME).write_text(card, encoding="utf-8")
             if total and not num_pairs:
                 raise BadInputError(
                     f"none of the {total:,} images could be opened ({_most_common(rejects)}); "
                     f"check that the sources of {_paths(pool)} are still where pool.json says"
                 )
-    return ExportedShards(num_pairs, len(entries), dict(rejects))
+    return ExportedShards(num_pairs, len(entries), dict(rejects), _reencoded(formats))
 
 
 def _with_keys(sql: str, run: Run) -> str:
@@ -258,40 +281,6 @@ def _write_parquet(batches: Iterator[pa.RecordBatch], path: Path) -> int:
     return num_pairs
 
 
-def _write_csv(
-    batches: Callable[[], Generator[pa.RecordBatch]], path: Path, guard: CsvGuard
-) -> int:
-    """Write the rows of the batches; those before the first formula are written twice."""
-    with path.open("w", encoding="utf-8", newline="") as stream, closing(batches()) as first:
-        num_pairs = _write_rows(first, stream, stops_at_formula=guard != "off")
-    if num_pairs is None:
-        with path.open("w", encoding="utf-8", newline="") as stream, closing(batches()) as again:
-            num_pairs = _write_rows(again, stream, has_guards=True)
-        assert num_pairs is not None
-    return num_pairs
-
-
-def _write_rows(
-    batches: Iterator[pa.RecordBatch],
-    stream: TextIO,
-    *,
-    stops_at_formula: bool = False,
-    has_guards: bool = False,
-) -> int | None:
-    """The number of rows; None if it stopped at a formula."""
-    num_pairs = 0
-    for batch in batches:
-        names = batch.schema.names
-        if not num_pairs:
-            stream.write(csv_line([*names, GUARDED] if has_guards else names))
-        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            if stops_at_formula and needs_guards(row):
-                return None
-            stream.write(csv_line(with_guards(names, row) if has_guards else row))
-        num_pairs += len(batch)
-    return num_pairs
-
-
 def _check_images(database: RunDatabase, pool: PairSource | PoolMixture, folder: Path) -> None:
     sql = "SELECT 1 FROM pairs WHERE image_uri <> '' AND NOT regexp_matches(image_uri, '^https?:')"
     if not database.rows(f"{sql} LIMIT 1"):
@@ -301,17 +290,33 @@ def _check_images(database: RunDatabase, pool: PairSource | PoolMixture, folder:
         )
 
 
-def _sample(row: Mapping[str, Any], pools: ImageSource | PoolMixture, side: int) -> Sample:
+def _sample(
+    row: Mapping[str, Any],
+    pools: ImageSource | PoolMixture,
+    side: int,
+    image_format: ImageFormat,
+) -> Sample:
     pool = pools if not isinstance(pools, PoolMixture) else pools.single or pools[row["pool"]]
     if row["caption"] is None:
         raise ImageRejected("missing_image", f"{pool.location} has no pair {row['pair_key']}")
     # Checked, so that no trainer meets an image that it cannot open.
     image = pool.image_bytes(row["image_uri"], row["source"])
-    data = decoders().shard_image(image, side=side)
+    data = decoders().export_image(image, side=side, format=image_format)
     names = ["pair_key", "image_id", "text_key", "count", "metadata_text", "reason"]
     names += ["pool"] if "pool" in row else []
-    info = {name: row[name] for name in names} | {"similarity": _rounded(row["similarity"])}
+    info = {name: row[name] for name in names} | {
+        "similarity": _rounded(row["similarity"]),
+        "original_format": any_format(image),
+    }
     return Sample(data, image_suffix(data), row["caption"], info)
+
+
+def _reencoded(formats: Mapping[tuple[str, str], int]) -> Mapping[str, Mapping[str, int]]:
+    reencoded: dict[str, dict[str, int]] = {}
+    for (suffix, original), count in sorted(formats.items()):
+        if suffix != original:
+            reencoded.setdefault(suffix, {})[original] = count
+    return reencoded
 
 
 def _rounded(similarity: float | None) -> float | None:

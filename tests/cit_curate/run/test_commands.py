@@ -165,6 +165,7 @@ def test_export_writes_a_folder(
         "num_pairs": 8,
         "num_shards": 2,
         "rejects": {},
+        "reencoded": {},
     }
 
 

@@ -49,8 +49,8 @@ def export_until(number: int, run: Path, pool: Path, out: Path) -> None:
 
 
 def content(out: Path) -> dict[str, bytes]:
-    files = sorted(out.iterdir()) if out.is_dir() else [out]
-    return {path.name: path.read_bytes() for path in files}
+    files = sorted(out.rglob("*")) if out.is_dir() else [out]
+    return {path.name: path.read_bytes() for path in files if path.is_file()}
 
 
 @pytest.fixture
