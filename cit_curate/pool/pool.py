@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cit_curate.arrow_numpy import arrow_of
 from cit_curate.config import IN_PROCESS, MAX_REJECT_RATIO, Cleaning, EngineConfig, Format
 from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.images.addresses import WEB_ADDRESS
 from cit_curate.images.read import MAX_IMAGE_BYTES, read_image_bytes
 from cit_curate.images.root import ImageRoot, image_root
 from cit_curate.pool.catalog import rebuild_catalog
 from cit_curate.pool.format import Part, PoolManifest, RowGroup, SourceEntry, read_manifest
+from cit_curate.pool.parts import image_starts
 from cit_curate.pool.remote_pool import FETCHES, RemotePool
 from cit_curate.pool.token_files import TokenFiles
 from cit_curate.records import PAIR_COLUMNS
@@ -154,6 +158,24 @@ class Pool:
     def has_images(self) -> bool:
         """True if some pair names an image file; web addresses do not count."""
         return self.manifest.num_with_image > 0
+
+    def num_web_images(self) -> int:
+        """The number of images that are web addresses, counted in the parts.
+
+        Raises:
+            DamagedError: A part cannot be read.
+        """
+        count = 0
+        for path in self._paths(range(len(self.parts))):
+            try:
+                pairs = pq.read_table(path, columns=["image_id", "image_uri"], partitioning=None)
+            except (pa.ArrowException, OSError) as error:
+                raise DamagedError(
+                    f"{path} cannot be read: {error}; see: cit pool verify {self.location}"
+                ) from error
+            uris = pairs["image_uri"].take(arrow_of(image_starts(pairs["image_id"])))
+            count += pc.sum(pc.match_substring_regex(uris, WEB_ADDRESS)).as_py() or 0
+        return count
 
     @cached_property
     def num_bytes(self) -> int:

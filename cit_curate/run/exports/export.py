@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from cit_curate.config import COUNT_SUFFIXES, CsvGuard, ImageFormat
 from cit_curate.errors import BadInputError, ConfigError
+from cit_curate.images.addresses import fetch_selected_advice
 from cit_curate.images.decoders import decoders
 from cit_curate.images.pictures import any_format
 from cit_curate.images.read import ImageRejected, image_suffix
@@ -62,6 +63,14 @@ FROM counts c
 LEFT JOIN best b ON b.pair_key = c.pair_key{b}
 LEFT JOIN pairs p ON p.image_id = c.image_id AND p.text_key = c.text_key{p}
 ORDER BY {order}
+"""
+
+_FILE_IMAGE = """
+SELECT 1 FROM pairs WHERE image_uri <> '' AND NOT regexp_matches(image_uri, '^https?://') LIMIT 1
+"""
+_WEB_IMAGES = """
+SELECT count(DISTINCT image_id) AS num_images FROM pairs
+WHERE regexp_matches(image_uri, '^https?://')
 """
 
 REJECT_SCHEMA = pa.schema(
@@ -282,8 +291,10 @@ def _write_parquet(batches: Iterator[pa.RecordBatch], path: Path) -> int:
 
 
 def _check_images(database: RunDatabase, pool: PairSource | PoolMixture, folder: Path) -> None:
-    sql = "SELECT 1 FROM pairs WHERE image_uri <> '' AND NOT regexp_matches(image_uri, '^https?:')"
-    if not database.rows(f"{sql} LIMIT 1"):
+    if not database.rows(_FILE_IMAGE):
+        if num_images := database.rows(_WEB_IMAGES)[0]["num_images"]:
+            advice = fetch_selected_advice(_paths(pool), num_images)
+            raise ConfigError(f"shards need images on disk or in a store; {advice}")
         raise ConfigError(
             f"{_paths(pool)} has no images that can be opened, so there is nothing to put in "
             f"shards; export the pairs themselves: {folder}.json or {folder}.parquet"
