@@ -69,7 +69,7 @@ def query(
     from cit_curate.pool.mixture import PoolMixture
     from cit_curate.run.ledger import Run
     from cit_curate.run.pools import run_pool
-    from cit_curate.run.query_result import print_csv, print_table, unique_names
+    from cit_curate.run.query_result import print_csv, print_table, python_values, unique_names
 
     opened = Run.open(run)
     source = run_pool(opened, pool)
@@ -88,7 +88,10 @@ def query(
     if csv:
         print_csv(table, guard=csv_guard)
     elif json:
-        print_json(unique_names(table).to_pylist())
+        named = unique_names(table)
+        columns = map(python_values, named.columns)
+        names = named.schema.names
+        print_json([dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)])
     else:
         print_table(table)
 

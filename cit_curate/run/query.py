@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import duckdb
 import pyarrow as pa
 
+from cit_curate.carried import sql_name
 from cit_curate.config import QUERY_MAX_ROWS, QUERY_TIMEOUT_SECONDS
 from cit_curate.errors import DamagedError, QueryError, ResourceError
 from cit_curate.pool.mixture import PoolMixture
@@ -268,7 +269,8 @@ class RunDatabase:
         for name, paths in pairs.items():
             scan = parquet(paths)
             # A pool may have a column `pool` of its own; here the name means the pool itself.
-            others = "* EXCLUDE (pool)" if "pool" in self._columns(scan) else "*"
+            is_own = "pool" in map(sql_name, self._columns(scan))
+            others = "* EXCLUDE (pool)" if is_own else "*"
             key = "concat(image_id, '_', text_key) AS pair_key"
             selects.append(f"FROM {scan} SELECT {literal(name)} AS pool, {key}, {others}")
         return f"CREATE VIEW pairs AS {' UNION ALL BY NAME '.join(f'({s})' for s in selects)}"

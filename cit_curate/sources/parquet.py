@@ -140,7 +140,7 @@ def rows_of_batch(
             name: cells_of(made[name]) if name in made else column_cells(batch.column(name))
             for name in columns.names
         },
-        extra={name: carried_column(batch.column(name)) for name in columns.extra},
+        extra={name: carried_column(batch.column(name), name) for name in columns.extra},
     )
 
 

@@ -4,8 +4,8 @@ import atexit
 import difflib
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from cit_curate.sources.huggingface import dataset_sources, is_dataset, open_hug
 from cit_curate.sources.jsonl import open_jsonl
 from cit_curate.sources.parquet import open_parquet, parquet_schema
 from cit_curate.sources.remote_sources import held_copies
-from cit_curate.sources.rows import SourceReader
+from cit_curate.sources.rows import SourceReader, SourceRows
 from cit_curate.sources.table import open_table
 from cit_curate.sources.webdataset import COMPRESSED_SUFFIXES, open_webdataset
 from cit_curate.sources.yfcc_source import YfccSource, open_yfcc
@@ -125,8 +125,22 @@ def yfcc_source(files: YfccSource) -> Source:
 
 
 def open_source(source: Source, columns: Columns) -> SourceReader:
-    """Open a source of any format; the errors are those of its reader."""
-    return READERS[source.format](source, columns)
+    """Open a source of any format; the errors are those of its reader.
+
+    The reader gives the extra columns by their names in the pool.
+    """
+    reader = READERS[source.format](source, columns)
+    names = columns.stored_names
+    if reader.read is None or not columns.extra_names:
+        return reader
+    read = reader.read
+
+    def renamed() -> Iterator[SourceRows]:
+        for rows in read():
+            yield replace(rows, extra={names[name]: cells for name, cells in rows.extra.items()})
+
+    types = {names[name]: kind for name, kind in reader.extra_types.items()}
+    return replace(reader, extra_types=types, read=renamed)
 
 
 def _open_folder(source: Source, columns: Columns) -> SourceReader:

@@ -7,6 +7,7 @@ of rows and the rejects of one block, or one row group of a part; `plan` describ
 The pool's bytes depend neither on the engine nor on kills.
 """
 
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from cit_curate.carried import NotCarriedError, carried_note, carried_type
 from cit_curate.config import IN_PROCESS, Cleaning, EngineConfig
 from cit_curate.engines.engine import Engine, open_engine
 from cit_curate.errors import BadInputError, ConfigError
@@ -50,9 +52,11 @@ from cit_curate.pool.format import (
 )
 from cit_curate.pool.parts import write_rejects
 from cit_curate.sources.columns import Columns
-from cit_curate.sources.rows import IdLists, SourceReader, carried_type
+from cit_curate.sources.rows import IdLists, SourceReader
 from cit_curate.sources.source import Source, open_source
 from cit_curate.storage.replace_folder import replacing
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[..., None]
 """Called now and then with the current phase and the rows done; for YFCC100M, whose length is
@@ -278,12 +282,26 @@ def _write(
 def _common_types(
     sources: Sequence[Source], readers: Sequence[SourceReader]
 ) -> Mapping[str, pa.DataType]:
-    first, types = sources[0], readers[0].extra_types
+    """The type of each extra column in the pool; a column without a value takes any."""
+    common: dict[str, pa.DataType] = {}
+    found: dict[str, tuple[pa.DataType, Path]] = {}
     for source, reader in zip(sources, readers, strict=True):
         for name, kind in reader.extra_types.items():
-            if carried_type(kind) != carried_type(types[name]):
+            try:
+                carried = carried_type(kind)
+            except NotCarriedError as error:
                 raise ConfigError(
-                    f"column {name!r} is {kind} in {source.path} and {types[name]} in "
-                    f"{first.path}; give it one type, or build two pools"
+                    f"--extra {name}: the column is {kind} in {source.path}, which a pool does not "
+                    f"store ({error}); leave it out, or convert it first"
+                ) from error
+            if name not in common or pa.types.is_null(common[name]):
+                common[name], found[name] = carried, (kind, source.path)
+                if note := carried_note(kind):
+                    logger.warning("--extra %s is %s, %s", name, kind, note)
+            elif carried != common[name] and not pa.types.is_null(carried):
+                first, path = found[name]
+                raise ConfigError(
+                    f"column {name!r} is {kind} in {source.path} and {first} in {path}; give it "
+                    "one type, or build two pools"
                 )
-    return {name: carried_type(kind) for name, kind in types.items()}
+    return common

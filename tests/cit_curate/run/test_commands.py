@@ -131,6 +131,15 @@ def test_csv_cells_are_no_formulas(run: Path, capsys: pytest.CaptureFixture[str]
         lines("SELECT '=1+1' AS a, 'b' AS guarded")
 
 
+@pytest.mark.parametrize("flag", ["csv", "json", "table"])
+def test_times_that_python_cannot_hold_are_printed(
+    run: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    sql = "SELECT DATE '29349-01-26' AS day, [DATE '29349-01-26'] AS days, {'d': TIME '01:02'} AS s"
+    commands.query(run, sql, csv=flag == "csv", json=flag == "json")
+    assert capsys.readouterr().out.count("29349-01-26") == 2
+
+
 @pytest.mark.faults("G3")
 @pytest.mark.parametrize("flags", [["--csv"], ["--json"], []])
 def test_a_closed_pipe_is_no_error(run: Path, flags: list[str]) -> None:
