@@ -335,6 +335,16 @@ def test_formats_that_readers_of_shards_drop_are_written_as_png(tmp_path: Path) 
         assert new.convert("RGBA").tobytes() == old.convert("RGBA").tobytes()
 
 
+def test_the_member_of_a_jfif_is_called_jpg(tmp_path: Path) -> None:
+    (tmp_path / "0.jfif").write_bytes(image_bytes(kind="JPEG"))
+    (tmp_path / "t.csv").write_text("image_id,image,t\n00000000,0.jfif,a pier\n")
+    columns = Columns(image="image", text=("t",))
+    pool = Pool.build([tmp_path / "t.csv"], tmp_path / "pool", columns=columns)
+    export_webdataset(small_run(tmp_path / "run"), pool, tmp_path / "out")
+    [sample] = stored(tmp_path / "out")
+    assert (sample.suffix, sample.image) == ("jpg", (tmp_path / "0.jfif").read_bytes())
+
+
 @pytest.mark.parametrize("image_format", ["jpg", "png", "webp"])
 def test_one_format_throughout(tmp_path: Path, image_format: ImageFormat) -> None:
     pool = pool_of_formats(tmp_path / "pool", FORMATS)
