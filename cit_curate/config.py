@@ -1,6 +1,6 @@
 """The configuration of curation: frozen, checked, and of the standard library only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from cit_curate.errors import ConfigError
@@ -15,7 +15,11 @@ Curation = Literal["exact", "cascade", "none"]
 ProxyKind = Literal["both", "tokens", "int8"]
 Engine = Literal["local", "ray"]
 Cleaning = Literal["none", "yfcc"]
-SourceFormat = Literal["csv", "tsv", "jsonl", "parquet", "folder", "webdataset", "huggingface"]
+Quoting = Literal["auto", "csv", "none"]
+OnDamaged = Literal["stop", "skip"]
+SourceFormat = Literal[
+    "csv", "tsv", "json", "jsonl", "parquet", "arrow", "folder", "webdataset", "huggingface"
+]
 Format = Literal["auto"] | SourceFormat
 YfccFormat = Literal["yfcc15m", "yfcc100m"]
 
@@ -170,6 +174,50 @@ class CurateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReadConfig:
+    """How sources are read; what is left out is found out, and said in the summary."""
+
+    encoding: str = ""
+    """Encoding of texts, one of Python's, such as cp1252; default: by the byte order mark, else
+    UTF-8."""
+    delimiter: str = "auto"
+    """Delimiter of tables: a character, or tab; auto: that of the suffix, or the one that makes
+    the header's columns."""
+    quoting: Quoting = "auto"
+    """Quotes in tables: as in RFC 4180 (csv); letters like any other (none); as in RFC 4180 unless
+    a quote would swallow whole rows (auto)."""
+    columns: str = ""
+    """The columns of a table without a header line, separated by commas."""
+    on_damaged: OnDamaged = "stop"
+    """When a source is damaged: stop with exit code 4, or leave it out (skip)."""
+
+    def __post_init__(self) -> None:
+        if self.delimiter not in ("auto", "tab") and len(self.delimiter) != 1:
+            raise ConfigError(
+                f"--delimiter {self.delimiter!r}: it is one character, or tab, or auto"
+            )
+        if self.delimiter in ('"', "\n", "\r"):
+            raise ConfigError("--delimiter: a quote or a line end cannot separate cells")
+        names = self.column_names
+        if len(set(names)) != len(names):
+            raise ConfigError(f"--columns names a column twice: {', '.join(names)}")
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The names in `columns`."""
+        return tuple(name.strip() for name in self.columns.split(",") if name.strip())
+
+    @property
+    def changed(self) -> dict[str, object]:
+        """The settings that are not the default, by name."""
+        return {
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if getattr(self, each.name) != each.default
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """Where the work is done; the result is the same, byte for byte."""
 
@@ -189,5 +237,6 @@ class EngineConfig:
             raise ConfigError("--ray-address is for --engine ray")
 
 
+READ_AS_FOUND = ReadConfig()
 # The default of a Python caller: no process starts, so no script needs a `__main__` guard.
 IN_PROCESS = EngineConfig(workers=1)

@@ -48,6 +48,11 @@ def with_guards(names: Sequence[str], row: Sequence[object]) -> list[object]:
     return [*cells, " ".join(guarded)]
 
 
+def is_exported(header: Sequence[str]) -> bool:
+    """Whether a table is one of ours: its quotes are those of `csv_line`, and none is stray."""
+    return GUARDED in header or {"pair_key", "image_id", "text_key", "count"} <= {*header}
+
+
 def guard_remover(header: Sequence[str]) -> Callable[[list[str]], None] | None:
     """A function that takes the guards off a row of a CSV file, in place.
 

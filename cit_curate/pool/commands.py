@@ -3,7 +3,7 @@
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import tyro
 from rich.progress import TaskID
 
-from cit_curate.config import MAX_REJECT_RATIO, Cleaning, EngineConfig, Format, YfccFormat
+from cit_curate.config import (
+    MAX_REJECT_RATIO,
+    READ_AS_FOUND,
+    Cleaning,
+    EngineConfig,
+    Format,
+    ReadConfig,
+    YfccFormat,
+)
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.printing import print_json
 from cit_curate.storage.findings import print_findings
@@ -21,15 +29,19 @@ from cit_curate.storage.upload import check_empty, upload_folder
 from cit_curate.terminal import count_and_rate, print_line, progress_bar
 
 if TYPE_CHECKING:  # they import Arrow and DuckDB, which `--help` must not wait for
+    from cit_curate.pool.build.report import BuildReport
     from cit_curate.pool.pool import Pool
+    from cit_curate.sources.columns import Columns
+    from cit_curate.sources.source import Source
 
 logger = logging.getLogger(__name__)
 
 
 def build(
     sources: tyro.conf.Positional[tuple[Path, ...]],
-    out: Path,
+    out: Path | None = None,
     engine: tyro.conf.OmitArgPrefixes[EngineConfig] = EngineConfig(),  # noqa: B008 - frozen
+    reading: tyro.conf.OmitArgPrefixes[ReadConfig] = READ_AS_FOUND,
     *,
     format: Format | YfccFormat = "auto",
     image_id: str = "image_id",
@@ -47,6 +59,7 @@ def build(
     reference_empty_tags: bool = False,
     max_reject_ratio: float = MAX_REJECT_RATIO,
     overwrite: bool = False,
+    peek: bool = False,
     json: bool = False,
 ) -> None:
     """Build a pool from tables, JSON lines, WebDataset tars, Hugging Face datasets or images.
@@ -54,8 +67,10 @@ def build(
     A wide table has a row per image: --text title,desc,tag. A long one has a row per text:
     --text-key KIND --caption TEXT. A WebDataset and a folder of images with .txt files need
     neither. Images stay where they are, also those in tars, zips, Arrow and Parquet files.
-    YFCC100M has flags of its own. After a kill, the same command resumes.
+    YFCC100M has flags of its own. After a kill, the same command resumes. What a file is, and how
+    it would be read, --peek tells.
 
+        cit pool build UNKNOWN-FILE --peek
         cit pool build captions.csv --image-id id --image path --text title,desc --out POOL
         cit pool build PICTURES --out POOL
         cit pool build lines.jsonl --image-id id --image file --text caption --out POOL
@@ -70,8 +85,9 @@ def build(
     Args:
         sources: Files, folders or {000..123} patterns, in the order of the pool; none for
             YFCC100M.
-        out: Folder of the new pool.
+        out: Folder of the new pool; not for --peek.
         engine: The workers that read the sources.
+        reading: How the sources are read.
         format: How to read the sources; auto goes by the suffix, or by what a folder holds.
         image_id: Column with the image's id.
         image: Column with the image's path or URL; empty: no images, or those that lie inside.
@@ -88,6 +104,7 @@ def build(
         reference_empty_tags: YFCC: keep the tag text "," of images without tags, as CiT did.
         max_reject_ratio: Largest share of malformed rows.
         overwrite: Replace an existing pool.
+        peek: Show how the sources would be read, from their beginnings, and build nothing.
         json: Print one JSON document instead of a summary.
     """
     from cit_curate.pool.build.ingest import build_pool
@@ -95,9 +112,11 @@ def build(
     from cit_curate.pool.pool import Pool
     from cit_curate.sources.columns import Columns, parse_extra
     from cit_curate.sources.source import find_sources, yfcc_source
-    from cit_curate.sources.yfcc_source import YfccSource
+    from cit_curate.sources.yfcc.source import YfccSource
 
-    url = remote_url(out)
+    if out is None and not peek:
+        raise ConfigError("--out is missing: the folder of the new pool")
+    url = None if out is None else remote_url(out)
     if url is not None:
         if overwrite:
             raise ConfigError(
@@ -140,7 +159,15 @@ def build(
             extra=extra_columns,
             extra_names=extra_names,
         )
-        opened_sources = find_sources(sources, format=format, image_root=image_root)
+        opened_sources = find_sources(
+            sources, format=format, image_root=image_root, reading=reading
+        )
+    if peek:
+        flags = [] if format == "auto" else ["--format", format]
+        flags += [] if image_root is None else ["--image-root", str(image_root)]
+        _show_peek(opened_sources, columns, flags, as_json=json)
+        return
+    assert out is not None
     with _shown_progress() as progress, _for_store(out, url) as folder:
         manifest = build_pool(
             opened_sources,
@@ -164,8 +191,32 @@ def build(
                 progress=lambda done, total: progress("uploading MB", done // 10**6, done / total),
             )
             pool = Pool.open(url)
+    for warning in _report(pool).warnings:
+        logger.warning("%s", warning)
     _show(pool, as_json=json)
     _warn_of_local_images(pool)
+
+
+def _show_peek(
+    sources: Sequence["Source"],
+    columns: "Columns | None",
+    flags: Sequence[str],
+    *,
+    as_json: bool,
+) -> None:
+    from cit_curate.pool.build.peek import peek
+
+    if columns is None:
+        raise ConfigError("--peek is for unknown files; the columns of YFCC100M are known")
+    peeks, num_sources = peek(sources, columns, flags)
+    if as_json:
+        print_json({"num_sources": num_sources, "sources": [each.as_json() for each in peeks]})
+        return
+    for each in peeks:
+        for line in each.lines():
+            print_line(line)
+    if num_sources > len(peeks):
+        print_line(f"and {num_sources - len(peeks):,} more sources")
 
 
 @contextmanager
@@ -263,7 +314,7 @@ def summary(pool: "Pool") -> dict[str, Any]:
     """The values of `cit pool info --json`."""
     from cit_curate.pool.token_files import token_folders
 
-    manifest = pool.manifest
+    manifest, report = pool.manifest, _report(pool)
     return {
         "path": pool.location,
         "name": manifest.name,
@@ -283,6 +334,9 @@ def summary(pool: "Pool") -> dict[str, Any]:
         "tokens": [] if pool.is_remote else [path.name for path in token_folders(pool.path)],
         "sources": [asdict(source) for source in manifest.sources],
         "subset": asdict(manifest.subset) if manifest.subset else None,
+        **report.counts,
+        "notes": list(report.notes),
+        "warnings": list(report.warnings),
     }
 
 
@@ -315,8 +369,32 @@ def _show(pool: "Pool", *, as_json: bool) -> None:
         lines.append(f"tokens of cit pool tokenize: {', '.join(tokens)}")
     rejected = ", ".join(f"{reason} {n:,}" for reason, n in manifest.rejects.items())
     lines.append(f"rejected: {rejected or 'nothing'} (rows and reasons in rejects/)")
-    for line in lines:
+    report = _report(pool)
+    if num_lines := report.counts.get("num_lines"):
+        lines.append(_accounted(report.counts, num_lines))
+    for line in (*lines, *report.notes):
         print_line(line)
+
+
+def _accounted(counts: Mapping[str, int], num_lines: int) -> str:
+    """The lines of text files, each accounted for."""
+    parts = [
+        f"{counts[name]:,} {what}"
+        for name, what in (("num_header_lines", "of headers"), ("num_blank_lines", "blank"))
+        if counts.get(name)
+    ]
+    others = sum(counts.get(name, 0) for name in ("num_header_lines", "num_blank_lines"))
+    mended = f", {counts['num_rows_mended']:,} mended" if counts.get("num_rows_mended") else ""
+    return f"lines: {num_lines:,}: " + ", ".join(
+        [*parts, f"{num_lines - others:,} of rows{mended}"]
+    )
+
+
+def _report(pool: "Pool") -> "BuildReport":
+    """The report of a pool's build, which a pool in a store does not show."""
+    from cit_curate.pool.build.report import BuildReport, read_build_report
+
+    return BuildReport() if pool.is_remote else read_build_report(pool.path)
 
 
 class _Report(Protocol):

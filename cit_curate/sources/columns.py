@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -29,7 +29,8 @@ class Columns:
     text (`caption`, and `text_key`, without which every row's key is the caption column's name).
 
     Attributes:
-        image_id: The column of image ids.
+        image_id: The column of image ids; None = the ids `{source}/{row}`, the row from 0 with 8
+            digits.
         image: The column of image paths or URLs; None for a pool without images.
         text: Wide: the text columns. Each cell that is not empty becomes a pair, whose text key is
             the column's name.
@@ -42,7 +43,7 @@ class Columns:
         ConfigError: The two forms are mixed, `text_key` lacks its `caption`, or two columns clash.
     """
 
-    image_id: str = "image_id"
+    image_id: str | None = "image_id"
     image: str | None = None
     text: tuple[str, ...] = ()
     text_key: str | None = None
@@ -88,34 +89,45 @@ class Columns:
         chosen = (self.image_id, self.image, self.text_key, self.caption, *self.text)
         return tuple(dict.fromkeys(name for name in chosen if name))
 
-    def check(self, existing: Sequence[str], where: object, *, without_ids: bool = False) -> None:
-        """Raise unless a table has every chosen column exactly once.
+    def found_in(self, existing: Sequence[str], where: object, advice: str = "") -> "Columns":
+        """The columns, with `image_id` None if the table has none and none was named.
 
         Args:
             existing: The table's columns.
             where: The table's name in the message.
-            without_ids: Whether `image_id` may be missing, because the reader makes the ids.
+            advice: More for a message about a missing column.
 
         Raises:
             ConfigError: A column is missing or ambiguous, or no text column was chosen. The message
                 names the file, the column, the existing columns and the nearest spelling.
         """
+        columns = self
+        if self.image_id == Columns.image_id and self.image_id not in existing:
+            columns = replace(self, image_id=None)
         listed = ", ".join(existing)
         if not self.text and not self.caption:
             raise ConfigError(
                 f"{where}: say where the texts are, with --text COLUMN,COLUMN (a row per image) or "
                 f"--text-key COLUMN --caption COLUMN (a row per text); its columns are {listed}"
+                f"{peek_hint(where)}"
             )
-        for name in (*self.names, *self.extra):
-            if without_ids and name == self.image_id:
-                continue
+        for name in (*columns.names, *columns.extra):
             count = list(existing).count(name)
             if count > 1:
                 raise ConfigError(f"{where} has {count} columns named {name!r}; rename all but one")
             if count == 0:
                 near = difflib.get_close_matches(name, existing, n=1, cutoff=0.5)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ConfigError(f"{where} has no column {name!r}; it has {listed}{hint}")
+                hint = f"; {advice}" if advice else hint
+                raise ConfigError(
+                    f"{where} has no column {name!r}; it has {listed}{hint}{peek_hint(where)}"
+                )
+        return columns
+
+
+def peek_hint(where: object) -> str:
+    """The end of a message about a source that could not be read as it was asked for."""
+    return f"; see how it would be read with: cit pool build {where} --peek"
 
 
 def parse_extra(listed: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -17,13 +17,13 @@ from cit_curate.sources.embedded import embedded_columns, embedded_uris, is_embe
 from cit_curate.sources.parquet import (
     check_types,
     damaged_source,
+    first_parquet_rows,
     open_parquet,
     parquet_schema,
     rows_of_batch,
 )
 from cit_curate.sources.rows import ROWS_PER_BATCH, SourceReader, SourceRows
 
-_DEFAULT_ID = Columns().image_id
 # The last bytes of an Arrow IPC stream. A file without them was cut, perhaps between two batches.
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
@@ -60,16 +60,15 @@ def is_dataset(path: Path) -> bool:
     return saved or any(path.glob("data/*.parquet"))
 
 
-def open_huggingface(path: Path, columns: Columns, *, name: str = "") -> SourceReader:
+def open_huggingface(path: Path, columns: Columns) -> SourceReader:
     """Open a split folder of `save_to_disk`, or one Parquet file of a snapshot.
 
     Image bytes are not copied. Without `--image`, the image column is the only column of image
-    bytes. Without an id column, an image's id is `{name}/{row}`, the row from 0 with 8 digits.
+    bytes.
 
     Args:
         path: A path from `dataset_sources`.
         columns: The columns to read.
-        name: The source's name in the pool; default the last part of the path.
 
     Raises:
         ConfigError: A chosen column is missing or holds no text.
@@ -79,17 +78,30 @@ def open_huggingface(path: Path, columns: Columns, *, name: str = "") -> SourceR
     files = [] if is_parquet else _arrow_files(path)
     schema = parquet_schema(path) if is_parquet else _schema(files[0])
     columns = _with_image(columns, schema)
-    has_ids = columns.image_id in schema.names or columns.image_id != _DEFAULT_ID
-    id_prefix = None if has_ids else name or path.name
     if is_parquet:
-        return open_parquet(path, columns, id_prefix=id_prefix)
-    columns.check(schema.names, path, without_ids=not has_ids)
+        return open_parquet(path, columns)
+    columns = columns.found_in(schema.names, path)
     check_types(path, columns, schema)
     return SourceReader(
         columns=columns,
         extra_types={name: schema.field(name).type for name in columns.extra},
-        read=lambda: _read(files, columns, schema, id_prefix),
+        read=lambda: _read(files, columns, schema),
     )
+
+
+def first_rows(path: Path, num_rows: int) -> pa.RecordBatch:
+    """The first rows of a split folder or a Parquet file, at most `num_rows`.
+
+    Raises:
+        DamagedError: A file is missing or damaged.
+    """
+    if path.is_file():
+        return first_parquet_rows(path, num_rows)
+    files = _arrow_files(path)
+    schema = _schema(files[0])
+    batches = (batch for file in files for batch in _batches(file, schema) if batch.num_rows)
+    empty = pa.RecordBatch.from_pylist([], schema=schema)
+    return next(batches, empty).slice(0, num_rows)
 
 
 def _with_image(columns: Columns, schema: pa.Schema) -> Columns:
@@ -100,9 +112,7 @@ def _with_image(columns: Columns, schema: pa.Schema) -> Columns:
     return replace(columns, image=embedded[0])
 
 
-def _read(
-    files: list[Path], columns: Columns, schema: pa.Schema, id_prefix: str | None
-) -> Iterator[SourceRows]:
+def _read(files: list[Path], columns: Columns, schema: pa.Schema) -> Iterator[SourceRows]:
     image = columns.image
     embedded = image if image and is_embedded(schema.field(image).type) else None
     record = 0
@@ -112,7 +122,7 @@ def _read(
             uris = None
             if embedded:
                 uris = embedded_uris(batch.column(embedded), "arrow", str(file), embedded, first)
-            yield rows_of_batch(batch, columns, record, uris=uris, id_prefix=id_prefix)
+            yield rows_of_batch(batch, columns, record, uris=uris)
             first += batch.num_rows
             record += batch.num_rows
 

@@ -22,6 +22,7 @@ from cit_curate.captions import (
     cleaner,
     cut_at_bytes,
     is_blank,
+    is_unseen,
     replace_bad_text,
     shown_text,
     without_tags_and_links,
@@ -30,10 +31,21 @@ from cit_curate.config import Cleaning
 from cit_curate.images.uri import parse_image_uri
 from cit_curate.records import Bool, Int64, text_key_of
 from cit_curate.sources.columns import Columns
-from cit_curate.sources.rows import ROW_FIELDS, RawPairs, Reject, SourceRows, texts_of_cells
+from cit_curate.sources.rows import (
+    ROW_FIELDS,
+    Note,
+    RawPairs,
+    ReadLog,
+    Reject,
+    SourceRows,
+    cells_of,
+    texts_of_cells,
+)
 from cit_curate.storage.remote import remote_url
 
 MAX_IMAGE_ID_BYTES = 255
+# Enough of a text to tell its encoding, and to show it.
+MAX_NOTED_CHARS = 200
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -43,11 +55,13 @@ _ODD_ID = r"^$|[^\x20-\x7e]"
 _ODD_PATH = r"[^\x20-\x7e]|//|\./|^/|[./]$"
 _WEB_ADDRESS = r"^https?://[\x20-\x7e]*$"
 _NOT_UTF8 = r"\xed[\xa0-\xbf]"
-# Only a text that starts with white space, a comma, markup or a web address can be an empty one.
+# Only a text that starts with a comma, markup, a web address or something unseen can be empty.
 # Markup may stand between the letters of an address.
 _MAY_BE_EMPTY = (
-    r"^(?:[<,\s\x0b\x1c-\x1f]|h[t<]|w[w<]"
-    r"|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\xaf]|\xe2\x81\x9f|\xe3\x80\x80)"
+    r"^(?:[<,\s\x00-\x1f\x7f]|h[t<]|w[w<]"
+    r"|\xc2[\x80-\xa0\xad]|\xcd\x8f|\xd8\x9c|\xe1\x85[\x9f\xa0]|\xe1\x9a\x80|\xe1\x9e[\xb4\xb5]"
+    r"|\xe1\xa0[\x8b-\x8f]|\xe2\x80[\x80-\xaf]|\xe2\x81[\x9f-\xaf]|\xe2\xa0\x80|\xe3\x80\x80"
+    r"|\xe3\x85\xa4|\xef\xb8[\x80-\x8f]|\xef\xbb\xbf|\xef\xbe\xa0|\xef\xbf[\xb9-\xbb]|\xf3\xa0)"
 )
 
 
@@ -61,7 +75,12 @@ class RejectRowError(Exception):
 
 
 def pairs_of(
-    rows: SourceRows, columns: Columns, *, image_root: Path, clean: Cleaning = "none"
+    rows: SourceRows,
+    columns: Columns,
+    *,
+    image_root: Path,
+    clean: Cleaning = "none",
+    source: str = "",
 ) -> RawPairs:
     """The pairs of rows, in row order; within a row in the order of `Columns.text`.
 
@@ -70,9 +89,14 @@ def pairs_of(
         columns: The columns to read.
         image_root: The folder that relative image paths start from and must stay inside.
         clean: The named cleaning of every text.
+        source: The source's name in the pool, for the ids of images that have none.
     """
     num_rows = len(rows.lines)
-    ids, bad_ids = _checked_ids(rows.cells[columns.image_id])
+    if columns.image_id is None:
+        own_ids = cells_of([f"{source}/{record:08d}" for record in rows.records.tolist()])
+    else:
+        own_ids = rows.cells[columns.image_id]
+    ids, bad_ids = _checked_ids(own_ids)
     images = rows.cells[columns.image] if columns.image else pa.array([""] * num_rows)
     uris, bad_uris = _checked_uris(images, image_root)
     keys, bad_keys = _text_keys(rows, columns)
@@ -104,14 +128,26 @@ def pairs_of(
     fields = [pa.field(name, column.type) for name, column in rows.extra.items()]
     schema = pa.schema([*ROW_FIELDS, *fields])
     batch = pa.RecordBatch.from_arrays([*row_columns, *text_columns, *extra], schema=schema)
-    return RawPairs(rows.num_records, batch, rejects)
+    log = ReadLog([*rows.log.notes, *_fixed_notes(texts, rows)], rows.log.counts)
+    return RawPairs(rows.num_records, batch, rejects, log=log)
+
+
+def _fixed_notes(texts: "_Texts", rows: SourceRows) -> Iterator[Note]:
+    """A note on each text that was cut or had bytes that are no text, with what it was."""
+    for row, raw in texts.fixed:
+        kind = "mended_text" if replace_bad_text(raw)[1] else "cut_text"
+        yield Note(int(rows.lines[row]), kind, raw[:MAX_NOTED_CHARS])
 
 
 class _Texts(NamedTuple):
-    """The texts of some rows: int64, the row of each text, and the columns of `TEXT_FIELDS`."""
+    """The texts of some rows: int64, the row of each text, and the columns of `TEXT_FIELDS`.
+
+    `fixed` has the row of each text that was mended or cut, and what it was.
+    """
 
     row: Int64
     columns: list[pa.Array]
+    fixed: list[tuple[int, str]]
 
 
 def _texts(
@@ -140,11 +176,10 @@ def _texts(
     fixed = np.zeros(len(cells), np.bool_)
     indices = np.flatnonzero(odd)
     taken = arrow_of(indices)
+    raw = texts_of_cells(cells.take(taken))
     cleaned = [
-        cleaned_text(cell, key, cleaner(clean))
-        for cell, key in zip(
-            texts_of_cells(cells.take(taken)), every_key.take(taken).to_pylist(), strict=True
-        )
+        seen_text(cell, key, cleaner(clean))
+        for cell, key in zip(raw, every_key.take(taken).to_pylist(), strict=True)
     ]
     keep[indices] = [text is not None for text, _ in cleaned]
     fixed[indices] = [was_fixed for _, was_fixed in cleaned]
@@ -155,7 +190,12 @@ def _texts(
     captions = cells.take(taken)
     hashes = np.frombuffer(b"".join(digests(captions.to_pylist())), "<u8")
     values = [every_key.take(taken), captions.cast(pa.string()), hashes, fixed[order]]
-    return _Texts(order % num_rows, [*values[:2], *map(arrow_of, values[2:])])
+    noted = [
+        (int(index) % num_rows, cell)
+        for index, cell, (text, was_fixed) in zip(indices, raw, cleaned, strict=True)
+        if was_fixed and text is not None
+    ]
+    return _Texts(order % num_rows, [*values[:2], *map(arrow_of, values[2:])], noted)
 
 
 def cleaned_text(cell: str, text_key: str, clean: Callable[[str], str]) -> tuple[str | None, bool]:
@@ -163,6 +203,12 @@ def cleaned_text(cell: str, text_key: str, clean: Callable[[str], str]) -> tuple
     text, was_bad = replace_bad_text(cell)
     text, was_cut = cut_at_bytes(clean(text))
     return (None if _is_empty(text, text_key) else text), was_bad or was_cut
+
+
+def seen_text(cell: str, text_key: str, clean: Callable[[str], str]) -> tuple[str | None, bool]:
+    """As `cleaned_text`; a text without anything that is seen counts as empty too."""
+    text, was_fixed = cleaned_text(cell, text_key, clean)
+    return (None if text is None or is_unseen(text) else text), was_fixed
 
 
 def digests(texts: Sequence[bytes]) -> Iterator[bytes]:

@@ -22,7 +22,7 @@ from cit_curate.sources.rows import (
 )
 
 
-def open_parquet(path: Path, columns: Columns, *, id_prefix: str | None = None) -> SourceReader:
+def open_parquet(path: Path, columns: Columns) -> SourceReader:
     """Open a Parquet file; image ids that are whole numbers become decimal text.
 
     The image column may hold the images themselves, as bytes or as Hugging Face's struct.
@@ -30,19 +30,18 @@ def open_parquet(path: Path, columns: Columns, *, id_prefix: str | None = None) 
     Args:
         path: The file.
         columns: The columns to read.
-        id_prefix: The start of the image ids `{id_prefix}/{row}` of a file without an id column.
 
     Raises:
         ConfigError: A chosen column is missing or holds neither text nor, for ids, whole numbers.
         DamagedError: The file is cut or empty.
     """
     schema = parquet_schema(path)
-    columns.check(schema.names, path, without_ids=id_prefix is not None)
+    columns = columns.found_in(schema.names, path)
     check_types(path, columns, schema)
     return SourceReader(
         columns=columns,
         extra_types={name: schema.field(name).type for name in columns.extra},
-        read=lambda: _read(path, columns, schema, id_prefix),
+        read=lambda: _read(path, columns, schema),
     )
 
 
@@ -55,6 +54,20 @@ def parquet_schema(path: Path) -> pa.Schema:
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
             return file.schema_arrow
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise damaged_source(path, error) from error
+
+
+def first_parquet_rows(path: Path, num_rows: int) -> pa.RecordBatch:
+    """The first rows of a Parquet file, at most `num_rows`.
+
+    Raises:
+        DamagedError: The file is cut or empty.
+    """
+    try:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            empty = pa.RecordBatch.from_pylist([], schema=file.schema_arrow)
+            return next(file.iter_batches(batch_size=num_rows), empty)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise damaged_source(path, error) from error
 
@@ -80,13 +93,10 @@ def check_types(path: Path, columns: Columns, schema: pa.Schema) -> None:
             raise ConfigError(f"{path}: column {name!r} is {kind}, but must hold {wanted}")
 
 
-def _read(
-    path: Path, columns: Columns, schema: pa.Schema, id_prefix: str | None
-) -> Iterator[SourceRows]:
+def _read(path: Path, columns: Columns, schema: pa.Schema) -> Iterator[SourceRows]:
     image = columns.image
     embedded = image if image and is_embedded(schema.field(image).type) else None
-    made_ids = None if id_prefix is None else columns.image_id
-    names = [name for name in dict.fromkeys((*columns.names, *columns.extra)) if name != made_ids]
+    names = list(dict.fromkeys((*columns.names, *columns.extra)))
     record = 0
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
@@ -102,7 +112,7 @@ def _read(
                     elif embedded:
                         cells = batch.column(embedded)
                         uris = embedded_uris(cells, "parquet", str(path), embedded, record)
-                    yield rows_of_batch(batch, columns, record, uris=uris, id_prefix=id_prefix)
+                    yield rows_of_batch(batch, columns, record, uris=uris)
                     record += batch.num_rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise damaged_source(path, error) from error
@@ -114,30 +124,24 @@ def rows_of_batch(
     first: int,
     *,
     uris: Sequence[str | None] | None = None,
-    id_prefix: str | None = None,
 ) -> SourceRows:
     """The rows of a batch of a table.
 
     Args:
-        batch: The batch. It may lack the image ids or uris that the arguments below replace.
+        batch: The batch. It may lack the image column if `uris` replace it.
         columns: The columns to read.
         first: The number of the batch's first row in the source, from 0.
         uris: The uris of images embedded in the table; None = the image column holds the paths.
-        id_prefix: The start of the image ids `{id_prefix}/{row}`, the row from 0 with 8 digits;
-            None = the id column holds the ids.
     """
     records = np.arange(first, first + batch.num_rows)
-    made: dict[str, Sequence[str | None]] = {}
-    if columns.image and uris is not None:
-        made[columns.image] = uris
-    if id_prefix is not None:
-        made[columns.image_id] = [f"{id_prefix}/{row:08d}" for row in records.tolist()]
     return SourceRows(
         num_records=batch.num_rows,
         records=records,
         lines=records + 1,
         cells={
-            name: cells_of(made[name]) if name in made else column_cells(batch.column(name))
+            name: cells_of(uris)
+            if name == columns.image and uris is not None
+            else column_cells(batch.column(name))
             for name in columns.names
         },
         extra={name: carried_column(batch.column(name), name) for name in columns.extra},

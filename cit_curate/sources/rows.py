@@ -4,6 +4,7 @@ Both consist of Arrow columns. A reader yields `SourceRows`, whose cells `pairs.
 cleans, or it yields `RawPairs` where it has a faster way of its own.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -52,12 +53,14 @@ class Reject:
         reason: One word of a closed list, such as `column_count`.
         detail: The facts that a person needs to find and fix the record.
         record: The number of the record in its source, from 0. Consecutive ones are "in a row".
+        num_lines: The lines of the record, in a text file.
     """
 
     row: int
     reason: str
     detail: str
     record: int
+    num_lines: int = 1
 
 
 def moved_reject(reject: Reject, num_lines: int, num_records: int) -> Reject:
@@ -66,11 +69,48 @@ def moved_reject(reject: Reject, num_lines: int, num_records: int) -> Reject:
 
 
 @dataclass(frozen=True)
+class Note:
+    """Something about a record that was read all the same, such as a mended quote.
+
+    Attributes:
+        row: See `Reject`.
+        kind: One word of a closed list (`pool.build.summary`).
+        detail: The facts for a person.
+        num_lines: The lines of the record, in a text file.
+    """
+
+    row: int
+    kind: str
+    detail: str
+    num_lines: int = 1
+
+
+@dataclass
+class ReadLog:
+    """What a reader has to tell beside its rows; `batches_of` takes it with each batch.
+
+    Attributes:
+        notes: Notes on records.
+        counts: Numbers of things that are no records, such as `blank_lines`; and of all `lines`.
+    """
+
+    notes: list[Note] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def taken(self) -> "ReadLog":
+        """What was logged since the last call."""
+        log = ReadLog(self.notes, self.counts)
+        self.notes, self.counts = [], Counter()
+        return log
+
+
+@dataclass(frozen=True)
 class Problem:
     """The reason and detail of a reject, for a record that cannot be read as a row."""
 
     reason: str
     detail: str
+    num_lines: int = 1
 
 
 @dataclass(frozen=True)
@@ -84,6 +124,7 @@ class SourceRows:
         cells: The cells (`cells_of`) of each column in `Columns.names`.
         extra: The columns of `Columns.extra`.
         rejects: The records that could not be read as a row.
+        log: What else there is to tell.
     """
 
     num_records: int
@@ -92,6 +133,7 @@ class SourceRows:
     cells: dict[str, pa.Array]
     extra: dict[str, pa.Array] = field(default_factory=dict)
     rejects: list[Reject] = field(default_factory=list)
+    log: ReadLog = field(default_factory=ReadLog)
 
 
 @dataclass(frozen=True)
@@ -105,12 +147,14 @@ class RawPairs:
         rejects: The records that make no pair, in order.
         num_lines: The number of lines read, where rows and records are counted from the start of a
             range; else 0.
+        log: What else there is to tell.
     """
 
     num_records: int
     rows: pa.RecordBatch
     rejects: list[Reject]
     num_lines: int = 0
+    log: ReadLog = field(default_factory=ReadLog)
 
     @property
     def pairs(self) -> pa.Table:
@@ -149,6 +193,7 @@ class SourceReader:
         range_bytes: The bytes of one range.
         row_is_image: Whether all pairs of an image must come from one row, the first with a text.
         read_lists: A function that reads the id lists that select images; None = every row counts.
+        notes: A sentence for each guess about the source, with the option that says otherwise.
     """
 
     columns: Columns | None
@@ -158,10 +203,13 @@ class SourceReader:
     range_bytes: int = 0
     row_is_image: bool = False
     read_lists: Callable[[], IdLists] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def batches_of(
-    records: Iterator[tuple[int, Sequence[str | None] | Problem]], columns: Columns
+    records: Iterator[tuple[int, Sequence[str | None] | Problem]],
+    columns: Columns,
+    log: ReadLog | None = None,
 ) -> Iterator[SourceRows]:
     """The rows of a reader that reads record by record, `ROWS_PER_BATCH` records at a time.
 
@@ -169,11 +217,17 @@ def batches_of(
         records: The number of each record as in `Reject.row`, and its cells: those of
             `Columns.names`, then those of `Columns.extra`.
         columns: The columns of the cells.
+        log: The log that the reader writes while it reads.
     """
     first = 0
-    while batch := list(islice(records, ROWS_PER_BATCH)):
+    log = log or ReadLog()
+    while True:
+        batch = list(islice(records, ROWS_PER_BATCH))
+        # What is logged behind the last record comes with a batch of none.
+        if not batch and not log.counts:
+            return
         rejects = [
-            Reject(line, cells.reason, cells.detail, number)
+            Reject(line, cells.reason, cells.detail, number, cells.num_lines)
             for number, (line, cells) in enumerate(batch, first)
             if isinstance(cells, Problem)
         ]
@@ -191,6 +245,7 @@ def batches_of(
             cells=dict(zip(columns.names, map(cells_of, by_column[:num_names]), strict=True)),
             extra=dict(zip(columns.extra, map(mended_texts, by_column[num_names:]), strict=True)),
             rejects=rejects,
+            log=log.taken(),
         )
         first += len(numbers) + len(rejects)
 

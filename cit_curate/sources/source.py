@@ -11,19 +11,20 @@ from pathlib import Path
 
 from braceexpand import braceexpand
 
-from cit_curate.config import Format, SourceFormat, YfccFormat
+from cit_curate.config import READ_AS_FOUND, Format, ReadConfig, SourceFormat, YfccFormat
 from cit_curate.errors import ConfigError
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.embedded import embedded_columns
 from cit_curate.sources.folder import open_folder
 from cit_curate.sources.huggingface import dataset_sources, is_dataset, open_huggingface
-from cit_curate.sources.jsonl import open_jsonl
 from cit_curate.sources.parquet import open_parquet, parquet_schema
 from cit_curate.sources.remote_sources import held_copies
 from cit_curate.sources.rows import SourceReader, SourceRows
-from cit_curate.sources.table import open_table
+from cit_curate.sources.text.files import COMPRESSED_TEXT_SUFFIXES
+from cit_curate.sources.text.jsonl import open_jsonl
+from cit_curate.sources.text.table import open_table
 from cit_curate.sources.webdataset import COMPRESSED_SUFFIXES, open_webdataset
-from cit_curate.sources.yfcc_source import YfccSource, open_yfcc
+from cit_curate.sources.yfcc.source import YfccSource, open_yfcc
 from cit_curate.storage.remote import remote_url
 from cit_curate.storage.remote_cache import private_folder
 
@@ -33,8 +34,6 @@ _BY_SUFFIX: dict[str, SourceFormat] = {
     ".tab": "tsv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
-    ".jsonl.gz": "jsonl",
-    ".ndjson.gz": "jsonl",
     ".parquet": "parquet",
     ".tar": "webdataset",
     **dict.fromkeys(COMPRESSED_SUFFIXES, "webdataset"),  # Opened only to be refused with a hint.
@@ -55,6 +54,7 @@ class Source:
         url: The URL of a source in a store, of which `path` is the local copy; "" for a local one.
         root_url: The URL that image paths start from, if the images are in a store; else "".
         yfcc: The files of a YFCC100M source.
+        reading: How to read it.
     """
 
     name: str
@@ -64,10 +64,15 @@ class Source:
     url: str = ""
     root_url: str = ""
     yfcc: YfccSource | None = None
+    reading: ReadConfig = READ_AS_FOUND
 
 
 def find_sources(
-    paths: Sequence[Path], *, format: Format = "auto", image_root: Path | None = None
+    paths: Sequence[Path],
+    *,
+    format: Format = "auto",
+    image_root: Path | None = None,
+    reading: ReadConfig = READ_AS_FOUND,
 ) -> list[Source]:
     """The sources of some paths; each file in a folder of tars or Parquet files is one source.
 
@@ -79,6 +84,7 @@ def find_sources(
             Parquet if it holds `*.parquet`, else images.
         image_root: The folder that image paths start from; default the table's own folder, or the
             image folder. The images of a WebDataset are always in its tars.
+        reading: How to read the sources.
 
     Raises:
         ConfigError: A path is missing or of no known format, or the image root is no folder.
@@ -109,11 +115,15 @@ def find_sources(
                 url = held.get(file, "")
                 root = _own_root(file, kind).resolve()
                 own_url = url.rpartition("/")[0]
-                sources.append(Source(name, file.resolve(), kind, root, url, own_url))
+                sources.append(
+                    Source(name, file.resolve(), kind, root, url, own_url, reading=reading)
+                )
             else:
                 root = image_root.resolve() if root_url is None else image_root
                 url = held.get(file, "")
-                sources.append(Source(name, file.resolve(), kind, root, url, root_url or ""))
+                sources.append(
+                    Source(name, file.resolve(), kind, root, url, root_url or "", reading=reading)
+                )
     return sources
 
 
@@ -156,12 +166,12 @@ def _open_yfcc(source: Source, columns: Columns) -> SourceReader:
 
 
 READERS: Mapping[str, Callable[[Source, Columns], SourceReader]] = {
-    "csv": lambda source, columns: open_table(source.path, columns, "csv"),
-    "tsv": lambda source, columns: open_table(source.path, columns, "tsv"),
-    "jsonl": lambda source, columns: open_jsonl(source.path, columns),
+    "csv": lambda source, columns: open_table(source.path, columns, "csv", source.reading),
+    "tsv": lambda source, columns: open_table(source.path, columns, "tsv", source.reading),
+    "jsonl": lambda source, columns: open_jsonl(source.path, columns, source.reading.encoding),
     "parquet": lambda source, columns: open_parquet(source.path, columns),
     "webdataset": lambda source, columns: open_webdataset(source.path, columns),
-    "huggingface": lambda source, columns: open_huggingface(source.path, columns, name=source.name),
+    "huggingface": lambda source, columns: open_huggingface(source.path, columns),
     "folder": _open_folder,
     "yfcc15m": _open_yfcc,
     "yfcc100m": _open_yfcc,
@@ -250,6 +260,9 @@ def _folder_format(path: Path) -> SourceFormat:
 
 def _file_format(path: Path) -> SourceFormat:
     name = path.name.lower()
+    for compressed in COMPRESSED_TEXT_SUFFIXES:
+        if name.endswith(compressed) and not name.endswith(COMPRESSED_SUFFIXES):
+            name = name.removesuffix(compressed)
     for suffix, kind in _BY_SUFFIX.items():
         if name.endswith(suffix):
             return kind

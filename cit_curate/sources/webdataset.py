@@ -17,8 +17,8 @@ from cit_curate.captions import MAX_RAW_CHARS, shown_text
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.images.uri import tar_uri
 from cit_curate.sources.columns import Columns
-from cit_curate.sources.jsonl import FieldError, extra_texts, field_text, parse_object
 from cit_curate.sources.rows import Problem, SourceReader, batches_of
+from cit_curate.sources.text.jsonl import FieldError, extra_texts, field_text, parse_object
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".tar.lz4")
@@ -166,7 +166,9 @@ def _add(sample: _Sample, suffix: str, info: tarfile.TarInfo, stream: BinaryIO, 
         try:
             if info.size > MAX_JSON_BYTES:
                 raise FieldError(f"{info.size:,} bytes, more than {MAX_JSON_BYTES:,}")
-            sample.fields = parse_object(stream.read(info.size))
+            sample.fields = parse_object(
+                stream.read(info.size).decode("utf-8-sig", errors="surrogateescape")
+            )
         except FieldError as error:
             sample.problem = f"its .json is {error}"
     elif sample.images:

@@ -121,8 +121,10 @@ def open_session(
     selection = open_selection(config, out)  # before --overwrite removes anything
     if not resume and world.is_first:
         Run.check_free(out, overwrite=overwrite)
-    curator = _open_curator(config, pools, out, world)
     evaluator = Evaluator.open(config.evaluate_as, config.text.max_text_length)
+    if evaluator is not None and world.is_first:
+        evaluator.announce()
+    curator = _open_curator(config, pools, out, world)
     towers = _open_towers(config, world)
     settings = _settings(config, curator, towers)
     world.check_same("settings", settings)

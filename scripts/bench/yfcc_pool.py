@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from cit_curate.config import EngineConfig, YfccFormat
 from cit_curate.engines.workers import available_cpus
 from cit_curate.pool.format import PoolManifest, read_manifest
-from cit_curate.sources.yfcc_source import YfccSource
+from cit_curate.sources.yfcc.source import YfccSource
 from scripts.bench.own_process import in_own_process
 from scripts.bench.side_by_side import Comparison, Facts, Timing, bench_parser, compare_ways, show
 

@@ -37,7 +37,10 @@ def test_bytes_that_are_not_utf8_are_refused_with_the_likely_encoding(tmp_path: 
 @pytest.mark.parametrize(
     ("encoding", "text"),
     [
-        ("cp1252", "ein schöner Kessel über dem Kanal"),
+        (
+            "cp1252",
+            "ein schöner Kessel über dem Kanal, “très” jolie fenêtre – garçon",
+        ),
         ("cp1251", "Чайник на столе, красная лодка у причала"),
         ("cp932", "青い空の下の古い石の橋とボート"),
         ("gb18030", "蓝天下的旧石桥和小船,公园里的猫"),

@@ -34,8 +34,8 @@ from cit_curate.run.ledger import Run
 from cit_curate.run.subset import subset_pool
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.source import yfcc_source
-from cit_curate.sources.yfcc import COLUMNS
-from cit_curate.sources.yfcc_source import YfccSource
+from cit_curate.sources.yfcc.format import COLUMNS
+from cit_curate.sources.yfcc.source import YfccSource
 from cit_curate.text_encoder.load import load_tokenizer
 from cit_curate.text_encoder.tokenizer import encode, tokenizer_key
 from cit_train.inner_loop.trainer import TrainState

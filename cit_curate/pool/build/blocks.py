@@ -7,8 +7,9 @@ as they were read (`rows.RawPairs`). The last batch holds the rejects, and `Bloc
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,13 +20,49 @@ from cit_curate.errors import BadInputError, DamagedError
 from cit_curate.pool.build.malformed import Counted, count_malformed
 from cit_curate.pool.format import REJECT_SCHEMA
 from cit_curate.records import Int64
-from cit_curate.sources.rows import MALFORMED, ROW, RawPairs, Reject, num_texts, pairs_in
+from cit_curate.sources.rows import (
+    MALFORMED,
+    ROW,
+    Note,
+    RawPairs,
+    ReadLog,
+    Reject,
+    num_texts,
+    pairs_in,
+)
 from cit_curate.storage.durable import append_sha256, atomic_file, read_with_sha256
 
+# Enough captions to tell an encoding from.
+MAX_EXAMPLES = 20
 _SHA256_BYTES = 32
 _REASON, _DETAIL = "__reason__", "__detail__"
 _REJECT_FIELDS = (pa.field(_REASON, pa.string()), pa.field(_DETAIL, pa.string()))
 _SUMMARY = b"summary"
+
+
+@dataclass(frozen=True)
+class Noted:
+    """The notes of one kind.
+
+    Attributes:
+        count: Their number.
+        num_lines: The lines of their records.
+        examples: The first of them, at most `MAX_EXAMPLES`.
+        longest: The one with the most lines.
+    """
+
+    count: int
+    num_lines: int
+    examples: tuple[Note, ...]
+    longest: Note
+
+    def __add__(self, other: "Noted") -> "Noted":
+        return Noted(
+            self.count + other.count,
+            self.num_lines + other.num_lines,
+            (*self.examples, *other.examples)[:MAX_EXAMPLES],
+            max(self.longest, other.longest, key=lambda note: note.num_lines),
+        )
 
 
 @dataclass(frozen=True)
@@ -43,6 +80,8 @@ class Block:
         reasons: The number of rejects and the first reject of each reason.
         malformed: The malformed records. Rows and records count from the start of the piece.
         first_row: Lines of earlier blocks.
+        counts: See `ReadLog.counts`.
+        notes: The notes of each kind.
     """
 
     path: Path
@@ -56,6 +95,8 @@ class Block:
     reasons: dict[str, tuple[int, Reject]]
     malformed: tuple[Reject, ...]
     first_row: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, "Noted"] = field(default_factory=dict)
 
     @property
     def num_pairs(self) -> int:
@@ -138,6 +179,7 @@ def write_block(
     num_records = num_lines = num_rows = 0
     batch_pairs: list[int] = []
     rejects: list[Reject] = []
+    log = ReadLog()
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     block_schema = pa.schema([*schema, *_REJECT_FIELDS])
     with atomic_file(path) as temporary:
@@ -147,6 +189,8 @@ def write_block(
         ):
             for raw in records:
                 rejects += raw.rejects
+                log.notes += raw.log.notes
+                log.counts += raw.log.counts
                 num_records += raw.num_records
                 num_lines += raw.num_lines
                 if raw.rows.num_rows:
@@ -171,6 +215,8 @@ def write_block(
                 ids=rising.ids,
                 reasons=_by_reason(rejects),
                 malformed=tuple(reject for reject in rejects if reject.reason in MALFORMED),
+                counts=dict(log.counts),
+                notes=_by_kind(log.notes),
             )
             summary = json.dumps({**asdict(block), "path": ""})
             columns = {
@@ -205,6 +251,7 @@ def open_block(path: Path) -> Block:
                     for reason, (count, first) in value["reasons"].items()
                 },
                 "malformed": tuple(Reject(**reject) for reject in value["malformed"]),
+                "notes": {kind: _noted(noted) for kind, noted in value["notes"].items()},
             }
         )
     except (DamagedError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
@@ -241,6 +288,26 @@ def _by_reason(rejects: Sequence[Reject]) -> dict[str, tuple[int, Reject]]:
     counts = Counter(reject.reason for reject in rejects)
     firsts = {reject.reason: reject for reject in reversed(rejects)}
     return {reason: (count, firsts[reason]) for reason, count in counts.items()}
+
+
+def _by_kind(notes: Sequence[Note]) -> dict[str, Noted]:
+    found: dict[str, list[Note]] = {}
+    for note in notes:
+        found.setdefault(note.kind, []).append(note)
+    return {
+        kind: Noted(
+            len(of_kind),
+            sum(note.num_lines for note in of_kind),
+            tuple(of_kind[:MAX_EXAMPLES]),
+            max(of_kind, key=lambda note: note.num_lines),
+        )
+        for kind, of_kind in found.items()
+    }
+
+
+def _noted(value: Mapping[str, Any]) -> Noted:
+    examples = tuple(Note(**note) for note in value["examples"])
+    return Noted(value["count"], value["num_lines"], examples, Note(**value["longest"]))
 
 
 def _batch(schema: pa.Schema, num_rows: int, columns: Mapping[str, pa.Array]) -> pa.RecordBatch:

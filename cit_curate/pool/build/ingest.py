@@ -41,7 +41,9 @@ from cit_curate.pool.build.reading import (
     blocks_in_order,
     piece_tasks,
 )
+from cit_curate.pool.build.report import write_build_report
 from cit_curate.pool.build.source_entries import Asked, check_unchanged, settings_of, source_entry
+from cit_curate.pool.build.summary import summarised
 from cit_curate.pool.build.writing import write_pairs
 from cit_curate.pool.format import (
     PoolManifest,
@@ -105,7 +107,7 @@ def build_pool(
     schema = pair_schema(_common_types(sources, readers))
     entries = tuple(source_entry(source) for source in sources)
     lists = _read_lists(readers, progress)
-    named_columns = asdict(columns) if columns else {}
+    named_columns = {**(asdict(columns) if columns else {}), **sources[0].reading.changed}
     settings = settings_of(clean, named_columns, lists.described if lists else {})
     request = Asked(name or out.name, entries, settings)
     with builder_lock(out, entries):
@@ -138,9 +140,20 @@ def build_pool(
                     ),
                     id_lists={**lists.described, **id_lists} if lists else {},
                 )
+                guesses = [_guesses(reader) for reader in readers]
+                report = summarised(sources, found.sources, guesses, manifest.rejects, found.firsts)
+                write_build_report(folder, report)
                 write_manifest(folder, manifest)
         finish_pool(out, manifest)
     return manifest
+
+
+def _guesses(reader: SourceReader) -> tuple[str, ...]:
+    """A sentence for each guess about a source."""
+    if reader.columns is None or reader.columns.image_id is not None:
+        return reader.notes
+    made = "there is no column image_id: ids are SOURCE/ROW (--image-id names another column)"
+    return (*reader.notes, made)
 
 
 def _read_lists(readers: Sequence[SourceReader], progress: Progress) -> IdLists | None:
@@ -231,7 +244,7 @@ def _check(found: Found, sources: Sequence[Source], max_reject_ratio: float) -> 
     limit = partial(
         check_limit,
         found.num_malformed,
-        sum(found.records),
+        sum(found.records) + found.num_further_lines,
         max_reject_ratio,
         found.top_reasons,
     )

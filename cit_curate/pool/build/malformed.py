@@ -20,7 +20,7 @@ MAX_IN_A_ROW = RejectLimit.max_in_a_row
 
 @dataclass(frozen=True)
 class Counted:
-    """Malformed records so far, and the latest run of them."""
+    """Malformed records so far, one of several lines as often, and the latest run of them."""
 
     num_malformed: int = 0
     num_records: int = 0
@@ -61,7 +61,7 @@ def count_malformed(
     for reject in rejects:
         if reject.reason in MALFORMED:
             in_a_row = in_a_row + 1 if reject.record == last + 1 else 1
-            num, last = num + 1, reject.record
+            num, last = num + reject.num_lines, reject.record
             if in_a_row == MAX_IN_A_ROW:
                 raise BadInputError(
                     f"{path}: {MAX_IN_A_ROW} malformed rows in a row up to row "

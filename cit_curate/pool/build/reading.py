@@ -18,8 +18,9 @@ from cit_curate.carried import carried_type
 from cit_curate.config import Cleaning
 from cit_curate.engines.workers import Mapper, keep_freed_memory
 from cit_curate.errors import BadInputError, DamagedError
-from cit_curate.pool.build.blocks import Block, open_block, write_block
+from cit_curate.pool.build.blocks import Block, Noted, open_block, write_block
 from cit_curate.pool.build.malformed import Counted, count_malformed
+from cit_curate.pool.build.summary import SourceFound
 from cit_curate.pool.format import SourceEntry
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.pairs import pairs_of
@@ -140,12 +141,15 @@ def _blocks_of(task: PieceTask, reader: SourceReader) -> Iterator[tuple[int, Ite
     assert reader.read is not None
     assert reader.columns is not None
     batches, columns, number = reader.read(), reader.columns, 0
-    root = task.source.image_root
+    source, root = task.source, task.source.image_root
     while block := list(islice(batches, BLOCK_BATCHES)):
         if number % task.num_pieces == task.piece:
             yield (
                 number,
-                (pairs_of(rows, columns, image_root=root, clean=task.clean) for rows in block),
+                (
+                    pairs_of(rows, columns, image_root=root, clean=task.clean, source=source.name)
+                    for rows in block
+                ),
             )
         number += 1
     if task.piece == 0:
@@ -200,6 +204,7 @@ class Found:
         num_malformed: Malformed records.
         reasons: The number of rejects for each reason.
         firsts: The position and the detail of the first reject for each reason.
+        sources: What else was found in each source.
     """
 
     by_line: bool
@@ -208,6 +213,14 @@ class Found:
     num_malformed: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     firsts: dict[str, str] = field(default_factory=dict)
+    sources: list[SourceFound] = field(default_factory=list)
+
+    @property
+    def num_further_lines(self) -> int:
+        """Lines of records beyond the first line of each."""
+        spanning = (of_source.notes.get("spanning_lines") for of_source in self.sources)
+        further = sum(noted.num_lines - noted.count for noted in spanning if noted)
+        return further + sum(of_source.reject_lines for of_source in self.sources)
 
     @property
     def num_pairs(self) -> int:
@@ -221,6 +234,9 @@ class Found:
             BadInputError: There are `malformed.MAX_IN_A_ROW` malformed records in a row.
         """
         counted, num_lines = Counted(), 0
+        num_texts = reject_lines = 0
+        counts: Counter[str] = Counter()
+        notes: dict[str, Noted] = {}
         num_before, num_malformed = sum(self.records), self.num_malformed
         self.records.append(0)
         for block in blocks:
@@ -236,7 +252,14 @@ class Found:
             num_lines += block.num_lines
             self.records[-1] = counted.num_records
             self.num_malformed = num_malformed + counted.num_malformed
+            num_texts += block.num_pairs
+            reject_lines += sum(reject.num_lines - 1 for reject in block.malformed)
+            counts.update(block.counts)
+            for kind, noted in block.notes.items():
+                notes[kind] = notes[kind] + noted if kind in notes else noted
             yield num_lines if self.by_line else num_before + counted.num_records
+
+        self.sources.append(SourceFound(self.records[-1], num_texts, reject_lines, counts, notes))
 
     def rejects(self) -> Generator[pa.Table]:
         """Every rejected record, in reading order, `REJECT_ROWS` at a time."""

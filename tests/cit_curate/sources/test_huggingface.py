@@ -49,10 +49,10 @@ def quiet():
     datasets.disable_progress_bars()
 
 
-def read(reader, root):
+def read(reader, root, name="d"):
     pairs, rejects = [], []
     for rows in reader.read():
-        raw = pairs_of(rows, reader.columns, image_root=root)
+        raw = pairs_of(rows, reader.columns, image_root=root, source=name)
         pairs += raw.pairs.to_pylist()
         rejects += raw.rejects
     return pairs, rejects
@@ -61,7 +61,7 @@ def read(reader, root):
 def read_all(path, columns, image_root=None):
     found = []
     for source in find_sources([path], image_root=image_root):
-        pairs, rejects = read(open_source(source, columns), source.image_root)
+        pairs, rejects = read(open_source(source, columns), source.image_root, source.name)
         assert rejects == []
         found += [
             (p["image_id"], p["caption"], read_image_bytes(source.image_root, p["image_uri"]))
@@ -154,7 +154,7 @@ def test_an_image_lies_in_its_cell_or_at_its_path_or_nowhere(tmp_path, layout):
     else:
         path = tmp_path / "0.parquet"
         pq.write_table(table, path)
-    pairs, rejects = read(open_huggingface(path, CAPTION, name="d"), tmp_path)
+    pairs, rejects = read(open_huggingface(path, CAPTION), tmp_path)
     assert rejects == []
     assert [p["image_uri"] for p in pairs] == [
         f"{layout}://0.{layout}?column=image&row=0",

@@ -15,8 +15,8 @@ from cit_curate.sources.pairs import (
     checked_image_id,
     checked_image_uri,
     checked_text_key,
-    cleaned_text,
     pairs_of,
+    seen_text,
 )
 from cit_curate.sources.rows import (
     ROW,
@@ -66,7 +66,7 @@ def plain(records, columns, clean):
                 named = [(checked_text_key(row["key"]), row["caption"])]
             found = []
             for key, cell in named:
-                caption, fixed = cleaned_text(cell, key, cleaner(clean)) if cell else (None, False)
+                caption, fixed = seen_text(cell, key, cleaner(clean)) if cell else (None, False)
                 if caption is not None:
                     digest = blake2b(caption.encode(), digest_size=8).digest()
                     caption_hash = int.from_bytes(digest, "little")

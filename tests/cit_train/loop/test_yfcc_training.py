@@ -16,8 +16,8 @@ from cit_curate.run.exports.counts_import import import_counts
 from cit_curate.run.exports.export import export_counts
 from cit_curate.run.ledger import Run
 from cit_curate.sources.source import yfcc_source
-from cit_curate.sources.yfcc import COLUMNS
-from cit_curate.sources.yfcc_source import YfccSource
+from cit_curate.sources.yfcc.format import COLUMNS
+from cit_curate.sources.yfcc.source import YfccSource
 from cit_train.config import RunConfig, flat, replace_fields
 from cit_train.models import MocoConfig, MocoModel
 from cit_train.outer_loop import train

@@ -33,11 +33,11 @@ from cit_curate.pool.check import verify_pool
 from cit_curate.pool.format import REJECT_SCHEMA, read_manifest
 from cit_curate.pool.parts import cut_groups, part_ends
 from cit_curate.pool.pool import Pool
-from cit_curate.sources import yfcc_lines
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.source import yfcc_source
-from cit_curate.sources.yfcc import COLUMNS
-from cit_curate.sources.yfcc_source import YfccSource
+from cit_curate.sources.yfcc import lines as yfcc_lines
+from cit_curate.sources.yfcc.format import COLUMNS
+from cit_curate.sources.yfcc.source import YfccSource
 from cit_curate.storage.fail_points import VARIABLE
 from cit_curate.storage.lock import writer_lock
 
@@ -459,7 +459,7 @@ from pathlib import Path
 from cit_curate.config import EngineConfig
 from cit_curate.pool.build.ingest import build_pool
 from cit_curate.sources.source import yfcc_source
-from cit_curate.sources.yfcc_source import YfccSource
+from cit_curate.sources.yfcc.source import YfccSource
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     names = [folder / name for name in ("dataset.txt", "ids.npy", "subset.tsv")]

@@ -212,7 +212,15 @@ CAPTION_LETTERS = st.sampled_from("=+-@\t\r\n'\",; ab1é\u2028")
 
 @pytest.mark.parametrize("guard", ["formulas", "off"])
 def test_keys_and_captions_come_back_from_an_exported_csv(tmp_path: Path, guard: CsvGuard) -> None:
-    captions = ["-50% on lamps", "@home", "'=quoted", "-7.5", "+3", "1e-3", 'a "b", c\r\nd']
+    captions = ["-50% on lamps", "@home", "'=quoted", "-7.5", "+3", "1e-3", 'a "b", c\r\nd\re']
+    # Lines that by themselves are whole rows of the exported table, with a guard and without.
+    captions += [
+        "a,b\n1,2,3,4,5,6\nc,,,,d",
+        "a,b,c\n1,2,3,4,5,6,7\nc,,,d",
+        'a\n"\nb',
+        '"',
+        "x\r\r\ny",
+    ]
     check_the_way_back(tmp_path, captions, guard)
 
 

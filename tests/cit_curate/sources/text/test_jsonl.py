@@ -8,11 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
-from cit_curate.sources import jsonl
 from cit_curate.sources.columns import Columns
-from cit_curate.sources.jsonl import open_jsonl
 from cit_curate.sources.pairs import pairs_of
 from cit_curate.sources.rows import ROW
+from cit_curate.sources.text import files, jsonl
+from cit_curate.sources.text.jsonl import open_jsonl
 
 WIDE = Columns(image_id="id", image="file", text=("title", "alt"))
 LONG = Columns(image_id="id", text_key="kind", caption="text")
@@ -104,7 +104,8 @@ def test_text_that_is_not_utf8_is_replaced_and_flagged(tmp_path):
 
 
 def test_a_line_that_is_too_long_is_skipped_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(files, "MAX_LINE_CHARS", 100)
+    monkeypatch.setattr(jsonl, "MAX_LINE_CHARS", 100)
     line = '{"id": "%s", "title": "%s", "file": "", "alt": ""}'
     path = write(
         tmp_path / "a.jsonl", line % ("a", "x"), line % ("b", "y" * 350), line % ("c", "z")

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from cit_curate.captions import clean_tags, clean_text, cut_at_bytes, is_blank, replace_bad_text
 from cit_curate.sources.rows import TEXT_FIELDS
-from cit_curate.sources.yfcc_texts import texts_of
+from cit_curate.sources.yfcc.texts import texts_of
 
 GOLDEN = json.loads(
-    (Path(__file__).parents[2] / "golden" / "cleaning.json").read_text(encoding="utf-8")
+    (Path(__file__).parents[3] / "golden" / "cleaning.json").read_text(encoding="utf-8")
 )
 
 # What cleaning looks for, cut up so that hypothesis finds its edges.

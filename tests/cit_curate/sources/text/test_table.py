@@ -6,20 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cit_curate.config import ReadConfig
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.pairs import RejectRowError, checked_image_uri, pairs_of
 from cit_curate.sources.rows import ROW, ROWS_PER_BATCH
-from cit_curate.sources.table import open_table
+from cit_curate.sources.text.table import open_table
 
 LONG = Columns(text_key="key", caption="caption")
 WIDE = Columns(text=("title", "tag"), image="image")
 
 
-def read(path, columns, kind="csv"):
+def read(path, columns, kind="csv", **reading):
     pairs, rejects, records = [], [], 0
-    for rows in open_table(path, columns, kind).read():
-        raw = pairs_of(rows, columns, image_root=path.parent)
+    reader = open_table(path, columns, kind, ReadConfig(**reading))
+    for rows in reader.read():
+        raw = pairs_of(rows, reader.columns, image_root=path.parent, source=path.name)
         pairs += raw.pairs.to_pylist()
         rejects += raw.rejects
         records += raw.num_records
@@ -60,7 +62,7 @@ def test_wrong_column_counts_become_rejects_with_their_first_line(tmp_path):
         tmp_path / "a.tsv",
         'image_id\tkey\tcaption\n1\tk\t"two\nlines"\n2\tk\n3\tk\tx\ty\n\n4\tk\tz\n5\tk\t"open',
     )
-    pairs, rejects, records = read(path, LONG, "tsv")
+    pairs, rejects, records = read(path, LONG, "tsv", quoting="csv")
     assert [(p[ROW], p["caption"]) for p in pairs] == [(2, "two\nlines"), (7, "z")]
     assert [(r.row, r.reason) for r in rejects] == [
         (4, "column_count"),
@@ -92,7 +94,7 @@ def test_every_record_is_a_pair_or_a_reject(tmp_path_factory, rows):
         writer = csv.writer(stream)
         writer.writerow(["image_id", "key", "caption"])
         writer.writerows(rows)
-    pairs, rejects, records = read(path, LONG)
+    pairs, rejects, records = read(path, LONG, quoting="csv")
     assert len(pairs) + len(rejects) == records == len(rows)
     for reject in rejects:
         assert reject.row > 1

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cit_curate.sources import yfcc_lines
 from cit_curate.sources.rows import ROW, num_texts
-from cit_curate.sources.yfcc import COLUMNS, NUM_COLUMNS, NUM_IDS
-from cit_curate.sources.yfcc_lines import parse_block, read_blocks
-from cit_curate.sources.yfcc_texts import texts_of
+from cit_curate.sources.yfcc import lines as yfcc_lines
+from cit_curate.sources.yfcc.format import COLUMNS, NUM_COLUMNS, NUM_IDS
+from cit_curate.sources.yfcc.lines import parse_block, read_blocks
+from cit_curate.sources.yfcc.texts import texts_of
 
 EVERY_ID = np.full(NUM_IDS // 8, 255, np.uint8)
 

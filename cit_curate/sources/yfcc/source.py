@@ -12,8 +12,8 @@ import pyarrow as pa
 from cit_curate.config import YfccFormat
 from cit_curate.errors import ConfigError
 from cit_curate.sources.rows import RawPairs, SourceReader
-from cit_curate.sources.yfcc import CARRIED, IdList, UInt8, read_image_ids, read_subset
-from cit_curate.sources.yfcc_lines import read_range
+from cit_curate.sources.yfcc.format import CARRIED, IdList, UInt8, read_image_ids, read_subset
+from cit_curate.sources.yfcc.lines import read_range
 from cit_curate.storage.durable import atomic_file
 
 RANGE_BYTES = 64 << 20

@@ -1,52 +1,58 @@
 """Reader of JSON lines: one object a line, and a reject for every other line."""
 
-import gzip
 import json
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import pyarrow as pa
 
-from cit_curate.errors import BadInputError, DamagedError
-from cit_curate.sources.columns import Columns
-from cit_curate.sources.rows import Problem, SourceReader, batches_of
+from cit_curate.errors import BadInputError
+from cit_curate.sources.columns import Columns, peek_hint
+from cit_curate.sources.rows import Problem, ReadLog, SourceReader, SourceRows, batches_of
+from cit_curate.sources.text.files import MAX_LINE_CHARS, TextLines, text_lines
 
-MAX_LINE_BYTES = 16 * 1024 * 1024
 # The first lines, in one of which a chosen column must occur; in most files it is in line 1.
 CHECKED_LINES = 100_000
 _MAX_SHOWN_KEYS = 50
 
 
-def open_jsonl(path: Path, columns: Columns) -> SourceReader:
-    """Open a file of JSON objects, one a line, plain or gzipped (`.gz`).
+def open_jsonl(path: Path, columns: Columns, encoding: str = "") -> SourceReader:
+    """Open a file of JSON objects, one a line, plain or compressed (`text.files`).
 
     A column is a key of the objects. Where it is absent or null, the row has no such text. The file
-    is UTF-8 with or without a byte order mark. Other bytes are decoded as lone surrogates.
+    is in the given encoding, or in that of its mark, else in UTF-8; undecodable bytes are lone
+    surrogates.
 
     Raises:
         ConfigError: A chosen column occurs in none of the first 100,000 lines.
         BadInputError: No line is an object.
         DamagedError: The file is compressed and damaged.
     """
-    columns.check(_keys(path, columns), path)
+    lines = text_lines(path, encoding)
+    columns = columns.found_in(_keys(lines, columns), path)
     return SourceReader(
         columns=columns,
         extra_types={name: pa.string() for name in columns.extra},
-        read=lambda: batches_of(_records(path, columns), columns),
+        read=partial(_batches, lines, columns),
+        notes=lines.notes,
     )
 
 
-def _keys(path: Path, columns: Columns) -> list[str]:
+def _batches(lines: TextLines, columns: Columns) -> Iterator[SourceRows]:
+    log = ReadLog()
+    return batches_of(_records(lines, columns, log), columns, log)
+
+
+def _keys(lines: TextLines, columns: Columns) -> list[str]:
     """Keys in order of appearance, read until all chosen columns have appeared."""
     wanted = {*columns.names, *columns.extra}
     seen: dict[str, None] = {}
-    for number, (_, line) in enumerate(_lines(path)):
+    for number, (_, line) in enumerate(_numbered(lines)):
         if number == CHECKED_LINES:
             break
-        if line is None:
-            continue
         try:
             keys = parse_object(line)
         except FieldError:
@@ -55,15 +61,23 @@ def _keys(path: Path, columns: Columns) -> list[str]:
         if wanted <= seen.keys():
             break
     if not seen:
-        raise BadInputError(f"{path}: none of its lines is a JSON object with keys")
+        raise BadInputError(
+            f"{lines.path}: none of its lines is a JSON object with keys{peek_hint(lines.path)}"
+        )
     return list(seen)
 
 
-def _records(path: Path, columns: Columns) -> Iterator[tuple[int, Sequence[str | None] | Problem]]:
-    for number, line in _lines(path):
+def _records(
+    lines: TextLines, columns: Columns, log: ReadLog
+) -> Iterator[tuple[int, Sequence[str | None] | Problem]]:
+    for number, line in _numbered(lines):
+        log.counts["lines"] += 1
+        if not line.strip():
+            log.counts["blank_lines"] += 1
+            continue
         try:
-            if line is None:
-                raise FieldError(f"the line is longer than {MAX_LINE_BYTES:,} bytes")
+            if len(line) >= MAX_LINE_CHARS:
+                raise FieldError(f"the line has {MAX_LINE_CHARS:,} characters or more")
             fields = parse_object(line)
             texts = [field_text(fields, name, columns) for name in columns.names]
             yield number, texts + extra_texts(fields, columns)
@@ -71,43 +85,22 @@ def _records(path: Path, columns: Columns) -> Iterator[tuple[int, Sequence[str |
             yield number, Problem("bad_row", str(error))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
-    """(number from 1, line) of each line that is not blank; None for one that is too long."""
-    try:
-        with _opened(path) as stream:
-            number = 0
-            while line := stream.readline(MAX_LINE_BYTES):
-                number += 1
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                if not line.endswith(b"\n") and len(line) == MAX_LINE_BYTES:
-                    while line and not line.endswith(b"\n"):
-                        line = stream.readline(MAX_LINE_BYTES)
-                    yield number, None
-                elif line.strip():
-                    yield number, line
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DamagedError(f"{path} is damaged or still being written: {error}") from error
-
-
-def _opened(path: Path) -> BinaryIO:
-    if path.suffix.lower() == ".gz":
-        return cast(BinaryIO, gzip.open(path, "rb"))
-    return path.open("rb")
+def _numbered(lines: TextLines) -> Iterator[tuple[int, str]]:
+    return enumerate(chain.from_iterable(lines.blocks()), 1)
 
 
 class FieldError(ValueError):
     """A value that cannot be a cell, or a text that is no JSON object."""
 
 
-def parse_object(text: bytes) -> dict[str, Any]:
-    """The JSON object in a text; bytes that are not UTF-8 become lone surrogates.
+def parse_object(text: str) -> dict[str, Any]:
+    """The JSON object in a text.
 
     Raises:
         FieldError: The text is no JSON object.
     """
     try:
-        value = json.loads(text.decode("utf-8", errors="surrogateescape"))
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FieldError(f"no JSON: {error}") from error
     if not isinstance(value, dict):

@@ -19,7 +19,7 @@ from cit_curate.sources.rows import (
     moved_reject,
     num_texts,
 )
-from cit_curate.sources.yfcc import (
+from cit_curate.sources.yfcc.format import (
     CARRIED,
     COLUMNS,
     NUM_COLUMNS,
@@ -31,7 +31,7 @@ from cit_curate.sources.yfcc import (
     image_uris_of,
     leading_ids,
 )
-from cit_curate.sources.yfcc_texts import texts_of
+from cit_curate.sources.yfcc.texts import texts_of
 
 BLOCK_BYTES = 4 << 20
 MAX_LINE_BYTES = 4 << 20
@@ -98,7 +98,7 @@ def parse_block(block: bytes, bits: UInt8, *, reference_empty_tags: bool = False
 
     Args:
         block: Whole lines of the metadata file.
-        bits: The listed image ids, as from `yfcc.read_image_ids`.
+        bits: The listed image ids, as from `format.read_image_ids`.
         reference_empty_tags: Whether to keep tag texts of commas only.
 
     Returns:

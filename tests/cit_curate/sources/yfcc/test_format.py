@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
-from cit_curate.sources.yfcc import (
+from cit_curate.sources.yfcc.format import (
     COLUMNS,
     NUM_IDS,
     are_listed,

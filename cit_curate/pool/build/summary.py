@@ -1,0 +1,153 @@
+"""The report of a build: every line accounted for, and what was mended, guessed or lost."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from cit_curate.captions import replace_bad_text, shown_text
+from cit_curate.encodings import likely_encoding
+from cit_curate.pool.build.blocks import Noted
+from cit_curate.pool.build.report import BuildReport
+from cit_curate.sources.source import Source
+
+# A reason that takes a larger share of the records is no accident.
+LARGE_SHARE = 0.1
+# Reasons that lose a text which somebody wrote, and what to do about each.
+_ADVICE = {
+    "duplicate_key": "the rows repeat ids; see --image-id and --text-key",
+    "text_without_image": "texts whose image was not found beside them; are they of one name?",
+    "column_count": "the rows have another number of cells than the header; see --delimiter and "
+    "--quoting",
+    "bad_row": "the rows could not be read; the rejects say why",
+}
+# A record of more lines has probably swallowed others.
+_LONG_RECORD_LINES = 20
+_SHOWN_CAPTIONS = 2
+
+
+class SourceFound(NamedTuple):
+    """What was found in one source.
+
+    Attributes:
+        num_records: Its records.
+        num_texts: Its texts.
+        reject_lines: The lines of rejected records beyond the first of each.
+        counts: See `ReadLog.counts`.
+        notes: Its notes.
+    """
+
+    num_records: int
+    num_texts: int
+    reject_lines: int
+    counts: Mapping[str, int]
+    notes: Mapping[str, Noted]
+
+
+def summarised(
+    sources: Sequence[Source],
+    found: Sequence[SourceFound],
+    guesses: Sequence[Sequence[str]],
+    reasons: Mapping[str, int],
+    firsts: Mapping[str, str],
+) -> BuildReport:
+    """The report of a build.
+
+    Args:
+        sources: The sources.
+        found: What was found in each of them.
+        guesses: The guesses about each of them, `SourceReader.notes`.
+        reasons: The number of rejects of each reason.
+        firsts: The position and the detail of the first reject of each reason.
+
+    Raises:
+        AssertionError: A text file has lines that nobody accounts for; a bug.
+    """
+    counts: Counter[str] = Counter(num_rows_mended=0, num_text_fixed=0)
+    notes: list[str] = []
+    warnings: list[str] = []
+    for source, of_source, guessed in zip(sources, found, guesses, strict=True):
+        notes += [f"{source.name}: {guess}" for guess in guessed]
+        counts.update(_line_counts(source, of_source))
+        notes += _noted(source, of_source)
+        warnings += _warned(source, of_source)
+        for kind, name in _COUNTED.items():
+            if kind in of_source.notes:
+                counts[name] += of_source.notes[kind].count
+    num_records = sum(of_source.num_records for of_source in found)
+    for reason, advice in _ADVICE.items():
+        if reasons.get(reason, 0) > LARGE_SHARE * num_records:
+            share = reasons[reason] / num_records
+            warnings.append(
+                f"{reasons[reason]:,} of {num_records:,} records ({share:.0%}) are rejected as "
+                f"{reason}: {advice} (first: {firsts.get(reason, '')})"
+            )
+    kept = {name: count for name, count in counts.items() if count or name in _ALWAYS}
+    return BuildReport(kept, tuple(notes), tuple(warnings))
+
+
+_COUNTED = {
+    "mended_quotes": "num_rows_mended",
+    "mended_text": "num_text_fixed",
+    "cut_text": "num_texts_cut",
+    "spanning_lines": "num_records_spanning_lines",
+}
+_ALWAYS = ("num_rows_mended", "num_text_fixed")
+
+
+def _line_counts(source: Source, found: SourceFound) -> Counter[str]:
+    """The lines of a text file, of which each is a record's, a header's or blank."""
+    lines = found.counts.get("lines", 0)
+    if not lines:
+        return Counter()
+    spanning = found.notes.get("spanning_lines")
+    further = (spanning.num_lines - spanning.count if spanning else 0) + found.reject_lines
+    header, blank = found.counts.get("header_lines", 0), found.counts.get("blank_lines", 0)
+    accounted = found.num_records + further + header + blank
+    assert lines == accounted, f"{source.path}: {accounted:,} of {lines:,} lines are accounted for"
+    return Counter(num_lines=lines, num_header_lines=header, num_blank_lines=blank)
+
+
+def _noted(source: Source, found: SourceFound) -> Iterator[str]:
+    notes = found.notes
+    if mended := notes.get("mended_quotes"):
+        yield (
+            f"{source.name}: {_number(mended.count, 'row')} mended, the first in line "
+            f"{mended.examples[0].row}: a quote that nothing closes is read as a letter (--quoting "
+            "csv reads quotes strictly)"
+        )
+    if spanning := notes.get("spanning_lines"):
+        yield (
+            f"{source.name}: {_number(spanning.count, 'record')} span lines, the longest "
+            f"{spanning.longest.num_lines} (from line {spanning.longest.row})"
+        )
+    if cut := notes.get("cut_text"):
+        yield (
+            f"{source.name}: {_number(cut.count, 'caption')} cut at the longest length, the first "
+            f"in row {cut.examples[0].row}"
+        )
+
+
+def _warned(source: Source, found: SourceFound) -> Iterator[str]:
+    spanning = found.notes.get("spanning_lines")
+    if spanning and spanning.longest.num_lines > _LONG_RECORD_LINES:
+        yield (
+            f"{source.name}: a record of {spanning.longest.num_lines} lines begins in line "
+            f"{spanning.longest.row}; if its quote is a stray one, leave out --quoting"
+        )
+    mended = found.notes.get("mended_text")
+    if mended:
+        raw = "\n".join(note.detail for note in mended.examples)
+        likely = likely_encoding(raw.encode("utf-8", "surrogateescape"))
+        shown = ", ".join(
+            shown_text(replace_bad_text(note.detail)[0])
+            for note in mended.examples[:_SHOWN_CAPTIONS]
+        )
+        yield (
+            f"{source.name}: {mended.count:,} of {found.num_texts:,} captions have bytes that are "
+            f"no {source.reading.encoding or 'UTF-8'}, and were mended with U+FFFD; the first in "
+            f"row {mended.examples[0].row}: {shown}; they look like --encoding {likely}"
+        )
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -1,0 +1,1 @@
+"""Sources that are text: lines in an encoding, as tables or as JSON."""
