@@ -7,7 +7,6 @@ of rows and the rejects of one block, or one row group of a part; `plan` describ
 The pool's bytes depend neither on the engine nor on kills.
 """
 
-import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,8 +56,6 @@ from cit_curate.sources.columns import Columns
 from cit_curate.sources.rows import IdLists, SourceReader
 from cit_curate.sources.source import Source, open_source
 from cit_curate.storage.replace_folder import replacing
-
-logger = logging.getLogger(__name__)
 
 Progress = Callable[..., None]
 """Called now and then with the current phase and the rows done; for YFCC100M, whose length is
@@ -140,7 +137,7 @@ def build_pool(
                     ),
                     id_lists={**lists.described, **id_lists} if lists else {},
                 )
-                guesses = [_guesses(reader) for reader in readers]
+                guesses = list(_guesses(readers))
                 report = summarised(sources, found.sources, guesses, manifest.rejects, found.firsts)
                 write_build_report(folder, report)
                 write_manifest(folder, manifest)
@@ -148,12 +145,20 @@ def build_pool(
     return manifest
 
 
-def _guesses(reader: SourceReader) -> tuple[str, ...]:
-    """A sentence for each guess about a source."""
-    if reader.columns is None or reader.columns.image_id is not None:
-        return reader.notes
-    made = "there is no column image_id: ids are SOURCE/ROW (--image-id names another column)"
-    return (*reader.notes, made)
+def _guesses(readers: Sequence[SourceReader]) -> Iterator[tuple[str, ...]]:
+    """For each source, a sentence for each guess; a cast only for the first source that has it."""
+    told: set[tuple[str, pa.DataType]] = set()
+    for reader in readers:
+        notes = [*reader.notes]
+        if reader.columns is not None and reader.columns.image_id is None:
+            notes.append(
+                "there is no column image_id: ids are SOURCE/ROW (--image-id names another column)"
+            )
+        for name, kind in reader.extra_types.items():
+            if (name, kind) not in told and (note := carried_note(kind)):
+                notes.append(f"--extra {name} is {kind}, {note}")
+            told.add((name, kind))
+        yield tuple(notes)
 
 
 def _read_lists(readers: Sequence[SourceReader], progress: Progress) -> IdLists | None:
@@ -309,8 +314,6 @@ def _common_types(
                 ) from error
             if name not in common or pa.types.is_null(common[name]):
                 common[name], found[name] = carried, (kind, source.path)
-                if note := carried_note(kind):
-                    logger.warning("--extra %s is %s, %s", name, kind, note)
             elif carried != common[name] and not pa.types.is_null(carried):
                 first, path = found[name]
                 raise ConfigError(
