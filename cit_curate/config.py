@@ -41,9 +41,9 @@ class MetadataConfig:
 
     metadata: str = ""
     """Class names: a built-in list (imagenet, mt, …: `cit metadata list`); or a file of them, one a
-    line, synonyms separated by `|`; or a CSV, with --metadata-column."""
+    line, synonyms separated by `|`; or JSON; or a CSV, with --metadata-column."""
     metadata_column: str = ""
-    """Column that holds the entries, when --metadata is a CSV or TSV."""
+    """Column that holds the entries, when --metadata is a CSV, a TSV or JSON objects."""
     templates: tuple[str, ...] = ("{}",)
     """Prompts of each entry, with {} for its name; the vectors of several are averaged."""
     template_metadata: bool = False

@@ -57,12 +57,13 @@ def checked_encoding(name: str) -> str:
     return name
 
 
-def encoding_of(head: bytes, where: object) -> str:
+def encoding_of(head: bytes, where: object, *, has_option: bool = True) -> str:
     """The encoding of a text file without `--encoding`: that of its mark, else UTF-8.
 
     Args:
         head: The first `HEAD_BYTES` of the file.
         where: The file, for the message.
+        has_option: Whether `--encoding` may be given for it.
 
     Raises:
         ConfigError: The file looks like UTF-16 or UTF-32 without a mark.
@@ -71,9 +72,10 @@ def encoding_of(head: bytes, where: object) -> str:
         if head.startswith(mark):
             return name
     if wide := _unmarked(head):
+        option = f"give --encoding {wide}, or " if has_option else ""
         raise ConfigError(
             f"{where} looks like {wide[:6].upper()} without a byte order mark: NUL bytes lie "
-            f"between its letters; give --encoding {wide}, or save it as UTF-8"
+            f"between its letters; {option}save it as UTF-8"
         )
     return "utf-8"
 
@@ -98,6 +100,21 @@ def likely_encoding(text: bytes) -> str:
     return "cp1252" if "cp1252" in best else best[0]
 
 
+def decoded(content: bytes, encoding: str, where: object) -> str:
+    """The text of a small file, or of its beginning; undecodable bytes are lone surrogates.
+
+    Args:
+        content: The bytes, from the first one.
+        encoding: The encoding; "" = that of the byte order mark, else UTF-8.
+        where: The file, for the message.
+
+    Raises:
+        ConfigError: It looks like UTF-16 or UTF-32 without a mark.
+    """
+    encoding = encoding or encoding_of(content[:HEAD_BYTES], where)
+    return content.decode(encoding, LONE_SURROGATES).removeprefix("\ufeff")
+
+
 def read_text(path: Path) -> str:
     """The text of a small file: UTF-8, or UTF-16 or UTF-32 by its mark; without the mark.
 
@@ -105,11 +122,11 @@ def read_text(path: Path) -> str:
         ConfigError: It is in another encoding.
     """
     content = path.read_bytes()
-    encoding = encoding_of(content[:HEAD_BYTES], path)
+    encoding = encoding_of(content[:HEAD_BYTES], path, has_option=False)
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"{path} is not UTF-8 text: {error}; it looks like {likely_encoding(content)}; save it "
-            "as UTF-8"
+            f"{path} is not {encoding[:6].upper().rstrip('-')} text: {error}; it looks like "
+            f"{likely_encoding(content)}; save it as UTF-8"
         ) from error

@@ -14,6 +14,7 @@ from cit_curate.terminal import add_row, draw, inert, print_line, progress_bar
 if TYPE_CHECKING:  # they import Arrow, too slow for `--help`
     from cit_curate.curation.scan_rows import ScanTotals
     from cit_curate.curation.threshold import SimilaritySample
+    from cit_curate.metadata.class_list import ClassList
     from cit_curate.run.ledger import Run
 
 
@@ -61,7 +62,7 @@ def curate(
         json: Print one JSON document instead of a summary.
     """
     from cit_curate.images.addresses import fetch_selected_advice
-    from cit_curate.metadata.entries import load_metadata
+    from cit_curate.metadata.entries import read_metadata
     from cit_curate.pool.mixture import PoolMixture
     from cit_curate.run.ledger import Run
 
@@ -74,8 +75,11 @@ def curate(
         raise ConfigError("--out is missing: give a folder for the run, or --dry-run")
     if out is not None and not dry_run:
         Run.check_free(out, overwrite=overwrite)
+    classes = None
     if config.curation != "none" or metadata.metadata:
-        load_metadata(metadata)
+        classes = read_metadata(metadata)
+        for line in classes.lines:
+            print_line(line, stderr=True)
     for each in opened:
         if not each.pool.has_images and (num_images := each.pool.num_web_images()):
             print_line(fetch_selected_advice(each.pool.location, num_images), stderr=True)
@@ -87,7 +91,7 @@ def curate(
     if dry_run:
         encoder = TextEncoder.load(text, device=device)
         curator = Curator(opened, metadata, config)
-        _show_sample(curator.sample(encoder), config, as_json=json)
+        _show_sample(curator.sample(encoder), config, classes, as_json=json)
         return
     assert out is not None
     if max_pairs is None:
@@ -158,12 +162,20 @@ def _show_run(run: "Run", *, as_json: bool) -> None:
     print_line(next_step, stderr=True)
 
 
-def _show_sample(sample: "SimilaritySample", config: CurateConfig, *, as_json: bool) -> None:
+def _show_sample(
+    sample: "SimilaritySample",
+    config: CurateConfig,
+    classes: "ClassList | None",
+    *,
+    as_json: bool,
+) -> None:
     from cit_curate.curation.threshold import THRESHOLDS
 
     if as_json:
         print_json(
             {
+                "metadata": classes.name if classes else None,
+                "num_entries": len(classes.entries) if classes else 0,
                 "captions": len(sample.similarity),
                 "quantiles": {f"{at:g}": value for at, value in sample.quantiles().items()},
                 "pass_ratio": {f"{at:.2f}": sample.pass_ratio(at) for at in THRESHOLDS},

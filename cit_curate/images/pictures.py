@@ -3,6 +3,7 @@
 This module imports no Arrow, which halves the start-up time of the decoder processes.
 """
 
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from cit_curate.images.rejected import ImageRejected
+from cit_curate.images.suffixes import ALLOWED_FORMATS
 
 ImageSuffix = Literal["jpg", "png", "webp", "gif", "bmp"]
 AnyFormat = ImageSuffix | Literal["tiff", "avif"]
@@ -55,6 +57,9 @@ _PARSE_ERRORS = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
+
+# Any marker of a JPEG but the restarts within a scan; 0xFF 0x00 is a byte of a scan.
+_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 
 _ORIENTATION_TAG = 0x0112
 _TURNS = {
@@ -97,8 +102,7 @@ def image_suffix(data: bytes) -> ImageSuffix:
     if not data:
         raise ImageRejected("undecodable_image", "the file is empty")
     raise ImageRejected(
-        "format_not_allowed",
-        f"it starts with {data[:8]!r}; allowed are JPEG, PNG, WebP, GIF and BMP",
+        "format_not_allowed", f"it starts with {data[:8]!r}; allowed are {ALLOWED_FORMATS}"
     )
 
 
@@ -241,9 +245,26 @@ def _is_cut(data: bytes, suffix: AnyFormat) -> bool:
     if suffix == "jpg":
         # A scan without an end after it. Searching for the last scan would go over all of it.
         end = data.rfind(b"\xff\xd9")
-        return data.find(b"\xff\xda", end + 1) >= 0
+        return data.find(b"\xff\xda", end + 1) >= 0 and not _jpeg_ends(data)
     if suffix == "webp":
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
+    return False
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Whether the first image of a JPEG has its end, marker by marker.
+
+    Phones append a film to a picture ("motion photo"), whose bytes may look like markers.
+    Source: ITU-T T.81, annex B.
+    """
+    position = 2
+    while (marker := _MARKER.search(data, position)) is not None:
+        position = marker.end()
+        if marker[1] == b"\xd9":
+            return True
+        # Behind the header of a scan, the search goes on through its data.
+        if marker[1] != b"\xd8":
+            position += int.from_bytes(data[position : position + 2], "big")
     return False
 
 

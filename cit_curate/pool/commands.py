@@ -58,6 +58,7 @@ def build(
     subset: Path | None = None,
     reference_empty_tags: bool = False,
     max_reject_ratio: float = MAX_REJECT_RATIO,
+    allow_missing_images: bool = False,
     overwrite: bool = False,
     peek: bool = False,
     json: bool = False,
@@ -103,6 +104,7 @@ def build(
         subset: YFCC15M: yfcc100m_subset_data.tsv, the list of its images.
         reference_empty_tags: YFCC: keep the tag text "," of images without tags, as CiT did.
         max_reject_ratio: Largest share of malformed rows.
+        allow_missing_images: Build the pool even if none of a source's images is there (yet).
         overwrite: Replace an existing pool.
         peek: Show how the sources would be read, from their beginnings, and build nothing.
         json: Print one JSON document instead of a summary.
@@ -177,6 +179,7 @@ def build(
             engine=engine,
             name=name or None,
             max_reject_ratio=max_reject_ratio,
+            allow_missing_images=allow_missing_images,
             overwrite=overwrite,
             progress=progress,
         )

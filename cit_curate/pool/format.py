@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from cit_curate.arrow_numpy import numpy_of
 from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.records import Bool
 from cit_curate.storage.durable import FileEntry, file_entry, read_json, write_sealed
 
 FORMAT_VERSION = 1
@@ -45,6 +48,13 @@ REJECT_SCHEMA = pa.schema(
 def pair_schema(extra_types: Mapping[str, pa.DataType]) -> pa.Schema:
     """The schema of the parts: the pool's own columns, then the carried ones."""
     return pa.schema([*PAIR_FIELDS, *(pa.field(name, kind) for name, kind in extra_types.items())])
+
+
+def names_image_file(uris: pa.Array | pa.ChunkedArray) -> Bool:
+    """Whether each image uri names a file, rather than nothing or a web address: bool [uris]."""
+    is_web = pc.or_(pc.starts_with(uris, "http://"), pc.starts_with(uris, "https://"))
+    is_file: Bool = (numpy_of(pc.binary_length(uris)) > 0) & ~numpy_of(is_web)
+    return is_file
 
 
 def group_rows(num_pairs: int) -> int:

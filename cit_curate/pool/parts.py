@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cit_curate.arrow_numpy import numpy_of
-from cit_curate.pool.format import PART_ROWS, REJECT_SCHEMA, Part
+from cit_curate.arrow_numpy import arrow_of, numpy_of
+from cit_curate.pool.format import PART_ROWS, REJECT_SCHEMA, Part, names_image_file
 from cit_curate.records import Int64
 from cit_curate.storage.durable import FileEntry, atomic_file, describe_file
 
@@ -27,21 +27,33 @@ NO_STATISTICS = {"text_key", "caption", "image_uri", "source", "caption_hash", "
 
 @dataclass
 class PartsWritten:
-    """The parts written so far, and their counts."""
+    """The parts written so far, and their counts.
+
+    Attributes:
+        with_image: Pairs that name an image file, by their source.
+        respelled: Image paths that were changed to their spelling on disk, by their source.
+    """
 
     parts: list[Part] = field(default_factory=list)
     num_pairs: int = 0
     num_images: int = 0
-    num_with_image: int = 0
+    with_image: Counter[str] = field(default_factory=Counter)
     text_keys: Counter[str] = field(default_factory=Counter)
+    respelled: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def num_with_image(self) -> int:
+        """Pairs that name an image file."""
+        return self.with_image.total()
 
     def add(self, other: "PartsWritten") -> None:
         """Add the parts that another writer wrote after these."""
         self.parts += other.parts
         self.num_pairs += other.num_pairs
         self.num_images += other.num_images
-        self.num_with_image += other.num_with_image
+        self.with_image.update(other.with_image)
         self.text_keys.update(other.text_keys)
+        self.respelled.update(other.respelled)
 
 
 def image_starts(image_ids: pa.ChunkedArray | pa.Array) -> Int64:
@@ -195,9 +207,10 @@ def write_rejects(tables: Iterable[pa.Table], folder: Path) -> tuple[FileEntry, 
 def _count(written: PartsWritten, group: pa.Table, images: int) -> None:
     written.num_pairs += group.num_rows
     written.num_images += images
-    uris = group["image_uri"]
-    is_web = pc.or_(pc.starts_with(uris, "http://"), pc.starts_with(uris, "https://"))
-    lengths = numpy_of(pc.binary_length(uris))
-    written.num_with_image += int(np.count_nonzero((lengths > 0) & ~numpy_of(is_web)))
-    for count in pc.value_counts(group["text_key"].combine_chunks()):
-        written.text_keys[count["values"].as_py()] += count["counts"].as_py()
+    with_image = group["source"].filter(arrow_of(names_image_file(group["image_uri"])))
+    for counter, values in (
+        (written.with_image, with_image),
+        (written.text_keys, group["text_key"]),
+    ):
+        for count in pc.value_counts(values.combine_chunks()):
+            counter[count["values"].as_py()] += count["counts"].as_py()

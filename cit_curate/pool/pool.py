@@ -66,6 +66,7 @@ class Pool:
         clean: Cleaning = "none",
         name: str | None = None,
         max_reject_ratio: float = MAX_REJECT_RATIO,
+        allow_missing_images: bool = False,
         engine: EngineConfig = IN_PROCESS,
         overwrite: bool = False,
         progress: "Progress | None" = None,
@@ -88,6 +89,7 @@ class Pool:
             clean=clean,
             name=name,
             max_reject_ratio=max_reject_ratio,
+            allow_missing_images=allow_missing_images,
             engine=engine,
             overwrite=overwrite,
             progress=progress or (lambda what, rows: None),
@@ -156,8 +158,15 @@ class Pool:
 
     @property
     def has_images(self) -> bool:
-        """True if some pair names an image file; web addresses do not count."""
-        return self.manifest.num_with_image > 0
+        """True if some pair names an image file; web addresses do not count.
+
+        That includes a pool whose images were not there when it was built.
+        """
+        if self.manifest.num_with_image or self.is_remote:
+            return self.manifest.num_with_image > 0
+        from cit_curate.pool.build.report import read_build_report
+
+        return read_build_report(self.path).counts.get("num_images_tried", 0) > 0
 
     def num_web_images(self) -> int:
         """The number of images that are web addresses, counted in the parts.

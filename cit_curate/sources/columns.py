@@ -10,6 +10,8 @@ from cit_curate.carried import sql_name
 from cit_curate.errors import ConfigError
 from cit_curate.records import PAIR_COLUMNS, TOKENS, text_key_of
 
+# The text keys of a caption column with lists, which readers make up.
+LIST_KEY = "__list_key__"
 # The names that an extra column may not have in the pool, and whose they are.
 RESERVED_COLUMNS = {
     **dict.fromkeys((*PAIR_COLUMNS, "caption_hash", "text_fixed"), "the pool's own column"),
@@ -17,7 +19,7 @@ RESERVED_COLUMNS = {
     **dict.fromkeys(("num_pairs", "text_keys"), "a column of the view images of the pool"),
     "row": "a column of the view rejects of the pool",
     **dict.fromkeys(("filename", "file_index", "file_row_number", "rowid"), "DuckDB's column"),
-    **dict.fromkeys((TOKENS, "__row__", "__reason__", "__detail__"), "a column that cit adds"),
+    TOKENS: "a column that cit adds",
 }
 
 
@@ -26,16 +28,17 @@ class Columns:
     """The columns of a table that a pool is made from.
 
     A *wide* table has a row per image and a column per text (`text`); a *long* one has a row per
-    text (`caption`, and `text_key`, without which every row's key is the caption column's name).
+    text (`caption`, and `text_key`, without which every row's key is the caption column's name, and
+    that of a list of texts is `caption`).
 
     Attributes:
         image_id: The column of image ids; None = the ids `{source}/{row}`, the row from 0 with 8
             digits.
         image: The column of image paths or URLs; None for a pool without images.
         text: Wide: the text columns. Each cell that is not empty becomes a pair, whose text key is
-            the column's name.
+            the column's name. A cell may be a list of texts.
         text_key: Long: the column of text keys.
-        caption: Long: the column of texts.
+        caption: Long: the column of texts, or of lists of texts.
         extra: Further columns to copy into the pool unchanged.
         extra_names: The names of these columns in the pool; empty = their own.
 
@@ -88,6 +91,22 @@ class Columns:
         """Every column that is read as text, each once."""
         chosen = (self.image_id, self.image, self.text_key, self.caption, *self.text)
         return tuple(dict.fromkeys(name for name in chosen if name))
+
+    def may_be_list(self, name: str) -> bool:
+        """Whether a cell of a column may be a list of texts: of one that is read as text alone."""
+        others = (self.image_id, self.image, self.text_key)
+        return name in (self.caption, *self.text) and name not in others
+
+    def with_list_key(self) -> "Columns":
+        """The columns, with the text key column `LIST_KEY` where captions have no other."""
+        if not self.caption or self.text_key:
+            return self
+        return replace(self, text_key=LIST_KEY)
+
+    def list_key(self, *, is_list: bool) -> str:
+        """The cell of `LIST_KEY` for a caption, or for a list of captions."""
+        assert self.caption is not None
+        return "caption" if is_list else _text_key(self.caption)
 
     def found_in(self, existing: Sequence[str], where: object, advice: str = "") -> "Columns":
         """The columns, with `image_id` None if the table has none and none was named.
@@ -152,7 +171,10 @@ def _check_extra(stored_names: Mapping[str, str]) -> None:
     taken: dict[str, str] = {}
     for column, name in stored_names.items():
         key = sql_name(name)
-        if owner := RESERVED_COLUMNS.get(key):
+        owner = RESERVED_COLUMNS.get(key)
+        if key.startswith("__") and key.endswith("__"):
+            owner = "a form that only cit's own columns have"
+        if owner:
             clash = f"{key!r} is {owner}"
         elif key in taken:
             clash = f"column {taken[key]!r} is stored by that name, too"
@@ -163,6 +185,18 @@ def _check_extra(stored_names: Mapping[str, str]) -> None:
             f"--extra {column}: {clash}, and SQL does not tell case apart; to store it by another "
             f"name: --extra {column}=own_{key}"
         )
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether each cell of a column is a list of values."""
+    types = pa.types
+    return bool(
+        types.is_list(kind)
+        or types.is_large_list(kind)
+        or types.is_fixed_size_list(kind)
+        or types.is_list_view(kind)
+        or types.is_large_list_view(kind)
+    )
 
 
 def column_kind(kind: pa.DataType) -> str:

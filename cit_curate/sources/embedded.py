@@ -20,6 +20,34 @@ def embedded_columns(schema: pa.Schema) -> list[str]:
     return [field.name for field in schema if is_embedded(field.type)]
 
 
+def several_images(schema: pa.Schema, image: str | None) -> str:
+    """A sentence on columns with lists of images, of which a pair cannot have one; "" for none.
+
+    Args:
+        schema: The columns of a table.
+        image: The image column; None = every column with lists of image bytes is one.
+    """
+    names = [
+        field.name
+        for field in schema
+        if is_list(field.type)
+        and (field.name == image if image else is_embedded(field.type.value_type))
+    ]
+    if not names:
+        return ""
+    return (
+        f"the column {names[0]!r} holds several images a row, which is not supported: a pair has "
+        "one image; write a row for each"
+    )
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """True for a column of lists."""
+    return bool(
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+
+
 def embedded_uris(
     cells: pa.Array,
     scheme: Literal["arrow", "parquet"],

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.sources.columns import Columns
-from cit_curate.sources.embedded import embedded_columns, embedded_uris, is_embedded
+from cit_curate.sources.embedded import embedded_columns, embedded_uris, is_embedded, several_images
+from cit_curate.sources.folders.metadata import names_images
 from cit_curate.sources.parquet import (
     check_types,
     damaged_source,
@@ -57,7 +58,7 @@ def dataset_sources(path: Path) -> list[Path]:
 def is_dataset(path: Path) -> bool:
     """True for a folder that `save_to_disk` made, or a snapshot with Parquet files in `data/`."""
     saved = any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
-    return saved or any(path.glob("data/*.parquet"))
+    return saved or any(not names_images(file) for file in path.glob("data/*.parquet"))
 
 
 def open_huggingface(path: Path, columns: Columns) -> SourceReader:
@@ -78,14 +79,17 @@ def open_huggingface(path: Path, columns: Columns) -> SourceReader:
     files = [] if is_parquet else _arrow_files(path)
     schema = parquet_schema(path) if is_parquet else _schema(files[0])
     columns = _with_image(columns, schema)
+    several = "" if columns.image else several_images(schema, None)
+    notes = (f"{several} (its pairs have no image)",) if several else ()
     if is_parquet:
-        return open_parquet(path, columns)
+        return replace(open_parquet(path, columns), notes=notes)
     columns = columns.found_in(schema.names, path)
-    check_types(path, columns, schema)
+    columns = check_types(path, columns, schema)
     return SourceReader(
         columns=columns,
         extra_types={name: schema.field(name).type for name in columns.extra},
         read=lambda: _read(files, columns, schema),
+        notes=notes,
     )
 
 

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.images.uri import cell_uri
-from cit_curate.sources.columns import Columns, column_kind
-from cit_curate.sources.embedded import embedded_uris, is_embedded
+from cit_curate.sources.columns import LIST_KEY, Columns, column_kind, is_list
+from cit_curate.sources.embedded import embedded_uris, is_embedded, several_images
 from cit_curate.sources.rows import (
     ROWS_PER_BATCH,
     SourceReader,
@@ -37,7 +37,7 @@ def open_parquet(path: Path, columns: Columns) -> SourceReader:
     """
     schema = parquet_schema(path)
     columns = columns.found_in(schema.names, path)
-    check_types(path, columns, schema)
+    columns = check_types(path, columns, schema)
     return SourceReader(
         columns=columns,
         extra_types={name: schema.field(name).type for name in columns.extra},
@@ -72,8 +72,8 @@ def first_parquet_rows(path: Path, num_rows: int) -> pa.RecordBatch:
         raise damaged_source(path, error) from error
 
 
-def check_types(path: Path, columns: Columns, schema: pa.Schema) -> None:
-    """Raise unless each chosen column that a table has holds text, ids or images.
+def check_types(path: Path, columns: Columns, schema: pa.Schema) -> Columns:
+    """The columns, if each that a table has holds text, ids or images; for lists, `LIST_KEY` too.
 
     Raises:
         ConfigError: A column has another type. The message names the column, its type and the
@@ -83,20 +83,28 @@ def check_types(path: Path, columns: Columns, schema: pa.Schema) -> None:
     for name in columns.names:
         if name not in schema.names:
             continue
-        kind = schema.field(name).type
+        kind = single = schema.field(name).type
         if name not in as_text and is_embedded(kind):
             continue
+        if name == columns.image and (problem := several_images(schema, name)):
+            raise ConfigError(f"{path}: {problem}")
         wanted, allowed = "text", {"text", "null"}
         if name == columns.image_id:
             wanted, allowed = "text or whole numbers", {"text", "null", "whole number"}
-        if column_kind(kind) not in allowed:
+        elif columns.may_be_list(name):
+            wanted, single = "text or lists of text", kind.value_type if is_list(kind) else kind
+        if column_kind(single) not in allowed:
             raise ConfigError(f"{path}: column {name!r} is {kind}, but must hold {wanted}")
+    has_lists = columns.caption and is_list(schema.field(columns.caption).type)
+    return columns.with_list_key() if has_lists else columns
 
 
 def _read(path: Path, columns: Columns, schema: pa.Schema) -> Iterator[SourceRows]:
     image = columns.image
     embedded = image if image and is_embedded(schema.field(image).type) else None
-    names = list(dict.fromkeys((*columns.names, *columns.extra)))
+    names = [
+        name for name in dict.fromkeys((*columns.names, *columns.extra)) if name in schema.names
+    ]
     record = 0
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
@@ -138,14 +146,19 @@ def rows_of_batch(
         num_records=batch.num_rows,
         records=records,
         lines=records + 1,
-        cells={
-            name: cells_of(uris)
-            if name == columns.image and uris is not None
-            else column_cells(batch.column(name))
-            for name in columns.names
-        },
+        cells={name: _cells(batch, columns, name, uris) for name in columns.names},
         extra={name: carried_column(batch.column(name), name) for name in columns.extra},
     )
+
+
+def _cells(
+    batch: pa.RecordBatch, columns: Columns, name: str, uris: Sequence[str | None] | None
+) -> pa.Array:
+    if name == columns.image and uris is not None:
+        return cells_of(uris)
+    if name == LIST_KEY:
+        return cells_of([columns.list_key(is_list=True)] * batch.num_rows)
+    return column_cells(batch.column(name))
 
 
 @dataclass(frozen=True)

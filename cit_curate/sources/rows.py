@@ -7,19 +7,20 @@ cleans, or it yields `RawPairs` where it has a faster way of its own.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cit_curate.arrow_numpy import arrow_of, numpy_of
 from cit_curate.captions import replace_bad_text
 from cit_curate.carried import NotCarriedError, carried
 from cit_curate.errors import ConfigError
-from cit_curate.records import Int64
-from cit_curate.sources.columns import Columns, column_kind
+from cit_curate.records import Bool, Int64
+from cit_curate.sources.columns import Columns, column_kind, is_list
 
 ROWS_PER_BATCH = 8192
 
@@ -27,6 +28,9 @@ ROWS_PER_BATCH = 8192
 MALFORMED = frozenset(
     {"bad_row", "column_count", "bad_image_id", "bad_text_key", "bad_image_path", "path_escapes"}
 )
+
+Cell = str | None | Sequence[str | None]
+"""The text of a cell, or its list of texts; None for none."""
 
 # A name that no column of a user has.
 ROW = "__row__"
@@ -54,6 +58,8 @@ class Reject:
         detail: The facts that a person needs to find and fix the record.
         record: The number of the record in its source, from 0. Consecutive ones are "in a row".
         num_lines: The lines of the record, in a text file.
+        is_tolerated: Whether it is no damage although its reason is one, such as a link in a folder
+            that leads outside.
     """
 
     row: int
@@ -61,6 +67,12 @@ class Reject:
     detail: str
     record: int
     num_lines: int = 1
+    is_tolerated: bool = False
+
+    @property
+    def is_malformed(self) -> bool:
+        """Whether it counts against the reject limit."""
+        return self.reason in MALFORMED and not self.is_tolerated
 
 
 def moved_reject(reject: Reject, num_lines: int, num_records: int) -> Reject:
@@ -111,6 +123,7 @@ class Problem:
     reason: str
     detail: str
     num_lines: int = 1
+    is_tolerated: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,7 +134,10 @@ class SourceRows:
         num_records: The number of records read, including those in `rejects`.
         records: int64 [rows], the number of each row's record in the source, from 0.
         lines: int64 [rows], the number of each row for people, as in `Reject.row`.
-        cells: The cells (`cells_of`) of each column in `Columns.names`.
+        cells: The cells (`cells_of`) of each column in `Columns.names`. A column of texts may
+            consist of lists instead: large_list of such cells.
+        names: The cells of names, as of a file, that are the image ids of rows; "" for a row that
+            has an id of its own. None = all have.
         extra: The columns of `Columns.extra`.
         rejects: The records that could not be read as a row.
         log: What else there is to tell.
@@ -131,6 +147,7 @@ class SourceRows:
     records: Int64
     lines: Int64
     cells: dict[str, pa.Array]
+    names: pa.Array | None = None
     extra: dict[str, pa.Array] = field(default_factory=dict)
     rejects: list[Reject] = field(default_factory=list)
     log: ReadLog = field(default_factory=ReadLog)
@@ -143,11 +160,13 @@ class RawPairs:
     Attributes:
         num_records: The number of records read.
         rows: `ROW_FIELDS`, then the extra columns: each row of the source with its texts, possibly
-            none.
+            none, or several of one key.
         rejects: The records that make no pair, in order.
         num_lines: The number of lines read, where rows and records are counted from the start of a
             range; else 0.
         log: What else there is to tell.
+        is_named: bool [rows], whether the image id is a name, as of a file; None = none is.
+        repeats_key: Whether a row has several texts of one key.
     """
 
     num_records: int
@@ -155,6 +174,8 @@ class RawPairs:
     rejects: list[Reject]
     num_lines: int = 0
     log: ReadLog = field(default_factory=ReadLog)
+    is_named: Bool | None = None
+    repeats_key: bool = False
 
     @property
     def pairs(self) -> pa.Table:
@@ -207,27 +228,30 @@ class SourceReader:
 
 
 def batches_of(
-    records: Iterator[tuple[int, Sequence[str | None] | Problem]],
+    records: Iterator[tuple[int, Sequence[Cell] | Problem]],
     columns: Columns,
     log: ReadLog | None = None,
+    *,
+    has_names: bool = False,
 ) -> Iterator[SourceRows]:
     """The rows of a reader that reads record by record, `ROWS_PER_BATCH` records at a time.
 
     Args:
         records: The number of each record as in `Reject.row`, and its cells: those of
-            `Columns.names`, then those of `Columns.extra`.
+            `Columns.names`, then those of `Columns.extra`, then its name if they have names.
         columns: The columns of the cells.
         log: The log that the reader writes while it reads.
+        has_names: Whether the last cell of each record is one of `SourceRows.names`.
     """
     first = 0
     log = log or ReadLog()
     while True:
         batch = list(islice(records, ROWS_PER_BATCH))
         # What is logged behind the last record comes with a batch of none.
-        if not batch and not log.counts:
+        if not batch and not (log.counts or log.notes):
             return
         rejects = [
-            Reject(line, cells.reason, cells.detail, number, cells.num_lines)
+            Reject(line, cells.reason, cells.detail, number, cells.num_lines, cells.is_tolerated)
             for number, (line, cells) in enumerate(batch, first)
             if isinstance(cells, Problem)
         ]
@@ -235,19 +259,36 @@ def batches_of(
         if rejects:
             numbers = np.delete(numbers, [reject.record - first for reject in rejects])
             batch = [record for record in batch if not isinstance(record[1], Problem)]
-        names = (*columns.names, *columns.extra)
-        by_column = list(zip(*(cells for _, cells in batch), strict=True)) or [()] * len(names)
+        num_columns = len(columns.names) + len(columns.extra) + has_names
+        by_column: list[tuple[Any, ...]] = list(zip(*(cells for _, cells in batch), strict=True))
+        by_column = by_column or [()] * num_columns
+        names = cells_of(by_column.pop()) if has_names else None
         num_names = len(columns.names)
         yield SourceRows(
             num_records=len(numbers) + len(rejects),
             records=numbers,
             lines=np.fromiter((line for line, _ in batch), np.int64, len(batch)),
-            cells=dict(zip(columns.names, map(cells_of, by_column[:num_names]), strict=True)),
+            cells=dict(zip(columns.names, map(_cells, by_column[:num_names]), strict=True)),
+            names=names,
             extra=dict(zip(columns.extra, map(mended_texts, by_column[num_names:]), strict=True)),
             rejects=rejects,
             log=log.taken(),
         )
         first += len(numbers) + len(rejects)
+
+
+def _cells(values: Sequence[Cell]) -> pa.Array:
+    """The cells of a column: `cells_of` its texts, or of each row's list of texts if it has any."""
+    if list not in set(map(type, values)):
+        return cells_of(cast(Sequence[str | None], values))
+    lists = [value if isinstance(value, list) else [cast(str | None, value)] for value in values]
+    return lists_of(cells_of(list(chain.from_iterable(lists))), list(map(len, lists)))
+
+
+def lists_of(cells: pa.Array, lengths: Sequence[int] | Int64) -> pa.Array:
+    """Consecutive cells as large_list, of which each row has so many."""
+    ends = np.cumsum(np.concatenate([[0], lengths]), dtype=np.int64)
+    return pa.LargeListArray.from_arrays(arrow_of(ends), cells)
 
 
 def cells_of(texts: Sequence[str | None]) -> pa.Array:
@@ -280,7 +321,10 @@ def mended_texts(texts: Sequence[str | None]) -> pa.Array:
 
 
 def column_cells(values: pa.Array) -> pa.Array:
-    """The cells (`cells_of`) of a column of text or whole numbers."""
+    """The cells (`cells_of`) of a column of text or whole numbers, or of lists of text."""
+    if is_list(values.type):
+        lengths = np.bincount(numpy_of(pc.list_parent_indices(values)), minlength=len(values))
+        return lists_of(column_cells(pc.list_flatten(values)), lengths)
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     if column_kind(values.type) == "text" and (texts := _decoded(values)) is not None:

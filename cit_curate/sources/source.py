@@ -15,7 +15,8 @@ from cit_curate.config import READ_AS_FOUND, Format, ReadConfig, SourceFormat, Y
 from cit_curate.errors import ConfigError
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.embedded import embedded_columns
-from cit_curate.sources.folder import open_folder
+from cit_curate.sources.folders.folder import open_folder
+from cit_curate.sources.folders.metadata import names_images
 from cit_curate.sources.huggingface import dataset_sources, is_dataset, open_huggingface
 from cit_curate.sources.parquet import open_parquet, parquet_schema
 from cit_curate.sources.remote_sources import held_copies
@@ -82,8 +83,9 @@ def find_sources(
         format: `auto` goes by a file's suffix. A folder is a Hugging Face dataset if
             `save_to_disk` made it or it has `data/*.parquet`, a WebDataset if it holds tars,
             Parquet if it holds `*.parquet`, else images.
-        image_root: The folder that image paths start from; default the table's own folder, or the
-            image folder. The images of a WebDataset are always in its tars.
+        image_root: The folder that image paths start from and must stay inside; default the
+            table's own folder, or the image folder. The images of a WebDataset are always in its
+            tars.
         reading: How to read the sources.
 
     Raises:
@@ -110,7 +112,7 @@ def find_sources(
             while name in names:
                 name, number = f"{plain}#{number}", number + 1
             names.add(name)
-            is_own = image_root is None or kind in ("folder", "webdataset")
+            is_own = image_root is None or kind == "webdataset"
             if is_own or image_root is None:
                 url = held.get(file, "")
                 root = _own_root(file, kind).resolve()
@@ -154,9 +156,9 @@ def open_source(source: Source, columns: Columns) -> SourceReader:
 
 
 def _open_folder(source: Source, columns: Columns) -> SourceReader:
-    if columns.extra:
-        raise ConfigError(f"{source.path} is a folder of images; it has no columns for --extra")
-    return open_folder(source.path)
+    # What is in a store has no links that lead outside.
+    root = None if source.root_url else source.image_root
+    return open_folder(source.path, columns, root=root, reading=source.reading)
 
 
 def _open_yfcc(source: Source, columns: Columns) -> SourceReader:
@@ -170,7 +172,9 @@ READERS: Mapping[str, Callable[[Source, Columns], SourceReader]] = {
     "tsv": lambda source, columns: open_table(source.path, columns, "tsv", source.reading),
     "jsonl": lambda source, columns: open_jsonl(source.path, columns, source.reading.encoding),
     "parquet": lambda source, columns: open_parquet(source.path, columns),
-    "webdataset": lambda source, columns: open_webdataset(source.path, columns),
+    "webdataset": lambda source, columns: open_webdataset(
+        source.path, columns, source.reading.encoding
+    ),
     "huggingface": lambda source, columns: open_huggingface(source.path, columns),
     "folder": _open_folder,
     "yfcc15m": _open_yfcc,
@@ -255,7 +259,8 @@ def _folder_format(path: Path) -> SourceFormat:
         return "huggingface"
     if any(path.glob("*.tar")) or _compressed_tars(path):
         return "webdataset"
-    return "parquet" if any(path.glob("*.parquet")) else "folder"
+    parquet = path.glob("*.parquet")
+    return "parquet" if any(not names_images(file) for file in parquet) else "folder"
 
 
 def _file_format(path: Path) -> SourceFormat:

@@ -14,17 +14,20 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 
 from cit_curate.captions import MAX_RAW_CHARS, shown_text
+from cit_curate.encodings import checked_encoding, decoded
 from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.images.suffixes import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES, not_allowed
 from cit_curate.images.uri import tar_uri
 from cit_curate.sources.columns import Columns
-from cit_curate.sources.rows import Problem, SourceReader, batches_of
-from cit_curate.sources.text.jsonl import FieldError, extra_texts, field_text, parse_object
+from cit_curate.sources.rows import Cell, Problem, SourceReader, batches_of
+from cit_curate.sources.text.jsonl import FieldError, extra_texts, field_cell, parse_object
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".tar.lz4")
 KEY_COLUMN = "__key__"
 _IMAGE_COLUMN = "__image__"
 MAX_JSON_BYTES = 1 << 20
+# A letter of a text has at most 4 bytes.
+_MAX_RAW_BYTES = 4 * MAX_RAW_CHARS
 # The limit of one read of a header (names and the like), whatever size the tar claims.
 MAX_HEADER_BYTES = 1 << 20
 
@@ -46,16 +49,17 @@ class _Sample:
     problem: str = ""
 
 
-def open_webdataset(path: Path, columns: Columns) -> SourceReader:
+def open_webdataset(path: Path, columns: Columns, encoding: str = "") -> SourceReader:
     """Open an uncompressed tar of samples; image bytes are not copied.
 
     The column `caption` is the `.txt` member, or else the `.json`'s field `caption`. The column
     `__key__` is the sample's key. Every other column is a field of the `.json`. By default,
     `caption` is the text, the image id is the `.json`'s `image_id` or else the key, and the text
-    key is the `.json`'s `text_key` or else `caption`. Other members are not opened.
+    key is the `.json`'s `text_key` or else `caption`. Other members are not opened. A text is in
+    the given encoding, or in that of its byte order mark, else in UTF-8.
 
     Raises:
-        ConfigError: The tar is compressed, or an image column is chosen.
+        ConfigError: The tar is compressed, an image column is chosen, or the encoding is unknown.
     """
     if path.name.lower().endswith(COMPRESSED_SUFFIXES):
         raise ConfigError(
@@ -67,20 +71,24 @@ def open_webdataset(path: Path, columns: Columns) -> SourceReader:
     has_text_columns = bool(columns.text or columns.caption)
     if not has_text_columns:
         columns = replace(columns, text_key="text_key", caption="caption")
-    columns = replace(columns, image=_IMAGE_COLUMN)
+    columns = replace(columns, image=_IMAGE_COLUMN).with_list_key()
+    encoding = checked_encoding(encoding) if encoding else ""
     return SourceReader(
         columns=columns,
         extra_types={name: pa.string() for name in columns.extra},
         read=lambda: batches_of(
-            _records(path, columns, with_default_key=not has_text_columns), columns
+            _records(path, columns, encoding, with_default_key=not has_text_columns),
+            columns,
+            has_names=True,
         ),
+        notes=(f"texts are read as {encoding}",) if encoding else (),
     )
 
 
 def _records(
-    path: Path, columns: Columns, *, with_default_key: bool
-) -> Iterator[tuple[int, Sequence[str | None] | Problem]]:
-    for number, sample in enumerate(_samples(path), 1):
+    path: Path, columns: Columns, encoding: str, *, with_default_key: bool
+) -> Iterator[tuple[int, Sequence[Cell] | Problem]]:
+    for number, sample in enumerate(_samples(path, encoding), 1):
         try:
             texts = _texts(sample, columns)
         except FieldError as error:
@@ -91,12 +99,14 @@ def _records(
             continue
         if with_default_key and not texts["text_key"]:
             texts["text_key"] = "caption"
-        yield number, [*texts.values(), *extra_texts(sample.fields, columns)]
+        own_id = columns.image_id != KEY_COLUMN and texts.get(columns.image_id or "")
+        name = sample.key if not own_id and columns.image_id in ("image_id", KEY_COLUMN) else None
+        yield number, [*texts.values(), *extra_texts(sample.fields, columns), name]
 
 
-def _texts(sample: _Sample, columns: Columns) -> dict[str, str | None]:
-    """The text of each column."""
-    texts: dict[str, str | None] = {}
+def _texts(sample: _Sample, columns: Columns) -> dict[str, Cell]:
+    """The text of each column, or its list of texts."""
+    texts: dict[str, Cell] = {}
     for name in columns.names:
         if name == columns.image:
             texts[name] = sample.images[0] if sample.images else None
@@ -105,20 +115,21 @@ def _texts(sample: _Sample, columns: Columns) -> dict[str, str | None]:
         elif name == "caption" and sample.caption is not None:
             texts[name] = sample.caption
         else:
-            texts[name] = field_text(sample.fields, name, columns)
-    if columns.image_id == "image_id" and not texts["image_id"]:
-        texts["image_id"] = sample.key
+            texts[name] = field_cell(sample.fields, name, columns)
     return texts
 
 
 def _problem(sample: _Sample, problem: str) -> Problem:
     if problem:
         return Problem("bad_row", f"sample {shown_text(sample.key)}: {problem}")
+    others = [suffix for suffix in sample.suffixes if f".{suffix}" in OTHER_IMAGE_SUFFIXES]
+    if others:
+        return Problem("format_not_allowed", not_allowed(f"{sample.key}.{others[0]}"))
     has = ", ".join(sample.suffixes)
     return Problem("text_without_image", f"sample {shown_text(sample.key)} has only {has[:200]!a}")
 
 
-def _samples(path: Path) -> Iterator[_Sample]:
+def _samples(path: Path, encoding: str) -> Iterator[_Sample]:
     """Runs of members with one key; a key that occurs again is a problem of the later run."""
     sample: _Sample | None = None
     seen: set[str] = set()
@@ -137,7 +148,7 @@ def _samples(path: Path) -> Iterator[_Sample]:
                         "with --sort=name)"
                     )
                 seen.add(key)
-            _add(sample, suffix, info, stream, path)
+            _add(sample, suffix, info, stream, path, encoding)
     if sample is not None:
         yield sample
 
@@ -147,11 +158,18 @@ def _key_and_suffix(name: str) -> tuple[str, str]:
     return (match[1], match[2].lower()) if match else ("", "")
 
 
-def _add(sample: _Sample, suffix: str, info: tarfile.TarInfo, stream: BinaryIO, path: Path) -> None:
+def _add(
+    sample: _Sample,
+    suffix: str,
+    info: tarfile.TarInfo,
+    stream: BinaryIO,
+    path: Path,
+    encoding: str,
+) -> None:
     """Add one member to its sample; only `.txt` and `.json` are read."""
     repeated = suffix in sample.suffixes
     sample.suffixes.append(suffix)
-    if suffix not in (*IMAGE_SUFFIXES, "txt", "json") or sample.problem:
+    if f".{suffix}" not in IMAGE_SUFFIXES | {".txt", ".json"} or sample.problem:
         return
     if repeated:
         sample.problem = f"it has two .{suffix} members"
@@ -159,15 +177,16 @@ def _add(sample: _Sample, suffix: str, info: tarfile.TarInfo, stream: BinaryIO, 
         sample.problem = f"its .{suffix} is a link, a device or sparse; only plain files are read"
     elif suffix == "txt":
         stream.seek(info.offset_data)
-        raw = stream.read(min(info.size, MAX_RAW_CHARS))
-        sample.caption = raw.decode("utf-8-sig", errors="surrogateescape").strip()
+        raw = stream.read(min(info.size, _MAX_RAW_BYTES))
+        text = decoded(raw, encoding, f"{path}, member {info.name!a},")
+        sample.caption = text[:MAX_RAW_CHARS].strip()
     elif suffix == "json":
         stream.seek(info.offset_data)
         try:
             if info.size > MAX_JSON_BYTES:
                 raise FieldError(f"{info.size:,} bytes, more than {MAX_JSON_BYTES:,}")
             sample.fields = parse_object(
-                stream.read(info.size).decode("utf-8-sig", errors="surrogateescape")
+                decoded(stream.read(info.size), encoding, f"{path}, member {info.name!a},")
             )
         except FieldError as error:
             sample.problem = f"its .json is {error}"

@@ -189,7 +189,7 @@ def name_by_list(
         return dataclasses.replace(
             source, labels=targets, names=named.classes, naming=named.naming, notes=notes
         )
-    entries = read_class_list(path, flags)
+    entries = read_class_list(path, flags).entries
     low, high = int(source.labels.min()), int(source.labels.max())
     first = 1 if low >= 1 and high == len(entries) else 0
     if low < 0 or high - first >= len(entries):

@@ -14,7 +14,7 @@ from transformers import VisionTextDualEncoderModel
 from cit_curate.errors import NotFiniteError
 from cit_curate.images.decoders import decoders
 from cit_curate.images.read import ImageRejected, read_image_bytes
-from cit_curate.sources.folder import IMAGE_SUFFIXES
+from cit_curate.images.suffixes import IMAGE_SUFFIXES
 from cit_train.evaluation.class_mapping import ClassLabels
 from cit_train.evaluation.pooled_images import RejectedImage
 from cit_train.evaluation.readers.folder_layout import images_below

@@ -71,6 +71,13 @@ class Session:
     mid_step: MidStep | None
 
     @property
+    def class_notes(self) -> tuple[str, ...]:
+        """The lines that say which classes were read, to curate for and to evaluate on."""
+        lists = self.curator.classes
+        notes = self.evaluator.images.notes if self.evaluator is not None else ()
+        return (*(lists.lines if lists is not None else ()), *notes)
+
+    @property
     def stop(self) -> StopSignals:
         """The stop signals that this rank has received."""
         return self.world.stop

@@ -195,7 +195,7 @@ def updates(
         stops, saves, is_short = world.any_of(not drawn and not is_short, is_due, is_short)
         if is_short and not stops:
             if not num_done:
-                raise _too_few_images(session, state)
+                raise _too_few_images(writers, session, state)
             num_drawn = num_done * accumulate * len(writers.lanes) + len(drawn)
             _skip_the_rest(batches, writers, session.config.curate.batch_size, num_drawn)
             return
@@ -219,10 +219,10 @@ def _skip_the_rest(
         pass
 
 
-def _too_few_images(session: Session, state: TrainState) -> BadInputError:
-    config = session.config
+def _too_few_images(writers: ShardWriters, session: Session, state: TrainState) -> BadInputError:
+    fewest = min(writers.lanes, key=lambda writer: writer.num_written)
     return BadInputError(
-        f"outer step {state.outer_step} has too few images that can be opened for one update "
-        f"of {config.pairs_per_update} pairs; lower --threshold or --batch-size, and check "
-        f"the pool's image root with: {session.curator.pools.info_commands}"
+        f"outer step {state.outer_step}: {fewest.image_problems}. So there are too few images for "
+        f"one update of {session.config.pairs_per_update} pairs; lower --threshold or "
+        "--batch-size, or bring the images back"
     )

@@ -143,6 +143,11 @@ class ShardWriterThread(threading.Thread):
         # Otherwise the rejects that a stopped run recorded in this outer step.
         self._known_rejects = dict(known_rejects or {})
 
+    @property
+    def image_problems(self) -> str:
+        """A description of the images that could not be opened."""
+        return self._image_limit.message
+
     def run(self) -> None:
         """Write all shards; a failure becomes `error` and a marker that readers see."""
         try:
@@ -315,7 +320,7 @@ class ShardWriterThread(threading.Thread):
             return self.scan.take(1)
         except ShortfallError as error:
             raise ShortfallError(
-                f"{error}. It is short because {self._image_limit.message}",
+                f"{self.image_problems}. So the pairs do not suffice: {error}",
                 best_similarity=error.best_similarity,
                 suggested_threshold=error.suggested_threshold,
             ) from error

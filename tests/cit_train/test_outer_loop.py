@@ -392,3 +392,22 @@ def test_training_order_is_a_permutation_of_the_selection(finished: Path) -> Non
     assert sorted(keys) == sorted(chosen)
     assert keys != chosen
     assert np.unique(keys).size == len(keys)
+
+
+def test_missing_images_come_first_in_the_message_of_a_run_that_lacks_pairs(
+    world: Path, tmp_path: Path
+) -> None:
+    from tiny import make_pool
+
+    pool = make_pool(tmp_path / "data", num_images=12)
+    for path in (tmp_path / "data" / "images").iterdir():
+        path.unlink()
+    config = make_config(world, pool=str(pool), threshold=-1.0, max_passes=1)
+    config = replace_fields(config, batch_size=2, curate_every=2)
+    with pytest.raises(BadInputError, match=r"images cannot be opened.*missing_image") as caught:
+        train(config, tmp_path / "gone")
+    message = str(caught.value)
+    assert message.index("cannot be opened") < message.index("similarity")
+    config = replace_fields(config, on_shortfall="train")
+    with pytest.raises(BadInputError, match=r"cannot be opened.*missing_image.*too few images"):
+        train(config, tmp_path / "short")

@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 
 from cit_curate.arrow_numpy import arrow_of, numpy_of, repeated, strings_of
 from cit_curate.errors import BadInputError, DamagedError
+from cit_curate.pool.build.changes import Changes
 from cit_curate.pool.build.malformed import Counted, count_malformed
-from cit_curate.pool.format import REJECT_SCHEMA
-from cit_curate.records import Int64
+from cit_curate.pool.format import REJECT_SCHEMA, names_image_file
+from cit_curate.records import Bool, Int64
 from cit_curate.sources.rows import (
-    MALFORMED,
     ROW,
     Note,
     RawPairs,
@@ -35,8 +35,13 @@ from cit_curate.storage.durable import append_sha256, atomic_file, read_with_sha
 # Enough captions to tell an encoding from.
 MAX_EXAMPLES = 20
 _SHA256_BYTES = 32
+IS_NAMED = "__named__"
 _REASON, _DETAIL = "__reason__", "__detail__"
-_REJECT_FIELDS = (pa.field(_REASON, pa.string()), pa.field(_DETAIL, pa.string()))
+_OWN_FIELDS = (
+    pa.field(IS_NAMED, pa.bool_()),
+    pa.field(_REASON, pa.string()),
+    pa.field(_DETAIL, pa.string()),
+)
 _SUMMARY = b"summary"
 
 
@@ -76,8 +81,11 @@ class Block:
         num_lines: Lines to add to the row numbers of later blocks.
         num_rows: Rows, those without a text included.
         batch_pairs: Pairs in each batch.
+        batch_images: Rows of each batch that name an image file and have a text.
         ids: First and last image id if the ids rise, shorter ones before longer ones; else None.
         reasons: The number of rejects and the first reject of each reason.
+        has_names: Whether an image id is a name (`RawPairs.is_named`).
+        repeats_key: Whether a row has several texts of one key.
         malformed: The malformed records. Rows and records count from the start of the piece.
         first_row: Lines of earlier blocks.
         counts: See `ReadLog.counts`.
@@ -92,11 +100,14 @@ class Block:
     num_rows: int
     batch_pairs: tuple[int, ...]
     ids: tuple[str, str] | None
+    has_names: bool
+    repeats_key: bool
     reasons: dict[str, tuple[int, Reject]]
     malformed: tuple[Reject, ...]
     first_row: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     notes: dict[str, "Noted"] = field(default_factory=dict)
+    batch_images: tuple[int, ...] = ()
 
     @property
     def num_pairs(self) -> int:
@@ -104,10 +115,16 @@ class Block:
         return sum(self.batch_pairs)
 
     def rows(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """The named columns of the rows, batch by batch."""
+        """The named columns of the rows, batch by batch; `IS_NAMED` may be null."""
         reader = self._reader(names)
         for number in range(len(self.batch_pairs)):
             yield reader.get_batch(number)
+
+    def local_images(self, batch: int) -> tuple[pa.Array, Int64]:
+        """The uris of the rows that `batch_images` counts, and int64, their numbers of texts."""
+        rows = self._reader(("image_uri", "text_key")).get_batch(batch)
+        is_local = _names_image(rows)
+        return rows["image_uri"].filter(arrow_of(is_local)), num_texts(rows)[is_local]
 
     def rejects(self) -> pa.Table:
         """The rejects, as `REJECT_SCHEMA`."""
@@ -118,28 +135,25 @@ class Block:
         return pa.table(columns, schema=REJECT_SCHEMA)
 
     def pairs(
-        self, start: int, stop: int, dropped: Int64, names: Sequence[str]
+        self, start: int, stop: int, changes: Changes, names: Sequence[str]
     ) -> Iterator[pa.Table]:
         """The named columns of a range of pairs, in batches.
 
         Args:
             start: First pair of the range, counted without the dropped ones.
             stop: End of the range, exclusive.
-            dropped: int64: the pairs of the block to leave out, ascending.
+            changes: What becomes of the block's pairs.
             names: Names of the columns.
         """
         reader = self._reader(names)
-        first = 0
+        dropped, first = changes.dropped, 0
         for number, count in enumerate(self.batch_pairs):
             low, high = np.searchsorted(dropped, [first, first + count]).tolist()
             num_before, num_kept = first - low, count - (high - low)
             begin, end = max(start - num_before, 0), min(stop - num_before, num_kept)
             if begin < end:
                 table = pairs_in(reader.get_batch(number))
-                if low < high:
-                    keep = np.ones(count, np.bool_)
-                    keep[dropped[low:high] - first] = False
-                    table = table.filter(arrow_of(keep))
+                table = changes.between(first, first + count).applied(table)
                 yield table.slice(begin, end - begin)
             first += count
 
@@ -177,11 +191,13 @@ def write_block(
     """
     counted, rising = Counted(), _RisingIds()
     num_records = num_lines = num_rows = 0
+    has_names = repeats_key = False
     batch_pairs: list[int] = []
+    batch_images: list[int] = []
     rejects: list[Reject] = []
     log = ReadLog()
     options = pa.ipc.IpcWriteOptions(compression="lz4")
-    block_schema = pa.schema([*schema, *_REJECT_FIELDS])
+    block_schema = pa.schema([*schema, *_OWN_FIELDS])
     with atomic_file(path) as temporary:
         with (
             pa.OSFile(str(temporary), "wb") as file,
@@ -195,8 +211,13 @@ def write_block(
                 num_lines += raw.num_lines
                 if raw.rows.num_rows:
                     columns = dict(zip(schema.names, raw.rows.columns, strict=True))
+                    if raw.is_named is not None:
+                        columns[IS_NAMED] = arrow_of(raw.is_named)
+                        has_names |= bool(raw.is_named.any())
+                    repeats_key |= raw.repeats_key
                     writer.write_batch(_batch(block_schema, raw.rows.num_rows, columns))
                     batch_pairs.append(int(num_texts(raw.rows).sum()))
+                    batch_images.append(int(np.count_nonzero(_names_image(raw.rows))))
                     num_rows += raw.rows.num_rows
                     rising.add(raw.rows["image_id"])
                 try:
@@ -213,10 +234,13 @@ def write_block(
                 num_rows=num_rows,
                 batch_pairs=tuple(batch_pairs),
                 ids=rising.ids,
+                has_names=has_names,
+                repeats_key=repeats_key,
                 reasons=_by_reason(rejects),
-                malformed=tuple(reject for reject in rejects if reject.reason in MALFORMED),
+                malformed=tuple(reject for reject in rejects if reject.is_malformed),
                 counts=dict(log.counts),
                 notes=_by_kind(log.notes),
+                batch_images=tuple(batch_images),
             )
             summary = json.dumps({**asdict(block), "path": ""})
             columns = {
@@ -245,6 +269,7 @@ def open_block(path: Path) -> Block:
                 **value,
                 "path": path,
                 "batch_pairs": tuple(value["batch_pairs"]),
+                "batch_images": tuple(value["batch_images"]),
                 "ids": value["ids"] and tuple(value["ids"]),
                 "reasons": {
                     reason: (count, Reject(**first))
@@ -261,6 +286,11 @@ def open_block(path: Path) -> Block:
 def comes_before(first: str, second: str) -> bool:
     """Whether an image id sorts before another: shorter ones first, then by bytes."""
     return (len(first.encode()), first.encode()) < (len(second.encode()), second.encode())
+
+
+def _names_image(rows: pa.RecordBatch) -> Bool:
+    """Whether each row names an image file and has a text: bool [rows]."""
+    return names_image_file(rows["image_uri"]) & (num_texts(rows) > 0)
 
 
 class _RisingIds:

@@ -23,6 +23,14 @@ from cit_curate.carried import NotCarriedError, carried_note, carried_type
 from cit_curate.config import IN_PROCESS, Cleaning, EngineConfig
 from cit_curate.engines.engine import Engine, open_engine
 from cit_curate.errors import BadInputError, ConfigError
+from cit_curate.pool.build.image_look import (
+    ImageLook,
+    check_some_are_there,
+    look_at_images,
+    shares_there,
+    to_respell,
+    with_looks,
+)
 from cit_curate.pool.build.malformed import check_limit, keeping_rejects
 from cit_curate.pool.build.place import (
     builder_lock,
@@ -53,6 +61,7 @@ from cit_curate.pool.format import (
 )
 from cit_curate.pool.parts import write_rejects
 from cit_curate.sources.columns import Columns
+from cit_curate.sources.folders.folder import no_captions
 from cit_curate.sources.rows import IdLists, SourceReader
 from cit_curate.sources.source import Source, open_source
 from cit_curate.storage.replace_folder import replacing
@@ -70,6 +79,7 @@ def build_pool(
     clean: Cleaning = "none",
     name: str | None = None,
     max_reject_ratio: float = 0.01,
+    allow_missing_images: bool = False,
     engine: EngineConfig = IN_PROCESS,
     overwrite: bool = False,
     progress: Progress = lambda *state: None,
@@ -85,6 +95,7 @@ def build_pool(
         clean: The named cleaning of every text.
         name: The pool's name; default the folder's.
         max_reject_ratio: Largest share of malformed records (`sources.rows.MALFORMED`).
+        allow_missing_images: Whether to go on if no image of a source is there.
         engine: The workers that read sources and write parts.
         overwrite: Whether to replace an existing pool.
         progress: Callback, see `Progress`.
@@ -92,7 +103,8 @@ def build_pool(
     Raises:
         ConfigError: A column is missing or has another type in another source, a list holds no
             image ids, or `out` is in use.
-        BadInputError: Too many malformed records, or no pair at all; `rejects_path` lists them.
+        BadInputError: Too many malformed records, or no pair at all; `rejects_path` lists them. Or
+            none of a source's images is there.
         DamagedError: A source, list or block is damaged, or a source changed while it was read.
         ResourceError: The disk is full, a worker was killed, or another build of the same pool is
             running.
@@ -121,10 +133,18 @@ def build_pool(
                 with keeping_rejects(rejects_path(out), found.rejects):
                     _read(workers, sources, tasks, found, progress)
                     _check(found, sources, max_reject_ratio)
+                progress("looking at images", 0)
+                looks = look_at_images(sources, found.blocks)
+                if not allow_missing_images:
+                    check_some_are_there(looks)
                 for source, entry in zip(sources, entries, strict=True):
                     check_unchanged(source, entry)
-                with planned(found.blocks, folder / "staging") as plan:
-                    manifest = _write(workers, plan, found, folder, schema, progress)
+                places = {entry.name: entry.path for entry in entries}
+                with planned(found.blocks, folder / "staging", places) as plan:
+                    manifest, repaired = _write(
+                        workers, plan, found, folder, schema, looks, progress
+                    )
+                    numbered = plan.numbered
                     id_lists = lists.found(plan.num_rows, plan.num_images) if lists else {}
                 manifest = replace(
                     manifest,
@@ -138,8 +158,10 @@ def build_pool(
                     id_lists={**lists.described, **id_lists} if lists else {},
                 )
                 guesses = list(_guesses(readers))
-                report = summarised(sources, found.sources, guesses, manifest.rejects, found.firsts)
-                write_build_report(folder, report)
+                report = summarised(
+                    sources, found.sources, guesses, manifest.rejects, found.firsts, numbered
+                )
+                write_build_report(folder, with_looks(report, looks, repaired))
                 write_manifest(folder, manifest)
         finish_pool(out, manifest)
     return manifest
@@ -256,7 +278,11 @@ def _check(found: Found, sources: Sequence[Source], max_reject_ratio: float) -> 
     if found.by_line:
         limit()
     if found.num_pairs == 0:
-        raise BadInputError(found.no_pairs(paths))
+        folders = [source.path for source in sources if source.format == "folder"]
+        advice = (
+            no_captions(folders[0]) if folders and "image_without_text" in found.reasons else ""
+        )
+        raise BadInputError(found.no_pairs(paths) + advice)
     limit()
 
 
@@ -266,28 +292,33 @@ def _write(
     found: Found,
     folder: Path,
     schema: pa.Schema,
+    looks: Sequence[ImageLook],
     progress: Progress,
-) -> PoolManifest:
+) -> tuple[PoolManifest, Counter[str]]:
+    """The manifest of the written pool, and the image paths respelled in each source."""
+
     def report(rows: int) -> None:
         progress("writing", rows, *([rows / plan.num_pairs] if found.by_line else ()))
 
     report(0)
-    written = write_pairs(engine.mapped, plan, folder, schema, report)
+    written = write_pairs(engine.mapped, plan, folder, schema, report, respell=to_respell(looks))
     repeats = plan.staging.rejects() if plan.staging else None
     with closing(repeats or found.rejects()) as closed:
         rejects = chain(found.rejects(), closed) if repeats else closed
         reject_parts = write_rejects(rejects, folder)
     reasons = Counter(found.reasons)
-    if plan.num_repeats:
-        reasons["duplicate_key"] += plan.num_repeats
-    return PoolManifest(
+    reasons.update(plan.numbered.rejects)
+    shares = shares_there(looks)
+    manifest = PoolManifest(
         name="",
         fingerprint=parts_fingerprint(written.parts),
         cleaning="",
         columns={},
         num_pairs=written.num_pairs,
         num_images=written.num_images,
-        num_with_image=written.num_with_image,
+        num_with_image=sum(
+            round(count * shares.get(name, 1.0)) for name, count in written.with_image.items()
+        ),
         num_records=sum(found.records),
         text_keys=dict(sorted(written.text_keys.items())),
         rejects=dict(sorted(reasons.items())),
@@ -295,6 +326,7 @@ def _write(
         parts=tuple(written.parts),
         reject_parts=reject_parts,
     )
+    return manifest, written.respelled
 
 
 def _common_types(

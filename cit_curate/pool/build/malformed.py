@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from cit_curate.errors import BadInputError
 from cit_curate.pool.format import REJECT_SCHEMA
 from cit_curate.reject_limit import RejectLimit
-from cit_curate.sources.rows import MALFORMED, Reject
+from cit_curate.sources.rows import Reject
 from cit_curate.storage.durable import atomic_file, sweep_temporary
 
 MAX_IN_A_ROW = RejectLimit.max_in_a_row
@@ -59,7 +59,7 @@ def count_malformed(
     """
     num, last, in_a_row = counted.num_malformed, counted.last_record, counted.in_a_row
     for reject in rejects:
-        if reject.reason in MALFORMED:
+        if reject.is_malformed:
             in_a_row = in_a_row + 1 if reject.record == last + 1 else 1
             num, last = num + reject.num_lines, reject.record
             if in_a_row == MAX_IN_A_ROW:

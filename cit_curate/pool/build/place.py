@@ -32,7 +32,7 @@ from cit_curate.storage.sql import DISK_FULL_WORDS, STAGING_MEMORY
 _log = logging.getLogger(__name__)
 
 STAGING_PREFIX = ".staging-"
-STAGING_VERSION = 4
+STAGING_VERSION = 5
 _KEY_NAME = "key.json"
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -1,10 +1,11 @@
 """The pairs that a pool keeps of its blocks, and where its parts are cut; from the keys alone.
 
 Memory holds a few numbers for each block and part, and the keys of one block at a time. Where an
-image may repeat, DuckDB finds repeats out of core. A file for each block lists the dropped pairs.
+image or a text key of one may repeat, DuckDB finds repeats out of core. A file for each block lists
+the pairs that are dropped, and those that get another key.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,6 +15,8 @@ import numpy as np
 
 from cit_curate.arrow_numpy import arrow_of
 from cit_curate.pool.build.blocks import Block, comes_before
+from cit_curate.pool.build.changes import Changes, read_changes, write_changes
+from cit_curate.pool.build.numbering import Numbered
 from cit_curate.pool.build.staging import Staging
 from cit_curate.pool.format import group_rows
 from cit_curate.pool.parts import image_starts, part_ends
@@ -23,18 +26,19 @@ from cit_curate.sources.rows import num_texts
 
 @dataclass(frozen=True)
 class KeptBlock:
-    """The `num_pairs` pairs kept of a block: all but those listed in the file `dropped`."""
+    """The `num_pairs` pairs kept of a block; the file `changed` lists what becomes of the others.
+
+    `prefix` comes before image ids that other sources have too.
+    """
 
     block: Block
     num_pairs: int
-    dropped: Path | None = None
+    changed: Path | None = None
+    prefix: str = ""
 
-    def dropped_pairs(self) -> Int64:
-        """int64: the pairs that are left out, ascending."""
-        if self.dropped is None:
-            return np.zeros(0, np.int64)
-        pairs: Int64 = np.load(self.dropped, allow_pickle=False)
-        return pairs
+    def changes(self) -> Changes:
+        """What becomes of the pairs that are dropped or changed."""
+        return read_changes(self.changed, self.prefix)
 
 
 @dataclass(frozen=True)
@@ -54,18 +58,18 @@ class Plan:
         kept: The kept pairs of each block.
         num_pairs: Kept pairs of all blocks.
         max_rows: Largest number of rows in a row group.
-        num_repeats: Keys that repeat an earlier one.
+        numbered: What became of the keys that repeat an earlier one.
         num_rows: Rows of the sources, those without a text included.
         num_images: Distinct images in them.
         parts: The pieces of each part; None where the rows of an image are scattered, and must be
             brought together first.
-        staging: The database of keys; None if no image repeats.
+        staging: The database of keys; None if no image and no key of one repeats.
     """
 
     kept: tuple[KeptBlock, ...]
     num_pairs: int
     max_rows: int
-    num_repeats: int
+    numbered: Numbered
     num_rows: int
     num_images: int
     parts: list[tuple[Piece, ...]] | None
@@ -73,23 +77,24 @@ class Plan:
 
 
 @contextmanager
-def planned(blocks: Sequence[Block], folder: Path) -> Iterator[Plan]:
+def planned(blocks: Sequence[Block], folder: Path, places: Mapping[str, str]) -> Iterator[Plan]:
     """The plan of a pool, valid while the block runs.
 
     Args:
         blocks: The blocks of all sources, in order.
         folder: A new folder for the plan's own files; it is removed at the end.
+        places: The path of each source, by its name.
     """
     num_images = num_rows = sum(block.num_rows for block in blocks)
-    num_repeats, staging = 0, None
+    numbered, staging = Numbered({}), None
     with ExitStack() as opened:
-        if not _no_image_repeats(blocks):
-            staging = opened.enter_context(closing(Staging(folder)))
+        if not _nothing_repeats(blocks):
+            staging = opened.enter_context(closing(Staging(folder, places)))
             for block in blocks:
                 staging.add(block)
-            num_repeats = staging.find_repeats()
+            numbered = staging.find_changes()
             num_images = staging.num_images(with_text=False)
-        kept = tuple(_kept(blocks, staging if num_repeats else None, folder))
+        kept = tuple(_kept(blocks, staging, folder))
         num_pairs = sum(kept_block.num_pairs for kept_block in kept)
         # Repeated pairs count here, except those of rows that are left out whole.
         max_rows = group_rows(
@@ -101,7 +106,7 @@ def planned(blocks: Sequence[Block], folder: Path) -> Iterator[Plan]:
             kept=kept,
             num_pairs=num_pairs,
             max_rows=max_rows,
-            num_repeats=num_repeats,
+            numbered=numbered,
             num_rows=num_rows,
             num_images=num_images,
             parts=parts if in_order else None,
@@ -109,31 +114,38 @@ def planned(blocks: Sequence[Block], folder: Path) -> Iterator[Plan]:
         )
 
 
-def _no_image_repeats(blocks: Sequence[Block]) -> bool:
+def _nothing_repeats(blocks: Sequence[Block]) -> bool:
     bounds = [block.ids for block in blocks if block.num_rows]
     rises = (a and b and comes_before(a[1], b[0]) for a, b in pairwise(bounds))
-    return None not in bounds and all(rises)
+    repeats_key = any(block.repeats_key for block in blocks)
+    return None not in bounds and all(rises) and not repeats_key
 
 
 def _kept(blocks: Sequence[Block], staging: Staging | None, folder: Path) -> Iterator[KeptBlock]:
-    """The kept pairs of each block: all but the repeats in `staging`."""
+    """The kept pairs of each block, with the changes in `staging`."""
     first = 0
     for number, block in enumerate(blocks):
         num_keys = block.num_rows if block.row_is_image else block.num_pairs
-        repeats = staging.repeats(first, first + num_keys) if staging else ()
+        changes = staging.changes(first, first + num_keys) if staging else None
         first += num_keys
-        if not len(repeats):
+        if staging is None or changes is None or not len(changes.pair):
             yield KeptBlock(block, block.num_pairs)
             continue
         if block.row_is_image:
-            is_dropped = np.zeros(num_keys, np.bool_)
-            is_dropped[repeats] = True
-            counts = [num_texts(rows) for rows in block.rows(("text_key",))]
-            repeats = np.flatnonzero(np.repeat(is_dropped, np.concatenate(counts)))
-        path = folder / f"dropped-{number:06d}.npy"
-        with path.open("wb") as file:
-            np.save(file, repeats, allow_pickle=False)
-        yield KeptBlock(block, block.num_pairs - len(repeats), path)
+            changes = _of_pairs(changes, block)
+        path = folder / f"changes-{number:06d}.npy"
+        write_changes(path, changes)
+        num_pairs = block.num_pairs - len(changes.dropped)
+        yield KeptBlock(block, num_pairs, path, staging.prefix(block))
+
+
+def _of_pairs(changes: Changes, block: Block) -> Changes:
+    """The changes of all pairs of dropped rows."""
+    is_dropped = np.zeros(block.num_rows, np.bool_)
+    is_dropped[changes.dropped] = True
+    counts = [num_texts(rows) for rows in block.rows(("text_key",))]
+    pairs = np.flatnonzero(np.repeat(is_dropped, np.concatenate(counts)))
+    return Changes(pairs, np.zeros_like(pairs), np.zeros_like(pairs))
 
 
 def _parts(kept: Sequence[KeptBlock], max_rows: int) -> tuple[list[tuple[Piece, ...]], int]:
@@ -166,15 +178,16 @@ def _image_counts(kept: Iterable[KeptBlock]) -> Iterator[Int64]:
     """int64: the pairs in each run of one image, in order; a run may span blocks."""
     last_image, last_count = "", 0
     for kept_block in kept:
-        dropped, first = kept_block.dropped_pairs(), 0
+        changes, first = kept_block.changes(), 0
         for rows in kept_block.block.rows(("image_id", "text_key")):
-            counts = num_texts(rows)
-            ends = first + np.cumsum(counts)
-            if len(dropped):
-                num_dropped = np.searchsorted(dropped, np.concatenate([[first], ends]))
+            counts, ids = num_texts(rows), rows["image_id"]
+            ends = np.cumsum(counts)
+            of_rows = changes.between(first, first + int(ends[-1]))
+            first += int(ends[-1])
+            if len(of_rows.pair):
+                ids = of_rows.with_prefixes(ids, np.searchsorted(ends, of_rows.pair, side="right"))
+                num_dropped = np.searchsorted(of_rows.dropped, np.concatenate([[0], ends]))
                 counts = counts - np.diff(num_dropped)
-            first = int(ends[-1])
-            ids = rows["image_id"]
             if not counts.all():
                 ids, counts = ids.filter(arrow_of(counts > 0)), counts[counts > 0]
             if not len(ids):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cit_curate.errors import DamagedError
 from cit_curate.pool.format import PoolManifest, SourceEntry
+from cit_curate.sources.folders.walk import walk
 from cit_curate.sources.source import Source
 from cit_curate.storage.remote import remote_url
 
@@ -39,7 +40,8 @@ class Asked:
 def source_entry(source: Source) -> SourceEntry:
     """The current state of a source."""
     if source.path.is_dir():
-        num_bytes, digest = _tree(source.path)
+        root = source.path if source.root_url else source.image_root
+        num_bytes, digest = _tree(source.path, root)
         mtime_ns = 0
     else:
         state = source.path.stat()
@@ -58,21 +60,19 @@ def source_entry(source: Source) -> SourceEntry:
     )
 
 
-def _tree(folder: Path) -> tuple[int, str]:
+def _tree(folder: Path, root: Path) -> tuple[int, str]:
     """Bytes of the files below a folder, and a hash of their names, sizes and times.
 
     Hidden files do not count: no reader opens them, and a build may have its staging there.
     """
     digest, num_bytes = hashlib.sha256(), 0
-    for parent, below, names in os.walk(folder):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        for name in sorted(name for name in names if not name.startswith(".")):
-            path = Path(parent, name)
+    for listing in walk(folder, root):
+        for name in listing.names:
             try:
-                state = path.stat()
+                state = (listing.path / name).stat()
             except FileNotFoundError:
                 continue  # A dangling link, or a file that was just removed.
-            relative = os.fsencode(path.relative_to(folder))
+            relative = os.fsencode(listing.prefix + name)
             digest.update(repr((relative, state.st_size, state.st_mtime_ns)).encode())
             num_bytes += state.st_size
     return num_bytes, digest.hexdigest()

@@ -1,7 +1,7 @@
 """The staging database: the keys of all pairs, out of core, and queries over them."""
 
 import shutil
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cit_curate.arrow_numpy import arrow_of, numpy_of, repeated, strings_of
-from cit_curate.pool.build.blocks import Block
-from cit_curate.records import Int64
+from cit_curate.pool.build.blocks import IS_NAMED, Block
+from cit_curate.pool.build.changes import Changes
+from cit_curate.pool.build.numbering import (
+    Numbered,
+    find_repeated_rows,
+    number_captions,
+    rename_images,
+)
 from cit_curate.sources.rows import ROW, num_texts
 from cit_curate.storage.sql import open_database
 
@@ -20,36 +26,66 @@ STAGING_ROWS = 65_536
 class Staging:
     """The keys of all blocks, in reading order.
 
-    A key is the pair key of a pair. Where all pairs of an image must come from one row, it is the
-    image id of a row with an empty text key, or with none for a row without a text.
+    A key is the image id and the text key of a pair, as they were read. Where all pairs of an image
+    must come from one row, it is the image id of a row with an empty text key, or with none for a
+    row without a text.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, places: Mapping[str, str]) -> None:
+        """Make an empty database.
+
+        Args:
+            folder: A new folder for it.
+            places: The path of each source, by its name. Names of images of one path are the same.
+        """
         folder.mkdir()
         self._folder = folder
         self._connection = open_database(folder / "staging.duckdb", spill=folder / "spill")
         self._num_keys = 0
+        self._row_is_image = self._has_names = False
+        firsts: dict[str, str] = {}
+        for source, place in places.items():
+            firsts.setdefault(place, source)
+        numbers = {place: number for number, place in enumerate(firsts)}
+        self._places = {source: numbers[place] for source, place in places.items()}
+        self._prefixes = list(firsts.values())
+        place_columns = {
+            "place": arrow_of(np.arange(len(firsts), dtype=np.int32)),
+            "prefix": strings_of(self._prefixes),
+        }
+        self._insert("CREATE TABLE places AS", pa.table(place_columns))
         self._connection.execute(
-            "CREATE TABLE keys "
-            '(source VARCHAR, "row" BIGINT, image_id VARCHAR, text_key VARCHAR, seq BIGINT)'
+            'CREATE TABLE keys (source VARCHAR, "row" BIGINT, place INTEGER, image_id VARCHAR, '
+            "text_key VARCHAR, caption_hash UBIGINT, is_named BOOLEAN, seq BIGINT)"
         )
+
+    def prefix(self, block: Block) -> str:
+        """What comes before the image ids of a block that other sources have too."""
+        return self._prefixes[self._places[block.source]]
 
     def add(self, block: Block) -> None:
         """Add the keys of a block."""
+        self._row_is_image |= block.row_is_image
+        self._has_names |= block.has_names
         tables = []
-        for rows in block.rows((ROW, "image_id", "text_key")):
+        for rows in block.rows((ROW, "image_id", "text_key", "caption_hash", IS_NAMED)):
             counts = num_texts(rows)
             if block.row_is_image:
                 no_text = pa.nulls(1, pa.string())[0]
                 keys = pc.if_else(arrow_of(counts > 0), strings_of([""])[0], no_text)
+                hashes = pa.nulls(len(keys), pa.uint64())
             else:
-                keys = rows["text_key"].flatten()
+                keys, hashes = rows["text_key"].flatten(), rows["caption_hash"].flatten()
                 rows = rows.take(arrow_of(np.repeat(np.arange(rows.num_rows), counts)))
+            place = self._places[block.source]
             columns = {
                 "source": repeated(block.source, len(keys)),
                 "row": arrow_of(numpy_of(rows[ROW]) + block.first_row),
+                "place": arrow_of(np.full(len(keys), place, np.int32)),
                 "image_id": rows["image_id"],
                 "text_key": keys,
+                "caption_hash": hashes,
+                "is_named": rows[IS_NAMED],
                 "seq": arrow_of(np.arange(self._num_keys, self._num_keys + len(keys))),
             }
             tables.append(pa.table(columns))
@@ -57,48 +93,46 @@ class Staging:
         if tables:
             self._insert("INSERT INTO keys", pa.concat_tables(tables))
 
-    def find_repeats(self) -> int:
-        """Find the keys that repeat an earlier one, and return their number."""
-        sql = self._connection
-        sql.execute(
-            "CREATE TABLE several AS SELECT image_id, text_key, min(seq) AS first FROM keys "
-            "WHERE text_key IS NOT NULL GROUP BY image_id, text_key HAVING count(*) > 1"
-        )
-        sql.execute(
-            'CREATE TABLE repeats AS SELECT keys.seq, keys.source, keys."row", '
-            "'duplicate_key' AS reason, CASE WHEN keys.text_key = '' "
-            "THEN 'image ' || keys.image_id || ' has pairs of an earlier line' "
-            "ELSE 'pair key ' || keys.image_id || '_' || keys.text_key || "
-            "' came first in ' || kept.source || ' row ' || kept.\"row\" END AS detail "
-            "FROM keys JOIN several USING (image_id, text_key) "
-            "JOIN keys AS kept ON kept.seq = several.first WHERE keys.seq > several.first "
-            "ORDER BY keys.seq"
-        )
-        return self._count("SELECT count(*) FROM repeats")
+    def find_changes(self) -> Numbered:
+        """Find the keys that repeat an earlier one, and what becomes of them."""
+        if self._row_is_image:
+            return find_repeated_rows(self._connection)
+        renamed = None
+        if self._has_names and len(self._prefixes) > 1:
+            renamed = rename_images(self._connection)
+        return number_captions(self._connection, renamed)
 
     def num_images(self, *, with_text: bool) -> int:
         """The number of distinct images: all, or those with a text."""
         where = "WHERE text_key IS NOT NULL" if with_text else ""
-        return self._count(f"SELECT count(DISTINCT image_id) FROM keys {where}")  # noqa: S608
+        query = f"SELECT count(DISTINCT image_id) FROM final_keys {where}"  # noqa: S608
+        ((count,),) = self._connection.execute(query).fetchall()
+        return int(count)
 
-    def repeats(self, start: int, stop: int) -> Int64:
-        """int64: the repeats among the keys `start` to `stop` - 1, counted from `start`."""
-        query = f"SELECT seq FROM repeats WHERE seq >= {start} AND seq < {stop} ORDER BY seq"  # noqa: S608
-        repeats = [numpy_of(table["seq"]) - start for table in self._tables(query)]
-        return np.concatenate([np.zeros(0, np.int64), *repeats])
+    def changes(self, start: int, stop: int) -> Changes:
+        """What becomes of the keys `start` to `stop` - 1, counted from `start`."""
+        query = (
+            "SELECT seq, number, num_prefixes FROM changes "  # noqa: S608
+            f"WHERE seq >= {start} AND seq < {stop} ORDER BY seq"
+        )
+        schema = pa.schema([(name, pa.int64()) for name in ("seq", "number", "num_prefixes")])
+        empty = pa.Table.from_batches([], schema=schema)
+        found = pa.concat_tables([empty, *self._tables(query)])
+        seq, number, num_prefixes = map(numpy_of, found.columns)
+        return Changes(seq - start, number, num_prefixes)
 
     def rejects(self) -> Generator[pa.Table]:
-        """A reject for each repeated key, in reading order."""
+        """A reject for each key that is left out, in reading order."""
         query = 'SELECT source, "row", reason, detail FROM repeats ORDER BY seq'
         yield from self._tables(query)
 
     def grouped(self, pairs: Iterable[pa.Table], schema: pa.Schema) -> Generator[pa.Table]:
-        """The pairs to keep, those of an image together, images in order of their first pair.
+        """The pairs, those of an image together, images in order of their first pair.
 
         Close the generator before the staging database.
 
         Args:
-            pairs: All the pairs, in the order of the keys.
+            pairs: All the pairs of the pool, in reading order.
             schema: The pool's schema.
         """
         # By number: DuckDB ignores the case of names, and users choose some of them.
@@ -109,13 +143,14 @@ class Staging:
             table = table.rename_columns(names).append_column("seq", numbers)
             self._insert("INSERT INTO raw" if done else "CREATE TABLE raw AS", table)
             done += table.num_rows
-        self._connection.execute(
-            "CREATE TABLE firsts AS SELECT image_id, min(seq) AS first FROM keys GROUP BY image_id"
-        )
         id_name = names[schema.get_field_index("image_id")]
+        self._connection.execute(
+            f"CREATE TABLE firsts AS SELECT {id_name}, min(seq) AS first FROM raw "  # noqa: S608
+            f"GROUP BY {id_name}"
+        )
         query = (
-            f"SELECT {', '.join(names)} FROM raw ANTI JOIN repeats USING (seq) "  # noqa: S608
-            f"JOIN firsts ON raw.{id_name} = firsts.image_id ORDER BY firsts.first, raw.seq"
+            f"SELECT {', '.join(names)} FROM raw JOIN firsts USING ({id_name}) "  # noqa: S608
+            "ORDER BY firsts.first, raw.seq"
         )
         for table in self._tables(query):
             yield table.rename_columns(schema.names).cast(schema)
@@ -134,7 +169,3 @@ class Staging:
         self._connection.register("batch", table)
         self._connection.execute(f"{verb} SELECT * FROM batch")  # noqa: S608
         self._connection.unregister("batch")
-
-    def _count(self, query: str) -> int:
-        ((count,),) = self._connection.execute(query).fetchall()
-        return int(count)

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from cit_curate.captions import replace_bad_text, shown_text
 from cit_curate.encodings import likely_encoding
+from cit_curate.images.suffixes import ALLOWED_FORMATS
 from cit_curate.pool.build.blocks import Noted
+from cit_curate.pool.build.numbering import Numbered
 from cit_curate.pool.build.report import BuildReport
 from cit_curate.sources.source import Source
 
@@ -14,15 +16,21 @@ from cit_curate.sources.source import Source
 LARGE_SHARE = 0.1
 # Reasons that lose a text which somebody wrote, and what to do about each.
 _ADVICE = {
-    "duplicate_key": "the rows repeat ids; see --image-id and --text-key",
+    "duplicate_key": "the lines repeat ids of images",
     "text_without_image": "texts whose image was not found beside them; are they of one name?",
     "column_count": "the rows have another number of cells than the header; see --delimiter and "
     "--quoting",
     "bad_row": "the rows could not be read; the rejects say why",
+    "missing_image": "there is no such file; the rejects name each",
+    "path_escapes": "the images lie outside of the image root; see --image-root",
+    "format_not_allowed": f"allowed are {ALLOWED_FORMATS}; convert the others, such as to PNG",
 }
 # A record of more lines has probably swallowed others.
 _LONG_RECORD_LINES = 20
 _SHOWN_CAPTIONS = 2
+# Of more captions of one image and text key, the id is probably that of something else.
+_MANY_CAPTIONS = 1000
+_SHOWN_FILES = 3
 
 
 class SourceFound(NamedTuple):
@@ -49,6 +57,7 @@ def summarised(
     guesses: Sequence[Sequence[str]],
     reasons: Mapping[str, int],
     firsts: Mapping[str, str],
+    numbered: Numbered,
 ) -> BuildReport:
     """The report of a build.
 
@@ -58,6 +67,7 @@ def summarised(
         guesses: The guesses about each of them, `SourceReader.notes`.
         reasons: The number of rejects of each reason.
         firsts: The position and the detail of the first reject of each reason.
+        numbered: What became of the captions that repeat a text key of their image.
 
     Raises:
         AssertionError: A text file has lines that nobody accounts for; a bug.
@@ -81,6 +91,9 @@ def summarised(
                 f"{reasons[reason]:,} of {num_records:,} records ({share:.0%}) are rejected as "
                 f"{reason}: {advice} (first: {firsts.get(reason, '')})"
             )
+    counts.update(_numbered_counts(numbered))
+    notes += _numbered_notes(numbered)
+    warnings += _numbered_warnings(numbered)
     kept = {name: count for name, count in counts.items() if count or name in _ALWAYS}
     return BuildReport(kept, tuple(notes), tuple(warnings))
 
@@ -90,6 +103,9 @@ _COUNTED = {
     "mended_text": "num_text_fixed",
     "cut_text": "num_texts_cut",
     "spanning_lines": "num_records_spanning_lines",
+    "link_not_followed": "num_links_not_followed",
+    "other_file": "num_other_files",
+    "respelled_path": "num_paths_repaired",
 }
 _ALWAYS = ("num_rows_mended", "num_text_fixed")
 
@@ -126,6 +142,27 @@ def _noted(source: Source, found: SourceFound) -> Iterator[str]:
             f"in row {cut.examples[0].row}"
         )
 
+    yield from _noted_in_folder(source, notes)
+
+
+def _noted_in_folder(source: Source, notes: Mapping[str, Noted]) -> Iterator[str]:
+    if marked := notes.get("marked_encoding"):
+        names = ", ".join(dict.fromkeys(note.detail for note in marked.examples))
+        yield f"{source.name}: {_number(marked.count, 'text')} read as {names} by the mark in it"
+    if respelled := notes.get("respelled_path"):
+        yield (
+            f"{source.name}: {_number(respelled.count, 'path')} not there as written and mended, "
+            f"the first {respelled.examples[0].detail!a}"
+        )
+    if links := notes.get("link_not_followed"):
+        yield (
+            f"{source.name}: {_number(links.count, 'link')} not followed, since the folder is read "
+            f"under another path; the first: {links.examples[0].detail}"
+        )
+    if others := notes.get("other_file"):
+        shown = ", ".join(f"{note.detail!a}" for note in others.examples[:_SHOWN_FILES])
+        yield f"{source.name}: {_number(others.count, 'other file')} not read, such as {shown}"
+
 
 def _warned(source: Source, found: SourceFound) -> Iterator[str]:
     spanning = found.notes.get("spanning_lines")
@@ -146,6 +183,33 @@ def _warned(source: Source, found: SourceFound) -> Iterator[str]:
             f"{source.name}: {mended.count:,} of {found.num_texts:,} captions have bytes that are "
             f"no {source.reading.encoding or 'UTF-8'}, and were mended with U+FFFD; the first in "
             f"row {mended.examples[0].row}: {shown}; they look like --encoding {likely}"
+        )
+
+
+def _numbered_counts(numbered: Numbered) -> Counter[str]:
+    renamed = numbered.renamed.num_images if numbered.renamed else 0
+    return Counter(num_captions_numbered=numbered.num_captions, num_images_renamed=renamed)
+
+
+def _numbered_notes(numbered: Numbered) -> Iterator[str]:
+    if numbered.num_captions:
+        yield (
+            f"{_number(numbered.num_captions, 'caption')} numbered, since images have several of "
+            f"one text key; the most: {numbered.most:,}, of {numbered.most_key}"
+        )
+    if renamed := numbered.renamed:
+        yield (
+            f"{_number(renamed.num_images, 'image')} in {_number(renamed.num_sources, 'source')} "
+            "with the name of an image in an earlier source: the source's name now begins the id, "
+            f"as in {renamed.first}"
+        )
+
+
+def _numbered_warnings(numbered: Numbered) -> Iterator[str]:
+    if numbered.most > _MANY_CAPTIONS:
+        yield (
+            f"{numbered.most_key} stands for {numbered.most:,} captions of one image; does "
+            "--image-id name the column of image ids?"
         )
 
 

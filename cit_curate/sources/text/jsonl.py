@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from cit_curate.errors import BadInputError
-from cit_curate.sources.columns import Columns, peek_hint
-from cit_curate.sources.rows import Problem, ReadLog, SourceReader, SourceRows, batches_of
+from cit_curate.sources.columns import LIST_KEY, Columns, peek_hint
+from cit_curate.sources.rows import Cell, Problem, ReadLog, SourceReader, SourceRows, batches_of
 from cit_curate.sources.text.files import MAX_LINE_CHARS, TextLines, text_lines
 
 # The first lines, in one of which a chosen column must occur; in most files it is in line 1.
@@ -22,9 +22,9 @@ _MAX_SHOWN_KEYS = 50
 def open_jsonl(path: Path, columns: Columns, encoding: str = "") -> SourceReader:
     """Open a file of JSON objects, one a line, plain or compressed (`text.files`).
 
-    A column is a key of the objects. Where it is absent or null, the row has no such text. The file
-    is in the given encoding, or in that of its mark, else in UTF-8; undecodable bytes are lone
-    surrogates.
+    A column is a key of the objects. Where it is absent or null, the row has no such text; where it
+    is a list of texts, the row has several. The file is in the given encoding, or in that of its
+    mark, else in UTF-8; undecodable bytes are lone surrogates.
 
     Raises:
         ConfigError: A chosen column occurs in none of the first 100,000 lines.
@@ -32,7 +32,7 @@ def open_jsonl(path: Path, columns: Columns, encoding: str = "") -> SourceReader
         DamagedError: The file is compressed and damaged.
     """
     lines = text_lines(path, encoding)
-    columns = columns.found_in(_keys(lines, columns), path)
+    columns = columns.found_in(_keys(lines, columns), path).with_list_key()
     return SourceReader(
         columns=columns,
         extra_types={name: pa.string() for name in columns.extra},
@@ -69,7 +69,7 @@ def _keys(lines: TextLines, columns: Columns) -> list[str]:
 
 def _records(
     lines: TextLines, columns: Columns, log: ReadLog
-) -> Iterator[tuple[int, Sequence[str | None] | Problem]]:
+) -> Iterator[tuple[int, Sequence[Cell] | Problem]]:
     for number, line in _numbered(lines):
         log.counts["lines"] += 1
         if not line.strip():
@@ -79,8 +79,8 @@ def _records(
             if len(line) >= MAX_LINE_CHARS:
                 raise FieldError(f"the line has {MAX_LINE_CHARS:,} characters or more")
             fields = parse_object(line)
-            texts = [field_text(fields, name, columns) for name in columns.names]
-            yield number, texts + extra_texts(fields, columns)
+            cells = [field_cell(fields, name, columns) for name in columns.names]
+            yield number, [*cells, *extra_texts(fields, columns)]
         except FieldError as error:
             yield number, Problem("bad_row", str(error))
 
@@ -120,7 +120,31 @@ def field_text(fields: Mapping[str, Any], name: str, columns: Columns) -> str | 
     if name == columns.image_id and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     wanted = "text or a whole number" if name == columns.image_id else "text"
+    if columns.may_be_list(name):
+        wanted = "text or a list of texts"
     raise FieldError(f"{name!a} is {type(value).__name__} {_shown(value)}, but must be {wanted}")
+
+
+def field_cell(fields: Mapping[str, Any], name: str, columns: Columns) -> Cell:
+    """As `field_text`; the list of a field of texts is a list of them, of which some may be None.
+
+    `LIST_KEY` is the text key of the captions.
+
+    Raises:
+        FieldError: As `field_text`; or a value of the list is no text.
+    """
+    if name == LIST_KEY:
+        return columns.list_key(is_list=isinstance(fields.get(columns.caption or ""), list))
+    value = fields.get(name)
+    if not isinstance(value, list) or not columns.may_be_list(name):
+        return field_text(fields, name, columns)
+    for text in value:
+        if text is not None and not isinstance(text, str):
+            raise FieldError(
+                f"{name!a} has {type(text).__name__} {_shown(text)} in its list, where only texts "
+                "may be"
+            )
+    return value
 
 
 def extra_texts(fields: Mapping[str, Any], columns: Columns) -> list[str | None]:

@@ -18,7 +18,7 @@ from cit_curate.captions import (
     without_tags_and_links,
 )
 from cit_curate.records import Bool, Int64
-from cit_curate.sources.pairs import digests
+from cit_curate.sources.texts import digests
 from cit_curate.sources.yfcc.format import TEXT_KEYS, UInt8
 
 _TAB, _COMMA, _PLUS, _SPACE, _PERCENT, _LESS = b"\t,+ %<"

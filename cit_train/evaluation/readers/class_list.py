@@ -1,17 +1,18 @@
 """Class lists: which of its names belongs to which class folder or label."""
 
-import csv
 import difflib
-import io
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cit_curate.encodings import read_text
 from cit_curate.errors import ConfigError
-from cit_curate.metadata.entries import MetadataEntry, parse_entries, read_entries
+from cit_curate.metadata.class_files.formats import text_of
+from cit_curate.metadata.class_files.read import read_class_file
+from cit_curate.metadata.class_files.table_names import TABLE_SUFFIXES, ClassTable, read_table
+from cit_curate.metadata.class_list import ClassList, class_line
+from cit_curate.metadata.entries import MetadataEntry, parse_entries
 from cit_train.evaluation.readers.class_names import find_name, key_positions, numbering, some
 from cit_train.evaluation.readers.labelled_images import Flags
 
@@ -23,7 +24,6 @@ __all__ = [
 ]
 
 _CLASS_COLUMNS = ("folder", "class")
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 # A line of a list that names its class first: `n02084071 dog`, `3: kite`.
 _IDENTIFIED = re.compile(r"(n\d{8}|\d{1,9})(?:\s*[:;,=]\s*|\s+)(\S.*)")
 
@@ -71,10 +71,29 @@ def name_labels(
     by_label = _named_by_label(labels, path, where, flags)
     if by_label is not None:
         return _named(path, *by_label, "by the labels in it")
-    entries = read_class_list(path, flags)
-    identified = _identified(entries, labels)
+    identified = _identified(_plain_entries(path), labels)
     if identified is not None:
         return _named(path, *identified, "by the identifiers in it")
+    read = read_class_list(path, flags)
+    named = _matched(read.entries, labels, path, where, flags, are_folders=are_folders)
+    return replace(named, notes=(*read.notes, *read.warnings, *named.notes))
+
+
+def _plain_entries(path: Path) -> list[MetadataEntry]:
+    """The lines of a list as they are, with the identifiers that they may begin with."""
+    lines = text_of(path).splitlines()
+    return [entry for line in lines for entry in parse_entries([line])]
+
+
+def _matched(
+    entries: Sequence[MetadataEntry],
+    labels: Sequence[str],
+    path: Path,
+    where: Path,
+    flags: Flags,
+    *,
+    are_folders: bool,
+) -> NamedLabels:
     positions = _by_name(entries, labels)
     if positions is not None:
         return _named(path, entries, positions, "by name")
@@ -87,44 +106,32 @@ def name_labels(
     raise _unmatched(entries, labels, path, where, flags, are_folders=are_folders)
 
 
-def read_class_list(path: Path, flags: Flags) -> tuple[MetadataEntry, ...]:
-    """The entries of a list; two classes may have one name (ImageNet's cranes).
+def read_class_list(path: Path, flags: Flags) -> ClassList:
+    """The classes of a list; two of them may have one name (ImageNet's cranes).
 
     Raises:
         ConfigError: The file is missing or malformed.
     """
     if not path.is_file():
         raise ConfigError(f"{flags.classes}: there is no file {path}")
-    if path.suffix.lower() not in _DELIMITERS:
-        lines = read_text(path).splitlines()
-        plain = [entry for line in lines for entry in parse_entries([line])]
-        names = [entry.name for entry in plain]
-        is_json = bool(names) and names[0].startswith(("[", "{"))
-        if len(set(names)) < len(names) and not is_json:
-            return tuple(plain)
-        if not plain:
-            raise ConfigError(f"{flags.classes}: {path} holds no class name; write one a line")
-    return tuple(read_entries(path))
+    return read_class_file(path, flag="")
 
 
 def describe_classes(path: Path, classes: Sequence[MetadataEntry], how: str) -> str:
     """One line: the file, the number of its classes, the first ones, and how they were matched."""
-    names = some([entry.name for entry in classes])
-    return f"{path.name}: {len(classes)} classes: {names}; matched {how}"
+    return f"{class_line(path.name, [entry.name for entry in classes])}; matched {how}"
 
 
 def _named_by_label(
     labels: Sequence[str], path: Path, where: Path, flags: Flags
 ) -> tuple[tuple[MetadataEntry, ...], list[int]] | None:
     """Classes and positions where the file has labels with names; None = it is a list of names."""
-    text = read_text(path)
-    delimiter = _DELIMITERS.get(path.suffix.lower())
-    if delimiter is not None:
-        header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
-        if len(header) == 1:
+    text = text_of(path)
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        table = read_table(text, path, _CLASS_COLUMNS)
+        if len(table.header) == 1:
             return None
-        entries = _entries_by_folder(text, delimiter, labels, path, where, flags)
-        return entries, list(range(len(labels)))
+        return _entries_by_folder(table, labels, where, flags), list(range(len(labels)))
     if not text.lstrip().startswith("{"):
         return None
     try:
@@ -139,26 +146,22 @@ def _named_by_label(
 
 
 def _entries_by_folder(
-    text: str, delimiter: str, labels: Sequence[str], path: Path, where: Path, flags: Flags
+    table: ClassTable, labels: Sequence[str], where: Path, flags: Flags
 ) -> tuple[MetadataEntry, ...]:
+    path = table.path
+    if not {*_CLASS_COLUMNS} <= {*table.header}:
+        raise ConfigError(
+            f"{flags.classes}: {path} needs the columns folder and class; it has "
+            f"{table.named_columns}"
+        )
     named: dict[str, MetadataEntry] = {}
-    with io.StringIO(text, newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter)
-        columns = reader.fieldnames or []
-        if not set(_CLASS_COLUMNS) <= set(columns):
-            raise ConfigError(
-                f"{flags.classes}: {path} needs the columns folder and class; "
-                f"it has {', '.join(columns) or 'none'}"
-            )
-        for row in reader:
-            folder = (row["folder"] or "").strip()
-            entries = parse_entries([row["class"] or ""])
-            if not folder or not entries or folder in named:
-                wrong = "comes twice" if folder in named else "or its class is empty"
-                raise ConfigError(
-                    f"{flags.classes}: {path}:{reader.line_num}: folder {folder!r} {wrong}"
-                )
-            named[folder] = entries[0]
+    cells = (table.column(column, flag=flags.classes) for column in _CLASS_COLUMNS)
+    for (line, folder), (_, text) in zip(*cells, strict=True):
+        entries = parse_entries([text], comments=False)
+        if not folder or not entries or folder in named:
+            wrong = "comes twice" if folder in named else "or its class is empty"
+            raise ConfigError(f"{flags.classes}: {path}:{line}: folder {folder!r} {wrong}")
+        named[folder] = entries[0]
     unnamed = [label for label in labels if label not in named]
     missing = [folder for folder in named if folder not in labels]
     if unnamed or missing:
@@ -175,7 +178,7 @@ def _identified(
     """Classes and positions where each line begins with an identifier, and each label is one."""
     matches = [_IDENTIFIED.fullmatch(entry.name) for entry in entries]
     position = {match[1]: row for row, match in enumerate(matches) if match}
-    if len(position) < len(entries) or not set(labels) <= position.keys():
+    if not position or len(position) < len(entries) or not set(labels) <= position.keys():
         return None
     named = [
         replace(entry, name=match[2])

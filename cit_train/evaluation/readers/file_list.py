@@ -15,9 +15,10 @@ from cit_curate.encodings import HEAD_BYTES, encoding_of, read_text
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.images.decoders import decoders
 from cit_curate.images.read import read_image_bytes
-from cit_curate.metadata.entries import MetadataEntry, parse_entries
+from cit_curate.images.suffixes import IMAGE_SUFFIXES
+from cit_curate.metadata.class_files.read import read_class_file
+from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.reject_limit import RejectLimit
-from cit_curate.sources.folder import IMAGE_SUFFIXES
 from cit_train.evaluation.readers.class_names import find_name, key_positions
 from cit_train.evaluation.readers.labelled_images import SourceImages
 
@@ -130,8 +131,7 @@ def read_class_names(folder: Path) -> tuple[MetadataEntry, ...] | None:
     """
     for name in _CLASS_FILES:
         if (folder / name).is_file():
-            lines = read_text(folder / name).splitlines()
-            return tuple(entry for line in lines for entry in parse_entries([line])) or None
+            return read_class_file(folder / name, flag="").entries
     return None
 
 

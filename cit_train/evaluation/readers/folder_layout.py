@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from cit_curate.errors import ConfigError
-from cit_curate.sources.folder import IMAGE_SUFFIXES
+from cit_curate.images.suffixes import IMAGE_SUFFIXES
 from cit_train.evaluation.readers.class_names import in_natural_order, some
 from cit_train.evaluation.readers.file_list import find_file_list
 from cit_train.evaluation.readers.labelled_images import Flags

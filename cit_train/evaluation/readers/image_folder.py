@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from cit_curate.errors import BadInputError, ConfigError
+from cit_curate.images.suffixes import IMAGE_SUFFIXES
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.records import Int64
-from cit_curate.sources.folder import IMAGE_SUFFIXES
 from cit_train.evaluation.readers.class_list import NamedLabels, name_labels
 from cit_train.evaluation.readers.class_names import some
 from cit_train.evaluation.readers.folder_layout import (

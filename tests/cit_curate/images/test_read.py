@@ -406,3 +406,34 @@ def test_image_bytes_never_leave_the_image_root(tmp_path):
         assert rejected.value.reason == reason, uri
     with pytest.raises(ImageRejected, match="6 bytes, more than 5"):
         read_image_bytes(root, "a.jpg", max_bytes=5)
+
+
+@pytest.mark.parametrize(
+    "film", [b"", b"\0\0\0\x18ftypmp42", b"\xff\xd8\xff\xda\0\4", b"\xff\xda" * 3]
+)
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 1}])
+def test_a_jpeg_with_bytes_behind_its_end_is_read_as_without_them(film, options):
+    content = encoded(picture(size=(64, 48)), "JPEG", **options)
+    check_image(content + film)
+    assert np.array_equal(read_image(content + film), read_image(content))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_a_cut_jpeg_is_not_whole_because_of_bytes_behind_it(options):
+    content = encoded(picture(size=(64, 48)), "JPEG", **options)
+    assert reason_of(content[: len(content) // 2]) == "truncated_image"
+    assert reason_of(content[: len(content) // 2] + b"\xff\xda\0\4") == "truncated_image"
+
+
+def test_a_thumbnail_in_front_of_a_cut_jpeg_is_not_its_end():
+    thumbnail = encoded(picture(size=(8, 8)), "JPEG")
+    content = encoded(picture(size=(64, 48)), "JPEG")
+    segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    whole = content[:2] + segment + content[2:]
+    check_image(whole)
+    assert reason_of(whole[:-40]) == "truncated_image"
+
+
+def test_the_search_for_the_end_of_a_jpeg_is_linear():
+    hostile = b"\xff\xd8\xff\xd9"[:2] + b"\xff" * (1 << 22) + b"\xff\xda"
+    assert reason_of(hostile) in ("truncated_image", "undecodable_image")

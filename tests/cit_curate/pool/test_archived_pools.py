@@ -114,7 +114,13 @@ def test_a_zip_that_is_gone_or_damaged_is_named_and_others_are_read(tmp_path):
 )
 def test_uris_that_lead_outside_or_nowhere_are_rejected_when_building(tmp_path, uri, reason):
     (tmp_path / "t.csv").write_text(f"image_id,image,t\n1,{uri},bad\n2,zip://./a.zip#../x,good\n")
-    pool = Pool.build([tmp_path / "t.csv"], tmp_path / "pool", columns=WIDE, max_reject_ratio=1)
+    pool = Pool.build(
+        [tmp_path / "t.csv"],
+        tmp_path / "pool",
+        columns=WIDE,
+        max_reject_ratio=1,
+        allow_missing_images=True,
+    )
     assert pool.manifest.rejects == {reason: 1}
     assert [p["image_uri"] for p in pairs_of(pool)] == ["zip://a.zip#../x"]
 

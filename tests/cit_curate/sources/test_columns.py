@@ -69,7 +69,7 @@ def test_the_message_says_how_to_store_it_by_another_name(table: Path) -> None:
     build(table, "Source=own_source")
 
 
-@pytest.mark.parametrize("name", RESERVED_COLUMNS)
+@pytest.mark.parametrize("name", [*RESERVED_COLUMNS, "__row__", "__list_key__"])
 def test_reserved_names_are_refused_in_any_case(name: str) -> None:
     for written in (name, name.upper()):
         with pytest.raises(ConfigError, match=f"'{name}' is "):

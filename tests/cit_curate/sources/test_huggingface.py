@@ -247,3 +247,24 @@ def test_a_snapshot_in_the_cache_of_the_hub_consists_of_links(tmp_path):
     (data / "train.parquet").symlink_to(tmp_path / "blobs" / "0123")
     found = read_all(data.parent, CAPTION)
     assert [image for _, _, image in found] == [png(colour) for colour in COLOURS]
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_several_images_a_row_are_said_to_be_unsupported_by_name(tmp_path, saved):
+    images = [[{"bytes": png("red"), "path": None}] * 2] * 3
+    made = datasets.Dataset.from_dict(
+        {"views": images, "caption": ["a", "b", "c"]},
+        features=datasets.Features(
+            {"views": datasets.Sequence(datasets.Image()), "caption": datasets.Value("string")}
+        ),
+    )
+    if saved:
+        made.save_to_disk(tmp_path / "d")
+    else:
+        made.to_parquet(tmp_path / "d" / "data" / "0.parquet")
+    (source,) = find_sources([tmp_path / "d"])
+    reader = open_source(source, CAPTION)
+    assert any("'views' holds several images a row" in note for note in reader.notes)
+    assert len(read(reader, tmp_path)[0]) == 3
+    with pytest.raises(ConfigError, match="'views' holds several images a row, which is not"):
+        open_source(source, Columns(text=("caption",), image="views"))

@@ -16,7 +16,6 @@ from cit_curate.sources.pairs import (
     checked_image_uri,
     checked_text_key,
     pairs_of,
-    seen_text,
 )
 from cit_curate.sources.rows import (
     ROW,
@@ -26,6 +25,7 @@ from cit_curate.sources.rows import (
     column_cells,
     texts_of_cells,
 )
+from cit_curate.sources.texts import seen_text
 
 ROOT = Path("/images/root")
 WIDE = Columns(image="image", text=("title", "tag"), extra=("note",))
@@ -132,3 +132,13 @@ def test_cells_of_a_column_are_its_bytes_whether_utf8_or_not(values):
     column = pa.array(values, pa.binary()).view(pa.string())
     for cells in (column, column.dictionary_encode()):
         assert texts_of_cells(column_cells(cells)) == wanted
+
+
+def test_an_absolute_path_through_a_link_to_the_image_root_lies_inside(tmp_path):
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    root = (tmp_path / "link").resolve()
+    assert checked_image_uri(f"{tmp_path}/link/deep/a.jpg", root) == "deep/a.jpg"
+    assert checked_image_uri(f"{tmp_path}/real/deep/../a.jpg", root) == "a.jpg"
+    with pytest.raises(RejectRowError, match="outside"):
+        checked_image_uri(f"{tmp_path}/a.jpg", root)

@@ -6,7 +6,7 @@ import pytest
 
 from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.sources.columns import Columns
-from cit_curate.sources.folder import open_folder
+from cit_curate.sources.folders.folder import open_folder
 from cit_curate.sources.pairs import pairs_of
 from cit_curate.sources.parquet import open_parquet
 from cit_curate.sources.rows import ROW
@@ -79,7 +79,11 @@ def test_folder_pairs_images_with_their_text(tmp_path):
         ("a", "caption", "caf\ufffd", "a.PNG"),
         ("birds/b", "caption", "a blue\nbird", "birds/b.jpg"),
     ]
-    assert [r.reason for r in rejects] == ["image_without_text", "text_without_image"]
+    assert [r.reason for r in rejects] == [
+        "image_without_text",
+        "format_not_allowed",
+        "text_without_image",
+    ]
 
 
 def test_sources_are_found_by_suffix_and_named_once(tmp_path):

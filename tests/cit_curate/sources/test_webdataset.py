@@ -288,3 +288,48 @@ def test_the_images_of_a_linked_tar_are_found(tmp_path):
     (source,) = find_sources([tmp_path / "snapshot"])
     ((pair,), _) = read(source.path)
     assert read_image_bytes(source.image_root, pair["image_uri"]) == b"image"
+
+
+def test_suffixes_of_jpeg_make_pairs_and_other_formats_are_named(tmp_path):
+    members = [
+        member
+        for number, suffix in enumerate(("jpg", "jfif", "JPE", "tiff", "avif", "heic"))
+        for member in ((f"{number}.{suffix}", b"x"), (f"{number}.txt", b"a hut"))
+    ]
+    pairs, rejects = read(write_tar(tmp_path / "a.tar", members))
+    assert len(pairs) == 3
+    assert [reject.reason for reject in rejects] == ["format_not_allowed"] * 3
+    assert "'3.tiff'" in rejects[0].detail
+    assert "JPEG, PNG" in rejects[0].detail
+
+
+def test_an_allowed_image_goes_before_another_of_its_sample(tmp_path):
+    members = [("0.tiff", b"x"), ("0.jpg", b"x"), ("0.txt", b"a hut")]
+    pairs, rejects = read(write_tar(tmp_path / "a.tar", members))
+    assert len(pairs) == 1
+    assert rejects == []
+
+
+def test_texts_are_utf16_by_their_mark_or_in_the_given_encoding(tmp_path):
+    text = "ein Häuschen"
+    members = [
+        *(("0.jpg", b"x"), ("0.txt", b"\xff\xfe" + text.encode("utf-16-le"))),
+        *(
+            ("1.jpg", b"x"),
+            ("1.json", b"\xfe\xff" + f'{{"caption": "{text}"}}'.encode("utf-16-be")),
+        ),
+        *(("2.jpg", b"x"), ("2.txt", text.encode())),
+    ]
+    path = write_tar(tmp_path / "a.tar", members)
+    assert [pair["caption"] for pair in read(path)[0]] == [text] * 3
+    members = [("0.jpg", b"x"), ("0.txt", text.encode("cp1252"))]
+    path = write_tar(tmp_path / "b.tar", members)
+    reader = open_webdataset(path, DEFAULT, "cp1252")
+    (rows,) = reader.read()
+    pairs = pairs_of(rows, reader.columns, image_root=tmp_path).pairs.to_pylist()
+    assert [(pair["caption"], pair["text_fixed"]) for pair in pairs] == [(text, False)]
+    with pytest.raises(ConfigError, match="utf-99"):
+        open_webdataset(path, DEFAULT, "utf-99")
+    unmarked = [("0.jpg", b"x"), ("0.txt", text.encode("utf-16-le"))]
+    with pytest.raises(ConfigError, match=r"0\.txt.*looks like UTF-16.*--encoding utf-16-le"):
+        read(write_tar(tmp_path / "c.tar", unmarked))

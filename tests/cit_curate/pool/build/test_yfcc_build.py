@@ -391,7 +391,7 @@ def test_what_was_read_under_other_conditions_is_not_used(tmp_path, change, capl
     assert bytes_of(pool.path) == bytes_of(build(source, tmp_path / "fresh").path)
 
 
-def _fail(blocks, folder):
+def _fail(blocks, folder, places):
     raise OSError("made up")
 
 

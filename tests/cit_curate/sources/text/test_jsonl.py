@@ -72,7 +72,7 @@ def test_a_long_line_is_one_text(tmp_path):
         ('["id", "title"]', "no object"),
         ("5", "no object"),
         ('{"id": "a", "title": 5}', "'title' is int 5, but must be text"),
-        ('{"id": "a", "title": ["x"]}', "'title' is list"),
+        ('{"id": "a", "title": ["x", 7]}', "'title' has int 7 in its list"),
         ('{"id": "a", "file": {"bytes": "x"}, "title": "y"}', "'file' is dict"),
         ('{"id": 1.5, "title": "x"}', "'id' is float 1.5, but must be text or a whole number"),
         ('{"id": true, "title": "x"}', "'id' is bool"),
