@@ -27,6 +27,8 @@ YfccFormat = Literal["yfcc15m", "yfcc100m"]
 QUERY_TIMEOUT_SECONDS = 60.0
 QUERY_MAX_ROWS = 1_000_000
 COUNT_SUFFIXES = (".json", ".parquet", ".csv")
+CsvGuard = Literal["formulas", "off"]
+ImageFormat = Literal["auto", "jpg", "png", "webp"]
 # Dead links cost a download some of a published list, seldom half of it. When more is missing, it
 # is usually another pool, or one with image ids in another form.
 MAX_MISSING_RATIO = 0.5

@@ -61,6 +61,7 @@ def curate(
         overwrite: Replace the run at --out.
         json: Print one JSON document instead of a summary.
     """
+    from cit_curate.images.addresses import fetch_selected_advice
     from cit_curate.metadata.entries import read_metadata
     from cit_curate.pool.mixture import PoolMixture
     from cit_curate.run.ledger import Run
@@ -79,6 +80,9 @@ def curate(
         classes = read_metadata(metadata)
         for line in classes.lines:
             print_line(line, stderr=True)
+    for each in opened:
+        if not each.pool.has_images and (num_images := each.pool.num_web_images()):
+            print_line(fetch_selected_advice(each.pool.location, num_images), stderr=True)
     # Wrong names are reported by now, before torch is imported, which takes seconds.
     from cit_curate.curation.curate import curate as curate_pool
     from cit_curate.curation.curator import Curator

@@ -22,7 +22,9 @@ from typing import IO
 
 from PIL import Image
 
+from cit_curate.config import ImageFormat
 from cit_curate.errors import PeerLostError
+from cit_curate.images.export_image import export_image
 from cit_curate.images.pictures import MAX_PIXELS, read_image
 from cit_curate.images.rejected import ImageRejected
 from cit_curate.images.shard_image import shard_image
@@ -36,7 +38,9 @@ _OWN_MISTAKES = frozenset(
 )
 
 _REQUEST = struct.Struct("<BQQQ")  # kind (next line), side, max_pixels, bytes of the image
-_SHARD_IMAGE, _PICTURE = range(2)
+_SHARD_IMAGE, _PICTURE, *_EXPORTED = range(6)
+_FORMATS: dict[ImageFormat, int] = dict(zip(("auto", "jpg", "png", "webp"), _EXPORTED, strict=True))
+_FORMAT_OF = {kind: name for name, kind in _FORMATS.items()}
 _SIZE = struct.Struct("<QQ")  # width and height, before a picture's pixels
 _RESULT = struct.Struct("<BQ")  # kind (next line), and the number of bytes that follow
 _SAME, _OTHER, _REJECTED = range(3)
@@ -66,6 +70,23 @@ class Decoders:
             PeerLostError: The process was killed.
         """
         kind, result = self._request(_SHARD_IMAGE, data, side, max_pixels)
+        return result if kind == _OTHER else data
+
+    def export_image(
+        self,
+        data: bytes,
+        *,
+        side: int = 0,
+        format: ImageFormat = "auto",
+        max_pixels: int = MAX_PIXELS,
+    ) -> bytes:
+        """As `cit_curate.images.export_image.export_image`, in another process.
+
+        Raises:
+            ImageRejected: As there, or `decoder_failed`.
+            PeerLostError: The process was killed.
+        """
+        kind, result = self._request(_FORMATS[format], data, side, max_pixels)
         return result if kind == _OTHER else data
 
     def read_image(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -184,7 +205,10 @@ def _result(what: int, data: bytes, side: int, max_pixels: int) -> tuple[int, by
         if what == _PICTURE:
             picture = read_image(data, max_pixels=max_pixels)
             return _OTHER, _SIZE.pack(*picture.size) + picture.tobytes()
-        image = shard_image(data, side=side, max_pixels=max_pixels)
+        if what == _SHARD_IMAGE:
+            image = shard_image(data, side=side, max_pixels=max_pixels)
+        else:
+            image = export_image(data, side=side, format=_FORMAT_OF[what], max_pixels=max_pixels)
     except ImageRejected as rejected:
         return _REJECTED, json.dumps([rejected.reason, rejected.detail]).encode()
     return (_SAME, b"") if image is data else (_OTHER, image)

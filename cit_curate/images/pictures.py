@@ -13,28 +13,35 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from cit_curate.images.rejected import ImageRejected
 from cit_curate.images.suffixes import ALLOWED_FORMATS
 
 ImageSuffix = Literal["jpg", "png", "webp", "gif", "bmp"]
+AnyFormat = ImageSuffix | Literal["tiff", "avif"]
 
 MAX_PIXELS = 64_000_000
 
 # The parsers are called by name: `Image.open` would try others, and it warns by a global flag.
-_PARSERS: dict[ImageSuffix, Callable[[BytesIO], ImageFile]] = {
+_PARSERS: dict[AnyFormat, Callable[[BytesIO], ImageFile]] = {
     "jpg": JpegImageFile,
     "png": PngImageFile,
     "webp": WebPImageFile,
     "gif": GifImageFile,
     "bmp": BmpImageFile,
+    "tiff": TiffImageFile,
+    "avif": AvifImageFile,
 }
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_AVIF_BRANDS = (b"avif", b"avis")
 
 # Raised by parsers when bytes are not what they claim to be.
 _PARSE_ERRORS = (
@@ -72,6 +79,8 @@ _SIDEWAYS = (
 )
 # Converting these to RGB cannot fail, nor can putting RGBA on white.
 _SURE_MODES = ("L", "RGB", "RGBA", "CMYK")
+# The modes whose every value a PNG holds.
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
 def image_suffix(data: bytes) -> ImageSuffix:
@@ -97,20 +106,36 @@ def image_suffix(data: bytes) -> ImageSuffix:
     )
 
 
+def any_format(data: bytes) -> AnyFormat:
+    """The format of an image by its first bytes, also of those that only exports read.
+
+    Raises:
+        ImageRejected: As `image_suffix`.
+    """
+    if data.startswith(_TIFF_STARTS):
+        return "tiff"
+    if data[4:8] == b"ftyp" and data[8:12] in _AVIF_BRANDS:
+        return "avif"
+    return image_suffix(data)
+
+
 class OpenedImage:
     """An image with an accepted header; its pixels are decoded once, on demand."""
 
-    def __init__(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(
+        self, data: bytes, *, max_pixels: int = MAX_PIXELS, any_format_is_allowed: bool = False
+    ) -> None:
         """Read the header.
 
         Args:
             data: The bytes of an image file.
             max_pixels: The most pixels (width times height), checked before anything is decoded.
+            any_format_is_allowed: Whether TIFF and AVIF are read, too.
 
         Raises:
             ImageRejected: The format, the header or the size is not acceptable.
         """
-        self._suffix = image_suffix(data)
+        self._suffix = any_format(data) if any_format_is_allowed else image_suffix(data)
         if _is_cut(data, self._suffix):
             raise ImageRejected("truncated_image", f"the {self._suffix} has no end")
         with _rejecting(self._suffix):
@@ -149,6 +174,30 @@ class OpenedImage:
                 _reduce(image, reduction)
             image.load()
             return _upright_rgb(image)
+
+    def read_all(self) -> Image.Image:
+        """The picture with its own colours and transparency: upright (EXIF), the first frame.
+
+        Returns:
+            A mode of PNG, every value as in the image; where PNG has none (CMYK, floats), RGB as
+            `read` gives it.
+
+        Raises:
+            ImageRejected: The image does not decode.
+        """
+        with _rejecting(self._suffix), self._image as image:
+            image.load()
+            turn = _turn(image)
+            if image.mode in _PNG_MODES:
+                whole: Image.Image = image
+            elif image.mode in ("PA", "La", "RGBa"):
+                whole = image.convert("LA" if image.mode == "La" else "RGBA")
+            elif image.mode.startswith("I") and _is_16_bit(image):
+                whole = image.convert("I").convert("I;16")
+            else:
+                whole = _on_white(image)
+                whole.info.pop("icc_profile", None)  # it may be about other colours
+            return whole.copy() if turn is None else whole.transpose(turn)
 
     def check(self) -> None:
         """Check that `read` would succeed, in less time.
@@ -189,7 +238,7 @@ def check_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> None:
     OpenedImage(data, max_pixels=max_pixels).check()
 
 
-def _is_cut(data: bytes, suffix: ImageSuffix) -> bool:
+def _is_cut(data: bytes, suffix: AnyFormat) -> bool:
     """Whether the end that the format requires is missing; decoders often tolerate that."""
     if suffix == "png":
         return data.rfind(b"IEND\xaeB`\x82") < 0
@@ -220,7 +269,7 @@ def _jpeg_ends(data: bytes) -> bool:
 
 
 @contextmanager
-def _rejecting(suffix: ImageSuffix) -> Iterator[None]:
+def _rejecting(suffix: AnyFormat) -> Iterator[None]:
     """Turn the errors of parsers into `ImageRejected`."""
     try:
         yield
@@ -254,6 +303,11 @@ def _upright_rgb(image: ImageFile) -> Image.Image:
 
 def _may_be_transparent(image: Image.Image) -> bool:
     return image.mode != "RGBA" and image.has_transparency_data
+
+
+def _is_16_bit(image: Image.Image) -> bool:
+    values = np.asarray(image.convert("I"))
+    return bool(values.min() >= 0 and values.max() <= 0xFFFF)
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -9,7 +9,7 @@ from cit_curate.images.pictures import MAX_PIXELS, OpenedImage, check_image
 # The quality of new JPEGs: PIL's tables, chroma at half resolution, no metadata.
 JPEG_QUALITY = 90
 # The longest side that libjpeg can write.
-_MAX_JPEG_SIDE = 65_500
+MAX_JPEG_SIDE = 65_500
 # A JPEG is decoded at a reduced scale, but no smaller than this many times the target side.
 _MARGIN = 2
 
@@ -33,14 +33,33 @@ def shard_image(data: bytes, *, side: int = 0, max_pixels: int = MAX_PIXELS) -> 
         check_image(data, max_pixels=max_pixels)
         return data
     opened = OpenedImage(data, max_pixels=max_pixels)
+    image = smaller(opened, side)
+    if image is None:
+        opened.check()
+        return data
+    return as_jpeg(image)
+
+
+def smaller(opened: OpenedImage, side: int) -> Image.Image | None:
+    """The picture with the shorter side `side`: on white, upright, RGB.
+
+    Returns:
+        None if it has no more than that, or would be too long for a JPEG.
+
+    Raises:
+        ImageRejected: The image does not decode.
+    """
     width, height = opened.size
     shorter = min(width, height)
     size = (max(round(width * side / shorter), 1), max(round(height * side / shorter), 1))
-    if shorter <= side or max(size) > _MAX_JPEG_SIDE:
-        opened.check()
-        return data
+    if shorter <= side or max(size) > MAX_JPEG_SIDE:
+        return None
     reduction = next((part for part in (8, 4, 2) if shorter >= part * _MARGIN * side), 1)
-    image = opened.read(reduction=reduction).resize(size, Image.Resampling.LANCZOS)
+    return opened.read(reduction=reduction).resize(size, Image.Resampling.LANCZOS)
+
+
+def as_jpeg(image: Image.Image) -> bytes:
+    """An RGB picture as a JPEG, without metadata."""
     buffer = BytesIO()
     image.save(buffer, "JPEG", quality=JPEG_QUALITY, exif=b"", icc_profile=None)
     return buffer.getvalue()

@@ -6,7 +6,7 @@ import duckdb
 
 from cit_curate.pool.format import CATALOG_NAME, PoolManifest
 from cit_curate.storage.durable import atomic_file, sweep_temporary
-from cit_curate.storage.sql import exact_pattern, open_shared, sql_list
+from cit_curate.storage.sql import open_shared, parquet
 
 
 def rebuild_catalog(folder: Path, manifest: PoolManifest) -> Path:
@@ -56,10 +56,10 @@ def rebuild_catalog(folder: Path, manifest: PoolManifest) -> Path:
                 for part in manifest.parts
             ],
         )
-        pairs = _files(folder, [part.file.path for part in manifest.parts])
-        rejects = _files(folder, [entry.path for entry in manifest.reject_parts])
-        sql(f"CREATE VIEW pairs AS SELECT * FROM read_parquet({pairs})")  # noqa: S608
-        sql(f"CREATE VIEW rejects AS SELECT * FROM read_parquet({rejects})")  # noqa: S608
+        pairs = parquet([folder / part.file.path for part in manifest.parts])
+        rejects = parquet([folder / entry.path for entry in manifest.reject_parts])
+        sql(f"CREATE VIEW pairs AS SELECT * FROM {pairs}")  # noqa: S608
+        sql(f"CREATE VIEW rejects AS SELECT * FROM {rejects}")  # noqa: S608
         sql(
             "CREATE VIEW images AS SELECT image_id, any_value(image_uri) AS image_uri, "
             "any_value(source) AS source, count(*) AS num_pairs, list(text_key) AS text_keys "
@@ -84,7 +84,3 @@ def catalog_problem(folder: Path, manifest: PoolManifest) -> str | None:
     if row != (manifest.num_pairs,) or [sha256 for (sha256,) in shards] != hashes:
         return f"{path} shows another state of the pool"
     return None
-
-
-def _files(folder: Path, paths: list[str]) -> str:
-    return sql_list(exact_pattern(folder / path) for path in paths)

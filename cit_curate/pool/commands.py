@@ -94,7 +94,7 @@ def build(
         text: Wide tables: columns with text, separated by commas.
         text_key: Long tables: column with the text key.
         caption: Long tables: column with the text.
-        extra: Further columns to carry along, separated by commas.
+        extra: Further columns to carry along, separated by commas; COLUMN=NAME stores one as NAME.
         image_root: Where image paths start; default the table's own folder.
         clean: Cleaning of the texts: none, or yfcc (URL-decoded, without tags and links).
         name: The pool's name; default the folder's.
@@ -111,7 +111,7 @@ def build(
     from cit_curate.pool.build.ingest import build_pool
     from cit_curate.pool.format import CATALOG_NAME, MANIFEST_NAME
     from cit_curate.pool.pool import Pool
-    from cit_curate.sources.columns import Columns
+    from cit_curate.sources.columns import Columns, parse_extra
     from cit_curate.sources.source import find_sources, yfcc_source
     from cit_curate.sources.yfcc.source import YfccSource
 
@@ -150,13 +150,15 @@ def build(
                 "--metadata, --image-ids, --subset and --reference-empty-tags are for --format "
                 "yfcc15m and yfcc100m"
             )
+        extra_columns, extra_names = parse_extra(extra)
         columns = Columns(
             image_id=image_id,
             image=image or None,
             text=_names(text),
             text_key=text_key or None,
             caption=caption or None,
-            extra=_names(extra),
+            extra=extra_columns,
+            extra_names=extra_names,
         )
         opened_sources = find_sources(
             sources, format=format, image_root=image_root, reading=reading

@@ -62,7 +62,9 @@ def create_places(connection: Connection, pool: Pool) -> None:
     connection.execute(
         "CREATE VIEW places AS SELECT first_row + file_row_number AS place, "  # noqa: S608
         "concat(image_id, '_', text_key) AS pair_key, image_id, text_key "
-        f"FROM {files} JOIN parts ON part = file_index"
+        # Extra columns stay inside, whatever they are called.
+        f"FROM (SELECT image_id, text_key, file_row_number, file_index FROM {files}) "
+        "JOIN parts ON part = file_index"
     )
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cit_curate.arrow_numpy import arrow_of
 from cit_curate.config import (
     IN_PROCESS,
     READ_AS_FOUND,
@@ -18,10 +20,12 @@ from cit_curate.config import (
     ReadConfig,
 )
 from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.images.addresses import WEB_ADDRESS
 from cit_curate.images.read import MAX_IMAGE_BYTES, read_image_bytes
 from cit_curate.images.root import ImageRoot, image_root
 from cit_curate.pool.catalog import rebuild_catalog
 from cit_curate.pool.format import Part, PoolManifest, RowGroup, SourceEntry, read_manifest
+from cit_curate.pool.parts import image_starts
 from cit_curate.pool.remote_pool import FETCHES, RemotePool
 from cit_curate.pool.token_files import TokenFiles
 from cit_curate.records import PAIR_COLUMNS
@@ -172,6 +176,24 @@ class Pool:
         from cit_curate.pool.build.report import read_build_report
 
         return read_build_report(self.path).counts.get("num_images_tried", 0) > 0
+
+    def num_web_images(self) -> int:
+        """The number of images that are web addresses, counted in the parts.
+
+        Raises:
+            DamagedError: A part cannot be read.
+        """
+        count = 0
+        for path in self._paths(range(len(self.parts))):
+            try:
+                pairs = pq.read_table(path, columns=["image_id", "image_uri"], partitioning=None)
+            except (pa.ArrowException, OSError) as error:
+                raise DamagedError(
+                    f"{path} cannot be read: {error}; see: cit pool verify {self.location}"
+                ) from error
+            uris = pairs["image_uri"].take(arrow_of(image_starts(pairs["image_id"])))
+            count += pc.sum(pc.match_substring_regex(uris, WEB_ADDRESS)).as_py() or 0
+        return count
 
     @cached_property
     def num_bytes(self) -> int:

@@ -1,13 +1,20 @@
 """The commands `cit query`, `cit export` and `cit report`."""
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
 from rich.progress import TaskID
 
-from cit_curate.config import COUNT_SUFFIXES, QUERY_MAX_ROWS, QUERY_TIMEOUT_SECONDS
+from cit_curate.config import (
+    COUNT_SUFFIXES,
+    QUERY_MAX_ROWS,
+    QUERY_TIMEOUT_SECONDS,
+    CsvGuard,
+    ImageFormat,
+)
 from cit_curate.errors import ConfigError
 from cit_curate.printing import print_json, show
 from cit_curate.storage.durable import atomic_file, sweep_temporary
@@ -30,6 +37,7 @@ def query(
     csv: bool = False,
     json: bool = False,
     parquet: Path | None = None,
+    csv_guard: CsvGuard = "formulas",
     pool: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     timeout_seconds: float = QUERY_TIMEOUT_SECONDS,
     max_rows: int = QUERY_MAX_ROWS,
@@ -49,6 +57,8 @@ def query(
         csv: Print CSV instead of a table.
         json: Print one JSON document: a list of objects.
         parquet: Write the result to this Parquet file.
+        csv_guard: formulas = a text that a spreadsheet would run gets a ' in front, and a last
+            column `guarded` says where; off = cells as they are.
         pool: The pool's folder; default the one the run was made from. Of several, once for each:
             --pool A --pool B, or --pool NAME:A when the run gave it another name.
         timeout_seconds: The time after which the query is stopped.
@@ -59,7 +69,7 @@ def query(
     from cit_curate.pool.mixture import PoolMixture
     from cit_curate.run.ledger import Run
     from cit_curate.run.pools import run_pool
-    from cit_curate.run.query_result import print_csv, print_table, unique_names
+    from cit_curate.run.query_result import print_csv, print_table, python_values, unique_names
 
     opened = Run.open(run)
     source = run_pool(opened, pool)
@@ -76,9 +86,12 @@ def query(
             pq.write_table(unique_names(table), temporary, compression="zstd")
         return
     if csv:
-        print_csv(table)
+        print_csv(table, guard=csv_guard)
     elif json:
-        print_json(unique_names(table).to_pylist())
+        named = unique_names(table)
+        columns = map(python_values, named.columns)
+        names = named.schema.names
+        print_json([dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)])
     else:
         print_table(table)
 
@@ -90,6 +103,8 @@ def export(
     pool: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     pairs_per_shard: int = 1000,
     image_side: int | None = None,
+    image_format: ImageFormat = "auto",
+    csv_guard: CsvGuard = "formulas",
     json: bool = False,
 ) -> None:
     """Export what a run curated: FILE.json, FILE.parquet, FILE.csv, or a folder of WebDataset tars.
@@ -108,10 +123,15 @@ def export(
         pairs_per_shard: Pairs in each tar.
         image_side: Shrink images to this shorter side, as JPEGs; smaller ones, and with 0 all, keep
             the pool's bytes. Left out, it is the run's --shard-image-side.
+        image_format: The format of all images in the shards. auto = JPEG, PNG and WebP keep their
+            bytes; others, such as GIF and BMP, which most readers of shards drop, become PNG.
+        csv_guard: formulas = in a CSV, a text that a spreadsheet would run gets a ' in front, and
+            the column `guarded` says where, for readers to take it off; off = cells as they are.
         json: Print one JSON document instead of a summary.
     """
     from cit_curate.run.exports.export import export_counts, export_webdataset
     from cit_curate.run.ledger import Run
+    from cit_curate.run.paths import MANIFESTS
     from cit_curate.run.pools import run_pool
 
     if pairs_per_shard < 1:
@@ -133,7 +153,7 @@ def export(
     name = url or str(out)
     if suffix in COUNT_SUFFIXES:
         with made_here(out) as local:
-            num_pairs = export_counts(opened, local, pool=_fetched(source))
+            num_pairs = export_counts(opened, local, pool=_fetched(source), csv_guard=csv_guard)
         summary = {"path": name, "num_pairs": num_pairs}
         lines = [f"{name}: {num_pairs:,} pairs"]
     else:
@@ -153,13 +173,14 @@ def export(
                 numbers = count_and_rate(done, total, seconds, "pairs")
                 progress.update(bar, completed=done, total=total, numbers=numbers)
 
-            with made_here(out, last="pairs.json") as local:
+            with made_here(out, last=f"{MANIFESTS}/pairs.json") as local:
                 shards = export_webdataset(
                     opened,
                     source,
                     local,
                     pairs_per_shard=pairs_per_shard,
                     image_side=image_side,
+                    image_format=image_format,
                     on_progress=show_progress,
                 )
         summary = {
@@ -167,9 +188,15 @@ def export(
             "num_pairs": shards.num_pairs,
             "num_shards": shards.num_shards,
             "rejects": dict(shards.rejects),
+            "reencoded": shards.reencoded,
         }
         lines = [f"{name}: {shards.num_pairs:,} pairs in {shards.num_shards:,} shards"]
-        lines += [f"set aside in rejects.parquet: {n:,} {why}" for why, n in shards.rejects.items()]
+        lines += [
+            f"re-encoded as {suffix}: {_counted(originals)}"
+            for suffix, originals in shards.reencoded.items()
+        ]
+        rejected = f"{MANIFESTS}/rejects.parquet"
+        lines += [f"set aside in {rejected}: {n:,} {why}" for why, n in shards.rejects.items()]
     show(summary, lines, as_json=json)
 
 
@@ -202,6 +229,11 @@ def report(
         size = build_report(opened, source, local).stat().st_size
     name = remote_url(page) or str(page)
     show({"path": name, "bytes": size}, [f"{name}: {size / 1e6:,.1f} MB"], as_json=json)
+
+
+def _counted(formats: Mapping[str, int]) -> str:
+    first_frame = {"gif": " (the first frame)"}
+    return ", ".join(f"{n:,} {name}{first_frame.get(name, '')}" for name, n in formats.items())
 
 
 def _fetched(pools: "Pool | PoolMixture | None") -> "Pool | PoolMixture | None":

@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+# In an export, the folder of the manifests and rejects. Two underscores: `datasets` takes no file
+# below such a folder for data.
+MANIFESTS = "__manifests__"
+
 
 def step_folder(outer_step: int) -> str:
     """The folder name of an outer step, `step=000012`."""

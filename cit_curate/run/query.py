@@ -8,7 +8,7 @@ is not finished shows the outer steps that were committed when the database was 
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import duckdb
 import pyarrow as pa
 
+from cit_curate.carried import sql_name
 from cit_curate.config import QUERY_MAX_ROWS, QUERY_TIMEOUT_SECONDS
 from cit_curate.errors import DamagedError, QueryError, ResourceError
 from cit_curate.pool.mixture import PoolMixture
@@ -200,7 +201,7 @@ class RunDatabase:
         rows: list[dict[str, Any]] = table.to_pylist()
         return rows
 
-    def batches(self, sql: str, batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+    def batches(self, sql: str, batch_rows: int = BATCH_ROWS) -> Generator[pa.RecordBatch]:
         """The result of our own SQL, unchecked, batch by batch; at least one, maybe empty."""
         # A cursor of its own, so that other queries may run while this result is read.
         with self._named_errors(), self._connection.cursor() as cursor:
@@ -268,7 +269,8 @@ class RunDatabase:
         for name, paths in pairs.items():
             scan = parquet(paths)
             # A pool may have a column `pool` of its own; here the name means the pool itself.
-            others = "* EXCLUDE (pool)" if "pool" in self._columns(scan) else "*"
+            is_own = "pool" in map(sql_name, self._columns(scan))
+            others = "* EXCLUDE (pool)" if is_own else "*"
             key = "concat(image_id, '_', text_key) AS pair_key"
             selects.append(f"FROM {scan} SELECT {literal(name)} AS pool, {key}, {others}")
         return f"CREATE VIEW pairs AS {' UNION ALL BY NAME '.join(f'({s})' for s in selects)}"

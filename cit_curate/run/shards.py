@@ -5,7 +5,7 @@ One sample is `{name}.jpg|png|webp` (the bytes of the image), `{name}.txt` (the 
 pools `POOL/PAIR-KEY`). It is escaped, since webdataset cuts a name at its first dot. A long one is
 its beginning and a hash, since a file system takes 255 bytes. Beside each closed tar is
 `{tar name}.json` with its count, size and SHA-256: a tar that is cut at any byte is refused, never
-read in part.
+read in part. Exports have these in a folder of their own.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from typing import Any, overload
 from urllib.parse import quote
 
 from cit_curate.errors import DamagedError
-from cit_curate.run.paths import shard_name
+from cit_curate.run.paths import MANIFESTS, shard_name
 from cit_curate.run.tar_reader import TarMember, tar_members
 from cit_curate.run.tar_writer import end_of_tar, member
 from cit_curate.storage.durable import (
@@ -90,6 +90,7 @@ class ShardWriter:
         pairs_per_shard: int,
         entries: Sequence[FileEntry] = (),
         make_room: Callable[[], bool] = lambda: False,
+        manifests: Path | None = None,
     ) -> None:
         """Start a writer, or resume after the shards in `entries`.
 
@@ -99,6 +100,7 @@ class ShardWriter:
             pairs_per_shard: The number of pairs in each shard but the last.
             entries: The entries of the shards that exist already.
             make_room: Called when the disk is full; returns whether to try again.
+            manifests: The folder of the manifests; None = beside the shards.
         """
         self.folder = folder
         self.prefix = prefix
@@ -106,6 +108,8 @@ class ShardWriter:
         self.entries = list(entries)
         self._pending: list[Sample] = []
         self._make_room = make_room
+        self._manifests = manifests or folder
+        self._manifests.mkdir(parents=True, exist_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -127,7 +131,8 @@ class ShardWriter:
         """
         if self._pending:
             self._close_shard()
-        write_json(self.folder / f"{self.prefix}.json", [asdict(entry) for entry in self.entries])
+        whole = [asdict(entry) for entry in self.entries]
+        write_json(self._manifests / f"{self.prefix}.json", whole)
         return self.entries
 
     def _close_shard(self) -> None:
@@ -151,7 +156,7 @@ class ShardWriter:
             sha256.update(end)
             size += stream.write(end)
         entry = FileEntry(path.name, len(self._pending), size, sha256.hexdigest())
-        write_json(path.with_suffix(".json"), asdict(entry))
+        write_json((self._manifests / path.name).with_suffix(".json"), asdict(entry))
         self.entries.append(entry)
         self._pending = []
 
@@ -268,12 +273,14 @@ def remove_shards(folder: Path, prefix: str, *, first: int = 0) -> None:
 
 
 def shard_entry(path: Path) -> FileEntry:
-    """The entry in the JSON file beside a closed tar.
+    """The entry in the JSON file beside a closed tar, or for an export in its own folder.
 
     Raises:
         DamagedError: It is missing or damaged.
     """
     manifest = path.with_suffix(".json")
+    exported = path.parent / MANIFESTS / manifest.name
+    manifest = exported if exported.is_file() else manifest
     return file_entry(read_json(manifest), str(manifest))
 
 

@@ -1,17 +1,26 @@
 """The columns of a table that make the pairs, for wide and for long tables."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from cit_curate.carried import sql_name
 from cit_curate.errors import ConfigError
-from cit_curate.records import PAIR_COLUMNS, text_key_of
+from cit_curate.records import PAIR_COLUMNS, TOKENS, text_key_of
 
 # The text keys of a caption column with lists, which readers make up.
 LIST_KEY = "__list_key__"
-RESERVED_COLUMNS = (*PAIR_COLUMNS, "caption_hash", "text_fixed")
+# The names that an extra column may not have in the pool, and whose they are.
+RESERVED_COLUMNS = {
+    **dict.fromkeys((*PAIR_COLUMNS, "caption_hash", "text_fixed"), "the pool's own column"),
+    **dict.fromkeys(("pair_key", "pool"), "a column of the view pairs of a run"),
+    **dict.fromkeys(("num_pairs", "text_keys"), "a column of the view images of the pool"),
+    "row": "a column of the view rejects of the pool",
+    **dict.fromkeys(("filename", "file_index", "file_row_number", "rowid"), "DuckDB's column"),
+    TOKENS: "a column that cit adds",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +40,7 @@ class Columns:
         text_key: Long: the column of text keys.
         caption: Long: the column of texts, or of lists of texts.
         extra: Further columns to copy into the pool unchanged.
+        extra_names: The names of these columns in the pool; empty = their own.
 
     Raises:
         ConfigError: The two forms are mixed, `text_key` lacks its `caption`, or two columns clash.
@@ -42,6 +52,7 @@ class Columns:
     text_key: str | None = None
     caption: str | None = None
     extra: tuple[str, ...] = ()
+    extra_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.text and (self.caption or self.text_key):
@@ -57,11 +68,16 @@ class Columns:
                 both = f"{keys[key]!r} and {name!r}"
                 raise ConfigError(f"columns {both} both make the text key {key!r}")
             keys[key] = name
-        for name in self.extra:
-            if name in RESERVED_COLUMNS:
-                raise ConfigError(f"--extra {name}: the pool has a column of that name already")
         if len(set(self.extra)) != len(self.extra):
             raise ConfigError(f"--extra names a column twice: {', '.join(self.extra)}")
+        if self.extra_names and len(self.extra_names) != len(self.extra):
+            raise ConfigError(f"{len(self.extra_names)} names for {len(self.extra)} extra columns")
+        _check_extra(self.stored_names)
+
+    @property
+    def stored_names(self) -> dict[str, str]:
+        """The name in the pool of each extra column."""
+        return dict(zip(self.extra, self.extra_names or self.extra, strict=True))
 
     @property
     def texts(self) -> tuple[tuple[str, str], ...]:
@@ -132,6 +148,44 @@ class Columns:
 def peek_hint(where: object) -> str:
     """The end of a message about a source that could not be read as it was asked for."""
     return f"; see how it would be read with: cit pool build {where} --peek"
+
+
+def parse_extra(listed: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The columns and their names in the pool of a list such as `colour,Source=origin`.
+
+    Raises:
+        ConfigError: One side of a `=` is empty.
+    """
+    columns, names = [], []
+    for entry in filter(None, map(str.strip, listed.split(","))):
+        column, separator, name = entry.rpartition("=") if "=" in entry else (entry, "", entry)
+        column, name = column.strip(), name.strip()
+        if separator and not (column and name):
+            raise ConfigError(f"--extra {entry}: write COLUMN=NAME to store a column as NAME")
+        columns.append(column)
+        names.append(name)
+    return tuple(columns), tuple(names) if names != columns else ()
+
+
+def _check_extra(stored_names: Mapping[str, str]) -> None:
+    """Raise if a name in the pool is taken; SQL does not tell the case of ASCII letters apart."""
+    taken: dict[str, str] = {}
+    for column, name in stored_names.items():
+        key = sql_name(name)
+        owner = RESERVED_COLUMNS.get(key)
+        if key.startswith("__") and key.endswith("__"):
+            owner = "a form that only cit's own columns have"
+        if owner:
+            clash = f"{key!r} is {owner}"
+        elif key in taken:
+            clash = f"column {taken[key]!r} is stored by that name, too"
+        else:
+            taken[key] = column
+            continue
+        raise ConfigError(
+            f"--extra {column}: {clash}, and SQL does not tell case apart; to store it by another "
+            f"name: --extra {column}=own_{key}"
+        )
 
 
 def is_list(kind: pa.DataType) -> bool:

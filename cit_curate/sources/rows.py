@@ -17,6 +17,8 @@ import pyarrow.compute as pc
 
 from cit_curate.arrow_numpy import arrow_of, numpy_of
 from cit_curate.captions import replace_bad_text
+from cit_curate.carried import NotCarriedError, carried
+from cit_curate.errors import ConfigError
 from cit_curate.records import Bool, Int64
 from cit_curate.sources.columns import Columns, column_kind, is_list
 
@@ -330,23 +332,19 @@ def column_cells(values: pa.Array) -> pa.Array:
     return values.cast(pa.large_string()).fill_null("")
 
 
-def carried_column(values: pa.Array) -> pa.Array:
-    """An extra column of a table as the pool stores it; text that is not UTF-8 is mended."""
-    kind = carried_type(values.type)
-    values = values.cast(kind)
-    if pa.types.is_string(kind) and (texts := _decoded(values)) is not None:
+def carried_column(values: pa.Array, name: str) -> pa.Array:
+    """An extra column of a table as the pool stores it; text that is not UTF-8 is mended.
+
+    Raises:
+        ConfigError: A value cannot be stored.
+    """
+    try:
+        values = carried(values)
+    except NotCarriedError as error:
+        raise ConfigError(f"--extra {name}: {error}; leave it out, or convert it first") from error
+    if pa.types.is_string(values.type) and (texts := _decoded(values)) is not None:
         return mended_texts(texts)
     return values
-
-
-def carried_type(kind: pa.DataType) -> pa.DataType:
-    """The type of an extra column in the pool: string for text, else its own.
-
-    Integer types are not unified, because the values of one do not always fit in another.
-    """
-    if column_kind(kind) == "text":
-        return pa.string()
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _decoded(values: pa.Array) -> list[str | None] | None:

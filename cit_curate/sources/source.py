@@ -31,7 +31,7 @@ from cit_curate.sources.huggingface import dataset_sources, open_huggingface
 from cit_curate.sources.parquet import open_parquet, parquet_schema
 from cit_curate.sources.partitions import with_partitions
 from cit_curate.sources.remote_sources import held_copies
-from cit_curate.sources.rows import SourceReader
+from cit_curate.sources.rows import SourceReader, SourceRows
 from cit_curate.sources.text.json_array import open_json
 from cit_curate.sources.text.table import open_table
 from cit_curate.sources.webdataset import open_webdataset
@@ -145,11 +145,26 @@ def yfcc_source(files: YfccSource) -> Source:
 
 
 def open_source(source: Source, columns: Columns) -> SourceReader:
-    """Open a source of any format; the errors are those of its reader."""
-    reader, partitions = READERS[source.format], dict(source.partitions)
+    """Open a source of any format; the errors are those of its reader.
+
+    The reader gives the extra columns by their names in the pool.
+    """
+    open_reader, partitions = READERS[source.format], dict(source.partitions)
     if partitions.keys() & set(columns.extra):
-        return with_partitions(lambda own: reader(source, own), columns, partitions)
-    return reader(source, columns)
+        reader = with_partitions(lambda own: open_reader(source, own), columns, partitions)
+    else:
+        reader = open_reader(source, columns)
+    names = columns.stored_names
+    if reader.read is None or not columns.extra_names:
+        return reader
+    read = reader.read
+
+    def renamed() -> Iterator[SourceRows]:
+        for rows in read():
+            yield replace(rows, extra={names[name]: cells for name, cells in rows.extra.items()})
+
+    types = {names[name]: kind for name, kind in reader.extra_types.items()}
+    return replace(reader, extra_types=types, read=renamed)
 
 
 def _open_folder(source: Source, columns: Columns) -> SourceReader:

@@ -6,6 +6,7 @@ Nothing here imports torch, so a misspelt name is reported at once.
 from pathlib import Path
 
 from cit_curate.errors import ConfigError
+from cit_curate.images.addresses import fetch_advice
 from cit_curate.metadata.entries import read_metadata
 from cit_curate.pool.mixture import PoolMixture, parse_pool
 from cit_curate.run.ledger import Run
@@ -38,6 +39,9 @@ def open_pools(config: RunConfig) -> PoolMixture:
     for each in pools:
         if each.pool.has_images:
             continue
+        if num_images := each.pool.num_web_images():
+            advice = fetch_advice(each.pool.location, num_images)
+            raise ConfigError(f"training needs images on disk or in a store; {advice}")
         raise ConfigError(
             f"{each.pool.path} names no images, and training needs them; "
             "curate without training with `cit curate`, or build the pool with --image COLUMN"

@@ -432,3 +432,32 @@ def test_a_pair_whose_image_cannot_be_opened_gives_way_to_the_next(
     for view in ("used", "selections"):
         count = f"SELECT count(DISTINCT split_part(pair_key, '_', 1)) AS images FROM {view}"
         assert json.loads(cit("query", out, count, "--json").out) == [{"images": 13}]
+
+
+# Images on the web
+
+
+def test_a_pool_of_web_addresses_says_so_how_many_and_what_fetches_them(
+    cit: Cit, tiny: Path, tmp_path: Path
+) -> None:
+    rows = [f"{n},https://example.org/{n // 2}.jpg,a blue square no {n}" for n in range(8)]
+    table = "\n".join(["id,url,title", *rows, "8,,a red disc without a picture"])
+    (tmp_path / "web.csv").write_text(table, encoding="utf-8")
+    pool = tmp_path / "web"
+    columns = ("--image-id", "id", "--image", "url", "--text", "title")
+    assert cit("pool", "build", tmp_path / "web.csv", *columns, "--out", pool).code == 0
+    said = f"8 images are web addresses in {pool}"
+    ended = cit("train", "default", *train_flags(tiny, str(pool)), "--out", tmp_path / "run")
+    assert ended.code == 2
+    assert said in ended.err
+    assert "img2dataset" in ended.err
+    out = ("--threshold", "-1", "--max-pairs", "all", "--out", tmp_path / "picked")
+    ended = cit("curate", pool, *text_flags(tiny), *out)
+    assert ended.code == 0
+    assert said in ended.err
+    assert "img2dataset" in ended.err
+    ended = cit("export", tmp_path / "picked", tmp_path / "shards")
+    assert ended.code == 2
+    assert said in ended.err
+    assert "img2dataset" in ended.err
+    assert cit("export", tmp_path / "picked", tmp_path / "picked.parquet").code == 0

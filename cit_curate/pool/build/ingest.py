@@ -19,6 +19,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from cit_curate.carried import NotCarriedError, carried_note, carried_type
 from cit_curate.config import IN_PROCESS, MAX_REJECT_RATIO, Cleaning, EngineConfig
 from cit_curate.engines.engine import Engine, open_engine
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
@@ -70,7 +71,7 @@ from cit_curate.pool.format import (
 from cit_curate.pool.parts import write_rejects
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.folders.folder import no_captions
-from cit_curate.sources.rows import IdLists, SourceReader, carried_type
+from cit_curate.sources.rows import IdLists, SourceReader
 from cit_curate.sources.source import Source, open_source
 from cit_curate.storage.replace_folder import replacing
 
@@ -174,8 +175,8 @@ def build_pool(
                     id_lists={**lists.described, **id_lists} if lists else {},
                 )
                 guesses = [
-                    (*source.notes, *_guesses(reader))
-                    for source, reader in zip(sources, readers, strict=True)
+                    (*source.notes, *guessed)
+                    for source, guessed in zip(sources, _guesses(readers), strict=True)
                 ]
                 report = summarised(
                     sources, found.sources, guesses, manifest.rejects, found.firsts, numbered
@@ -205,12 +206,20 @@ def _changed_reading(sources: Sequence[Source]) -> dict[str, object]:
     return changed
 
 
-def _guesses(reader: SourceReader) -> tuple[str, ...]:
-    """A sentence for each guess about a source."""
-    if reader.columns is None or reader.columns.image_id is not None:
-        return reader.notes
-    made = "there is no column image_id: ids are SOURCE/ROW (--image-id names another column)"
-    return (*reader.notes, made)
+def _guesses(readers: Sequence[SourceReader]) -> Iterator[tuple[str, ...]]:
+    """For each source, a sentence for each guess; a cast only for the first source that has it."""
+    told: set[tuple[str, pa.DataType]] = set()
+    for reader in readers:
+        notes = [*reader.notes]
+        if reader.columns is not None and reader.columns.image_id is None:
+            notes.append(
+                "there is no column image_id: ids are SOURCE/ROW (--image-id names another column)"
+            )
+        for name, kind in reader.extra_types.items():
+            if (name, kind) not in told and (note := carried_note(kind)):
+                notes.append(f"--extra {name} is {kind}, {note}")
+            told.add((name, kind))
+        yield tuple(notes)
 
 
 def _read_lists(readers: Sequence[SourceReader], progress: Progress) -> IdLists | None:
@@ -370,13 +379,24 @@ def _write(
 def _common_types(
     sources: Sequence[Source], readers: Sequence[SourceReader]
 ) -> Mapping[str, pa.DataType]:
-    types: dict[str, tuple[pa.DataType, Path]] = {}
+    """The type of each extra column in the pool; a column without a value takes any."""
+    common: dict[str, pa.DataType] = {}
+    found: dict[str, tuple[pa.DataType, Path]] = {}
     for source, reader in zip(sources, readers, strict=True):
         for name, kind in reader.extra_types.items():
-            first, path = types.setdefault(name, (kind, source.path))
-            if carried_type(kind) != carried_type(first):
+            try:
+                carried = carried_type(kind)
+            except NotCarriedError as error:
+                raise ConfigError(
+                    f"--extra {name}: the column is {kind} in {source.path}, which a pool does not "
+                    f"store ({error}); leave it out, or convert it first"
+                ) from error
+            if name not in common or pa.types.is_null(common[name]):
+                common[name], found[name] = carried, (kind, source.path)
+            elif carried != common[name] and not pa.types.is_null(carried):
+                first, path = found[name]
                 raise ConfigError(
                     f"column {name!r} is {kind} in {source.path} and {first} in {path}; give it "
                     "one type, or build two pools"
                 )
-    return {name: carried_type(kind) for name, (kind, _) in types.items()}
+    return common

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from cit_curate.carried import carried_type
 from cit_curate.config import Cleaning
 from cit_curate.engines.workers import Mapper, keep_freed_memory
 from cit_curate.errors import BadInputError, DamagedError
@@ -30,7 +31,6 @@ from cit_curate.sources.rows import (
     Reject,
     SourceReader,
     SourceRows,
-    carried_type,
     moved_reject,
 )
 from cit_curate.sources.source import Source, open_source

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cit_curate.config import COUNT_SUFFIXES
+from cit_curate.csv_cells import csv_text, guard_remover
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.records import split_pair_key
-from cit_curate.run.csv_cells import csv_text
 
 BATCH_ENTRIES = 65_536
 # The largest integer that every JSON reader holds exactly.
@@ -205,18 +205,24 @@ def _csv_entries(stream: BinaryIO) -> Iterator[Entry]:
         rows = csv.reader(text, strict=True)
         names = next(rows, [])
         key_column, count_column = _column(names, "pair_key"), _column(names, "count")
+        remove_guards = guard_remover(names)
         for row in rows:
             if len(row) != len(names):
                 raise ValueError(f"line {rows.line_num:,} has {len(row)} cells, not {len(names)}")
+            if remove_guards is None:
+                key = _without_quote(row[key_column])
+            else:
+                remove_guards(row)
+                key = row[key_column]
             count = row[count_column]
             is_number = count.isascii() and count.isdigit() and len(count) < 20
-            yield _without_quote(row[key_column]), int(count) if is_number else count
+            yield key, int(count) if is_number else count
     finally:
         text.detach()
 
 
 def _without_quote(key: str) -> str:
-    """The key without the `'` that `csv_text` puts before a text that looks like a formula."""
+    """The key without the `'` that older versions, whose files lack the column `guarded`, put."""
     return key[1:] if key.startswith("'") and csv_text(key[1:]) == key else key
 
 

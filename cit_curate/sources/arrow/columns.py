@@ -120,7 +120,7 @@ def rows_of_batch(
             cells[name] = column_cells(_as_text(batch.column(name)))
     problems |= failed or {}
     records = np.arange(first, first + batch.num_rows)
-    extra = {name: carried_column(batch.column(name)) for name in columns.extra}
+    extra = {name: carried_column(batch.column(name), name) for name in columns.extra}
     rejects = [
         Reject(first + row + 1, reason, detail, first + row)
         for row, (reason, detail) in sorted(problems.items())

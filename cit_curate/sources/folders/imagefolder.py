@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from cit_curate.arrow_numpy import arrow_of
+from cit_curate.carried import carried_type
 from cit_curate.config import ReadConfig
 from cit_curate.errors import ConfigError
 from cit_curate.images.presence import is_there
@@ -33,7 +34,6 @@ from cit_curate.sources.rows import (
     Reject,
     SourceReader,
     SourceRows,
-    carried_type,
     cells_of,
     texts_of_cells,
 )

@@ -107,12 +107,13 @@ class TextLines:
     """The lines of a text file, from the first one.
 
     A line ends with LF or CR LF; in a file that has no LF in its beginning, with CR. A CR inside
-    another line is a blank.
+    another line is a blank, unless it is kept.
 
     Attributes:
         path: The file.
         encoding: The encoding, as Python calls it.
         newline: The end of the first line.
+        keeps_returns: Whether a CR inside a line is kept.
         num_lines: The lines so far.
         other_ends: The ends of lines, by their number, that are not `newline`.
     """
@@ -120,6 +121,7 @@ class TextLines:
     path: Path
     encoding: str
     newline: str = "\n"
+    keeps_returns: bool = False
     num_lines: int = field(default=0, init=False)
     other_ends: dict[int, str] = field(default_factory=dict, init=False)
 
@@ -177,6 +179,8 @@ class TextLines:
                 end = "\r\n" if line.endswith("\r") else "\n"
                 if end != self.newline:
                     self.other_ends[number] = end
+            if self.keeps_returns:
+                return [line.removesuffix("\r") for line in lines]
             lines = [line.rstrip("\r").replace("\r", " ") for line in lines]
         return lines
 

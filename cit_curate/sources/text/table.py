@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from cit_curate.captions import replace_bad_text, shown_text
 from cit_curate.config import READ_AS_FOUND, ReadConfig
+from cit_curate.csv_cells import guard_remover, is_exported
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.rows import (
@@ -98,6 +99,9 @@ def open_lines(path: Path, columns: Columns, kind: str, reading: ReadConfig) -> 
                     f"the delimiter is {DELIMITER_NAMES[other]} (guessed; --delimiter says which)"
                 )
                 break
+    if reading.quoting == "auto" and is_exported(table.header):
+        format = replace(table.format, quoting="csv")
+        table = replace(table, lines=replace(lines, keeps_returns=True), format=format)
     return replace(table, notes=tuple(notes))
 
 
@@ -199,6 +203,7 @@ def _read(
     # A getter of a single column would return a bare cell, so the first name is repeated.
     chosen = itemgetter(*map(table.header.index, (*names, names[0])))
     num_columns = len(table.header)
+    remove_guards = guard_remover(table.header)
     is_header = table.has_header
     num_lines = 0
     for line, spanned, cells, problem, is_mended in table.format.records(table.lines):
@@ -218,6 +223,8 @@ def _read(
                 log.notes.append(Note(line, "spanning_lines", "", spanned))
             if is_mended:
                 log.notes.append(Note(line, "mended_quotes", cells[0]))
+            if remove_guards is not None:
+                remove_guards(cells)
             yield line, chosen(cells)[:-1]
     log.counts["lines"] += num_lines
     assert num_lines == table.lines.num_lines, (

@@ -332,7 +332,8 @@ def test_query_export_and_report_read_a_remote_pool_that_is_named(bucket, tmp_pa
     export(run, Path(f"{bucket}/out/shards"), pool=(url,), json=True)
     assert json.loads(capsys.readouterr().out)["num_pairs"] == 8
     there = list_files(f"{bucket}/out/shards").keys()
-    assert there == {"pairs-000000.tar", "pairs-000000.json", "pairs.json", "rejects.parquet"}
+    manifests = {"pairs-000000.json", "pairs.json", "rejects.parquet"}
+    assert there == {"pairs-000000.tar", "README.md", *(f"__manifests__/{m}" for m in manifests)}
     with pytest.raises(ConfigError, match="files in it"):
         export(run, Path(f"{bucket}/out/shards"), pool=(url,))
     report(run, out=Path(f"{bucket}/out/report.html"), pool=(url,), json=True)

@@ -11,6 +11,7 @@ import pytest
 import tyro
 from run_fixtures import image_bytes, small_run
 
+from cit_curate.config import CsvGuard
 from cit_curate.errors import ConfigError, QueryError
 from cit_curate.pool.pool import Pool
 from cit_curate.run import commands
@@ -118,8 +119,25 @@ def test_hostile_text_is_inert_on_a_terminal_as_csv_and_json(
 
 @pytest.mark.faults("C3")
 def test_csv_cells_are_no_formulas(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    commands.query(run, "SELECT '=1+1' AS a, -1 AS b", csv=True)
-    assert list(csv.reader(io.StringIO(capsys.readouterr().out))) == [["a", "b"], ["'=1+1", "-1"]]
+    def lines(sql: str, guard: CsvGuard = "formulas") -> list[list[str]]:
+        commands.query(run, sql, csv=True, csv_guard=guard)
+        return list(csv.reader(io.StringIO(capsys.readouterr().out)))
+
+    sql = "SELECT '=1+1' AS a, -1 AS b, '-1' AS c"
+    assert lines(sql) == [["a", "b", "c", "guarded"], ["'=1+1", "-1", "-1", "a"]]
+    assert lines(sql, "off") == [["a", "b", "c"], ["=1+1", "-1", "-1"]]
+    assert lines("SELECT '-1' AS a, 'b' AS guarded") == [["a", "guarded"], ["-1", "b"]]
+    with pytest.raises(ConfigError, match="--csv-guard off"):
+        lines("SELECT '=1+1' AS a, 'b' AS guarded")
+
+
+@pytest.mark.parametrize("flag", ["csv", "json", "table"])
+def test_times_that_python_cannot_hold_are_printed(
+    run: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    sql = "SELECT DATE '29349-01-26' AS day, [DATE '29349-01-26'] AS days, {'d': TIME '01:02'} AS s"
+    commands.query(run, sql, csv=flag == "csv", json=flag == "json")
+    assert capsys.readouterr().out.count("29349-01-26") == 2
 
 
 @pytest.mark.faults("G3")
@@ -156,6 +174,7 @@ def test_export_writes_a_folder(
         "num_pairs": 8,
         "num_shards": 2,
         "rejects": {},
+        "reencoded": {},
     }
 
 

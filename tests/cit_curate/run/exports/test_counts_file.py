@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cit_curate.csv_cells import csv_text
 from cit_curate.errors import BadInputError, ConfigError
-from cit_curate.run.csv_cells import csv_text
 from cit_curate.run.exports import counts_file
 from cit_curate.run.exports.counts_file import read_counts
 

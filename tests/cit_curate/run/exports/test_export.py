@@ -1,18 +1,21 @@
 import csv
 import gc
+import io
 import json
 import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset as wds
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from run_fixtures import (
     MemoryPool,
     image_bytes,
@@ -23,15 +26,18 @@ from run_fixtures import (
     write_step,
 )
 
+from cit_curate.config import CsvGuard, ImageFormat
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor
-from cit_curate.run.csv_cells import csv_text
+from cit_curate.run.exports.counts_import import import_counts
 from cit_curate.run.exports.export import export_counts, export_webdataset, json_members
 from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.ledger_tables import SCHEMAS
-from cit_curate.run.shards import read_shard, shard_entry
+from cit_curate.run.paths import MANIFESTS
+from cit_curate.run.shards import Sample, read_shard, shard_entry
 from cit_curate.sources.columns import Columns
+from cit_curate.storage.durable import read_json
 
 
 def read_plainly(folder: Path, shards: str) -> list[dict[str, object]]:
@@ -164,8 +170,8 @@ def test_a_csv_cell_is_never_a_formula(tmp_path: Path) -> None:
     export_counts(run, tmp_path / "c.csv", pool=pool)
     with (tmp_path / "c.csv").open(newline="") as stream:
         captions = [line["caption"] for line in csv.DictReader(stream)]
-    assert captions == [f"'{text}" if text[0] in "=+-@\t" else text for text in NASTY]
-    assert csv_text(-1) == -1
+    formulas = [text for text in NASTY if text[0] in "=+-@\t" and text not in ("+1", "-1")]
+    assert captions == [f"'{text}" if text in formulas else text for text in NASTY]
 
 
 @pytest.mark.faults("C3")
@@ -179,14 +185,75 @@ def test_no_cell_of_any_column_is_a_formula(tmp_path: Path) -> None:
     with (tmp_path / "c.csv").open(newline="") as stream:
         (line,) = csv.DictReader(stream)
     assert {"'=1+1_t", "'=1+1", "'@SUM(A1)", "'+1.png"} <= {*line.values()}
+    assert line["guarded"] == "pair_key image_id caption image_uri"
 
 
-@pytest.mark.faults("C3")
-@given(st.text())
-def test_csv_text_changes_only_what_starts_like_a_formula(text: str) -> None:
-    cell = str(csv_text(text))
-    assert cell in (text, f"'{text}")
-    assert not cell.startswith(("=", "+", "-", "@"))
+def test_cells_are_written_as_they_are_without_the_guard(tmp_path: Path) -> None:
+    run, pool = nasty_run(tmp_path, NASTY)
+    export_counts(run, tmp_path / "c.csv", pool=pool, csv_guard="off")
+    with (tmp_path / "c.csv").open(newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    assert [line["caption"] for line in lines] == NASTY
+    assert "guarded" not in lines[0]
+
+
+def test_the_first_formula_may_come_in_the_last_row(tmp_path: Path) -> None:
+    captions = [f"a brass bell no {number}" for number in range(20)] + ["@dawn on the pier"]
+    run, pool = nasty_run(tmp_path, captions)
+    export_counts(run, tmp_path / "c.csv", pool=pool)
+    with (tmp_path / "c.csv").open(newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    assert [line["guarded"] for line in lines] == [""] * 20 + ["caption"]
+    assert lines[-1]["caption"] == "'@dawn on the pier"
+
+
+CAPTION_LETTERS = st.sampled_from("=+-@\t\r\n'\",; ab1é\u2028")
+
+
+@pytest.mark.parametrize("guard", ["formulas", "off"])
+def test_keys_and_captions_come_back_from_an_exported_csv(tmp_path: Path, guard: CsvGuard) -> None:
+    captions = ["-50% on lamps", "@home", "'=quoted", "-7.5", "+3", "1e-3", 'a "b", c\r\nd\re']
+    # Lines that by themselves are whole rows of the exported table, with a guard and without.
+    captions += [
+        "a,b\n1,2,3,4,5,6\nc,,,,d",
+        "a,b,c\n1,2,3,4,5,6,7\nc,,,d",
+        'a\n"\nb',
+        '"',
+        "x\r\r\ny",
+    ]
+    check_the_way_back(tmp_path, captions, guard)
+
+
+@pytest.mark.slow
+@given(st.lists(st.text(CAPTION_LETTERS, max_size=12), min_size=1, max_size=12), st.booleans())
+@settings(max_examples=10, deadline=None)
+def test_any_captions_come_back_from_an_exported_csv(
+    tmp_path_factory: pytest.TempPathFactory, captions: list[str], is_guarded: bool
+) -> None:
+    guard: CsvGuard = "formulas" if is_guarded else "off"
+    check_the_way_back(tmp_path_factory.mktemp("way-back"), captions, guard)
+
+
+def check_the_way_back(folder: Path, captions: Sequence[str], guard: CsvGuard) -> None:
+    table = pa.table(
+        {"id": [f"{'-=@1'[n % 4]}{n}" for n in range(len(captions) + 1)], "t": [*captions, "end"]}
+    )
+    pq.write_table(table, folder / "in.parquet")
+    columns = Columns(image_id="id", text=("t",))
+    pool = Pool.build([folder / "in.parquet"], folder / "pool", columns=columns)
+    pairs = pq.read_table(folder / "pool" / "pairs").to_pylist()
+    keys = {f"{pair['image_id']}_t": 1 for pair in pairs}
+    (folder / "counts.json").write_text(json.dumps(keys))
+    run = import_counts(folder / "counts.json", pool, folder / "run").run
+    export_counts(run, folder / "out.csv", pool=pool, csv_guard=guard)
+    columns = Columns(text_key="text_key", caption="caption")
+    Pool.build([folder / "out.csv"], folder / "again", columns=columns)
+    again = pq.read_table(folder / "again" / "pairs").to_pylist()
+    assert {(pair["image_id"], pair["text_key"], pair["caption"]) for pair in again} == {
+        (pair["image_id"], pair["text_key"], pair["caption"]) for pair in pairs
+    }
+    counted = import_counts(folder / "out.csv", pool, folder / "run-again").run
+    assert counted.counts() == run.counts()
 
 
 def test_a_folder_reads_with_webdataset_alone(tmp_path: Path) -> None:
@@ -212,6 +279,7 @@ def test_a_folder_reads_with_webdataset_alone(tmp_path: Path) -> None:
         "metadata_text": "dog",
         "reason": "threshold",
         "similarity": 0.85,
+        "original_format": "png",
     }
     assert samples[1]["txt"] == "a picture of thing 1"
     assert samples[1]["png"].size == (8, 6)  # type: ignore[attr-defined]
@@ -223,13 +291,115 @@ def test_a_folder_is_the_same_bytes_again_and_keeps_image_bytes(tmp_path: Path) 
     pool = small_pool(tmp_path / "pool")
     for name in ("a", "b"):
         export_webdataset(run, pool, tmp_path / name)
-    files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert files == ["pairs-000000.json", "pairs-000000.tar", "pairs.json", "rejects.parquet"]
-    for name in files:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    files = sorted(path for path in (tmp_path / "a").rglob("*") if path.is_file())
+    assert [path.relative_to(tmp_path / "a").as_posix() for path in files] == [
+        "README.md",
+        *(f"{MANIFESTS}/{name}" for name in ("pairs-000000.json", "pairs.json", "rejects.parquet")),
+        "pairs-000000.tar",
+    ]
+    for path in files:
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
     entry = shard_entry(tmp_path / "a" / "pairs-000000.tar")
+    assert read_json(tmp_path / "a" / MANIFESTS / "pairs.json") == [asdict(entry)]
     samples = list(read_shard(tmp_path / "a", entry))
     assert samples[0].image == pool.images["memory:0.png"]
+
+
+def pool_of_formats(path: Path, kinds: Sequence[str]) -> MemoryPool:
+    """A picture of each format, the colours of one not those of the next."""
+    pool = small_pool(path, num_rows=len(kinds))
+    for index, kind in enumerate(kinds):
+        picture = Image.linear_gradient("L").resize((30, 20 + index)).convert("RGB")
+        stream = io.BytesIO()
+        picture.save(stream, kind)
+        pool.images[f"memory:{index}.png"] = stream.getvalue()
+    return pool
+
+
+FORMATS = ("GIF", "JPEG", "BMP", "PNG", "TIFF", "WEBP", "AVIF", "GIF")
+
+
+def test_formats_that_readers_of_shards_drop_are_written_as_png(tmp_path: Path) -> None:
+    pool = pool_of_formats(tmp_path / "pool", FORMATS)
+    result = export_webdataset(small_run(tmp_path / "run"), pool, tmp_path / "out")
+    assert result.reencoded == {"png": {"avif": 1, "bmp": 1, "gif": 2, "tiff": 1}}
+    samples = stored(tmp_path / "out")
+    assert [sample.suffix for sample in samples] == [
+        "png",
+        "jpg",
+        "png",
+        "png",
+        "png",
+        "webp",
+        "png",
+        "png",
+    ]
+    for index, (sample, kind) in enumerate(zip(samples, FORMATS, strict=True)):
+        original = pool.images[f"memory:{index}.png"]
+        own = {"JPEG": "jpg"}.get(kind, kind.lower())
+        assert sample.info["original_format"] == own
+        assert (sample.image == original) == (sample.suffix == own)
+        new, old = (Image.open(io.BytesIO(data)) for data in (sample.image, original))
+        assert new.convert("RGBA").tobytes() == old.convert("RGBA").tobytes()
+
+
+def test_the_member_of_a_jfif_is_called_jpg(tmp_path: Path) -> None:
+    (tmp_path / "0.jfif").write_bytes(image_bytes(kind="JPEG"))
+    (tmp_path / "t.csv").write_text("image_id,image,t\n00000000,0.jfif,a pier\n")
+    columns = Columns(image="image", text=("t",))
+    pool = Pool.build([tmp_path / "t.csv"], tmp_path / "pool", columns=columns)
+    export_webdataset(small_run(tmp_path / "run"), pool, tmp_path / "out")
+    [sample] = stored(tmp_path / "out")
+    assert (sample.suffix, sample.image) == ("jpg", (tmp_path / "0.jfif").read_bytes())
+
+
+@pytest.mark.parametrize("image_format", ["jpg", "png", "webp"])
+def test_one_format_throughout(tmp_path: Path, image_format: ImageFormat) -> None:
+    pool = pool_of_formats(tmp_path / "pool", FORMATS)
+    run, out = small_run(tmp_path / "run"), tmp_path / "out"
+    result = export_webdataset(run, pool, out, image_format=image_format)
+    assert {sample.suffix for sample in stored(out)} == {image_format}
+    assert sum(result.reencoded[image_format].values()) == len(FORMATS) - 1
+    small = export_webdataset(run, pool, tmp_path / "s", image_format=image_format, image_side=10)
+    assert sum(small.reencoded[image_format].values()) == len(FORMATS) - 1
+    sizes = [Image.open(io.BytesIO(sample.image)).size for sample in stored(tmp_path / "s")]
+    assert {min(size) for size in sizes} == {10}
+
+
+def stored(folder: Path) -> list[Sample]:
+    entries = map(shard_entry, sorted(folder.glob("*.tar")))
+    return [sample for entry in entries for sample in read_shard(folder, entry)]
+
+
+@pytest.mark.parametrize("kinds", [FORMATS, ("JPEG",) * 8])
+@pytest.mark.slow
+def test_a_folder_is_a_dataset_of_hugging_face_as_it_is(
+    tmp_path: Path, kinds: Sequence[str]
+) -> None:
+    import datasets
+
+    run, pool = small_run(tmp_path / "run"), pool_of_formats(tmp_path / "pool", kinds)
+    del pool.images["memory:7.png"]
+    export_webdataset(run, pool, tmp_path / "out", pairs_per_shard=3)
+    loaded = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert list(loaded) == ["train"]
+    rows = list(loaded["train"])
+    assert [row["txt"] for row in rows] == [f"a picture of thing {number}" for number in range(7)]
+    assert [row["json"]["original_format"] for row in rows][1] == "jpg"
+    for index, sample in enumerate(rows):
+        pictures = [sample[name] for name in ("jpg", "png", "webp") if sample.get(name)]
+        assert [picture.size for picture in pictures] == [(30, 20 + index)]
+
+
+@pytest.mark.slow
+def test_open_clip_keeps_every_sample(tmp_path: Path) -> None:
+    from open_clip_train.data import filter_no_caption_or_no_image
+
+    pool = pool_of_formats(tmp_path / "pool", FORMATS)
+    export_webdataset(small_run(tmp_path / "run"), pool, tmp_path / "out")
+    samples = read_plainly(tmp_path / "out", "pairs-000000.tar")
+    assert len(samples) == len(FORMATS)
+    assert all(map(filter_no_caption_or_no_image, samples))
 
 
 def test_an_image_that_cannot_be_opened_is_set_aside_with_its_reason(tmp_path: Path) -> None:
@@ -241,7 +411,7 @@ def test_an_image_that_cannot_be_opened_is_set_aside_with_its_reason(tmp_path: P
     result = export_webdataset(run, pool, tmp_path / "out")
     # Pair 7 is in the ledger and no longer in the pool.
     assert result.num_pairs == 4
-    rejects = pq.read_table(tmp_path / "out" / "rejects.parquet").to_pylist()
+    rejects = pq.read_table(tmp_path / "out" / MANIFESTS / "rejects.parquet").to_pylist()
     assert [(reject["pair_key"], reject["reason"]) for reject in rejects] == [
         ("00000001_t", "format_not_allowed"),
         ("00000002_t", "truncated_image"),

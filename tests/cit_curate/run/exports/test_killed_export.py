@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -49,8 +50,8 @@ def export_until(number: int, run: Path, pool: Path, out: Path) -> None:
 
 
 def content(out: Path) -> dict[str, bytes]:
-    files = sorted(out.iterdir()) if out.is_dir() else [out]
-    return {path.name: path.read_bytes() for path in files}
+    files = sorted(out.rglob("*")) if out.is_dir() else [out]
+    return {path.name: path.read_bytes() for path in files if path.is_file()}
 
 
 @pytest.fixture
@@ -88,8 +89,6 @@ def test_a_killed_export_is_whole_or_absent_and_the_next_one_is_the_same_bytes(
         number += 1
     assert number > 1, "it must have been killed before the rename for this to mean something"
     if code:
-        for path in out.iterdir() if out.is_dir() else ():
-            path.unlink()
-        out.rmdir() if out.is_dir() else out.unlink()
+        shutil.rmtree(out) if out.is_dir() else out.unlink()
         export(run, pool, out)
     assert content(out) == whole
