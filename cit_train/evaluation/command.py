@@ -146,7 +146,10 @@ def _evaluate_tasks(
     if out is not None and not out.parent.is_dir():
         raise ConfigError(f"--out: there is no folder {out.parent}")
     encoder, tokenizer = load_dual_encoder(
-        model, device=str(choose_device(device)), tokenizer=tokenizer_name or None
+        model,
+        device=str(choose_device(device)),
+        tokenizer=tokenizer_name or None,
+        max_text_length=options.max_text_length,
     )
     results: list[TaskResult] = []
     facts: dict[str, Any] = {"model": str(model), "data": str(root), "limit": options.limit}
@@ -197,7 +200,10 @@ def _evaluate_folder(
 
     folder = ImageFolder.open(data, options.classes)
     encoder, tokenizer = load_dual_encoder(
-        model, device=str(choose_device(device)), tokenizer=tokenizer_name or None
+        model,
+        device=str(choose_device(device)),
+        tokenizer=tokenizer_name or None,
+        max_text_length=options.max_text_length,
     )
     pooled = pooled_images(
         encoder,
