@@ -150,8 +150,9 @@ def read_text_config(
 
 def cannot_load(name: str, error: Exception) -> ConfigError:
     """The error for a model or a tokenizer that transformers cannot load."""
+    reason = first_line(error).split(" Should contain one of ")[0]  # some 600 types
     return ConfigError(
-        f"--text-encoder {name} cannot be loaded: {first_line(error).rstrip('.:')}. "
+        f"--text-encoder {name} cannot be loaded: {reason.rstrip('.:')}. "
         "Give a directory with config.json, tokenizer.json and model.safetensors, "
         "or package:minilm, which needs no network"
     )
@@ -214,6 +215,8 @@ def _note_own_pooling(folder: Path, name: str, pooling: str) -> None:
     file = folder / "modules.json"
     modules = read_json(file) if file.is_file() else []
     for module in modules if isinstance(modules, list) else []:
+        if not isinstance(module, dict):
+            continue
         kind, path = str(module.get("type", "")).rpartition(".")[2], str(module.get("path", ""))
         config = folder / path / "config.json"
         if kind == "Dense":

@@ -240,6 +240,22 @@ def test_a_dense_layer_of_sentence_transformers_is_said_to_be_left_out(
     assert "2_Dense" in caplog.text
 
 
+@pytest.mark.parametrize("modules", [{"a": 1}, ["a"], [{}], []])
+def test_another_modules_json_is_none_of_ours(modules: object, tmp_path: Path) -> None:
+    save_tower(tmp_path, "bert")
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    load_text_tower(tower_config(tmp_path))
+
+
+@pytest.mark.parametrize("config", [[], "bert", {}, {"model_type": "nobodys"}])
+def test_a_config_of_no_model_is_an_error_of_the_folder(config: object, tmp_path: Path) -> None:
+    save_tower(tmp_path, "bert")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=rf"--text-encoder {tmp_path} cannot be loaded") as caught:
+        load_text_tower(tower_config(tmp_path))
+    assert len(str(caught.value)) < 600
+
+
 def test_the_text_half_of_an_unconverted_dual_encoder_is_taken_out(tmp_path: Path) -> None:
     tokenizer = make_tokenizer("bert")
     text = transformers.BertConfig(vocab_size=len(tokenizer), **SIZES)
