@@ -3,14 +3,17 @@
 Only the text weights of `model.safetensors` are read, so the vision tower may be of any type.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
-from cit_curate.errors import ConfigError, DamagedError
+from cit_curate.errors import ConfigError, DamagedError, first_line
 from cit_curate.storage.durable import read_json
+from cit_curate.text_encoder.text_models import new_text_model
 
 _MODEL_TYPE = "vision-text-dual-encoder"
 _TOWER = "text_model."
@@ -26,7 +29,9 @@ def dual_encoder_folder(path: Path) -> Path | None:
     for folder in (path, path / "checkpoints" / "best", path / "checkpoints" / "last"):
         config = folder / "config.json"
         if config.is_file() and (folder / "model.safetensors").is_file():
-            return folder if read_json(config).get("model_type") == _MODEL_TYPE else None
+            read = read_json(config)
+            is_dual = isinstance(read, dict) and read.get("model_type") == _MODEL_TYPE
+            return folder if is_dual else None
     return None
 
 
@@ -40,19 +45,38 @@ def load_text_side(folder: Path) -> tuple[PreTrainedModel, torch.nn.Linear]:
     weights = folder / "model.safetensors"
     try:
         text_config = AutoConfig.for_model(**config["text_config"])
-        tower = AutoModel.from_config(text_config, dtype=torch.float32)
+        tower = new_text_model(text_config, dtype=torch.float32)
         with safe_open(weights, framework="pt") as stored:
             names = [name for name in stored.keys() if name.startswith(_TOWER)]  # noqa: SIM118
             tensors = {name.removeprefix(_TOWER): stored.get_tensor(name) for name in names}
             weight = stored.get_tensor(_PROJECTION).float()
-        tower.load_state_dict(tensors)
-    except (KeyError, ValueError, RuntimeError, OSError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
+        _fill(tower, tensors)
+    except (
+        LookupError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        OSError,
+        SafetensorError,
+        StrictDataclassError,
+    ) as error:
+        reason = first_line(error)
         raise DamagedError(f"{weights} is not the dual encoder of its config: {reason}") from error
     projection = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     with torch.no_grad():
         projection.weight.copy_(weight)
     return tower, projection
+
+
+def _fill(tower: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Load all weights of a tower; of tied ones, such as T5's embeddings, files hold only one."""
+    found = tower.load_state_dict(tensors, strict=False)
+    state = tower.state_dict()
+    filled = {weight.data_ptr() for name, weight in state.items() if name in tensors}
+    missing = [name for name in found.missing_keys if state[name].data_ptr() not in filled]
+    if missing or found.unexpected_keys:
+        names = ", ".join([*missing, *found.unexpected_keys][:4])
+        raise ValueError(f"the weights of its text tower differ in {names}")
 
 
 def load_text_projection(path: str) -> torch.nn.Linear:

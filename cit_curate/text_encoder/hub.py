@@ -20,7 +20,8 @@ __all__ = ["HUB_PREFIX", "HubName", "hub_folder", "network_errors", "refuse_offl
 HUB_PREFIX = "hf://"
 TIMEOUT_SECONDS = 5.0
 # Files that load without code from the repository. PyTorch files are read with weights_only.
-_SETTINGS = re.compile(r"[^/]+\.(json|txt|model)")
+# sentence-transformers puts the config of a model's pooling into a folder, such as 1_Pooling.
+_SETTINGS = re.compile(r"[^/]+\.(json|txt|model)|\d+_Pooling/config\.json")
 _WEIGHTS = (
     re.compile(r"model(-\d+-of-\d+)?\.safetensors"),
     re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin"),

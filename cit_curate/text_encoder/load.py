@@ -1,86 +1,80 @@
 """Text towers and tokenizers loaded by name."""
 
 import hashlib
+import logging
 from pathlib import Path
 
 import torch
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cit_curate.config import TextTowerConfig
 from cit_curate.errors import ConfigError
+from cit_curate.text_encoder.checks import check_text_tower
 from cit_curate.text_encoder.dual_encoder_text import dual_encoder_folder, load_text_side
 from cit_curate.text_encoder.hub import hub_folder
 from cit_curate.text_encoder.packaged import PACKAGE_PREFIX, packaged_folder
-from cit_curate.text_encoder.pooled_text import PooledTextConfig, PooledTextModel
-from cit_curate.text_encoder.reading_weights import reading_weights
-from cit_curate.text_encoder.tokenizer import LENGTH_STEP
+from cit_curate.text_encoder.pooled_text import pooled_tower
+from cit_curate.text_encoder.text_models import cannot_load, load_text_model, read_text_config
+from cit_curate.text_encoder.tokenizer import open_tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 def load_text_tower(config: TextTowerConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a text tower, with the pooling of the config, and its tokenizer.
 
-    A run or a checkpoint's folder stands for the text tower of its dual encoder.
+    A run or a checkpoint's folder stands for the text tower of its dual encoder, and a whole CLIP
+    or SigLIP for its text half. The tower is checked with a few texts (`check_text_tower`).
 
     Raises:
-        ConfigError: The model or its tokenizer cannot be loaded, or has no pooler output.
+        ConfigError: The model or its tokenizer cannot be loaded, weights are missing, it has no
+            pooler output, or it fails a check.
         DamagedError: The weights are cut, or are a pickle of more than tensors.
     """
-    name = config.text_encoder
+    name, pooling = config.text_encoder, config.pooling
+    resolved = Path(resolve_model_name(name))
+    dual = dual_encoder_folder(resolved)
+    if dual is None:
+        read_text_config(resolved, name)  # a family is refused by name before its tokenizer is
     tokenizer = load_tokenizer(name)
-    resolved = resolve_model_name(name)
-    dual = dual_encoder_folder(Path(resolved))
-    folder = str(dual or resolved)
-    try:
-        if dual is not None:
-            tower, _ = load_text_side(dual)
-        else:
-            with reading_weights(f"--text-encoder {name}"):
-                tower = AutoModel.from_pretrained(
-                    folder, trust_remote_code=False, dtype=torch.float32, attn_implementation="sdpa"
-                )
-    except (OSError, ValueError) as error:
-        raise _cannot_load(name, error) from error
-    if isinstance(tower, PooledTextModel):
-        return tower, tokenizer
-    if config.pooling != "pooler":
-        # Without the path it was loaded from, which does not belong in a saved model.
-        tower_config = tower.config.to_dict() | {"_name_or_path": ""}
-        pooled = PooledTextConfig(tower_config=tower_config, pooling=config.pooling)
-        return PooledTextModel(pooled, tower), tokenizer
-    with torch.inference_mode():
-        probe = tower(input_ids=torch.zeros((1, LENGTH_STEP), dtype=torch.long))
-    if getattr(probe, "pooler_output", None) is None:
-        raise ConfigError(
-            f"--text-encoder {name} has no pooler output; choose --pooling mean or --pooling cls"
+    if dual is not None:
+        tower, _ = load_text_side(dual)
+    else:
+        tower = load_text_model(resolved, name, pooling=pooling)
+    tower = pooled_tower(tower, pooling, tokenizer)
+    check_text_tower(
+        tower,
+        tokenizer,
+        max_text_length=config.max_text_length,
+        subject=f"--text-encoder {name}",
+    )
+    if tokenizer.model_max_length < config.max_text_length:
+        logger.warning(
+            "--text-encoder %s was made for texts of %d tokens (model_max_length), fewer than "
+            "--max-text-length %d",
+            name,
+            tokenizer.model_max_length,
+            config.max_text_length,
         )
     return tower, tokenizer
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a text tower.
+    """Load the tokenizer of a text tower; it has a pad token.
 
     Raises:
         ConfigError: The tokenizer cannot be loaded, or is not a fast one.
+        DamagedError: It is cut.
     """
     resolved = resolve_model_name(name)
     folder = str(dual_encoder_folder(Path(resolved)) or resolved)
-    transformers_logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = open_tokenizer(folder)
     except (OSError, ValueError) as error:
-        raise _cannot_load(name, error) from error
+        raise cannot_load(name, error) from error
     if not tokenizer.is_fast:
         raise ConfigError(f"--text-encoder {name} has no fast tokenizer (tokenizer.json)")
     return tokenizer
-
-
-def _cannot_load(name: str, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"--text-encoder {name} cannot be loaded: {str(error).splitlines()[0]} "
-        "Give a directory with config.json, tokenizer.json and model.safetensors, "
-        "or package:minilm, which needs no network"
-    )
 
 
 def resolve_model_name(name: str) -> str:

@@ -164,7 +164,8 @@ class PackedTower:
     @torch.inference_mode()
     def _check(self) -> None:
         """Check that captions do not attend to each other, as all would without `lengths`."""
-        captions = [[5, 6, 7, 8], [8, 6]]
+        vocabulary = self._inner.get_input_embeddings().num_embeddings
+        captions = [[token % vocabulary for token in ids] for ids in ([5, 6, 7, 8], [8, 6])]
         alone = [self.embed(Tokens.of([ids])) for ids in captions]
         together = self.embed(Tokens.of(captions))
         # Broken weights are reported later, by `embed_on_device`, with the caption.

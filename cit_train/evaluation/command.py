@@ -149,7 +149,10 @@ def _evaluate_tasks(
     if out is not None and not out.parent.is_dir():
         raise ConfigError(f"--out: there is no folder {out.parent}")
     encoder, tokenizer = load_dual_encoder(
-        model, device=str(choose_device(device)), tokenizer=tokenizer_name or None
+        model,
+        device=str(choose_device(device)),
+        tokenizer=tokenizer_name or None,
+        max_text_length=options.max_text_length,
     )
     results: list[TaskResult] = []
     facts: dict[str, Any] = {"model": str(model), "data": str(root), "limit": options.limit}
@@ -205,7 +208,10 @@ def _evaluate_folder(
     for note in images.notes:
         _logger.warning("%s", note)
     encoder, tokenizer = load_dual_encoder(
-        model, device=str(choose_device(device)), tokenizer=tokenizer_name or None
+        model,
+        device=str(choose_device(device)),
+        tokenizer=tokenizer_name or None,
+        max_text_length=options.max_text_length,
     )
     pooled = pooled_images(
         encoder,

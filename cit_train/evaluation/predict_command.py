@@ -79,7 +79,10 @@ def predict(
     _check_some(paths, rejected)
     folder = hub_folder(model) if model.startswith(HUB_PREFIX) else Path(model)
     encoder, text_tokenizer = load_dual_encoder(
-        folder, device=str(choose_device(device)), tokenizer=tokenizer or None
+        folder,
+        device=str(choose_device(device)),
+        tokenizer=tokenizer or None,
+        max_text_length=tokens,
     )
     vectors = class_features(encoder, text_tokenizer, classes, prompts, max_text_length=tokens)
     predictions: list[Prediction] = []

@@ -20,6 +20,7 @@ from cit_curate.records import PoolCursor
 from cit_curate.run.environment import cit_version, describe_environment
 from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.subset import subset_pool
+from cit_curate.text_encoder.checks import check_text_tower
 from cit_curate.text_encoder.encoder import choose_device
 from cit_curate.text_encoder.load import load_text_tower, weights_sha256
 from cit_train.config import RunConfig, flat
@@ -190,7 +191,14 @@ def _load_model(config: RunConfig) -> tuple[VisionTextDualEncoderModel, PreTrain
         checkpoint = Path(config.model.init_from)
         # The original CiT's checkpoints have no tokenizer, so the text tower's is used.
         other = config.text.text_encoder if is_foreign(checkpoint) else None
-        return load_dual_encoder(checkpoint, tokenizer=other)
+        model, tokenizer = load_dual_encoder(checkpoint, tokenizer=other)
+        check_text_tower(
+            model.text_model,
+            tokenizer,
+            max_text_length=config.text.max_text_length,
+            subject=f"--init-from {checkpoint}",
+        )
+        return model, tokenizer
     text, tokenizer = load_text_tower(config.text)
     vision = load_vision_tower(config.model.vision_encoder)
     model = build_dual_encoder(

@@ -1,6 +1,11 @@
 """The dual encoder; importing this registers our Hugging Face model types."""
 
-from cit_curate.text_encoder.pooled_text import PooledTextConfig, PooledTextModel
+from cit_curate.text_encoder.pooled_text import (
+    PaddedTextConfig,
+    PaddedTextModel,
+    PooledTextConfig,
+    PooledTextModel,
+)
 from cit_train.models.timm_tower import (
     AugregConfig,
     AugregModel,
@@ -16,6 +21,8 @@ __all__ = [
     "AugregModel",
     "MocoConfig",
     "MocoModel",
+    "PaddedTextConfig",
+    "PaddedTextModel",
     "PooledTextConfig",
     "PooledTextModel",
     "SwagConfig",

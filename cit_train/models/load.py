@@ -3,18 +3,15 @@
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoModel,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-    VisionTextDualEncoderModel,
-)
+from transformers import AutoModel, PreTrainedTokenizerBase, VisionTextDualEncoderModel
 from transformers.utils import logging as transformers_logging
 
 from cit_curate.config import TextTowerConfig
 from cit_curate.errors import ConfigError
+from cit_curate.text_encoder.checks import check_positions
 from cit_curate.text_encoder.load import resolve_model_name
 from cit_curate.text_encoder.reading_weights import reading_weights
+from cit_curate.text_encoder.tokenizer import num_ids, open_tokenizer
 from cit_train.models import PooledTextModel
 from cit_train.models.released import is_released, load_released, open_released
 from cit_train.models.strict import refuse_differences
@@ -36,7 +33,11 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
 
 def load_dual_encoder(
-    path: Path, *, device: str = "cpu", tokenizer: str | None = None
+    path: Path,
+    *,
+    device: str = "cpu",
+    tokenizer: str | None = None,
+    max_text_length: int | None = None,
 ) -> tuple[VisionTextDualEncoderModel, PreTrainedTokenizerBase]:
     """A saved dual encoder in eval mode, and its tokenizer.
 
@@ -46,10 +47,11 @@ def load_dual_encoder(
         device: The device of the weights.
         tokenizer: The directory or hub id of a tokenizer; None = the one beside the weights, else
             the original's if a hub's cache on this machine has it.
+        max_text_length: The tokens of the longest text to come; None = not known.
 
     Raises:
-        ConfigError: There is no model or tokenizer, the model is not a dual encoder, or its tensors
-            do not match its config.
+        ConfigError: There is no model or tokenizer, the model is not a dual encoder, its tensors
+            do not match its config, or its text tower has too few positions.
         DamagedError: The weights are truncated, or a pickle with more than tensors.
     """
     folder: Path | None
@@ -66,6 +68,8 @@ def load_dual_encoder(
             f"{path} has no tokenizer; give one with --tokenizer, a directory or a hub id such as "
             f"{ORIGINAL_TOKENIZER}"
         )
+    if max_text_length is not None:
+        check_positions(model.text_model, max_text_length, subject=str(path))
     model.vision_model.to(memory_format=torch.channels_last)
     return model.to(device).eval(), own_tokenizer
 
@@ -93,18 +97,17 @@ def find_tokenizer(
     source = resolve_model_name(name) if name else str(folder) if own else ORIGINAL_TOKENIZER
     optional = not name and not own
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, trust_remote_code=False, local_files_only=optional
-        )
+        tokenizer = open_tokenizer(source, cached_only=optional)
     except (OSError, ValueError) as error:
         if optional:
             return None
         reason = str(error).splitlines()[0]
         subject = f"--tokenizer {name}" if name else f"the tokenizer {source}"
         raise ConfigError(f"{subject} cannot be loaded: {reason}") from error
-    if len(tokenizer) > vocabulary:
+    if num_ids(tokenizer) > vocabulary:
         raise ConfigError(
-            f"the tokenizer {source} has {len(tokenizer):,} tokens, the text tower {vocabulary:,}; "
+            f"the tokenizer {source} has {num_ids(tokenizer):,} tokens, the text tower "
+            f"{vocabulary:,}; "
             "give the one that the model was trained with (--tokenizer)"
         )
     return tokenizer

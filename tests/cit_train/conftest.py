@@ -1,4 +1,7 @@
-"""Makes `from tiny import ...` work in this folder, and one tiny world for a session."""
+"""Makes `from tiny import ...` work in this folder, and one tiny world for a session.
+
+`text_towers` comes from the tests of the text encoder.
+"""
 
 import sys
 from pathlib import Path
@@ -6,6 +9,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1] / "cit_curate"))
 
 
 @pytest.fixture(scope="session")
