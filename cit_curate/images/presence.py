@@ -34,19 +34,23 @@ def is_there(root: ImageRoot, image_uri: str) -> bool:
         ResourceError: The network failed at every try.
     """
     path = file_of(image_uri)
+    # Most of the time goes to files that are not there, for which one question is enough.
+    if not path or (isinstance(root, Path) and not os.path.exists(f"{root}/{path}")):  # noqa: PTH110
+        return False
     try:
         with opened_below(root, path):
-            return bool(path)
+            return True
     except ImageRejected:
         return False
 
 
 def shown_file(root: ImageRoot, image_uri: str) -> str:
-    """The whole path or URL of an image's file, for messages."""
+    """The whole path or URL of an image's file, and the image's place in it, for messages."""
     path = file_of(image_uri) or image_uri
+    place = image_uri.partition(path)[2]
     if isinstance(root, RemoteFolder):
-        return f"{root.url}/{path}"
-    return os.path.normpath(root / path)
+        return f"{root.url}/{path}{place}"
+    return os.path.normpath(root / path) + place
 
 
 def hint_for(root: ImageRoot, image_uri: str) -> str:
@@ -59,6 +63,8 @@ def hint_for(root: ImageRoot, image_uri: str) -> str:
     if isinstance(root, RemoteFolder):
         return ""
     path = file_of(image_uri)
+    if is_there(root, image_uri):
+        return "the file is there, but not this image in it"
     decoded = unquote(path)
     if decoded != path:
         found = f": {_shown(decoded)} is there" if is_there(root, decoded) else ""

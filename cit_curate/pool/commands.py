@@ -95,7 +95,8 @@ def build(
         text_key: Long tables: column with the text key.
         caption: Long tables: column with the text.
         extra: Further columns to carry along, separated by commas; COLUMN=NAME stores one as NAME.
-        image_root: Where image paths start; default the table's own folder.
+        image_root: Where image paths start, and what links may not leave; default the folder of
+            images, or the table's own folder.
         clean: Cleaning of the texts: none, or yfcc (URL-decoded, without tags and links).
         name: The pool's name; default the folder's.
         metadata: YFCC: yfcc100m_dataset.txt, unpacked.

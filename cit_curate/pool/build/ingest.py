@@ -75,6 +75,9 @@ from cit_curate.sources.rows import IdLists, SourceReader
 from cit_curate.sources.source import Source, open_source
 from cit_curate.storage.replace_folder import replacing
 
+# The rejects of a folder in which nothing is wrong but that it has no captions.
+_NO_CAPTIONS = {"image_without_text", "text_without_image", "format_not_allowed"}
+
 Progress = Callable[..., None]
 """Called now and then with the current phase and the rows done; for YFCC100M, whose length is
 known, also with the share of the whole."""
@@ -326,9 +329,10 @@ def _check(found: Found, sources: Sequence[Source], max_reject_ratio: float) -> 
         limit()
     if found.num_pairs == 0:
         folders = [source.path for source in sources if source.format == "folder"]
-        advice = (
-            no_captions(folders[0]) if folders and "image_without_text" in found.reasons else ""
+        is_silent = (
+            "image_without_text" in found.reasons and not found.reasons.keys() - _NO_CAPTIONS
         )
+        advice = no_captions(folders[0]) if folders and is_silent else ""
         raise BadInputError(found.no_pairs(paths) + advice)
     limit()
 

@@ -34,7 +34,7 @@ def test_the_file_of_an_image_is_what_counts(root):
 
 
 def test_what_is_shown_is_the_whole_path(root):
-    assert shown_file(root, "zip://y/z.zip#x.jpg") == str(root / "y" / "z.zip")
+    assert shown_file(root, "zip://y/z.zip#x.jpg") == f"{root}/y/z.zip#x.jpg"
     assert shown_file(root, "pictures/none.jpg") == str(root / "pictures" / "none.jpg")
 
 
@@ -53,6 +53,8 @@ def test_what_is_shown_is_the_whole_path(root):
         ("top/set/pictures/a.jpg", "pictures/a.jpg is there, without top/set before it"),
         ("photos/a.jpg", "a file of that name is pictures/a.jpg"),
         ("../../elsewhere.jpg", "it leads outside of {root}; --image-root names a folder"),
+        ("zip://z.zip#y.jpg", "the file is there, but not this image in it"),
+        ("zip://pictures/z.zip#x.jpg", "z.zip is there, without pictures before it"),
         ("nothing/like/it.jpg", ""),
     ],
 )
