@@ -95,6 +95,13 @@ def pictures(path):
         write(f"{path}/{number}.txt", f"a mug, {number}")
 
 
+def imagefolder(path):
+    rows = [{"file_name": f"{number}.png", "text": f"a mug, {number}"} for number in range(3)]
+    write(f"{path}/train/metadata.jsonl", "\n".join(map(json.dumps, rows)))
+    for number in range(3):
+        write(f"{path}/train/{number}.png", png(number))
+
+
 def dataset():
     features = datasets.Features({"photo": datasets.Image(), "caption": datasets.Value("string")})
     photos = [{"bytes": png(number), "path": None} for number in range(3)]
@@ -141,6 +148,7 @@ MAKERS = {
     "shards": shards,
     "shards/{000..001}.tar": lambda path: shards("shards"),
     "pictures": pictures,
+    "birds": imagefolder,
     "saved_dataset": lambda path: dataset().save_to_disk(path),
     "snapshot": snapshot,
     "downloads": lambda path: downloads(path, with_images=False),
