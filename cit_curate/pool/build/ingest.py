@@ -132,7 +132,7 @@ def build_pool(
     schema = pair_schema(_common_types(sources, readers))
     entries = tuple(source_entry(source) for source in sources)
     lists = _read_lists(readers, progress)
-    named_columns = {**(asdict(columns) if columns else {}), **sources[0].reading.changed}
+    named_columns = {**(asdict(columns) if columns else {}), **_changed_reading(sources)}
     settings = settings_of(clean, named_columns, lists.described if lists else {})
     request = Asked(name or out.name, entries, settings)
     with builder_lock(out, entries):

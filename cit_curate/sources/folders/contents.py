@@ -11,6 +11,7 @@ from cit_curate.errors import ConfigError
 from cit_curate.images.suffixes import IMAGE_SUFFIXES
 from cit_curate.sources.arrow.img2dataset import is_img2dataset
 from cit_curate.sources.columns import peek_hint
+from cit_curate.sources.folders.metadata import METADATA_NAMES, names_images
 from cit_curate.sources.huggingface import is_dataset
 from cit_curate.sources.parquet import parquet_schema
 from cit_curate.sources.text.files import COMPRESSED_TEXT_SUFFIXES
@@ -38,8 +39,6 @@ FILES_OF: Mapping[SourceFormat, str] = {
 }
 """What files of each format are called."""
 
-# Tables that belong to the images beside them (Hugging Face's imagefolder).
-_OF_IMAGES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 # Tables that `cit export` writes beside its shards.
 _OF_SHARDS = ("rejects.parquet",)
 # The file that makes a folder one of our pools, which is no source.
@@ -87,7 +86,7 @@ class FolderFiles:
             DamagedError: A Parquet file beside images is damaged.
         """
         found = dict(self.by_format)
-        if self.images:
+        if self.images or self.num_links:
             found = {kind: self._not_of_images(files) for kind, files in found.items()}
         if self.texts or found.get("webdataset"):
             found.pop("json", None)
@@ -98,9 +97,13 @@ class FolderFiles:
                 for file in found.get("parquet", [])
                 if file.with_suffix("") not in shards and file.name not in _OF_SHARDS
             ]
+        found["parquet"] = [file for file in found.get("parquet", []) if not names_images(file)]
         found = {kind: files for kind, files in found.items() if files}
-        if self.images and found.keys() <= {"parquet"} and not self._other_parquet():
-            return "folder"
+        if self.images and not found.keys() - {"parquet"}:
+            # img2dataset's tables of the images beside them.
+            schemas = map(parquet_schema, found.get("parquet", ()))
+            if all(is_img2dataset(schema.names) for schema in schemas):
+                return "folder"
         if len(found) + bool(self.images) > 1:
             raise ConfigError(self._mixed(found))
         return next(iter(found), "folder")
@@ -126,16 +129,8 @@ class FolderFiles:
         return [
             file
             for file in files
-            if file.name.lower() not in _OF_IMAGES
+            if (file.name not in METADATA_NAMES or file.suffix == ".parquet")
             and not (file.suffix.lower() == ".json" and file.with_suffix("") in stems)
-        ]
-
-    def _other_parquet(self) -> list[Path]:
-        """The Parquet files that are not img2dataset's lists of the images."""
-        return [
-            file
-            for file in self._not_of_images(self.by_format.get("parquet", []))
-            if not is_img2dataset(parquet_schema(file).names)
         ]
 
     def _mixed(self, found: Mapping[SourceFormat, Sequence[Path]]) -> str:

@@ -69,9 +69,8 @@ def test_a_damaged_tar_is_left_out_whole_and_everywhere_said(tars, tmp_path):
     stored = json.loads((pool.path / "pool.json").read_text())["sources"]
     assert ["damaged" in source for source in stored] == [False, True, False]
     report = read_build_report(pool.path)
-    (warning,) = report.warnings
+    (warning,) = [each for each in report.warnings if "left out" in each]
     assert "1.tar" in warning
-    assert "left out" in warning
     assert report.counts["num_sources_damaged"] == 1
     assert not list(tmp_path.glob(".*"))
 

@@ -209,5 +209,8 @@ def test_a_parquet_file_of_metadata_does_not_make_a_folder_a_table(tmp_path, fol
     write(place / "metadata.parquet", [{"file_name": "0.jpg", "text": "a hut"}])
     assert [source.format for source in find_sources([tmp_path])] == ["folder"]
     write(place / "metadata.parquet", [{"image_id": "0", "text": "a hut"}])
-    expected = "huggingface" if folder else "parquet"
-    assert [source.format for source in find_sources([tmp_path])] == [expected]
+    if folder:
+        assert [source.format for source in find_sources([tmp_path])] == ["huggingface"]
+    else:
+        with pytest.raises(ConfigError, match=r"1 Parquet file \(metadata\.parquet\), 1 image"):
+            find_sources([tmp_path])
