@@ -21,6 +21,12 @@ TAG_DELIMITERS = (" ", ",", ";", "/", "\n")
 # Texts up to this length are searched for tags at once; quadratic time is harmless here.
 _MAX_SHORT_CHARS = 1024
 
+# Soft hyphens, fillers, joiners, marks of direction, variation selectors, tags, blank Braille.
+_UNSEEN = (
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    "\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff"
+)
+_SEEN = re.compile(rf"[^\s\x00-\x1f\x7f-\x9f{_UNSEEN}]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _TAG_PART_OF_LINE = re.compile(r"^.*>", re.MULTILINE)
 _TAG = re.compile(r"<a[^>\n]*>|</a>|</?b>|</?i>")
@@ -84,6 +90,11 @@ def is_blank(caption: str, text_key: str) -> bool:
     """Whether a caption has only white space, or, for the text key `tag`, only commas besides."""
     text = caption.replace(",", "") if text_key == "tag" else caption
     return not text or text.isspace()
+
+
+def is_unseen(text: str) -> bool:
+    """Whether a text has only white space, control and zero-width characters, and blank letters."""
+    return not _SEEN.search(text)
 
 
 def replace_bad_text(text: str) -> tuple[str, bool]:

@@ -1,6 +1,6 @@
 """The configuration of curation: frozen, checked, and of the standard library only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from cit_curate.errors import ConfigError
@@ -39,9 +39,9 @@ class MetadataConfig:
 
     metadata: str = ""
     """Class names: a built-in list (imagenet, mt, …: `cit metadata list`); or a file of them, one a
-    line, synonyms separated by `|`; or a CSV, with --metadata-column."""
+    line, synonyms separated by `|`; or JSON; or a CSV, with --metadata-column."""
     metadata_column: str = ""
-    """Column that holds the entries, when --metadata is a CSV or TSV."""
+    """Column that holds the entries, when --metadata is a CSV, a TSV or JSON objects."""
     templates: tuple[str, ...] = ("{}",)
     """Prompts of each entry, with {} for its name; the vectors of several are averaged."""
     template_metadata: bool = False
@@ -204,6 +204,15 @@ class ReadConfig:
     def column_names(self) -> tuple[str, ...]:
         """The names in `columns`."""
         return tuple(name.strip() for name in self.columns.split(",") if name.strip())
+
+    @property
+    def changed(self) -> dict[str, object]:
+        """The settings that are not the default, by name."""
+        return {
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if getattr(self, each.name) != each.default
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,12 +57,13 @@ def checked_encoding(name: str) -> str:
     return name
 
 
-def encoding_of(head: bytes, where: object) -> str:
+def encoding_of(head: bytes, where: object, *, has_option: bool = True) -> str:
     """The encoding of a text file without `--encoding`: that of its mark, else UTF-8.
 
     Args:
         head: The first `HEAD_BYTES` of the file.
         where: The file, for the message.
+        has_option: Whether `--encoding` may be given for it.
 
     Raises:
         ConfigError: The file looks like UTF-16 or UTF-32 without a mark.
@@ -71,9 +72,10 @@ def encoding_of(head: bytes, where: object) -> str:
         if head.startswith(mark):
             return name
     if wide := _unmarked(head):
+        option = f"give --encoding {wide}, or " if has_option else ""
         raise ConfigError(
             f"{where} looks like {wide[:6].upper()} without a byte order mark: NUL bytes lie "
-            f"between its letters; give --encoding {wide}, or save it as UTF-8"
+            f"between its letters; {option}save it as UTF-8"
         )
     return "utf-8"
 
@@ -105,11 +107,11 @@ def read_text(path: Path) -> str:
         ConfigError: It is in another encoding.
     """
     content = path.read_bytes()
-    encoding = encoding_of(content[:HEAD_BYTES], path)
+    encoding = encoding_of(content[:HEAD_BYTES], path, has_option=False)
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"{path} is not UTF-8 text: {error}; it looks like {likely_encoding(content)}; save it "
-            "as UTF-8"
+            f"{path} is not {encoding[:6].upper().rstrip('-')} text: {error}; it looks like "
+            f"{likely_encoding(content)}; save it as UTF-8"
         ) from error

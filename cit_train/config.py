@@ -166,13 +166,14 @@ class EvaluationConfig:
     """Zero-shot evaluation while training (docs/method.md, "Evaluation")."""
 
     eval_data: str = ""
-    """Image folder with one sub-folder per class; with --eval-task, the folder of the tasks' data;
-    left out, nothing is evaluated."""
+    """Folder with one sub-folder of images per class, or with a labels.csv of paths and labels.
+    With --eval-task, the folder of the tasks' data; left out, nothing is evaluated."""
     eval_task: str = ""
     """Built-in task, such as imagenet: its classes, prompts and metric; its data are below
     --eval-data as for `cit eval`."""
     eval_classes: str = ""
-    """File with the class names, if the sub-folders are not named after them."""
+    """File with the class names, if the sub-folders are not named after them; as `cit eval
+    --classes`."""
     eval_every: int = 500
     """Updates between two evaluations; the last update is always evaluated."""
     prompts: tuple[str, ...] = ("a photo of a {}",)

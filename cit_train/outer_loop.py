@@ -76,6 +76,7 @@ def train(
             allow_change=allow_change,
             world=world,
         )
+        Watchers(*watchers).opened(session.class_notes)
         run = train_session(session, Watchers(*watchers))
         world.agree("finished", None)
         return run

@@ -10,7 +10,12 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# How long an example takes depends on what else the machine does, and on what it imports first.
+hypothesis.settings.register_profile("cit", deadline=None)
+hypothesis.settings.load_profile("cit")
 
 # Every Python that a test starts imports the guard, too.
 GUARD = Path(__file__).with_name("guard")

@@ -14,6 +14,7 @@ from cit_curate.terminal import add_row, draw, inert, print_line, progress_bar
 if TYPE_CHECKING:  # they import Arrow, too slow for `--help`
     from cit_curate.curation.scan_rows import ScanTotals
     from cit_curate.curation.threshold import SimilaritySample
+    from cit_curate.metadata.class_list import ClassList
     from cit_curate.run.ledger import Run
 
 
@@ -60,7 +61,7 @@ def curate(
         overwrite: Replace the run at --out.
         json: Print one JSON document instead of a summary.
     """
-    from cit_curate.metadata.entries import load_metadata
+    from cit_curate.metadata.entries import read_metadata
     from cit_curate.pool.mixture import PoolMixture
     from cit_curate.run.ledger import Run
 
@@ -73,8 +74,11 @@ def curate(
         raise ConfigError("--out is missing: give a folder for the run, or --dry-run")
     if out is not None and not dry_run:
         Run.check_free(out, overwrite=overwrite)
+    classes = None
     if config.curation != "none" or metadata.metadata:
-        load_metadata(metadata)
+        classes = read_metadata(metadata)
+        for line in classes.lines:
+            print_line(line, stderr=True)
     # Wrong names are reported by now, before torch is imported, which takes seconds.
     from cit_curate.curation.curate import curate as curate_pool
     from cit_curate.curation.curator import Curator
@@ -83,7 +87,7 @@ def curate(
     if dry_run:
         encoder = TextEncoder.load(text, device=device)
         curator = Curator(opened, metadata, config)
-        _show_sample(curator.sample(encoder), config, as_json=json)
+        _show_sample(curator.sample(encoder), config, classes, as_json=json)
         return
     assert out is not None
     if max_pairs is None:
@@ -154,12 +158,20 @@ def _show_run(run: "Run", *, as_json: bool) -> None:
     print_line(next_step, stderr=True)
 
 
-def _show_sample(sample: "SimilaritySample", config: CurateConfig, *, as_json: bool) -> None:
+def _show_sample(
+    sample: "SimilaritySample",
+    config: CurateConfig,
+    classes: "ClassList | None",
+    *,
+    as_json: bool,
+) -> None:
     from cit_curate.curation.threshold import THRESHOLDS
 
     if as_json:
         print_json(
             {
+                "metadata": classes.name if classes else None,
+                "num_entries": len(classes.entries) if classes else 0,
                 "captions": len(sample.similarity),
                 "quantiles": {f"{at:g}": value for at, value in sample.quantiles().items()},
                 "pass_ratio": {f"{at:.2f}": sample.pass_ratio(at) for at in THRESHOLDS},

@@ -20,7 +20,7 @@ from cit_curate.curation.scores.exact import ExactScores, LaneScores, WindowScor
 from cit_curate.curation.scores.score_cache import ScoreCache
 from cit_curate.curation.threshold import SimilaritySample, sample_similarity
 from cit_curate.errors import ConfigError
-from cit_curate.metadata.entries import MetadataEntry, load_metadata
+from cit_curate.metadata.entries import MetadataEntry, read_metadata
 from cit_curate.metadata.stored_index import VersionedIndex
 from cit_curate.metadata.vectors import distinct_prompts, embed_metadata, metadata_fingerprint
 from cit_curate.pool.mixed_order import MixedOrder
@@ -70,7 +70,8 @@ class Curator:
         self.templates = metadata.templates
         # Without curation no caption is compared with the metadata, so none are required.
         needed = config.curation != "none" or metadata.metadata
-        self.entries: Sequence[MetadataEntry] = load_metadata(metadata) if needed else ()
+        self.classes = read_metadata(metadata) if needed else None
+        self.entries: Sequence[MetadataEntry] = self.classes.entries if self.classes else ()
         self.index = VersionedIndex(config.index, index_folder)
         self._cache = ("", ScoreCache())
         self.orders = tuple(

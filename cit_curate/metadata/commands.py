@@ -11,12 +11,12 @@ from rich.table import Table
 from cit_curate.config import MetadataConfig
 from cit_curate.errors import ConfigError
 from cit_curate.metadata.built_in import imagenet21k, multi_task
-from cit_curate.metadata.entries import load_metadata
+from cit_curate.metadata.entries import read_metadata
 from cit_curate.metadata.lines import MetadataEntry, format_entry
 from cit_curate.metadata.task_facts import FACTS, TaskFacts
 from cit_curate.metadata.tasks import load_prompts
 from cit_curate.printing import print_json
-from cit_curate.terminal import add_row, draw, print_document
+from cit_curate.terminal import add_row, draw, print_document, print_line
 
 __all__ = ["list_built_in", "show"]
 
@@ -73,18 +73,21 @@ def show(
 
     Args:
         metadata: A name of `cit metadata list`, or a file.
-        metadata_column: Column that holds the entries of a CSV or TSV.
+        metadata_column: Column that holds the entries of a CSV, a TSV or JSON objects.
         prompts: Show the prompts that --template-metadata would use, as comments.
         limit: Print this many entries only.
         json: Print one JSON document instead.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit is {limit}; it must be at least 1")
-    entries = load_metadata(
+    classes = read_metadata(
         MetadataConfig(
             metadata=metadata, metadata_column=metadata_column, template_metadata=prompts
         )
     )
+    for line in classes.lines:
+        print_line(line, stderr=True)
+    entries = list(classes.entries)
     shown = entries[:limit]
     if json:
         print_json(_as_json(metadata, shown, num_entries=len(entries), with_prompts=prompts))

@@ -1,58 +1,64 @@
 """The metadata of a run: a built-in list or the user's own file."""
 
 import difflib
+import logging
 from pathlib import Path
 
 from cit_curate.config import MetadataConfig
 from cit_curate.errors import ConfigError
 from cit_curate.metadata.built_in import BUILT_IN_NAMES, built_in_entries
-from cit_curate.metadata.lines import (
-    MetadataEntry,
-    format_entry,
-    merge_entries,
-    parse_entries,
-    read_entries,
-    read_utf8,
-)
+from cit_curate.metadata.class_files.read import read_class_file
+from cit_curate.metadata.class_list import ClassList
+from cit_curate.metadata.lines import MetadataEntry, parse_entries
 
-__all__ = [
-    "MetadataEntry",
-    "format_entry",
-    "is_built_in",
-    "load_metadata",
-    "merge_entries",
-    "parse_entries",
-    "read_entries",
-    "read_utf8",
-]
+__all__ = ["MetadataEntry", "is_built_in", "load_metadata", "parse_entries", "read_metadata"]
+
+logger = logging.getLogger(__name__)
 
 
 def load_metadata(config: MetadataConfig) -> list[MetadataEntry]:
-    """The entries of a built-in list or of a metadata file; equal names are merged.
+    """The entries of `read_metadata`; its warnings are logged.
+
+    Raises:
+        ConfigError: As `read_metadata`.
+    """
+    classes = read_metadata(config)
+    for warning in classes.warnings:
+        logger.warning("%s", warning)
+    return list(classes.entries)
+
+
+def read_metadata(config: MetadataConfig, *, flag: str = "--metadata") -> ClassList:
+    """The classes of a built-in list or of a file; equal names are merged. Nothing is logged.
 
     A built-in name (`imagenet`, another task, `mt`, `imagenet21k`) takes precedence over a file of
     that name in the current folder, so that a recipe means the same everywhere; `./imagenet` is the
     file.
 
+    Args:
+        config: The list, its column and its prompts.
+        flag: The flag that names the list, for messages; `FLAG-column` gives its column.
+
     Returns:
         Entries with distinct names. With `template_metadata` each has the prompts of its tasks.
 
     Raises:
-        ConfigError: There is no such list or file, it is empty or lacks the column, or a library
-            that ships the names is missing.
+        ConfigError: There is no such list or file, it cannot be read as class names or lacks the
+            column, or a library that ships the names is missing.
     """
     name = config.metadata
     if not name:
         raise ConfigError(
-            "--metadata is missing: give a file with one class name a line, or a built-in list "
+            f"{flag} is missing: give a file with one class name a line, or a built-in list "
             "(`cit metadata list`)"
         )
     if is_built_in(name):
         if config.metadata_column:
             raise ConfigError(
-                f"--metadata-column is for a CSV; {name!r} is a built-in list (./{name} is a file)"
+                f"{flag}-column is for a CSV; {name!r} is a built-in list (./{name} is a file)"
             )
-        return built_in_entries(name, with_prompts=config.template_metadata)
+        entries = built_in_entries(name, with_prompts=config.template_metadata)
+        return ClassList(name=name, entries=tuple(entries))
     path = Path(name)
     if not path.is_file():
         raise ConfigError(f"class names: there is no file {path}{_nearest(path)}")
@@ -61,7 +67,7 @@ def load_metadata(config: MetadataConfig) -> list[MetadataEntry]:
             f"--template-metadata: {path} is a file, which has no prompts; give them with "
             "--templates"
         )
-    return read_entries(path, config.metadata_column)
+    return read_class_file(path, config.metadata_column, flag=f"{flag}-column").merged()
 
 
 def _nearest(path: Path) -> str:

@@ -31,13 +31,15 @@ from cit_curate.terminal import count_and_rate, print_line, progress_bar
 if TYPE_CHECKING:  # they import Arrow and DuckDB, which `--help` must not wait for
     from cit_curate.pool.build.report import BuildReport
     from cit_curate.pool.pool import Pool
+    from cit_curate.sources.columns import Columns
+    from cit_curate.sources.source import Source
 
 logger = logging.getLogger(__name__)
 
 
 def build(
     sources: tyro.conf.Positional[tuple[Path, ...]],
-    out: Path,
+    out: Path | None = None,
     engine: tyro.conf.OmitArgPrefixes[EngineConfig] = EngineConfig(),  # noqa: B008 - frozen
     reading: tyro.conf.OmitArgPrefixes[ReadConfig] = READ_AS_FOUND,
     *,
@@ -57,6 +59,7 @@ def build(
     reference_empty_tags: bool = False,
     max_reject_ratio: float = MAX_REJECT_RATIO,
     overwrite: bool = False,
+    peek: bool = False,
     json: bool = False,
 ) -> None:
     """Build a pool from tables, JSON lines, WebDataset tars, Hugging Face datasets or images.
@@ -64,8 +67,10 @@ def build(
     A wide table has a row per image: --text title,desc,tag. A long one has a row per text:
     --text-key KIND --caption TEXT. A WebDataset and a folder of images with .txt files need
     neither. Images stay where they are, also those in tars, zips, Arrow and Parquet files.
-    YFCC100M has flags of its own. After a kill, the same command resumes.
+    YFCC100M has flags of its own. After a kill, the same command resumes. What a file is, and how
+    it would be read, --peek tells.
 
+        cit pool build UNKNOWN-FILE --peek
         cit pool build captions.csv --image-id id --image path --text title,desc --out POOL
         cit pool build PICTURES --out POOL
         cit pool build lines.jsonl --image-id id --image file --text caption --out POOL
@@ -80,7 +85,7 @@ def build(
     Args:
         sources: Files, folders or {000..123} patterns, in the order of the pool; none for
             YFCC100M.
-        out: Folder of the new pool.
+        out: Folder of the new pool; not for --peek.
         engine: The workers that read the sources.
         reading: How the sources are read.
         format: How to read the sources; auto goes by the suffix, or by what a folder holds.
@@ -99,6 +104,7 @@ def build(
         reference_empty_tags: YFCC: keep the tag text "," of images without tags, as CiT did.
         max_reject_ratio: Largest share of malformed rows.
         overwrite: Replace an existing pool.
+        peek: Show how the sources would be read, from their beginnings, and build nothing.
         json: Print one JSON document instead of a summary.
     """
     from cit_curate.pool.build.ingest import build_pool
@@ -108,7 +114,9 @@ def build(
     from cit_curate.sources.source import find_sources, yfcc_source
     from cit_curate.sources.yfcc.source import YfccSource
 
-    url = remote_url(out)
+    if out is None and not peek:
+        raise ConfigError("--out is missing: the folder of the new pool")
+    url = None if out is None else remote_url(out)
     if url is not None:
         if overwrite:
             raise ConfigError(
@@ -152,6 +160,12 @@ def build(
         opened_sources = find_sources(
             sources, format=format, image_root=image_root, reading=reading
         )
+    if peek:
+        flags = [] if format == "auto" else ["--format", format]
+        flags += [] if image_root is None else ["--image-root", str(image_root)]
+        _show_peek(opened_sources, columns, flags, as_json=json)
+        return
+    assert out is not None
     with _shown_progress() as progress, _for_store(out, url) as folder:
         manifest = build_pool(
             opened_sources,
@@ -179,6 +193,28 @@ def build(
         logger.warning("%s", warning)
     _show(pool, as_json=json)
     _warn_of_local_images(pool)
+
+
+def _show_peek(
+    sources: Sequence["Source"],
+    columns: "Columns | None",
+    flags: Sequence[str],
+    *,
+    as_json: bool,
+) -> None:
+    from cit_curate.pool.build.peek import peek
+
+    if columns is None:
+        raise ConfigError("--peek is for unknown files; the columns of YFCC100M are known")
+    peeks, num_sources = peek(sources, columns, flags)
+    if as_json:
+        print_json({"num_sources": num_sources, "sources": [each.as_json() for each in peeks]})
+        return
+    for each in peeks:
+        for line in each.lines():
+            print_line(line)
+    if num_sources > len(peeks):
+        print_line(f"and {num_sources - len(peeks):,} more sources")
 
 
 @contextmanager

@@ -112,7 +112,7 @@ class Columns:
             raise ConfigError(
                 f"{where}: say where the texts are, with --text COLUMN,COLUMN (a row per image) or "
                 f"--text-key COLUMN --caption COLUMN (a row per text); its columns are {listed}"
-                f"{peek(where)}"
+                f"{peek_hint(where)}"
             )
         for name in (*columns.names, *columns.extra):
             count = list(existing).count(name)
@@ -123,12 +123,12 @@ class Columns:
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 hint = f"; {advice}" if advice else hint
                 raise ConfigError(
-                    f"{where} has no column {name!r}; it has {listed}{hint}{peek(where)}"
+                    f"{where} has no column {name!r}; it has {listed}{hint}{peek_hint(where)}"
                 )
         return columns
 
 
-def peek(where: object) -> str:
+def peek_hint(where: object) -> str:
     """The end of a message about a source that could not be read as it was asked for."""
     return f"; see how it would be read with: cit pool build {where} --peek"
 

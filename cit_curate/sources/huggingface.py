@@ -17,6 +17,7 @@ from cit_curate.sources.embedded import embedded_columns, embedded_uris, is_embe
 from cit_curate.sources.parquet import (
     check_types,
     damaged_source,
+    first_parquet_rows,
     open_parquet,
     parquet_schema,
     rows_of_batch,
@@ -86,6 +87,21 @@ def open_huggingface(path: Path, columns: Columns) -> SourceReader:
         extra_types={name: schema.field(name).type for name in columns.extra},
         read=lambda: _read(files, columns, schema),
     )
+
+
+def first_rows(path: Path, num_rows: int) -> pa.RecordBatch:
+    """The first rows of a split folder or a Parquet file, at most `num_rows`.
+
+    Raises:
+        DamagedError: A file is missing or damaged.
+    """
+    if path.is_file():
+        return first_parquet_rows(path, num_rows)
+    files = _arrow_files(path)
+    schema = _schema(files[0])
+    batches = (batch for file in files for batch in _batches(file, schema) if batch.num_rows)
+    empty = pa.RecordBatch.from_pylist([], schema=schema)
+    return next(batches, empty).slice(0, num_rows)
 
 
 def _with_image(columns: Columns, schema: pa.Schema) -> Columns:

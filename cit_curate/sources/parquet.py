@@ -58,6 +58,20 @@ def parquet_schema(path: Path) -> pa.Schema:
         raise damaged_source(path, error) from error
 
 
+def first_parquet_rows(path: Path, num_rows: int) -> pa.RecordBatch:
+    """The first rows of a Parquet file, at most `num_rows`.
+
+    Raises:
+        DamagedError: The file is cut or empty.
+    """
+    try:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            empty = pa.RecordBatch.from_pylist([], schema=file.schema_arrow)
+            return next(file.iter_batches(batch_size=num_rows), empty)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise damaged_source(path, error) from error
+
+
 def check_types(path: Path, columns: Columns, schema: pa.Schema) -> Columns:
     """The columns, if each that a table has holds text, ids or images; for lists, `LIST_KEY` too.
 

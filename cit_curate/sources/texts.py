@@ -18,6 +18,7 @@ from cit_curate.captions import (
     cleaner,
     cut_at_bytes,
     is_blank,
+    is_unseen,
     replace_bad_text,
     without_tags_and_links,
 )
@@ -27,11 +28,13 @@ from cit_curate.sources.rows import texts_of_cells
 
 # Byte patterns that Arrow searches for in the cells of `rows.cells_of`.
 _NOT_UTF8 = r"\xed[\xa0-\xbf]"
-# Only a text that starts with white space, a comma, markup or a web address can be an empty one.
+# Only a text that starts with a comma, markup, a web address or something unseen can be empty.
 # Markup may stand between the letters of an address.
 _MAY_BE_EMPTY = (
-    r"^(?:[<,\s\x0b\x1c-\x1f]|h[t<]|w[w<]"
-    r"|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\xaf]|\xe2\x81\x9f|\xe3\x80\x80)"
+    r"^(?:[<,\s\x00-\x1f\x7f]|h[t<]|w[w<]"
+    r"|\xc2[\x80-\xa0\xad]|\xcd\x8f|\xd8\x9c|\xe1\x85[\x9f\xa0]|\xe1\x9a\x80|\xe1\x9e[\xb4\xb5]"
+    r"|\xe1\xa0[\x8b-\x8f]|\xe2\x80[\x80-\xaf]|\xe2\x81[\x9f-\xaf]|\xe2\xa0\x80|\xe3\x80\x80"
+    r"|\xe3\x85\xa4|\xef\xb8[\x80-\x8f]|\xef\xbb\xbf|\xef\xbe\xa0|\xef\xbf[\xb9-\xbb]|\xf3\xa0)"
 )
 
 
@@ -87,7 +90,7 @@ def texts_of(
     taken = arrow_of(indices)
     raw = texts_of_cells(cells.take(taken))
     cleaned = [
-        cleaned_text(cell, key, cleaner(clean))
+        seen_text(cell, key, cleaner(clean))
         for cell, key in zip(raw, every_key.take(taken).to_pylist(), strict=True)
     ]
     keep[indices] = [text is not None for text, _ in cleaned]
@@ -130,6 +133,12 @@ def cleaned_text(cell: str, text_key: str, clean: Callable[[str], str]) -> tuple
     text, was_bad = replace_bad_text(cell)
     text, was_cut = cut_at_bytes(clean(text))
     return (None if _is_empty(text, text_key) else text), was_bad or was_cut
+
+
+def seen_text(cell: str, text_key: str, clean: Callable[[str], str]) -> tuple[str | None, bool]:
+    """As `cleaned_text`; a text without anything that is seen counts as empty too."""
+    text, was_fixed = cleaned_text(cell, text_key, clean)
+    return (None if text is None or is_unseen(text) else text), was_fixed
 
 
 def digests(texts: Sequence[bytes]) -> Iterator[bytes]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cit_curate.encodings import read_text
 from cit_curate.errors import ConfigError
-from cit_curate.metadata.entries import MetadataEntry, read_utf8
+from cit_curate.metadata.entries import MetadataEntry
 
 __all__ = ["ClassLabels", "map_classes", "plain_labels"]
 
@@ -97,7 +98,7 @@ def _from_json(path: Path, num_classes: int) -> dict[str, str]:
         return mapping
 
     try:
-        value = json.loads(read_utf8(path), object_pairs_hook=as_mapping)
+        value = json.loads(read_text(path), object_pairs_hook=as_mapping)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ConfigError(f"--mapping: {path} is not JSON: {error}") from error
     if isinstance(value, list):
@@ -117,7 +118,7 @@ def _from_json(path: Path, num_classes: int) -> dict[str, str]:
 
 def _from_table(path: Path, delimiter: str) -> dict[str, str]:
     mapping: dict[str, str] = {}
-    with io.StringIO(read_utf8(path), newline="") as file:
+    with io.StringIO(read_text(path), newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter)
         columns = reader.fieldnames or []
         if not set(_COLUMNS) <= set(columns):

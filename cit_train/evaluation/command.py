@@ -1,6 +1,7 @@
 """`cit eval`: zero-shot evaluation of a saved model on tasks, or on an image folder."""
 
 import difflib
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from cit_train.evaluation.suite import SuiteOptions, TaskResult
     from cit_train.evaluation.zero_shot import Evaluation
 
+_logger = logging.getLogger(__name__)
 _ERRORS: dict[int, type[CitError]] = {2: ConfigError, 3: BadInputError, 4: DamagedError}
 
 
@@ -53,12 +55,13 @@ def evaluate(
         model: A run (its best checkpoint, else its last), a checkpoint's folder, a checkpoint of
             the original (directory, .tar or .pth), hf://org/name, or an evaluation recipe.
         data: With --tasks the folder of the tasks' data; without, a folder with one sub-folder of
-            pictures for each class.
+            pictures for each class, or with a labels.csv of paths and labels.
         tasks: all or mt (the 26 built-in tasks), or names separated by commas; a name that is not a
             built-in task is an image folder in --data.
         limit: Pictures of each task, spread evenly over it; all by default.
-        classes: File of class names, when the sub-folders are named otherwise.
-            One a line, in the order of the sorted sub-folders; or a CSV with columns folder, class.
+        classes: File of class names, when the sub-folders are named otherwise. One a line: matched
+            by name, numbered folders by number, others in the order of the sorted sub-folders; or
+            a CSV with columns folder, class.
         prompts: Templates of the class names; several are averaged. By default the task's own; for
             a folder of your own, the run's or "a photo of a {}".
         no_template: Use the class names alone.
@@ -188,20 +191,25 @@ def _evaluate_folder(
     device: str,
     json: bool,
 ) -> None:
+    from cit_curate.terminal import print_line
     from cit_curate.text_encoder.encoder import choose_device
+    from cit_train.evaluation.open_folder import open_folder
     from cit_train.evaluation.pooled_images import pooled_images
     from cit_train.evaluation.prompts import choose_prompts
-    from cit_train.evaluation.readers.image_folder import ImageFolder
     from cit_train.evaluation.zero_shot import evaluate as evaluate_folder
     from cit_train.models.load import load_dual_encoder
 
-    folder = ImageFolder.open(data, options.classes)
+    images = open_folder(data, classes=options.classes)
+    if images.naming:
+        print_line(images.naming, stderr=True)
+    for note in images.notes:
+        _logger.warning("%s", note)
     encoder, tokenizer = load_dual_encoder(
         model, device=str(choose_device(device)), tokenizer=tokenizer_name or None
     )
     pooled = pooled_images(
         encoder,
-        folder.paths,
+        images.images,
         batch_size=options.batch_size,
         num_threads=options.num_threads,
     )
@@ -209,17 +217,19 @@ def _evaluate_folder(
         encoder,
         tokenizer,
         pooled,
-        folder.labelled(),
+        images,
         prompts=choose_prompts(None, requested=options.prompts, use_template=options.use_template),
         max_text_length=options.max_text_length,
     )
     if json:
-        _show_folder_json(result, model, data)
+        _show_folder_json(result, model, data, images.notes)
     else:
         _print_folder_table(result, data)
 
 
-def _show_folder_json(result: "Evaluation", model: Path, data: Path) -> None:
+def _show_folder_json(
+    result: "Evaluation", model: Path, data: Path, notes: "Sequence[str]"
+) -> None:
     value = {
         "model": str(model),
         "data": str(data),
@@ -230,6 +240,7 @@ def _show_folder_json(result: "Evaluation", model: Path, data: Path) -> None:
         "interval": list(result.interval),
         "mean_per_class": result.mean_per_class,
         "chance": result.chance,
+        "notes": list(notes),
         "per_class": {
             name: {"num_images": row.num_images, "accuracy": row.accuracy}
             for name, row in result.per_class.items()

@@ -1,21 +1,26 @@
 """Zero-shot evaluation during training: pictures pass through a frozen vision tower only once."""
 
+import logging
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase, VisionTextDualEncoderModel
 
 from cit_curate.errors import ConfigError
 from cit_curate.metadata.tasks import Metric, load_task
+from cit_curate.terminal import print_line
 from cit_train.config import EvaluationConfig
+from cit_train.evaluation.open_folder import open_folder
 from cit_train.evaluation.open_task import open_task
 from cit_train.evaluation.pooled_images import PooledImages, pooled_images
 from cit_train.evaluation.prompts import DEFAULT_PROMPTS, choose_prompts
-from cit_train.evaluation.readers.image_folder import ImageFolder
-from cit_train.evaluation.readers.labelled_images import LabelledImages
+from cit_train.evaluation.readers.labelled_images import Flags, LabelledImages
 from cit_train.evaluation.zero_shot import Evaluation, evaluate
 from cit_train.models.freeze import trains_vision_tower
 
 __all__ = ["Evaluator"]
+
+logger = logging.getLogger(__name__)
+_FLAGS = Flags(data="--eval-data", classes="--eval-classes")
 
 
 class Evaluator:
@@ -42,7 +47,8 @@ class Evaluator:
         """The evaluator of a config; None when the config has no `eval_data`.
 
         Raises:
-            ConfigError: The task, the folder or the class file is missing or malformed.
+            ConfigError: The task, the folder or the class list is missing or malformed, or the
+                folder holds splits or a single class.
             BadInputError: There is no image, or one without a label.
             DamagedError: A file of the task is truncated.
         """
@@ -51,7 +57,7 @@ class Evaluator:
         root = Path(config.eval_data)
         classes = Path(config.eval_classes) if config.eval_classes else None
         if not config.eval_task:
-            images = ImageFolder.open(root, classes).labelled()
+            images = open_folder(root, classes=classes, flags=_FLAGS)
             prompts = choose_prompts(
                 None, requested=config.prompts, use_template=config.use_template
             )
@@ -59,7 +65,7 @@ class Evaluator:
         task = load_task(config.eval_task)
         if not root.is_dir():
             raise ConfigError(f"--eval-data: there is no folder {root}")
-        images = open_task(task.name, root, classes=classes)
+        images = open_task(task.name, root, classes=classes, flags=_FLAGS)
         prompts = choose_prompts(
             task,
             requested=() if config.prompts == DEFAULT_PROMPTS else config.prompts,
@@ -89,6 +95,13 @@ class Evaluator:
             max_text_length=self._max_text_length,
             metric=self.metric,
         )
+
+    def announce(self) -> None:
+        """Show how a class list was matched, and warn of what makes the accuracy say little."""
+        if self.images.naming:
+            print_line(self.images.naming, stderr=True)
+        for note in self.images.notes:
+            logger.warning("%s: %s", _FLAGS.data, note)
 
     @property
     def best_metric(self) -> str:

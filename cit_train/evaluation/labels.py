@@ -3,8 +3,8 @@
 import dataclasses
 import difflib
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -13,9 +13,26 @@ from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.metadata.tasks import Task
 from cit_curate.records import Int64
-from cit_train.evaluation.readers.labelled_images import LabelledImages, SourceImages
+from cit_train.evaluation.readers.class_list import (
+    describe_classes,
+    name_labels,
+    read_class_list,
+)
+from cit_train.evaluation.readers.class_names import (
+    find_name,
+    key_positions,
+    name_key,
+    numbering,
+    some,
+)
+from cit_train.evaluation.readers.labelled_images import (
+    DEFAULT_FLAGS,
+    Flags,
+    LabelledImages,
+    SourceImages,
+)
 
-__all__ = ["attach", "match_names"]
+__all__ = ["attach", "check_own_classes", "match_names", "name_by_list"]
 
 # A data set's name of a class -> the task's name.
 _ALIASES: Mapping[str, Mapping[str, str]] = MappingProxyType(
@@ -56,7 +73,9 @@ _IDENTIFIERS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def attach(source: SourceImages, task: Task | None, *, name: str) -> LabelledImages:
+def attach(
+    source: SourceImages, task: Task | None, *, name: str, flags: Flags = DEFAULT_FLAGS
+) -> LabelledImages:
     """Map a reader's labels to the classes of a task, or to the reader's own class names.
 
     Numbers without names are positions in the task's class list. Names are matched by their
@@ -67,15 +86,18 @@ def attach(source: SourceImages, task: Task | None, *, name: str) -> LabelledIma
         source: The reader's images.
         task: The built-in task; None = a task of the user's own.
         name: The name of the task, for messages.
+        flags: The options, for messages.
 
     Raises:
-        ConfigError: The names do not match, or neither the reader nor the task has any.
+        ConfigError: The names do not match, or neither the reader nor the task has any, or a task
+            of the user's own has a single class.
         BadInputError: A label is out of range.
     """
     if source.names is None:
-        return _by_position(source, task, name)
+        return _by_position(source, task, name, flags)
     if task is None or task.classes is None:
-        return _labelled(source, source.labels, source.names, _texts(source.names))
+        own = _labelled(source, source.labels, source.names, _texts(source.names))
+        return check_own_classes(own, name=name, flags=flags)
     used = np.unique(source.labels)
     positions = match_names(source.names, task.classes, task=task.name)
     used_positions = [positions[label] for label in used.tolist()]
@@ -110,20 +132,89 @@ def match_names(
         if all(re.fullmatch(identifier, text) for text in texts):
             rank = {text: position for position, text in enumerate(sorted(texts))}
             return [rank[text] for text in texts]
-    positions = _positions(classes)
-    aliases = {_key(alias): _key(name) for alias, name in _ALIASES.get(task, {}).items()}
-    matched = [_match(entry.name, positions, aliases) for entry in names]
+    positions = key_positions(classes)
+    aliases = {name_key(alias): name_key(name) for alias, name in _ALIASES.get(task, {}).items()}
+    matched = [find_name(entry.name, positions, aliases) for entry in names]
     if all(position is None for position in matched):
         # Numbers are names where possible: CLEVR's class "3" is its first.
         return _numbers(names, len(classes)) or matched
     return matched
 
 
-def _by_position(source: SourceImages, task: Task | None, name: str) -> LabelledImages:
+def check_own_classes(images: LabelledImages, *, name: str, flags: Flags) -> LabelledImages:
+    """The images, with notes on classes that make the accuracy say less than it seems to.
+
+    Args:
+        images: A task of the user's own.
+        name: The name of the task, for messages.
+        flags: The options, for messages.
+
+    Raises:
+        ConfigError: There is one class.
+    """
+    names = [entry.name for entry in images.classes]
+    if len(names) < 2:
+        raise ConfigError(
+            f"{name} has one class: accuracy says nothing, since {names[0]!r} is the only choice. "
+            f"Give pictures of two classes or more, or the names to choose from ({flags.classes})"
+        )
+    notes = list(images.notes)
+    used = np.unique(images.targets)
+    if len(used) == 1:
+        notes.append(f"all pictures are of one class, {names[used[0]]!r}")
+    kind = _meaningless(names)
+    if kind and not images.naming:
+        notes.append(
+            f"the class names are {kind} ({some(names)}), which say nothing to a model; give "
+            f"{flags.classes} FILE with one name a line, in this order"
+        )
+    return dataclasses.replace(images, notes=tuple(notes))
+
+
+def name_by_list(
+    source: SourceImages, path: Path, *, where: Path, flags: Flags = DEFAULT_FLAGS
+) -> SourceImages:
+    """The images with the class names of a list in place of their own, as in `name_labels`.
+
+    Labels that are numbers count the list's names from 0, or from 1 if they end with the last one.
+
+    Raises:
+        ConfigError: The list is missing or malformed, or does not match the labels.
+    """
+    if source.names is not None:
+        texts = [entry.name for entry in source.names]
+        named = name_labels(texts, path, where=where, flags=flags, are_folders=False)
+        targets = np.array(named.positions, dtype=np.int64)[source.labels]
+        notes = (*source.notes, *named.notes)
+        return dataclasses.replace(
+            source, labels=targets, names=named.classes, naming=named.naming, notes=notes
+        )
+    entries = read_class_list(path, flags).entries
+    low, high = int(source.labels.min()), int(source.labels.max())
+    first = 1 if low >= 1 and high == len(entries) else 0
+    if low < 0 or high - first >= len(entries):
+        raise ConfigError(
+            f"{flags.classes}: {path} names {len(entries)} classes, and the labels in {where} are "
+            f"{low} to {high}"
+        )
+    naming = describe_classes(path, entries, f"by number from {first}")
+    return dataclasses.replace(source, labels=source.labels - first, names=entries, naming=naming)
+
+
+def _meaningless(names: Sequence[str]) -> str:
+    """What class names are that a model cannot know; "" for names."""
+    if numbering(names) is not None:
+        return "numbers"
+    return "WordNet identifiers" if all(re.fullmatch(r"n\d{8}", name) for name in names) else ""
+
+
+def _by_position(
+    source: SourceImages, task: Task | None, name: str, flags: Flags
+) -> LabelledImages:
     if task is None or task.classes is None:
         raise ConfigError(
             f"{name}: the labels are numbers, and nothing says what they mean; put a classes.txt "
-            "with one class name a line beside them"
+            f"with one class name a line beside them, or give {flags.classes}"
         )
     outside = (source.labels < 0) | (source.labels >= len(task.classes))
     if outside.any():
@@ -148,32 +239,9 @@ def _labelled(
         classes=classes,
         labels=labels,
         prompts=source.prompts,
+        naming=source.naming,
         notes=source.notes,
     )
-
-
-def _positions(classes: Sequence[MetadataEntry]) -> dict[str, int]:
-    """The position of each key; first names outrank synonyms, ambiguous names are left out.
-
-    ImageNet has two cranes and two maillots, which only their identifiers distinguish.
-    """
-    first: dict[str, list[int]] = {}
-    further: dict[str, list[int]] = {}
-    for position, entry in enumerate(classes):
-        first.setdefault(_key(entry.name), []).append(position)
-        for synonym in entry.synonyms:
-            further.setdefault(_key(synonym), []).append(position)
-    merged = {**further, **first}
-    return {key: owners[0] for key, owners in merged.items() if len(owners) == 1}
-
-
-def _match(name: str, positions: Mapping[str, int], aliases: Mapping[str, str]) -> int | None:
-    for text in (name, re.sub(r"^\d+\.", "", name)):
-        key = _key(text)
-        position = positions.get(key, positions.get(aliases.get(key, "")))
-        if position is not None:
-            return position
-    return None
 
 
 def _numbers(names: Sequence[MetadataEntry], num_classes: int) -> list[int | None] | None:
@@ -186,12 +254,6 @@ def _numbers(names: Sequence[MetadataEntry], num_classes: int) -> list[int | Non
     if sorted(numbers) == list(range(1, num_classes + 1)):
         return [number - 1 for number in numbers]
     return None
-
-
-def _key(name: str) -> str:
-    """The letters and digits of a name, in lower case and without accents."""
-    plain = unicodedata.normalize("NFKD", name).lower()
-    return "".join(char for char in plain if char.isalnum())
 
 
 def _texts(classes: Sequence[MetadataEntry]) -> tuple[str, ...]:

@@ -2,17 +2,24 @@
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
+from cit_curate.encodings import read_text
 from cit_curate.errors import ConfigError
-from cit_curate.metadata.entries import read_utf8
 from cit_curate.metadata.tasks import TASK_NAMES, Task, load_task
-from cit_train.evaluation.labels import attach
+from cit_train.evaluation.labels import attach, name_by_list
 from cit_train.evaluation.readers.cifar_binary import CIFAR_VERSIONS, open_cifar_binary
-from cit_train.evaluation.readers.file_list import FILE_LISTS, open_file_list
+from cit_train.evaluation.readers.file_list import open_list_in
+from cit_train.evaluation.readers.folder_layout import find_splits
 from cit_train.evaluation.readers.image_folder import ImageFolder
-from cit_train.evaluation.readers.labelled_images import LabelledImages, SourceImages
+from cit_train.evaluation.readers.labelled_images import (
+    DEFAULT_FLAGS,
+    Flags,
+    LabelledImages,
+    SourceImages,
+)
 from cit_train.evaluation.readers.parquet_export import find_parquet, open_parquet_export
 from cit_train.evaluation.readers.torchvision_sets import TORCHVISION_SETS, open_torchvision_set
 from cit_train.evaluation.readers.webdataset_export import find_shards, open_webdataset_export
@@ -77,7 +84,9 @@ def task_folder(root: Path, name: str) -> Path | None:
     return None
 
 
-def open_task(name: str, root: Path, *, classes: Path | None = None) -> LabelledImages:
+def open_task(
+    name: str, root: Path, *, classes: Path | None = None, flags: Flags = DEFAULT_FLAGS
+) -> LabelledImages:
     """List the images of a task with the reader of their layout.
 
     The layouts are tried in this order: WebDataset export, file list, Parquet export, CIFAR's
@@ -86,7 +95,8 @@ def open_task(name: str, root: Path, *, classes: Path | None = None) -> Labelled
     Args:
         name: The name of a built-in task, or of a folder below the root.
         root: The parent of the tasks' folders.
-        classes: The class names of an image folder, as in `ImageFolder.open`.
+        classes: The class list, as in `name_labels`; None = the names in the data.
+        flags: The options, for messages.
 
     Raises:
         NoDataError: The task has no data below the root; the message says how to get it.
@@ -96,21 +106,25 @@ def open_task(name: str, root: Path, *, classes: Path | None = None) -> Labelled
     """
     task = load_task(name) if name in TASK_NAMES else None
     folder = task_folder(root, name)
-    source = _open(name, root, folder, classes)
-    images = None if source is None else attach(source, task, name=name)
+    source = _open(name, root, folder, classes, flags)
+    if source is not None and classes is not None and not source.naming:
+        source = name_by_list(source, classes, where=folder or root, flags=flags)
+    images = None if source is None else attach(source, task, name=name, flags=flags)
     if images is None or not len(images.targets):
         raise _no_data(name, root, folder, task)
     return images
 
 
-def _open(name: str, root: Path, folder: Path | None, classes: Path | None) -> SourceImages | None:
+def _open(
+    name: str, root: Path, folder: Path | None, classes: Path | None, flags: Flags
+) -> SourceImages | None:
     if folder is not None:
         if find_shards(folder) is not None:
             return open_webdataset_export(folder)
         for split in (folder, *(folder / name for name in _SPLITS)):
-            lists = [split / file for file in FILE_LISTS if (split / file).is_file()]
-            if lists:
-                return open_file_list(lists[0])
+            listed = open_list_in(split)
+            if listed is not None:
+                return listed
         if find_parquet(folder):
             return open_parquet_export(folder)
     # torchvision's root may be the parent of all tasks, or the task's own folder.
@@ -120,18 +134,30 @@ def _open(name: str, root: Path, folder: Path | None, classes: Path | None) -> S
             return cifar
         if name in TORCHVISION_SETS and TORCHVISION_SETS[name].is_below(parent):
             return open_torchvision_set(name, parent)
-    return _open_folder(folder, classes) if folder is not None else None
+    return _open_folder(folder, classes, flags) if folder is not None else None
 
 
-def _open_folder(folder: Path, classes: Path | None) -> SourceImages | None:
-    splits = [folder / split for split in _SPLITS if _has_folders(folder / split)]
-    images = splits[0] if splits else folder
-    if not _has_folders(images):
+def _open_folder(folder: Path, classes: Path | None, flags: Flags) -> SourceImages | None:
+    if not _has_folders(folder):
         return None
+    splits = [folder / split for split in _SPLITS if _has_folders(folder / split)]
+    splits += _other_splits(folder) if not splits else []
+    images = splits[0] if splits else folder
     if classes is None:
         class_files = [parent / name for parent in (images, folder) for name in _CLASS_FILES]
         classes = next((path for path in class_files if path.is_file()), None)
-    return ImageFolder.open(images, classes).source_images(prompts=_own_prompts(folder))
+    opened = ImageFolder.open(images, classes, flags=flags)
+    source = opened.source_images(prompts=_own_prompts(folder))
+    if images == folder:
+        return source
+    split = images.relative_to(folder)
+    return replace(source, notes=(*source.notes, f"the split {split}"))
+
+
+def _other_splits(folder: Path) -> list[Path]:
+    """The class folders of splits by other names (`Val`, `valid`, `test_set`), test first."""
+    splits = [split for split in find_splits(folder) if split.content == "class folders"]
+    return [split.path for kind in ("test", "val") for split in splits if split.kind == kind]
 
 
 def _own_prompts(folder: Path) -> tuple[str, ...]:
@@ -143,7 +169,7 @@ def _own_prompts(folder: Path) -> tuple[str, ...]:
     path = folder / _PROMPTS
     if not path.is_file():
         return ()
-    lines = [line.strip() for line in read_utf8(path).splitlines()]
+    lines = [line.strip() for line in read_text(path).splitlines()]
     prompts = tuple(line for line in lines if line and not line.startswith("#"))
     wrong = [prompt for prompt in prompts if prompt.count("{}") != 1]
     if wrong:

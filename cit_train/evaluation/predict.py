@@ -17,7 +17,7 @@ from cit_curate.images.read import ImageRejected, read_image_bytes
 from cit_curate.sources.folder import IMAGE_SUFFIXES
 from cit_train.evaluation.class_mapping import ClassLabels
 from cit_train.evaluation.pooled_images import RejectedImage
-from cit_train.evaluation.readers.image_folder import images_below
+from cit_train.evaluation.readers.folder_layout import images_below
 from cit_train.models.freeze import with_head
 from cit_train.models.pooled_vision import PooledVision
 from cit_train.transforms import Normalizer, eval_view, image_statistics

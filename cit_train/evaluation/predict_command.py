@@ -47,7 +47,7 @@ def predict(
         model: A run (its best checkpoint, else its last), a checkpoint's folder, or hf://org/name.
         image: Picture files, or folders of them.
         labels: The classes, in any form that --metadata takes, such as a file with one a line.
-        labels_column: Column of the classes, when --labels is a CSV or TSV.
+        labels_column: Column of the classes, when --labels is a CSV, a TSV or JSON objects.
         top: Maximum labels of a picture.
         prompts: Templates of the class names; several are averaged. By default the run's,
             or "a photo of a {}".
@@ -58,10 +58,15 @@ def predict(
         device: auto = the first GPU, else the CPU; cpu, cuda or cuda:N.
         json: Print one JSON document instead of tables.
     """
-    from cit_curate.metadata.entries import load_metadata
+    from cit_curate.metadata.entries import read_metadata
 
     prompts, tokens = _settings(model, prompts, max_text_length, top)
-    classes = load_metadata(MetadataConfig(metadata=labels, metadata_column=labels_column))
+    read = read_metadata(
+        MetadataConfig(metadata=labels, metadata_column=labels_column), flag="--labels"
+    )
+    for line in read.lines:
+        print_line(line, stderr=True)
+    classes = read.entries
     # These import torch, which takes seconds.
     from cit_curate.text_encoder.encoder import choose_device
     from cit_train.evaluation.class_mapping import map_classes, plain_labels

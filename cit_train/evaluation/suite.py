@@ -233,7 +233,7 @@ def _run_task(
         is_partial=len(rows) < num_found,
         source=images.reader,
         prompts=prompts,
-        notes=images.notes,
+        notes=(*([images.naming] if images.naming else []), *images.notes),
     )
 
 

@@ -6,7 +6,7 @@ Nothing here imports torch, so a misspelt name is reported at once.
 from pathlib import Path
 
 from cit_curate.errors import ConfigError
-from cit_curate.metadata.entries import load_metadata
+from cit_curate.metadata.entries import read_metadata
 from cit_curate.pool.mixture import PoolMixture, parse_pool
 from cit_curate.run.ledger import Run
 from cit_curate.storage.remote import remote_url
@@ -27,7 +27,7 @@ def check_inputs(config: RunConfig, out: Path, *, resume: bool, overwrite: bool)
     if not resume:
         Run.check_free(out, overwrite=overwrite)
     if config.curate_as.curation != "none" or config.metadata.metadata:
-        load_metadata(config.metadata)
+        read_metadata(config.metadata)
 
 
 def open_pools(config: RunConfig) -> PoolMixture:

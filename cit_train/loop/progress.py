@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import TracebackType
@@ -37,6 +38,11 @@ class TerminalWatcher(Watcher):
     ) -> None:
         """Stop the bar and restore the terminal."""
         self._progress.stop()
+
+    def opened(self, notes: Sequence[str]) -> None:
+        """Print which classes were read."""
+        for note in notes:
+            self._line(note)
 
     def sampled(self, sample: SimilaritySample, config: RunConfig) -> None:
         """Print what the threshold means on this pool."""

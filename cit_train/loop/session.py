@@ -71,6 +71,13 @@ class Session:
     mid_step: MidStep | None
 
     @property
+    def class_notes(self) -> tuple[str, ...]:
+        """The lines that say which classes were read, to curate for and to evaluate on."""
+        lists = self.curator.classes
+        notes = self.evaluator.images.notes if self.evaluator is not None else ()
+        return (*(lists.lines if lists is not None else ()), *notes)
+
+    @property
     def stop(self) -> StopSignals:
         """The stop signals that this rank has received."""
         return self.world.stop
@@ -121,8 +128,10 @@ def open_session(
     selection = open_selection(config, out)  # before --overwrite removes anything
     if not resume and world.is_first:
         Run.check_free(out, overwrite=overwrite)
-    curator = _open_curator(config, pools, out, world)
     evaluator = Evaluator.open(config.evaluate_as, config.text.max_text_length)
+    if evaluator is not None and world.is_first:
+        evaluator.announce()
+    curator = _open_curator(config, pools, out, world)
     towers = _open_towers(config, world)
     settings = _settings(config, curator, towers)
     world.check_same("settings", settings)

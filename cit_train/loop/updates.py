@@ -14,7 +14,8 @@ from cit_train.loop.session import Session
 from cit_train.ranks.stopping import StoppedError
 from cit_train.streaming.batches import LaneBatch
 from cit_train.streaming.disk_room import DiskRoom
-from cit_train.streaming.shard_stream import ShardWriterThread, image_threads
+from cit_train.streaming.image_opener import ImageOpener, image_threads, never_decoded
+from cit_train.streaming.shard_stream import ShardWriterThread
 
 
 @dataclass
@@ -113,15 +114,17 @@ def open_shard_writers(
     lanes = [
         ShardWriterThread(
             session.run,
-            session.curator.pools,
             selection.scan,
             selection.rows,
+            ImageOpener(
+                session.curator.pools,
+                threads,
+                max_pixels=train.max_pixels,
+                side=train.shard_image_side,
+                is_decoded=cache.knows if cache is not None else never_decoded,
+            ),
             num_pairs=num_batches * session.config.curate.batch_size,
             pairs_per_shard=train.pairs_per_shard,
-            max_pixels=train.max_pixels,
-            threads=threads,
-            image_side=train.shard_image_side,
-            is_decoded=cache.knows if cache is not None else _never,
             make_room=room,
         )
         for selection in selections
@@ -135,10 +138,6 @@ def open_shard_writers(
             writer.stop()
             writer.join()
         threads.shutdown()
-
-
-def _never(image: bytes) -> bool:
-    return False
 
 
 def _num_updates(session: Session, state: TrainState, selections: Sequence[LaneSelection]) -> int:

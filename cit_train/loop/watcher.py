@@ -1,5 +1,6 @@
 """The interface through which a run reports its progress."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cit_curate.curation.scan_rows import ScanTotals
@@ -20,6 +21,9 @@ class StepNumbers:
 
 class Watcher:
     """Receives the progress of a run; does nothing unless a subclass overrides a method."""
+
+    def opened(self, notes: Sequence[str]) -> None:
+        """Once the run is open, with the lines that say which classes were read."""
 
     def sampled(self, sample: SimilaritySample, config: RunConfig) -> None:
         """Before the first outer step, with similarities that show what the threshold means."""
@@ -42,6 +46,11 @@ class Watchers(Watcher):
 
     def __init__(self, *watchers: Watcher) -> None:
         self._watchers = watchers
+
+    def opened(self, notes: Sequence[str]) -> None:
+        """Once the run is open."""
+        for watcher in self._watchers:
+            watcher.opened(notes)
 
     def sampled(self, sample: SimilaritySample, config: RunConfig) -> None:
         """Before the first outer step."""

@@ -14,6 +14,7 @@ from transformers import BertConfig, VisionTextDualEncoderConfig
 from cit_curate.errors import ConfigError
 from cit_train.models.swag_names import rename_to_timm
 from cit_train.models.timm_tower import (
+    NO_MOCO_SMALL,
     SWAG_ARCHITECTURES,
     AugregConfig,
     MocoConfig,
@@ -50,7 +51,7 @@ def infer_tower_config(family: str, tensors: Mapping[str, Tensor]) -> TimmTowerC
         tensors: The tensors by timm's names, without the family's prefix.
 
     Raises:
-        ConfigError: The tensors are not a ViT's, or of an unknown size.
+        ConfigError: The tensors are not a ViT's, or of an unknown size, or MoCo-v3's small ViT.
     """
     try:
         width, _, _, patch = tensors["patch_embed.proj.weight"].shape
@@ -73,6 +74,8 @@ def infer_tower_config(family: str, tensors: Mapping[str, Tensor]) -> TimmTowerC
     if family == "augreg":
         classes = len(tensors["head.weight"]) if "head.weight" in tensors else 0
         return AugregConfig(config_name=name, image_size=side, num_classes=classes)
+    if name == "vit_small_patch16_224":
+        raise ConfigError(NO_MOCO_SMALL)
     if "head.0.weight" not in tensors or "head.6.weight" not in tensors:
         raise ConfigError(
             f"MoCo's projector (head.0 … head.7) is missing; found {_first_names(tensors)}"

@@ -8,6 +8,8 @@ the classifier of AugReg) are buffers, which no optimizer reaches.
 
 import difflib
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import timm
@@ -36,23 +38,35 @@ __all__ = [
 TEMPERATURE = 10_000
 IN21K_CLASSES = 21_843
 MOCO_POOLED_SIZE = 256
-# SWAG's names of its three sizes, which are plain ViTs in timm.
-SWAG_ARCHITECTURES = {
-    "vit_b16": "vit_base_patch16_224",
-    "vit_l16": "vit_large_patch16_224",
-    "vit_h14": "vit_huge_patch14_224",
-}
+# MoCo-v3 (arXiv 2104.02057) splits the 384 dimensions of its small ViT among 12 heads, timm among
+# 6. No tensor shows it, so timm's would load without an error and give other features.
+NO_MOCO_SMALL = (
+    "MoCo-v3's small ViT has 12 heads, and timm's ViT of that width has 6; "
+    "of MoCo-v3, only the base ViT (vit_base_patch16) can be read"
+)
+# The families' own names of architectures -> timm's.
+MOCO_ARCHITECTURES = MappingProxyType({"vit_base_patch16": "vit_base_patch16_224"})
+SWAG_ARCHITECTURES = MappingProxyType(
+    {
+        "vit_b16": "vit_base_patch16_224",
+        "vit_l16": "vit_large_patch16_224",
+        "vit_h14": "vit_huge_patch14_224",
+    }
+)
 
 
 class TimmTowerConfig(PreTrainedConfig):  # type: ignore[misc]
     """The config that the three families share.
 
+    `own_names` maps the family's own names of architectures to timm's.
+
     Attributes:
-        config_name: The architecture: a timm ViT, or SWAG's name `vit_b16` (or l16, h14).
+        config_name: The architecture: a timm ViT, or the family's own name of one (`own_names`).
         image_size: The side of the input, in pixels.
         hidden_size: The width of the pooled output; None = the architecture's.
     """
 
+    own_names: ClassVar[Mapping[str, str]] = MappingProxyType({})
     config_name: str = "vit_base_patch16_224"
     image_size: int = 224
     hidden_size: int | None = None
@@ -65,10 +79,24 @@ class TimmTowerConfig(PreTrainedConfig):  # type: ignore[misc]
 
     @property
     def architecture(self) -> str:
-        """The architecture under timm's name."""
+        """The architecture under timm's name.
+
+        Raises:
+            ConfigError: Neither the family nor timm has an architecture of that name.
+        """
         # timm used to list the AugReg weights as separate architectures.
-        name = self.config_name.removesuffix("_in21k")
-        return SWAG_ARCHITECTURES.get(name, name)
+        name = self.own_names.get(self.config_name, self.config_name.removesuffix("_in21k"))
+        # Names that timm does not list are refused here, since `create_model` also accepts URLs.
+        known = timm.list_models(module="vision_transformer")
+        if name not in known:
+            raise ConfigError(self._unknown_architecture(known))
+        return name
+
+    def _unknown_architecture(self, known: list[str]) -> str:
+        close = difflib.get_close_matches(self.config_name, (*self.own_names, *known), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        tower = f"config_name of the {self.model_type} tower"
+        return f"{tower}: timm has no ViT {self.config_name!r}{hint}"
 
     def _pooled_size(self) -> int:
         with torch.device("meta"):
@@ -83,10 +111,16 @@ class MocoConfig(TimmTowerConfig):
     """
 
     model_type = "moco"
+    own_names = MOCO_ARCHITECTURES
     projector_size: int = 4096
 
     def _pooled_size(self) -> int:
         return MOCO_POOLED_SIZE
+
+    def _unknown_architecture(self, known: list[str]) -> str:
+        if "small" in self.config_name:
+            return f"config_name {self.config_name!r}: {NO_MOCO_SMALL}"
+        return super()._unknown_architecture(known)
 
 
 class AugregConfig(TimmTowerConfig):
@@ -104,21 +138,20 @@ class SwagConfig(TimmTowerConfig):
     """SWAG: a ViT pre-trained on hashtags."""
 
     model_type = "swag"
+    own_names = SWAG_ARCHITECTURES
     config_name: str = "vit_b16"
 
 
 def plain_vit(architecture: str, *, image_size: int = 224) -> VisionTransformer:
     """A timm ViT with a class token and no classifier, freshly initialised.
 
+    Args:
+        architecture: A ViT that timm lists (`TimmTowerConfig.architecture`).
+        image_size: The side of the input, in pixels.
+
     Raises:
-        ConfigError: timm has no such architecture, or it is not a ViT with a class token.
+        ConfigError: It has no class token.
     """
-    # Names that timm does not list are refused here, since `create_model` also accepts URLs.
-    known = timm.list_models(module="vision_transformer")
-    if architecture not in known:
-        close = difflib.get_close_matches(architecture, known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"timm has no ViT {architecture!r}{hint}")
     vit = timm.create_model(
         architecture, pretrained=False, num_classes=0, img_size=image_size, global_pool="token"
     )

@@ -1,5 +1,6 @@
 """The images of one lane, opened and checked in the background ahead of the shard writer."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,31 +12,49 @@ from cit_curate.images.decoders import decoders
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.records import each_row
 
+# Threads that open and check images for all lanes of a process, each through a decoder process of
+# its own; more than this would mostly take cores from the training loop.
+MAX_THREADS = 8
+# Images of a lane that are opened ahead of the one being written.
+NUM_AHEAD = 2 * MAX_THREADS
+
+
+def image_threads() -> ThreadPoolExecutor:
+    """The threads that open and check images, for all lanes of a process."""
+    return ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS), thread_name_prefix="images")
+
+
+def never_decoded(image: bytes) -> bool:
+    """Whether an image is known to decode: not yet."""
+    return False
+
 
 class ImageOpener:
-    """Opens the images of pairs on shared threads."""
+    """Opens the images of one lane's pairs on shared threads.
+
+    Attributes:
+        pools: The pools of the images.
+    """
 
     def __init__(
         self,
         pools: PoolMixture,
         threads: ThreadPoolExecutor,
         *,
-        num_ahead: int,
         max_pixels: int,
         side: int,
-        is_decoded: Callable[[bytes], bool],
+        is_decoded: Callable[[bytes], bool] = never_decoded,
     ) -> None:
         """Open nothing yet.
 
         Args:
             pools: The pools of the images.
             threads: The threads that open and check images.
-            num_ahead: The images that are opened in the background.
             max_pixels: The most pixels of an image; larger ones are rejected.
             side: The side of a stored image, see `shard_image`.
             is_decoded: Whether an image is known to decode.
         """
-        self._pools, self._threads, self._num_ahead = pools, threads, num_ahead
+        self.pools, self._threads = pools, threads
         self._max_pixels, self._side, self._is_decoded = max_pixels, side, is_decoded
         self._ahead: deque[Future[bytes]] = deque()
         self._later: Iterator[dict[str, Any]] | None = None
@@ -49,7 +68,7 @@ class ImageOpener:
         """
         if self._later is None:
             self._later = each_row(pairs.slice(row))
-        while len(self._ahead) < self._num_ahead and (fields := next(self._later, None)):
+        while len(self._ahead) < NUM_AHEAD and (fields := next(self._later, None)):
             self._ahead.append(self.open(fields))
         return self._ahead.popleft()
 
@@ -65,7 +84,7 @@ class ImageOpener:
             future.cancel()
 
     def _image(self, pool: str, image_uri: str, source: str) -> bytes:
-        image: bytes = self._pools[pool].image_bytes(image_uri, source)
+        image: bytes = self.pools[pool].image_bytes(image_uri, source)
         if not self._side and self._is_decoded(image):
             return image
         return decoders().shard_image(image, side=self._side, max_pixels=self._max_pixels)

@@ -7,11 +7,10 @@ pair whose image cannot be opened is rejected, and the scan's next kept pair rep
 
 import contextlib
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +21,6 @@ from cit_curate.config import CurateConfig
 from cit_curate.curation.lane_scan import OuterStep
 from cit_curate.errors import BadInputError, DamagedError, ShortfallError
 from cit_curate.images.read import ImageRejected, image_suffix
-from cit_curate.pool.mixture import PoolMixture
 from cit_curate.records import each_row
 from cit_curate.run.ledger import Run
 from cit_curate.run.ledger_tables import SCHEMAS
@@ -35,19 +33,9 @@ from cit_train.streaming.waiting import Waiting
 
 # First word of the random key of the training order.
 ORDER_KEY = 21
-# Threads that open and check images for all lanes of a process, each through a decoder process of
-# its own; more than this would mostly take cores from the training loop.
-MAX_THREADS = 8
-# Images of a lane that are opened ahead of the one being written.
-_IMAGES_AHEAD = 2 * MAX_THREADS
 _POLL_SECONDS = 0.005
 
 logger = logging.getLogger(__name__)
-
-
-def image_threads() -> ThreadPoolExecutor:
-    """The threads that open and check images, for all shard writers of a process."""
-    return ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS), thread_name_prefix="images")
 
 
 def rejects_path(folder: Path, lane: int) -> Path:
@@ -108,16 +96,12 @@ class ShardWriterThread(threading.Thread):
     def __init__(
         self,
         run: Run,
-        pools: PoolMixture,
         scan: PairScan,
         selection: pa.Table,
+        images: ImageOpener,
         *,
         num_pairs: int,
         pairs_per_shard: int,
-        max_pixels: int,
-        threads: ThreadPoolExecutor,
-        image_side: int = 0,
-        is_decoded: Callable[[bytes], bool] = lambda image: False,
         make_room: Callable[[], bool] = lambda: False,
         known_rejects: Mapping[int, ImageRejected] | None = None,
     ) -> None:
@@ -125,15 +109,11 @@ class ShardWriterThread(threading.Thread):
 
         Args:
             run: The run that the shards belong to.
-            pools: The pools of the images.
             scan: The lane's scan, the source of replacements.
             selection: The selected pairs, in arrival order.
+            images: The opener of their images, for this lane alone.
             num_pairs: The most pairs to write.
             pairs_per_shard: The pairs of each tar but the last.
-            max_pixels: The most pixels of an image; larger ones are rejected.
-            threads: The threads that open and check images, shared within this process.
-            image_side: The side of a stored image, see `shard_image`.
-            is_decoded: Whether an image is known to decode.
             make_room: Called on a full disk; whether to try again.
             known_rejects: All rejects by scan position, when shards are rewritten; any other image
                 that cannot be opened is then an error.
@@ -146,18 +126,12 @@ class ShardWriterThread(threading.Thread):
         self.rows = selection.slice(0, 0)
         self.folder = shard_folder(run.path, scan.step.number)
         self.scan = scan
-        self._num_pools = len(pools)
-        self._images = ImageOpener(
-            pools,
-            threads,
-            num_ahead=_IMAGES_AHEAD,
-            max_pixels=max_pixels,
-            side=image_side,
-            is_decoded=is_decoded,
-        )
+        self._images = images
         self._make_room = make_room
         self._rejects: list[dict[str, Any]] = []
-        self._image_limit = ImageLimit(pools, outer_step=scan.step.number, num_pairs=num_pairs)
+        self._image_limit = ImageLimit(
+            images.pools, outer_step=scan.step.number, num_pairs=num_pairs
+        )
         key = (scan.config.seed, ORDER_KEY, scan.step.number, scan.lane)
         order = np.random.default_rng(key).permutation(len(selection))
         self._planned = selection.take(order)
@@ -302,7 +276,7 @@ class ShardWriterThread(threading.Thread):
 
     def _sample(self, fields: Mapping[str, Any], image: bytes) -> Sample:
         names = ["pair_key", "image_id", "text_key", "similarity", "metadata_text", "reason"]
-        if self._num_pools > 1:
+        if len(self._images.pools) > 1:
             names.append("pool")
         info = {name: fields[name] for name in names}
         return Sample(image, image_suffix(image), fields["caption"], info)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cit_train.streaming.shard_stream import MAX_THREADS
+from cit_train.streaming.image_opener import MAX_THREADS
 from scripts.bench.scale_scenarios import Machine, Workload
 
 FLOAT_BYTES = 4

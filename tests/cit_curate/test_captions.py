@@ -18,6 +18,7 @@ from cit_curate.captions import (
     cleaner,
     cut_at_bytes,
     is_blank,
+    is_unseen,
     replace_bad_text,
 )
 
@@ -74,6 +75,12 @@ def test_augment_tags_keeps_empty_tags_as_the_rule_says():
 
 
 @pytest.mark.faults("C1")
+def test_what_is_not_seen():
+    assert is_unseen("\u200b\u2060\ufeff \u00ad\u3164\u2800\ufe0f\0")
+    assert not is_unseen("\u200b☃")
+    assert not is_unseen(",")
+
+
 def test_is_blank():
     assert is_blank("", "title")
     assert is_blank(" \n\t\u3000", "title")

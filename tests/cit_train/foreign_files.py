@@ -139,10 +139,12 @@ class PlainDualEncoder(nn.Module):
         }
 
     def released_config(self) -> dict[str, Any]:
-        """As transformers 4 wrote it; of the vision tower only what it had besides its type."""
+        """As transformers 4 wrote it, with the fields that the original's vision tower had."""
         text = self.text_config.to_dict() | {"position_embedding_type": "absolute"}
         vision = {"hidden_size": 256, "model_type": "moco"}
-        if self.sizes is not FULL:
+        if self.sizes.architecture == FULL.architecture:
+            vision["config_name"] = "vit_base_patch16"  # MoCo-v3's name of it
+        else:
             vision |= {
                 "config_name": self.sizes.architecture,
                 "image_size": self.sizes.image_size,

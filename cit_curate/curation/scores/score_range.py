@@ -21,7 +21,7 @@ from cit_curate.curation.scores.exact import Scores
 from cit_curate.curation.scores.scanned_texts import scanned_texts
 from cit_curate.curation.scores.score_cache import ScoreCache
 from cit_curate.errors import ConfigError
-from cit_curate.metadata.entries import load_metadata
+from cit_curate.metadata.entries import read_metadata
 from cit_curate.metadata.stored_index import load_vectors
 from cit_curate.metadata.vectors import (
     distinct_prompts,
@@ -192,7 +192,7 @@ def _vectors(source: ScoreSource) -> Float32:
     """float32 [entries, dim]: the metadata's vectors, stored or embedded here."""
     if source.index is not None:
         return load_vectors(source.index)[1]
-    entries, templates = load_metadata(source.metadata), source.metadata.templates
+    entries, templates = read_metadata(source.metadata).entries, source.metadata.templates
     if metadata_fingerprint(entries, templates) != source.metadata_fingerprint:
         raise ConfigError(
             f"--metadata {source.metadata.metadata} has changed since this run was opened; put it "

@@ -19,7 +19,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from cit_curate.config import IN_PROCESS, READ_AS_FOUND, Cleaning, EngineConfig
+from cit_curate.config import IN_PROCESS, Cleaning, EngineConfig
 from cit_curate.engines.engine import Engine, open_engine
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.pool.build.malformed import check_limit, keeping_rejects
@@ -103,8 +103,7 @@ def build_pool(
     schema = pair_schema(_common_types(sources, readers))
     entries = tuple(source_entry(source) for source in sources)
     lists = _read_lists(readers, progress)
-    named_columns = asdict(columns) if columns else {}
-    named_columns |= _changed_reading(sources)
+    named_columns = {**(asdict(columns) if columns else {}), **sources[0].reading.changed}
     settings = settings_of(clean, named_columns, lists.described if lists else {})
     request = Asked(name or out.name, entries, settings)
     with builder_lock(out, entries):
@@ -147,12 +146,6 @@ def build_pool(
                 write_manifest(folder, manifest)
         finish_pool(out, manifest)
     return manifest
-
-
-def _changed_reading(sources: Sequence[Source]) -> dict[str, object]:
-    """How the sources are read, where that is not the default."""
-    reading, default = asdict(sources[0].reading), asdict(READ_AS_FOUND)
-    return {name: value for name, value in reading.items() if value != default[name]}
 
 
 def _guesses(reader: SourceReader) -> tuple[str, ...]:

@@ -8,6 +8,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cit_curate.errors import DamagedError
+from cit_curate.metadata.class_files.plain_names import joined_names
+from cit_curate.metadata.class_list import ClassList
+from cit_curate.metadata.lines import MetadataEntry
 from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.ledger_tables import HISTOGRAM_BINS
 from cit_curate.run.pools import mixture_config
@@ -148,6 +152,7 @@ def collect_facts(run: Run, commits: Sequence[Commit], database: RunDatabase) ->
         rejects=tuple((row["reason"], row["pairs"]) for row in reasons),
         pools=_pools(database, config),
         imported=_imported(database, config),
+        class_list=_class_list(run, config),
     )
 
 
@@ -192,6 +197,19 @@ def _notices(run: Run, config: Mapping[str, Any], num_steps: int, update: int) -
     if num_steps and update and isinstance(target, int) and update < target:
         notices.append(f"The run is at update {update:,} of {target:,}: it is not finished.")
     return tuple(notices)
+
+
+def _class_list(run: Run, config: Mapping[str, Any]) -> tuple[str, ...]:
+    path = run.path / "metadata.json"
+    name = config.get("metadata")
+    if not name or not path.is_file():
+        return ()
+    try:
+        entries = tuple(MetadataEntry(str(entry["name"])) for entry in read_json(path))
+    except (DamagedError, KeyError, TypeError):  # `cit verify` reports it; the page needs it least
+        return ()
+    classes = ClassList(name=str(name), entries=entries)
+    return (*classes.lines, *joined_names(classes.name, entries)) if entries else ()
 
 
 def _ruled_out(database: RunDatabase) -> tuple[str, ...]:

@@ -112,6 +112,7 @@ class RunFacts:
         rejects: The rejected pairs, or entries of imported counts: (reason, number).
         pools: The pools of a mixture; empty in a run of one pool.
         imported: The facts of imported counts; None in any other run.
+        class_list: The lines about the classes that were curated for; empty without curation.
     """
 
     name: str
@@ -129,3 +130,4 @@ class RunFacts:
     rejects: tuple[tuple[str, int], ...]
     pools: tuple[PoolFacts, ...] = ()
     imported: ImportedFacts | None = None
+    class_list: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ import codecs
 import gzip
 import lzma
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,12 +88,14 @@ class TextLines:
         encoding: The encoding, as Python calls it.
         newline: The end of the first line.
         num_lines: The lines so far.
+        other_ends: The ends of lines, by their number, that are not `newline`.
     """
 
     path: Path
     encoding: str
     newline: str = "\n"
     num_lines: int = field(default=0, init=False)
+    other_ends: dict[int, str] = field(default_factory=dict, init=False)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -101,6 +103,19 @@ class TextLines:
         if self.encoding.startswith("utf-8"):
             return ()
         return (f"read as {self.encoding}",)
+
+    def with_ends(self, lines: Sequence[str], first: int) -> list[str]:
+        """Lines with their ends, of which the first has the number `first`."""
+        return [
+            line + self.other_ends.get(number, self.newline)
+            for number, line in enumerate(lines, first)
+        ]
+
+    def forget(self, first: int) -> None:
+        """Forget the ends of the lines before one."""
+        if self.other_ends:
+            ends = self.other_ends.items()
+            self.other_ends = {number: end for number, end in ends if number >= first}
 
     def blocks(self) -> Iterator[list[str]]:
         """Consecutive lines without their ends; one of more than `MAX_LINE_CHARS` is cut there.
@@ -111,6 +126,7 @@ class TextLines:
             DamagedError: The file is compressed, and cut or damaged.
         """
         self.num_lines = 0
+        self.other_ends.clear()
         pending = ""
         for text in self._decoded():
             whole, end, rest = text.rpartition("\r" if self.newline == "\r" else "\n")
@@ -130,7 +146,11 @@ class TextLines:
         if self.newline == "\r":
             return text.split("\r")
         lines = text.split("\n")
-        if "\r" in text:
+        if "\r" in text or self.newline == "\r\n":
+            for number, line in enumerate(lines, self.num_lines + 1):
+                end = "\r\n" if line.endswith("\r") else "\n"
+                if end != self.newline:
+                    self.other_ends[number] = end
             lines = [line.rstrip("\r").replace("\r", " ") for line in lines]
         return lines
 

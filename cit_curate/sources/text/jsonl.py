@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from cit_curate.errors import BadInputError
-from cit_curate.sources.columns import LIST_KEY, Columns, peek
+from cit_curate.sources.columns import LIST_KEY, Columns, peek_hint
 from cit_curate.sources.rows import Cell, Problem, ReadLog, SourceReader, SourceRows, batches_of
 from cit_curate.sources.text.files import MAX_LINE_CHARS, TextLines, text_lines
 
@@ -62,7 +62,7 @@ def _keys(lines: TextLines, columns: Columns) -> list[str]:
             break
     if not seen:
         raise BadInputError(
-            f"{lines.path}: none of its lines is a JSON object with keys{peek(lines.path)}"
+            f"{lines.path}: none of its lines is a JSON object with keys{peek_hint(lines.path)}"
         )
     return list(seen)
 

@@ -8,10 +8,10 @@ import csv
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from cit_curate.config import Quoting
-from cit_curate.sources.text.files import MAX_LINE_CHARS, TextLines
+from cit_curate.sources.text.files import TextLines
 
 MAX_FIELD_CHARS = 4 * 1024 * 1024
 # The most lines of a record, unless quotes are read as RFC 4180 says.
@@ -22,22 +22,10 @@ SHORT_RECORD_LINES = 20
 BROKEN_LINE_SHARE = 0.1
 
 
-class Record(NamedTuple):
-    """One record of a table.
-
-    Attributes:
-        line: Its first line, from 1.
-        num_lines: The lines that it spans.
-        cells: Its cells; None for a malformed record, and empty for a blank line.
-        problem: The problem of a malformed record.
-        is_mended: Whether a quote in it was read as a letter.
-    """
-
-    line: int
-    num_lines: int
-    cells: list[str] | None
-    problem: str = ""
-    is_mended: bool = False
+# A record: its first line, from 1; the lines that it spans; its cells, none in a blank line; for a
+# malformed one None and its problem; and whether a quote in it was read as a letter. A plain tuple,
+# since there may be a hundred million.
+Record = tuple[int, int, list[str] | None, str, bool]
 
 
 @dataclass(frozen=True)
@@ -66,25 +54,27 @@ class TableFormat:
             line = 1
             for block in lines.blocks():
                 for number, text in enumerate(block, line):
-                    yield _long(number) if _is_long(text) else Record(number, 1, self.split(text))
+                    yield number, 1, *self._plain(text), False
                 line += len(block)
         else:
             yield from self._quoted(lines)
 
-    def split(self, line: str) -> list[str]:
-        """The cells of a line in which quotes are letters; none in a blank line."""
-        if not line:
-            return []
-        cells = line.split(self.delimiter)
-        return [cell.strip(" ") for cell in cells] if self.skips_blanks else cells
+    def _plain(self, line: str) -> tuple[list[str] | None, str]:
+        """The cells of a line in which quotes are letters, or its problem."""
+        if len(line) > MAX_FIELD_CHARS:
+            return None, f"the line has more than {MAX_FIELD_CHARS:,} characters"
+        cells = line.split(self.delimiter) if line else []
+        return ([cell.strip(" ") for cell in cells] if self.skips_blanks else cells), ""
 
-    def mended(self, line: str) -> list[str]:
+    def _mended(self, line: str) -> tuple[list[str] | None, str]:
         """The cells of a line; a field whose quote is not closed within it is read as it stands."""
+        if len(line) > MAX_FIELD_CHARS:
+            return self._plain(line)
         quoted = re.compile(rf' *+"((?:[^"]|"")*+)"(?={re.escape(self.delimiter)}|$)')
         start, cells = 0, []
         while True:
-            blanks = self.skips_blanks or line.startswith('"', start)
-            match = quoted.match(line, start) if blanks else None
+            may_be_quoted = self.skips_blanks or line.startswith('"', start)
+            match = quoted.match(line, start) if may_be_quoted else None
             if match:
                 cells.append(match[1].replace('""', '"'))
                 end = match.end()
@@ -93,7 +83,7 @@ class TableFormat:
                 end = len(line) if end < 0 else end
                 cells.append(line[start:end].strip(" ") if self.skips_blanks else line[start:end])
             if end >= len(line):
-                return cells
+                return cells, ""
             start = end + 1
 
     def _quoted(self, lines: TextLines) -> Iterator[Record]:
@@ -108,45 +98,60 @@ class TableFormat:
             if not window:
                 return
             done = 0
-            for record in self._in_window(window, first, lines.newline, at_end=at_end):
-                done += record.num_lines
+            for record in self._in_window(window, first, lines, at_end=at_end):
+                done += record[1]
                 yield record
             # A record may need more lines than there are; the next window then has twice as many.
             needed = MAX_RECORD_LINES if done else 2 * len(window)
             del window[:done]
             first += done
+            lines.forget(first)
 
     def _in_window(
-        self, window: list[str], first: int, newline: str, *, at_end: bool
+        self, window: list[str], first: int, lines: TextLines, *, at_end: bool
     ) -> Iterator[Record]:
-        """The records in some lines, of which the first has the number `first`.
+        """The records in some of the lines, of which the first has the number `first`.
 
         Unless the file ends with them, the last `MAX_RECORD_LINES` lines are left, since a record
         might go on behind them.
         """
         # This limit is a setting of the whole process. The default of 128 KiB loses long captions.
         csv.field_size_limit(MAX_FIELD_CHARS)
-        line = num_read = 0
-        reader = self._reader_from(window, 0)
+        reader, reads_from, num_read = self._reader_from(window, 0), 0, 0
+        line = 0
         stop = len(window) if at_end else len(window) - MAX_RECORD_LINES
         while line < stop:
+            text = window[line]
+            if '"' not in text:
+                yield first + line, 1, *self._plain(text), False
+                line += 1
+                continue
+            if reads_from != line:
+                reader, num_read = self._reader_from(window, line), 0
             try:
                 cells, problem = next(reader), ""
             except csv.Error as error:
                 cells, problem = [], str(error)
             num_lines = reader.line_num - num_read
-            num_read = reader.line_num
             if num_lines == 1 and not problem:
-                yield Record(first + line, 1, cells)
+                num_read = reader.line_num
+                yield first + line, 1, cells, "", False
+                line += 1
+                reads_from = line
+                continue
+            if "unexpected end" in problem and not at_end and self.quoting == "csv":
+                return  # the quote may be closed behind the window
+            spanned = window[line : line + num_lines]
+            if not problem and (self.quoting == "csv" or self._spans(spanned)):
+                # The lines have no ends here, but the field that spans them does.
+                (cells,) = self._reader_from(lines.with_ends(spanned, first + line), 0)
+                yield first + line, num_lines, cells, "", False
+            elif self.quoting == "csv":
+                problem += "; a field that starts with a quote must end with one"
+                yield first + line, num_lines, None, problem, False
             else:
-                is_cut = "unexpected end" in problem and not at_end
-                if is_cut and self.quoting == "csv":
-                    return  # the quote may be closed behind the window
-                texts = window[line : line + num_lines]
-                record = self._odd(texts, problem, newline)._replace(line=first + line)
-                yield record
-                num_lines = record.num_lines
-                reader, num_read = self._reader_from(window, line + num_lines), 0
+                num_lines = 1
+                yield first + line, 1, *self._mended(text), True
             line += num_lines
 
     def _reader_from(self, lines: Sequence[str], start: int) -> Any:
@@ -158,18 +163,6 @@ class TableFormat:
             rest, delimiter=self.delimiter, strict=True, skipinitialspace=self.skips_blanks
         )
 
-    def _odd(self, lines: Sequence[str], problem: str, newline: str) -> Record:
-        """A record that spans lines, or that RFC 4180 does not allow; as if it were in line 1."""
-        if not problem and (self.quoting == "csv" or self._spans(lines)):
-            ended = [line + newline for line in lines]
-            return Record(1, len(lines), next(self._reader_from(ended, 0)))
-        if self.quoting == "csv":
-            problem += "; a field that starts with a quote must end with one"
-            return Record(1, len(lines), None, problem)
-        if len(lines[0]) > MAX_FIELD_CHARS:
-            return _long(1)
-        return Record(1, 1, self.mended(lines[0]), is_mended=True)
-
     def _spans(self, lines: Sequence[str]) -> bool:
         """Whether a record means to span lines: some of them are not rows by themselves."""
         if len(lines) > (MAX_RECORD_LINES if self.num_columns else SHORT_RECORD_LINES):
@@ -179,11 +172,3 @@ class TableFormat:
         if len(lines) <= SHORT_RECORD_LINES:
             return broken > 0
         return broken >= BROKEN_LINE_SHARE * len(lines)
-
-
-def _is_long(line: str) -> bool:
-    return len(line) >= MAX_LINE_CHARS
-
-
-def _long(line: int) -> Record:
-    return Record(line, 1, None, f"the line has more than {MAX_FIELD_CHARS:,} characters")

@@ -107,7 +107,7 @@ def _with_header(lines: TextLines, format: TableFormat, names: Sequence[str]) ->
     Raises:
         BadInputError: There is no first record with a name.
     """
-    first = next((record.cells for record in format.records(lines) if record.cells), None)
+    first = next((cells for _, _, cells, _, _ in format.records(lines) if cells), None)
     if not first or (not names and not any(cell.strip() for cell in first)):
         raise BadInputError(
             f"{lines.path} has no header line; its first line must name the columns"
@@ -130,7 +130,7 @@ def _has_columns(table: Table, columns: Columns, reading: ReadConfig) -> bool:
 
 def _first_cells(table: Table) -> list[str]:
     records = table.format.records(table.lines)
-    return next((record.cells for record in records if record.cells), [])
+    return next((cells for _, _, cells, _, _ in records if cells), [])
 
 
 def _first_line(table: Table, columns: Columns) -> str:
@@ -139,8 +139,8 @@ def _first_line(table: Table, columns: Columns) -> str:
     Raises:
         ConfigError: `--columns` has another number of names than the first line has cells.
     """
-    cells = _first_cells(table)
     if not table.has_header:
+        cells = _first_cells(table)
         if len(cells) != len(table.header):
             raise ConfigError(
                 f"--columns has {len(table.header)} names, but line 1 of {table.lines.path} has "
@@ -148,23 +148,31 @@ def _first_line(table: Table, columns: Columns) -> str:
                 "see --delimiter"
             )
         return ""
-    asked = {*columns.names, *columns.extra}
-    guessed = [_guessed_name(cell) for cell in cells]
-    if asked & set(table.header) or not any(guessed):
+    names = names_for_data(table.header)
+    if not names or {*columns.names, *columns.extra} & set(table.header):
         return ""
-    names = [name or f"column{number}" for number, name in enumerate(guessed, 1)]
-    for number, name in enumerate(names):
-        if name in names[:number]:
-            names[number] = f"{name}{number + 1}"
     return (
-        f"line 1 looks like data ({shown_text(cells[guessed.index(next(filter(None, guessed)))])})"
-        f"; if there is no header line, name the columns, such as --columns {','.join(names)}"
+        "line 1 looks like data; if there is no header line, name the columns, such as --columns "
+        f"{','.join(names)}"
     )
 
 
+def names_for_data(cells: Sequence[str]) -> tuple[str, ...]:
+    """Names for the columns of a first line that looks like data; empty for a header.
+
+    A caption, an address, a number or a file is data.
+    """
+    guessed = [_guessed_name(cell.strip()) for cell in cells]
+    if not any(guessed):
+        return ()
+    names: list[str] = []
+    for number, name in enumerate(guessed, 1):
+        names.append(f"{name or 'column'}{number}" if not name or name in names else name)
+    return tuple(names)
+
+
 def _guessed_name(cell: str) -> str:
-    """A name for a cell that is no column name; "" for one that may be."""
-    cell = cell.strip()
+    """A name for the column of a cell that is no column name; "" for one that may be."""
     if _ADDRESS.match(cell):
         return "url"
     if len(cell.split()) >= _CAPTION_WORDS:

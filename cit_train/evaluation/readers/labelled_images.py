@@ -17,7 +17,31 @@ from cit_curate.images.read import read_image_bytes
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.records import Int64
 
-__all__ = ["ImageFiles", "Images", "LabelledImages", "SourceImages", "spread_rows"]
+__all__ = [
+    "DEFAULT_FLAGS",
+    "Flags",
+    "ImageFiles",
+    "Images",
+    "LabelledImages",
+    "SourceImages",
+    "spread_rows",
+]
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The options that name the images and the class list, for messages.
+
+    Attributes:
+        data: The option of the folder of images.
+        classes: The option of the class list.
+    """
+
+    data: str = "--data"
+    classes: str = "--classes"
+
+
+DEFAULT_FLAGS = Flags()
 
 
 class Images(Protocol):
@@ -68,6 +92,7 @@ class SourceImages:
         names_are_readable: Whether the names may be used in prompts; a folder's name may be an
             identifier.
         prompts: The prompts beside the images, with `{}` for the class name.
+        naming: How a class list was matched to the labels, for people; empty = no list was given.
         notes: Remarks that a person needs to interpret the result.
     """
 
@@ -77,6 +102,7 @@ class SourceImages:
     names: tuple[MetadataEntry, ...] | None
     names_are_readable: bool = True
     prompts: tuple[str, ...] = ()
+    naming: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -91,6 +117,7 @@ class LabelledImages:
         classes: The classes to choose from, with or without images.
         labels: [classes], the source's label of each class; distinguishes classes of one name.
         prompts: The prompts beside the images; empty = none.
+        naming: How a class list was matched to the labels, for people; empty = no list was given.
         notes: Remarks that a person needs to interpret the result.
     """
 
@@ -100,6 +127,7 @@ class LabelledImages:
     classes: tuple[MetadataEntry, ...]
     labels: tuple[str, ...]
     prompts: tuple[str, ...] = ()
+    naming: str = ""
     notes: tuple[str, ...] = ()
 
 

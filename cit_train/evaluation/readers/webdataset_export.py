@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cit_curate.encodings import read_text
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
 from cit_curate.images.decoders import decoders
 from cit_curate.images.read import MAX_IMAGE_BYTES, ImageRejected
-from cit_curate.metadata.entries import read_utf8
 from cit_train.evaluation.readers.file_list import read_class_names
 from cit_train.evaluation.readers.labelled_images import SourceImages
 
@@ -115,13 +115,13 @@ def read_templates(folder: Path) -> tuple[str, ...]:
     path = folder / _TEMPLATES
     if not path.is_file():
         return ()
-    lines = [line.strip().replace("{c}", "{}") for line in read_utf8(path).splitlines()]
+    lines = [line.strip().replace("{c}", "{}") for line in read_text(path).splitlines()]
     return tuple(line for line in lines if line.count("{}") == 1)
 
 
 def _check_type(folder: Path) -> None:
     path = folder / "dataset_type.txt"
-    kind = read_utf8(path).strip().lower() if path.is_file() else "classification"
+    kind = read_text(path).strip().lower() if path.is_file() else "classification"
     if kind != "classification":
         raise ConfigError(f"{path} says {kind!r}; only classification with one label an image fits")
 
@@ -131,7 +131,7 @@ def _shards(split: Path) -> list[Path]:
     count = split / "nshards.txt"
     if not count.is_file():
         return sorted(split.glob("*.tar"))
-    text = read_utf8(count).strip()
+    text = read_text(count).strip()
     if not text.isdecimal() or len(text) > 6:
         raise DamagedError(f"{count} holds {text[:20]!r}; it must be the number of tars")
     shards = [split / f"{number}.tar" for number in range(int(text))]

@@ -9,7 +9,7 @@ from typing import Any
 
 from cit_curate.config import MetadataConfig
 from cit_curate.errors import CitError, DamagedError
-from cit_curate.metadata.entries import load_metadata
+from cit_curate.metadata.entries import read_metadata
 from cit_curate.metadata.stored_index import load_vectors
 from cit_curate.pool.check import check_pool
 from cit_curate.pool.mixture import PoolMixture
@@ -149,7 +149,7 @@ def _repair_metadata(repair: Repair, commits: Sequence[Commit], config: dict[str
         names = {each.name for each in fields(MetadataConfig)} & config.keys()
         values = {name: config[name] for name in names}
         own = MetadataConfig(**{**values, "templates": tuple(config.get("templates", ("{}",)))})
-        text = json_text([asdict(entry) for entry in load_metadata(own)])
+        text = json_text([asdict(entry) for entry in read_metadata(own).entries])
         if hashlib.sha256(text.encode()).hexdigest() != wanted.sha256:
             raise DamagedError(f"{path} cannot be written again: {own.metadata} has changed since")
         with atomic_file(path) as temporary:

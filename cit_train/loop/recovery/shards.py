@@ -24,7 +24,8 @@ from cit_curate.run.pools import run_pool
 from cit_curate.run.query import RunDatabase
 from cit_curate.run.shards import shard_entry
 from cit_train.config import RunConfig, flat
-from cit_train.streaming.shard_stream import ShardWriterThread, image_threads
+from cit_train.streaming.image_opener import ImageOpener, image_threads
+from cit_train.streaming.shard_stream import ShardWriterThread
 
 _SELECTED = """
 SELECT s.scan_position, s.pair_key, s.image_id, s.text_key, s.similarity, s.metadata_text,
@@ -109,16 +110,19 @@ def remake_shards(run: Run, pools: PoolMixture, commits: Sequence[Commit], outer
         rules = CurateConfig(seed=settings["seed"])
         scan = RecordedScan(rules, step, number, lane.pairs.slice(budget))
         with image_threads() as threads:
+            images = ImageOpener(
+                pools,
+                threads,
+                max_pixels=settings["max_pixels"],
+                side=settings["shard_image_side"],
+            )
             writer = ShardWriterThread(
                 run,
-                pools,
                 scan,
                 lane.pairs.slice(0, budget),
+                images,
                 num_pairs=num_updates * per_update,
                 pairs_per_shard=settings["pairs_per_shard"],
-                max_pixels=settings["max_pixels"],
-                threads=threads,
-                image_side=settings["shard_image_side"],
                 known_rejects=lane.rejects,
             )
             writer.start()

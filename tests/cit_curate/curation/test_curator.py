@@ -59,6 +59,17 @@ def test_a_threshold_that_everything_passes_works_and_is_told(
         assert ("every caption is kept (ratio 1.0)" in caplog.text) == is_told
 
 
+def test_only_the_command_says_what_is_wrong_with_a_list(
+    pool: Pool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "classes.txt").write_text("car\nship\ncar\n")
+    curator = Curator(pool, MetadataConfig(metadata=str(tmp_path / "classes.txt")), CurateConfig())
+    assert [entry.name for entry in curator.entries] == ["car", "ship"]
+    assert curator.classes is not None
+    assert "'car' is repeated" in curator.classes.lines[1]
+    assert caplog.text == ""  # each worker and each rank opens one
+
+
 def test_template_metadata_changes_the_fingerprint_and_what_is_embedded(pool: Pool) -> None:
     plain, prompted = (
         Curator(pool, MetadataConfig(metadata="stl10", template_metadata=on), CurateConfig())

@@ -1,6 +1,5 @@
-"""The metadata file: entries, synonyms, comments, tables, and what is wrong with them."""
+"""The lines of a list of class names: entries, synonyms, comments, and how equal ones merge."""
 
-import csv
 import logging
 from pathlib import Path
 
@@ -8,14 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cit_curate.errors import ConfigError
-from cit_curate.metadata.lines import (
-    MetadataEntry,
-    format_entry,
-    merge_entries,
-    parse_entries,
-    read_entries,
-)
+from cit_curate.config import MetadataConfig
+from cit_curate.metadata.entries import load_metadata
+from cit_curate.metadata.lines import MetadataEntry, format_entry, merge_entries, parse_entries
 
 NAMES = st.text(st.characters(exclude_characters="|", exclude_categories=("Cs",)), min_size=1).map(
     lambda text: " ".join(text.split())
@@ -34,21 +28,33 @@ def test_a_line_is_a_name_and_its_synonyms_and_comments_are_left_out() -> None:
     ]
 
 
+def test_entries_of_one_name_stay_apart_until_they_are_merged() -> None:
+    entries = parse_entries(["cat|kitten", "dog", "cat|tomcat|kitten"])
+    assert [entry.name for entry in entries] == ["cat", "dog", "cat"]
+    assert merge_entries(entries) == [MetadataEntry("cat", ("kitten", "tomcat")), entries[1]]
+
+
 @pytest.mark.faults("E3")
 def test_an_entry_that_comes_again_is_merged_with_a_warning(
-    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text("cat|kitten\ndog\ncat|tomcat\n")
     with caplog.at_level(logging.WARNING):
-        entries = parse_entries(["cat|kitten", "dog", "cat|tomcat|kitten"])
+        entries = load_metadata(MetadataConfig(metadata=str(path)))
     assert entries == [MetadataEntry("cat", ("kitten", "tomcat")), MetadataEntry("dog")]
     assert "'cat' is repeated" in caplog.text
 
 
-def test_many_entries_that_come_again_are_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_many_entries_that_come_again_are_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text("\n".join([f"class {'abcdefghi'[n]}" for n in range(9)] * 3))
     with caplog.at_level(logging.WARNING):
-        assert len(parse_entries([f"class {n}" for n in range(9)] * 3)) == 9
+        assert len(load_metadata(MetadataConfig(metadata=str(path)))) == 9
     assert len(caplog.records) == 1
-    assert "'class 0', 'class 1'" in caplog.text
+    assert "'class a', 'class b'" in caplog.text
     assert "and 4 more" in caplog.text
 
 
@@ -77,34 +83,3 @@ def test_an_entry_with_prompts_of_its_own_leaves_the_templates_aside() -> None:
 @given(ENTRIES)
 def test_the_line_of_an_entry_is_read_as_that_entry(entry: MetadataEntry) -> None:
     assert parse_entries([format_entry(entry)]) == [entry]
-
-
-def test_a_column_of_a_table_is_read_and_its_cells_are_never_comments(tmp_path: Path) -> None:
-    path = tmp_path / "classes.csv"
-    path.write_text('\ufeffid,name\r\n1,"cat | kitten"\r\n2,#1 fan\r\n3,\r\n4,"dog, small"\r\n')
-    expected = [
-        MetadataEntry("cat", ("kitten",)),
-        MetadataEntry("#1 fan"),
-        MetadataEntry("dog, small"),
-    ]
-    assert read_entries(path, "name") == expected
-    with pytest.raises(ConfigError, match=r"name the column.* it has id, name"):
-        read_entries(path)
-
-
-def test_a_tsv_with_one_column_needs_no_column_name(tmp_path: Path) -> None:
-    path = tmp_path / "classes.tsv"
-    path.write_text("name\ncat\ndog\n")
-    assert [entry.name for entry in read_entries(path)] == ["cat", "dog"]
-
-
-@pytest.mark.faults("G1")
-def test_a_table_that_cannot_be_read_names_its_place(tmp_path: Path) -> None:
-    limit = csv.field_size_limit(100_000)  # a pool that this process built has raised it
-    path = tmp_path / "classes.csv"
-    path.write_text("name\ncat\n" + "x" * 200_000 + "\n")
-    try:
-        with pytest.raises(ConfigError, match=r"classes.csv, after line 2: not a table: field lar"):
-            read_entries(path)
-    finally:
-        csv.field_size_limit(limit)

@@ -25,7 +25,7 @@ from cit_curate.sources.rows import (
     column_cells,
     texts_of_cells,
 )
-from cit_curate.sources.texts import cleaned_text
+from cit_curate.sources.texts import seen_text
 
 ROOT = Path("/images/root")
 WIDE = Columns(image="image", text=("title", "tag"), extra=("note",))
@@ -66,7 +66,7 @@ def plain(records, columns, clean):
                 named = [(checked_text_key(row["key"]), row["caption"])]
             found = []
             for key, cell in named:
-                caption, fixed = cleaned_text(cell, key, cleaner(clean)) if cell else (None, False)
+                caption, fixed = seen_text(cell, key, cleaner(clean)) if cell else (None, False)
                 if caption is not None:
                     digest = blake2b(caption.encode(), digest_size=8).digest()
                     caption_hash = int.from_bytes(digest, "little")

@@ -582,3 +582,40 @@ def test_a_task_that_does_not_exist_is_refused_with_the_nearest(tmp_path: Path) 
     config = EvaluationConfig(eval_data=str(tmp_path), eval_task="imagenett")
     with pytest.raises(ConfigError, match="did you mean 'imagenet'"):
         Evaluator.open(config, 32)
+
+
+# --- a folder of one's own
+
+
+def test_the_folder_of_all_splits_ends_with_code_2_and_its_split_is_evaluated(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "val"):
+        image_folder(tmp_path / split, ("red", "green", "blue"))
+    with pytest.raises(ConfigError, match=f"train and val hold.*--data {tmp_path / 'val'}") as got:
+        cit_eval(model_folder, tmp_path)
+    assert got.value.exit_code == 2
+    assert cit_eval(model_folder, tmp_path / "val", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["num_classes"], document["num_images"], document["notes"]) == (3, 6, [])
+
+
+def test_notes_are_warnings_and_a_class_list_is_described(
+    model_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    image_folder(tmp_path / "data", ("0", "1", "10"))
+    assert cit_eval(model_folder, tmp_path / "data", "--json") == 0
+    (note,) = json.loads(capsys.readouterr().out)["notes"]
+    assert "the class names are numbers (0, 1, 10)" in note
+    assert note in caplog.text
+    (tmp_path / "names.txt").write_text(
+        "".join(f"{word}\n" for word in (*COLOURS, *SHAPES, *"xyz"))
+    )
+    args = ("--classes", str(tmp_path / "names.txt"), "--json")
+    assert cit_eval(model_folder, tmp_path / "data", *args) == 0
+    captured = capsys.readouterr()
+    assert "names.txt: 11 classes: red, green, blue" in captured.err
+    assert list(json.loads(captured.out)["per_class"]) == ["red", "green", "z"]

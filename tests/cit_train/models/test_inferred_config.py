@@ -38,6 +38,14 @@ def test_mocos_projector_is_read_off_too() -> None:
     assert (config.projector_size, config.hidden_size) == (4096, 256)
 
 
+def test_mocos_small_vit_is_refused_since_no_shape_shows_its_heads() -> None:
+    with torch.device("meta"):
+        model = MocoModel(MocoConfig(config_name="vit_small_patch16_224"))
+    tensors = {name.removeprefix("moco."): t for name, t in model.state_dict().items()}
+    with pytest.raises(ConfigError, match="12 heads"):
+        infer_tower_config("moco", tensors)
+
+
 def test_bert_base_is_told_by_its_shapes() -> None:
     with torch.device("meta"):
         bert = BertModel(BertConfig())

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from foreign_files import FULL, PlainDualEncoder, Sizes, inputs
-from tiny import make_text_tower
-from transformers import AutoModel, VisionTextDualEncoderModel
+from tiny import make_pictures, make_text_tower
+from transformers import AutoModel, AutoTokenizer, VisionTextDualEncoderModel
 
 import cit_train.models  # noqa: F401 - registers the model types, as the README says
 from cit_curate.errors import CitError, ConfigError, DamagedError
+from cit_train.cli import run
 from cit_train.models import inferred_config, released
 from cit_train.models.load import load_dual_encoder
 from cit_train.models.released import (
@@ -326,6 +327,58 @@ def test_other_towers_are_not_guessed(plain: PlainDualEncoder, tmp_path: Path) -
         torch.save({"model": content}, tmp_path / "checkpoint.pth")
         with pytest.raises(ConfigError, match=message):
             open_released(tmp_path / "checkpoint.pth")
+
+
+def save_expanded(folder: Path) -> Path:
+    """A released directory at ViT-B/16's full size, of few bytes: each tensor is one number."""
+    make_text_tower(folder)
+    for file in ("config.json", "model.safetensors"):
+        (folder / file).unlink()
+    vocabulary = len(AutoTokenizer.from_pretrained(folder))
+    with torch.device("meta"):
+        plain = PlainDualEncoder(Sizes(FULL.architecture, 224, 4096, vocabulary, 64, 1, 16))
+    tensors = {
+        name: torch.tensor(0.01 + row / 1e5).to(tensor.dtype).expand(tensor.shape)
+        for row, (name, tensor) in enumerate(plain.released_tensors().items())
+    }
+    return plain.save_released(folder, **tensors)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_with_mocos_own_name_loads_is_converted_and_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = save_expanded(tmp_path / "released"), tmp_path / "converted"
+    vision = json.loads((source / "config.json").read_text())["vision_config"]
+    assert vision["config_name"] == "vit_base_patch16"
+    tower = AutoModel.from_pretrained(source).vision_model
+    assert tower.moco.patch_embed.img_size == (224, 224)
+    assert tower.head(torch.zeros(1, 768)).shape == (1, 256)
+    run(["convert", "checkpoint", str(source), str(out)])
+    said = capsys.readouterr().out
+    assert "vit_base_patch16, 224 pixels, pooled output of 256" in said
+    assert "loads back equal" in said
+    make_pictures(tmp_path / "pictures")
+    for model in (source, out):
+        run(["eval", str(model), "--data", str(tmp_path / "pictures"), "--json"])
+        result = json.loads(capsys.readouterr().out)
+        assert (result["num_classes"], result["num_images"]) == (4, 16)
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch17", "vit_small_patch16"])
+def test_a_checkpoint_of_an_unknown_vit_is_refused_everywhere(name: str, tmp_path: Path) -> None:
+    source = save_expanded(tmp_path / "released")
+    text = (source / "config.json").read_text().replace("vit_base_patch16", name)
+    (source / "config.json").write_text(text)
+    pictures = make_pictures(tmp_path / "pictures")
+    commands = (
+        ["convert", "checkpoint", str(source), str(tmp_path / "out")],
+        ["eval", str(source), "--data", str(pictures)],
+    )
+    for command in commands:
+        with pytest.raises(ConfigError, match=f"'{name}'.*vit_base_patch16"):
+            run(command)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -170,9 +170,44 @@ def test_a_config_with_nothing_but_its_type_is_the_released_models() -> None:
     assert AutoConfig.for_model("augreg").num_classes == 21843
 
 
-def test_a_name_that_timm_used_to_have_is_understood() -> None:
-    config = AugregConfig(config_name="vit_base_patch16_224_in21k")
-    assert (config.architecture, config.hidden_size) == ("vit_base_patch16_224", 768)
+def test_every_name_that_the_original_wrote_is_built() -> None:
+    written = [
+        ("moco", "vit_base_patch16", "vit_base_patch16_224", 256),
+        ("augreg", "vit_base_patch32_224_in21k", "vit_base_patch32_224", 768),
+        ("augreg", "vit_base_patch16_224_in21k", "vit_base_patch16_224", 768),
+        ("augreg", "vit_large_patch16_224_in21k", "vit_large_patch16_224", 1024),
+        ("swag", "vit_b16", "vit_base_patch16_224", 768),
+        ("swag", "vit_l16", "vit_large_patch16_224", 1024),
+        ("swag", "vit_h14", "vit_huge_patch14_224", 1280),
+    ]
+    for family, name, architecture, pooled in written:
+        for fields in ({}, {"hidden_size": pooled}):
+            config = AutoConfig.for_model(family, config_name=name, **fields)
+            assert (config.architecture, config.hidden_size) == (architecture, pooled), name
+            with torch.device("meta"):
+                model = AutoModel.from_config(config).eval()
+                output = model(torch.empty(1, 3, 224, 224))
+            assert output.pooler_output.shape == (1, pooled), name
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vit_base_patch17", "timm has no ViT 'vit_base_patch17'; did you mean 'vit_base_patch16'"),
+        ("vit_small_patch16", "'vit_small_patch16': MoCo-v3's small ViT has 12 heads.*has 6"),
+        ("vit_conv_small", "'vit_conv_small': MoCo-v3's small ViT has 12 heads"),
+    ],
+)
+def test_a_moco_that_cannot_be_built_is_refused_by_name(name: str, message: str) -> None:
+    for fields in ({}, {"hidden_size": 256}):
+        config = MocoConfig(config_name=name, **fields)
+        with pytest.raises(ConfigError, match=message), torch.device("meta"):
+            AutoModel.from_config(config)
+
+
+def test_mocos_name_of_its_base_vit_is_mocos_alone() -> None:
+    with pytest.raises(ConfigError, match=r"augreg tower: timm has no ViT 'vit_base_patch16'"):
+        AugregConfig(config_name="vit_base_patch16")
 
 
 def test_a_copy_takes_swags_names_too() -> None:

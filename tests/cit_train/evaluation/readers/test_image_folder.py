@@ -77,6 +77,32 @@ def test_a_csv_names_the_folders_in_any_order(root: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["classes.CSV", "classes.tsv"])
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_a_table_of_any_delimiter_names_the_folders(root: Path, name: str, mark: str) -> None:
+    rows = (("folder", "class"), ("cat", "a cat"), ("ant", "#1 ant"), ("bee", "a bee"))
+    path = classes_file(root, "\n".join(map(mark.join, rows)), name)
+    folder = ImageFolder.open(root, path)
+    assert [entry.name for entry in folder.classes] == ["#1 ant", "a bee", "a cat"]
+    assert folder.naming.startswith(f"{name}: 3 classes: #1 ant, a bee, a cat; matched")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("classes.json", '["an ant", "a bee", "a cat"]'),
+        ("classes.json", '{"2": "a cat", "1": "a bee", "0": "an ant"}'),
+        ("classes.csv", "class\nan ant\na bee\na cat\n"),
+        ("classes.txt", "0 an ant\n1 a bee\n2 a cat\n"),
+    ],
+)
+def test_what_metadata_takes_names_the_folders_in_order(root: Path, name: str, text: str) -> None:
+    folder = ImageFolder.open(root, classes_file(root, text, name))
+    assert [entry.name for entry in folder.classes] == ["an ant", "a bee", "a cat"]
+    assert "3 classes: an ant, a bee, a cat; matched in the order" in folder.naming
+    assert folder.labelled().naming == folder.source_images().naming == folder.naming
+
+
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no folder"):
         ImageFolder.open(tmp_path / "nowhere")
