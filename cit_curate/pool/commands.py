@@ -91,9 +91,9 @@ def build(
         format: How to read the sources; auto goes by the suffix, or by what a folder holds.
         image_id: Column with the image's id.
         image: Column with the image's path or URL; empty: no images, or those that lie inside.
-        text: Wide tables: columns with text, separated by commas.
+        text: Wide tables: columns with text or lists of texts, separated by commas.
         text_key: Long tables: column with the text key.
-        caption: Long tables: column with the text.
+        caption: Long tables: column with the text, or a list of texts.
         extra: Further columns to carry along, separated by commas; COLUMN=NAME stores one as NAME.
         image_root: Where image paths start, and what links may not leave; default the folder of
             images, or the table's own folder.

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from cit_curate.config import ReadConfig
@@ -200,7 +200,9 @@ def _are_images(sample: ColumnSample) -> bool:
 
 
 def _are_captions(sample: ColumnSample) -> bool:
-    return _all(sample, lambda text: len(text.split()) >= _CAPTION_WORDS)
+    listed = [value if isinstance(value, list) else [value] for value in sample.examples]
+    texts = replace(sample, examples=tuple(chain.from_iterable(listed)))
+    return _all(texts, lambda text: len(text.split()) >= _CAPTION_WORDS)
 
 
 def _all(sample: ColumnSample, test: Callable[[str], Any]) -> bool:

@@ -105,6 +105,20 @@ def test_results_come_in_order_and_errors_are_those_of_the_tasks(ray_of_two, poo
             list(mapped(int, ["1", "x"]))
 
 
+@pytest.mark.slow
+def test_ray_numbers_captions_and_names_images_as_one_process_does(ray_of_two, tmp_path):
+    for name, first in (("a", 0), ("b", 100)):
+        (tmp_path / name).mkdir()
+        write_tar(tmp_path / name / "0.tar", first)
+        write_tar(tmp_path / name / "1.tar", first + 30)
+    folders = [tmp_path / "a", tmp_path / "b", tmp_path / "a"]
+    here = Pool.build(folders, tmp_path / "here", name="pool")
+    there = Pool.build(folders, tmp_path / "there", name="pool", engine=RAY)
+    assert (here.num_pairs, here.num_images) == (160, 160)
+    assert here.manifest.rejects == {"duplicate_pair": 80}
+    assert bytes_of(here.path) == bytes_of(there.path)
+
+
 @pytest.mark.faults("P3")
 @pytest.mark.slow
 def test_a_pool_is_the_same_bytes_and_a_cut_shard_is_named_and_mended(ray_of_two, tmp_path):

@@ -58,6 +58,24 @@ def read(reader, root, name="d"):
     return pairs, rejects
 
 
+def test_a_sequence_of_texts_is_several_texts_of_an_image(tmp_path):
+    captions = [["a red hen", "a bird"], [], ["a blue jug"]]
+    features = {"captions": datasets.Sequence(datasets.Value("string"))}
+    made = datasets.Dataset.from_dict({"captions": captions}, datasets.Features(features))
+    made.save_to_disk(tmp_path / "d")
+    for columns, key in (
+        (Columns(text=("captions",)), "captions"),
+        (Columns(caption="captions"), "caption"),
+    ):
+        pairs, rejects = read(open_huggingface(tmp_path / "d", columns), tmp_path)
+        assert [(p["image_id"], p["text_key"], p["caption"]) for p in pairs] == [
+            ("d/00000000", key, "a red hen"),
+            ("d/00000000", key, "a bird"),
+            ("d/00000002", key, "a blue jug"),
+        ]
+        assert [reject.reason for reject in rejects] == ["empty_text"]
+
+
 def read_all(path, columns, image_root=None):
     found = []
     for source in find_sources([path], image_root=image_root):

@@ -67,6 +67,57 @@ def test_parquet_column_of_a_wrong_type_is_named(tmp_path):
         open_parquet(tmp_path / "a.parquet", COLUMNS)
 
 
+LISTS = [["a hen", None, "a fork"], None, [], ["a moon"]]
+TEXTS = [("1", "a hen"), ("1", "a fork"), ("4", "a moon")]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.list_(pa.string()),
+        pa.large_list(pa.large_string()),
+        pa.list_(pa.dictionary(pa.int32(), pa.string())),
+    ],
+    ids=str,
+)
+def test_parquet_lists_are_several_texts(tmp_path, kind):
+    if pa.types.is_dictionary(kind.value_type):
+        values = pa.array(["a hen", None, "a fork", "a moon"]).dictionary_encode()
+        mask = pa.array([False, True, False, False])
+        lists = pa.ListArray.from_arrays(pa.array([0, 3, 3, 3, 4], pa.int32()), values, mask=mask)
+    else:
+        lists = pa.array(LISTS, kind)
+    pq.write_table(pa.table({"image_id": list("1234"), "title": lists}), tmp_path / "a.parquet")
+    pairs, rejects = read(open_parquet(tmp_path / "a.parquet", COLUMNS), tmp_path)
+    assert [(p["image_id"], p["caption"]) for p in pairs] == TEXTS
+    assert {p["text_key"] for p in pairs} == {"title"}
+    assert [(r.row, r.reason) for r in rejects] == [(2, "empty_text"), (3, "empty_text")]
+
+
+def test_parquet_lists_of_one_length_or_of_nothing_are_read(tmp_path):
+    lists = pa.array([["a hen", None], None, ["x", "y"]], pa.list_(pa.string(), 2))
+    nothing = pa.array([[None], None, []], pa.list_(pa.null()))
+    table = pa.table({"image_id": list("123"), "title": lists, "alt": nothing})
+    pq.write_table(table, tmp_path / "a.parquet")
+    reader = open_parquet(tmp_path / "a.parquet", Columns(text=("title", "alt")))
+    pairs, _ = read(reader, tmp_path)
+    assert [p["caption"] for p in pairs] == ["a hen", "x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("lists", "kind"),
+    [([[1, 2]], r"list<element: int64>"), ([[["a"]]], r"list<element: list<element: string>>")],
+)
+def test_parquet_lists_of_other_things_than_text_are_named(tmp_path, lists, kind):
+    table = pa.table({"image_id": pa.array([["x"]]), "title": lists})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ConfigError, match="column 'image_id' is list"):
+        open_parquet(tmp_path / "a.parquet", COLUMNS)
+    columns = Columns(image_id=None, text=("title",))
+    with pytest.raises(ConfigError, match=f"'title' is {kind}, but must hold text or lists"):
+        open_parquet(tmp_path / "a.parquet", columns)
+
+
 def test_folder_pairs_images_with_their_text(tmp_path):
     (tmp_path / "birds").mkdir()
     for name in ("birds/b.jpg", "a.PNG", "alone.webp", ".hidden.jpg", "page.svg"):

@@ -52,6 +52,42 @@ def test_a_wide_line_is_an_image_and_its_texts(tmp_path):
     assert [(r.row, r.reason) for r in rejects] == [(4, "empty_text")]
 
 
+def test_a_list_is_several_texts_of_one_key(tmp_path):
+    path = write(
+        tmp_path / "a.jsonl",
+        '{"id": "a", "title": ["one", null, " ", "t\\ud800wo"], "alt": "x"}',
+        '{"id": "b", "title": [], "alt": [null]}',
+        '{"id": "c", "title": "three", "alt": ["y", [1]]}',
+        '{"id": "d", "title": "four", "file": ["d.jpg"]}',
+        '{"id": ["e"], "title": "five"}',
+    )
+    pairs, rejects = read(path, WIDE)
+    assert [(p["image_id"], p["text_key"], p["caption"]) for p in pairs] == [
+        ("a", "title", "one"),
+        ("a", "title", "t\ufffdwo"),
+        ("a", "alt", "x"),
+    ]
+    assert [(r.row, r.reason) for r in rejects] == [
+        (2, "empty_text"),
+        *((line, "bad_row") for line in (3, 4, 5)),
+    ]
+    assert "'alt' has list [1] in its list" in rejects[1].detail
+
+
+def test_a_list_of_captions_has_the_key_caption_and_a_single_one_the_name_of_its_column(tmp_path):
+    path = write(
+        tmp_path / "a.jsonl",
+        '{"id": "a", "Kept texts": ["one", "two"]}',
+        '{"id": "b", "Kept texts": "three"}',
+    )
+    pairs, _ = read(path, Columns(image_id="id", caption="Kept texts"))
+    keys = [(p["image_id"], p["text_key"]) for p in pairs]
+    assert keys == [("a", "caption"), ("a", "caption"), ("b", "kept-texts")]
+    line = '{"id": "a", "kind": "Alt", "text": ["one", "two"]}'
+    pairs, _ = read(write(tmp_path / "b.jsonl", line), LONG)
+    assert [p["text_key"] for p in pairs] == ["alt", "alt"]
+
+
 def test_a_long_line_is_one_text(tmp_path):
     path = write(
         tmp_path / "a.ndjson",
