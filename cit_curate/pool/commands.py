@@ -3,11 +3,10 @@
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import tyro
 from rich.progress import TaskID
@@ -28,7 +27,6 @@ from cit_curate.storage.upload import check_empty, upload_folder
 from cit_curate.terminal import count_and_rate, print_line, progress_bar
 
 if TYPE_CHECKING:  # they import Arrow and DuckDB, which `--help` must not wait for
-    from cit_curate.pool.build.report import BuildReport
     from cit_curate.pool.pool import Pool
     from cit_curate.sources.columns import Columns
     from cit_curate.sources.source import Source
@@ -110,6 +108,7 @@ def build(
         json: Print one JSON document instead of a summary.
     """
     from cit_curate.pool.build.ingest import build_pool
+    from cit_curate.pool.build.shown import report_of, show_pool
     from cit_curate.pool.format import CATALOG_NAME, MANIFEST_NAME
     from cit_curate.pool.pool import Pool
     from cit_curate.sources.columns import Columns, parse_extra
@@ -194,9 +193,9 @@ def build(
                 progress=lambda done, total: progress("uploading MB", done // 10**6, done / total),
             )
             pool = Pool.open(url)
-    for warning in _report(pool).warnings:
+    for warning in report_of(pool).warnings:
         logger.warning("%s", warning)
-    _show(pool, as_json=json)
+    show_pool(pool, as_json=json)
     _warn_of_local_images(pool)
 
 
@@ -276,9 +275,10 @@ def info(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:
         pool: The pool's folder.
         json: Print one JSON document.
     """
+    from cit_curate.pool.build.shown import show_pool
     from cit_curate.pool.pool import Pool
 
-    _show(Pool.open(pool), as_json=json)
+    show_pool(Pool.open(pool), as_json=json)
 
 
 def verify(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:
@@ -311,93 +311,6 @@ def repair(pool: tyro.conf.Positional[Path], *, json: bool = False) -> None:
         print_json({"path": str(pool), "catalog": str(path)})
     else:
         print_line(f"wrote {path}")
-
-
-def summary(pool: "Pool") -> dict[str, Any]:
-    """The values of `cit pool info --json`."""
-    from cit_curate.pool.token_files import token_folders
-
-    manifest, report = pool.manifest, _report(pool)
-    return {
-        "path": pool.location,
-        "name": manifest.name,
-        "format_version": manifest.format_version,
-        "fingerprint": manifest.fingerprint,
-        "cleaning": manifest.cleaning,
-        "num_pairs": manifest.num_pairs,
-        "num_images": manifest.num_images,
-        "num_with_image": manifest.num_with_image,
-        "num_records": manifest.num_records,
-        "num_parts": len(manifest.parts),
-        "num_row_groups": len(pool.row_groups),
-        "bytes": pool.num_bytes,
-        "text_keys": dict(manifest.text_keys),
-        "rejects": dict(manifest.rejects),
-        "id_lists": dict(manifest.id_lists),
-        "tokens": [] if pool.is_remote else [path.name for path in token_folders(pool.path)],
-        "sources": [asdict(source) for source in manifest.sources],
-        "subset": asdict(manifest.subset) if manifest.subset else None,
-        **report.counts,
-        "notes": list(report.notes),
-        "warnings": list(report.warnings),
-    }
-
-
-def _show(pool: "Pool", *, as_json: bool) -> None:
-    if as_json:
-        print_json(summary(pool))
-        return
-    manifest = pool.manifest
-    lines = [
-        f"{pool.location}: {manifest.num_pairs:,} pairs of {manifest.num_images:,} images, "
-        f"{pool.num_bytes / 1e6:,.1f} MB in {len(manifest.parts):,} parts",
-        "text keys: " + ", ".join(f"{key} {n:,}" for key, n in manifest.text_keys.items()),
-        f"pairs with an image file: {manifest.num_with_image:,}",
-        f"cleaning: {manifest.cleaning}; fingerprint: {manifest.fingerprint[:16]}",
-    ]
-    if origin := manifest.subset:
-        chosen = [f"pairs of the run {origin.run}"] if origin.run else []
-        chosen += [f"first {origin.max_images:,} images"] if origin.max_images else []
-        lines.append(f"cut out of {origin.pool_name}: {', '.join(chosen)}")
-    for source in manifest.sources[:20]:
-        lines.append(f"source {source.name}: {source.num_records:,} records ({source.path})")
-    if len(manifest.sources) > 20:
-        lines.append(f"and {len(manifest.sources) - 20:,} more sources")
-    if manifest.id_lists:
-        lines.append(
-            f"ids: {manifest.id_lists['num_ids']:,}, of which "
-            f"{manifest.id_lists['num_ids_without_line']:,} have no line"
-        )
-    if tokens := summary(pool)["tokens"]:
-        lines.append(f"tokens of cit pool tokenize: {', '.join(tokens)}")
-    rejected = ", ".join(f"{reason} {n:,}" for reason, n in manifest.rejects.items())
-    lines.append(f"rejected: {rejected or 'nothing'} (rows and reasons in rejects/)")
-    report = _report(pool)
-    if num_lines := report.counts.get("num_lines"):
-        lines.append(_accounted(report.counts, num_lines))
-    for line in (*lines, *report.notes):
-        print_line(line)
-
-
-def _accounted(counts: Mapping[str, int], num_lines: int) -> str:
-    """The lines of text files, each accounted for."""
-    parts = [
-        f"{counts[name]:,} {what}"
-        for name, what in (("num_header_lines", "of headers"), ("num_blank_lines", "blank"))
-        if counts.get(name)
-    ]
-    others = sum(counts.get(name, 0) for name in ("num_header_lines", "num_blank_lines"))
-    mended = f", {counts['num_rows_mended']:,} mended" if counts.get("num_rows_mended") else ""
-    return f"lines: {num_lines:,}: " + ", ".join(
-        [*parts, f"{num_lines - others:,} of rows{mended}"]
-    )
-
-
-def _report(pool: "Pool") -> "BuildReport":
-    """The report of a pool's build, which a pool in a store does not show."""
-    from cit_curate.pool.build.report import BuildReport, read_build_report
-
-    return BuildReport() if pool.is_remote else read_build_report(pool.path)
 
 
 class _Report(Protocol):

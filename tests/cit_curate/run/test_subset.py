@@ -15,8 +15,9 @@ from run_fixtures import image_bytes
 from cit_curate.errors import ConfigError, DamagedError, ResourceError
 from cit_curate.pool import format as pool_format
 from cit_curate.pool import parts as pool_parts
+from cit_curate.pool.build.shown import summary
 from cit_curate.pool.check import verify_pool
-from cit_curate.pool.commands import info, summary
+from cit_curate.pool.commands import info
 from cit_curate.pool.mixed_order import MixedOrder
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool
