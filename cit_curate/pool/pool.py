@@ -173,7 +173,7 @@ class Pool:
         """
         if self.manifest.num_with_image or self.is_remote:
             return self.manifest.num_with_image > 0
-        from cit_curate.pool.build.report import read_build_report
+        from cit_curate.pool.build.summary import read_build_report
 
         return read_build_report(self.path).counts.get("num_images_tried", 0) > 0
 

@@ -20,7 +20,7 @@ from cit_curate.carried import (
     same_in_sql,
 )
 from cit_curate.errors import ConfigError
-from cit_curate.pool.build.report import read_build_report
+from cit_curate.pool.build.summary import read_build_report
 from cit_curate.pool.check import check_pool
 from cit_curate.pool.pool import Pool
 from cit_curate.run.exports.counts_import import import_counts

@@ -22,7 +22,7 @@ from cit_curate.images.read import ImageRejected, read_image_bytes
 from cit_curate.images.root import ImageRoot, image_root
 from cit_curate.images.uri import ImageUri, parse_image_uri
 from cit_curate.pool.build.blocks import Block
-from cit_curate.pool.build.report import BuildReport
+from cit_curate.pool.build.summary import BuildReport
 from cit_curate.records import Int64
 from cit_curate.sources.image_paths import spelling_on_disk
 from cit_curate.sources.source import Source

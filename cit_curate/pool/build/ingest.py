@@ -19,7 +19,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from cit_curate.carried import NotCarriedError, carried_note, carried_type
+from cit_curate.carried import NotCarriedError, carried_type
 from cit_curate.config import IN_PROCESS, MAX_REJECT_RATIO, Cleaning, EngineConfig
 from cit_curate.engines.engine import Engine, open_engine
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
@@ -57,9 +57,8 @@ from cit_curate.pool.build.reading import (
     damaged_block,
     piece_tasks,
 )
-from cit_curate.pool.build.report import write_build_report
 from cit_curate.pool.build.source_entries import Asked, check_unchanged, settings_of, source_entry
-from cit_curate.pool.build.summary import summarised
+from cit_curate.pool.build.summary import guesses_of, summarised, write_build_report
 from cit_curate.pool.build.writing import write_pairs
 from cit_curate.pool.format import (
     PoolManifest,
@@ -179,7 +178,7 @@ def build_pool(
                 )
                 guesses = [
                     (*source.notes, *guessed)
-                    for source, guessed in zip(sources, _guesses(readers), strict=True)
+                    for source, guessed in zip(sources, guesses_of(readers), strict=True)
                 ]
                 report = summarised(
                     sources, found.sources, guesses, manifest.rejects, found.firsts, numbered
@@ -207,22 +206,6 @@ def _changed_reading(sources: Sequence[Source]) -> dict[str, object]:
     changed = sources[0].reading.changed
     changed.pop("on_damaged", None)
     return changed
-
-
-def _guesses(readers: Sequence[SourceReader]) -> Iterator[tuple[str, ...]]:
-    """For each source, a sentence for each guess; a cast only for the first source that has it."""
-    told: set[tuple[str, pa.DataType]] = set()
-    for reader in readers:
-        notes = [*reader.notes]
-        if reader.columns is not None and reader.columns.image_id is None:
-            notes.append(
-                "there is no column image_id: ids are SOURCE/ROW (--image-id names another column)"
-            )
-        for name, kind in reader.extra_types.items():
-            if (name, kind) not in told and (note := carried_note(kind)):
-                notes.append(f"--extra {name} is {kind}, {note}")
-            told.add((name, kind))
-        yield tuple(notes)
 
 
 def _read_lists(readers: Sequence[SourceReader], progress: Progress) -> IdLists | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from cit_curate.pool.build.report import BuildReport, read_build_report
+from cit_curate.pool.build.summary import BuildReport, read_build_report
 from cit_curate.pool.pool import Pool
 from cit_curate.pool.token_files import token_folders
 from cit_curate.printing import print_json
@@ -90,6 +90,6 @@ def _accounted(counts: Mapping[str, int], num_lines: int) -> str:
     )
 
 
-def _report(pool: Pool) -> BuildReport:
+def report_of(pool: Pool) -> BuildReport:
     """The report of a pool's build, which a pool in a store does not show."""
     return BuildReport() if pool.is_remote else read_build_report(pool.path)

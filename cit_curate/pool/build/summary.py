@@ -1,16 +1,62 @@
-"""The report of a build: every line accounted for, and what was mended, guessed or lost."""
+"""The report of a build (`build.json`): every line accounted for, what was mended or guessed."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow as pa
+
 from cit_curate.captions import replace_bad_text, shown_text
+from cit_curate.carried import carried_note
 from cit_curate.encodings import likely_encoding
+from cit_curate.errors import DamagedError
 from cit_curate.images.suffixes import ALLOWED_FORMATS
 from cit_curate.pool.build.blocks import Noted
 from cit_curate.pool.build.numbering import Numbered
-from cit_curate.pool.build.report import BuildReport
+from cit_curate.sources.rows import SourceReader
 from cit_curate.sources.source import Source
+from cit_curate.storage.durable import read_json, write_sealed
+
+BUILD_REPORT_NAME = "build.json"
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build found beside pairs and rejects.
+
+    Attributes:
+        counts: Numbers by name, such as `num_lines`, `num_rows_mended` and `num_text_fixed`.
+        notes: What was guessed or mended, a sentence each, with the option that says otherwise.
+        warnings: What to look at before the pool is used, a sentence each.
+    """
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def write_build_report(folder: Path, report: BuildReport) -> None:
+    """Write the report into a pool's folder."""
+    write_sealed(folder / BUILD_REPORT_NAME, asdict(report))
+
+
+def read_build_report(folder: Path) -> BuildReport:
+    """The report of a pool; an empty one for pools of older versions and for subsets.
+
+    Raises:
+        DamagedError: It is damaged.
+    """
+    path = folder / BUILD_REPORT_NAME
+    if not path.is_file():
+        return BuildReport()
+    value = read_json(path)
+    try:
+        return BuildReport(dict(value["counts"]), tuple(value["notes"]), tuple(value["warnings"]))
+    except (KeyError, TypeError) as error:
+        raise DamagedError(f"{path} is damaged: {error!r}; remove it") from error
+
 
 # A reason that takes a larger share of the records is no accident.
 LARGE_SHARE = 0.1
@@ -52,6 +98,22 @@ class SourceFound(NamedTuple):
     counts: Mapping[str, int]
     notes: Mapping[str, Noted]
     damage: str = ""
+
+
+def guesses_of(readers: Sequence[SourceReader]) -> Iterator[tuple[str, ...]]:
+    """For each source, a sentence for each guess; a cast only for the first source that has it."""
+    told: set[tuple[str, pa.DataType]] = set()
+    for reader in readers:
+        notes = [*reader.notes]
+        if reader.columns is not None and reader.columns.image_id is None:
+            notes.append(
+                "there is no column image_id: ids are SOURCE/ROW (--image-id names another column)"
+            )
+        for name, kind in reader.extra_types.items():
+            if (name, kind) not in told and (note := carried_note(kind)):
+                notes.append(f"--extra {name} is {kind}, {note}")
+            told.add((name, kind))
+        yield tuple(notes)
 
 
 def summarised(

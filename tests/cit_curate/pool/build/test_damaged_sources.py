@@ -14,7 +14,7 @@ from long_tables import LONG, bytes_of, pairs_in, rejects_in, write_long
 from cit_curate.config import READ_AS_FOUND, EngineConfig
 from cit_curate.errors import BadInputError, ConfigError, DamagedError
 from cit_curate.pool.build import reading
-from cit_curate.pool.build.report import read_build_report
+from cit_curate.pool.build.summary import read_build_report
 from cit_curate.pool.format import read_manifest
 from cit_curate.pool.pool import Pool
 from cit_curate.sources import rows

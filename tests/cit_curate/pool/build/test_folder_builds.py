@@ -7,8 +7,8 @@ from PIL import Image
 
 from cit_curate.config import ReadConfig
 from cit_curate.errors import BadInputError, ConfigError
-from cit_curate.pool.build.report import read_build_report
 from cit_curate.pool.build.source_entries import changed_sources
+from cit_curate.pool.build.summary import read_build_report
 from cit_curate.pool.pool import Pool
 from cit_curate.sources.source import find_sources
 

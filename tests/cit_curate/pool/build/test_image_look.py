@@ -13,7 +13,7 @@ from run_fixtures import image_bytes
 from cit_curate.errors import BadInputError
 from cit_curate.pool.build import image_look
 from cit_curate.pool.build.image_look import sampled_rows
-from cit_curate.pool.build.report import read_build_report
+from cit_curate.pool.build.summary import read_build_report
 from cit_curate.pool.pool import Pool
 from cit_curate.sources.columns import Columns
 

@@ -16,7 +16,7 @@ from cit_curate.config import READ_AS_FOUND, ReadConfig
 from cit_curate.errors import BadInputError, ConfigError
 from cit_curate.pool import commands
 from cit_curate.pool.build.ingest import build_pool
-from cit_curate.pool.build.report import read_build_report
+from cit_curate.pool.build.summary import read_build_report
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.source import find_sources
 
@@ -266,6 +266,7 @@ def test_peek_reads_a_table_without_any_flag_and_its_command_works(
     command = shlex.split(shown.rstrip().splitlines()[-1].strip())
     assert command[:3] == ["cit", "pool", "build"]
     words = [word.replace("POOL", str(tmp_path / "p")) for word in command[3:]]
+    words.append("--allow-missing-images")
     tyro.cli(commands.build, args=words)
     assert "5 pairs of 5 images" in capsys.readouterr().out
 
