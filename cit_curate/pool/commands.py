@@ -36,6 +36,9 @@ if TYPE_CHECKING:  # they import Arrow and DuckDB, which `--help` must not wait 
 
 logger = logging.getLogger(__name__)
 
+# Sources and text keys that the summary lists.
+_MOST_SHOWN = 20
+
 
 def build(
     sources: tyro.conf.Positional[tuple[Path, ...]],
@@ -346,7 +349,7 @@ def _show(pool: "Pool", *, as_json: bool) -> None:
     lines = [
         f"{pool.location}: {manifest.num_pairs:,} pairs of {manifest.num_images:,} images, "
         f"{pool.num_bytes / 1e6:,.1f} MB in {len(manifest.parts):,} parts",
-        "text keys: " + ", ".join(f"{key} {n:,}" for key, n in manifest.text_keys.items()),
+        _text_keys(manifest.text_keys),
         f"pairs with an image file: {manifest.num_with_image:,}",
         f"cleaning: {manifest.cleaning}; fingerprint: {manifest.fingerprint[:16]}",
     ]
@@ -354,10 +357,10 @@ def _show(pool: "Pool", *, as_json: bool) -> None:
         chosen = [f"pairs of the run {origin.run}"] if origin.run else []
         chosen += [f"first {origin.max_images:,} images"] if origin.max_images else []
         lines.append(f"cut out of {origin.pool_name}: {', '.join(chosen)}")
-    for source in manifest.sources[:20]:
+    for source in manifest.sources[:_MOST_SHOWN]:
         lines.append(f"source {source.name}: {source.num_records:,} records ({source.path})")
-    if len(manifest.sources) > 20:
-        lines.append(f"and {len(manifest.sources) - 20:,} more sources")
+    if len(manifest.sources) > _MOST_SHOWN:
+        lines.append(f"and {len(manifest.sources) - _MOST_SHOWN:,} more sources")
     if manifest.id_lists:
         lines.append(
             f"ids: {manifest.id_lists['num_ids']:,}, of which "
@@ -372,6 +375,14 @@ def _show(pool: "Pool", *, as_json: bool) -> None:
         lines.append(_accounted(report.counts, num_lines))
     for line in (*lines, *report.notes):
         print_line(line)
+
+
+def _text_keys(counts: Mapping[str, int]) -> str:
+    """The text keys with their pairs, the most frequent ones first."""
+    keys = sorted(counts, key=lambda key: (-counts[key], len(key), key))
+    shown = [f"{key} {counts[key]:,}" for key in keys[:_MOST_SHOWN]]
+    more = [f"and {len(keys) - _MOST_SHOWN:,} more"] if len(keys) > _MOST_SHOWN else []
+    return f"text keys: {', '.join([*shown, *more])}"
 
 
 def _accounted(counts: Mapping[str, int], num_lines: int) -> str:
