@@ -74,10 +74,11 @@ def test_no_out_and_no_pool_are_said(cit: Cit, tiny: Path) -> None:
 @pytest.mark.faults("G1")
 def test_a_missing_column_is_named_with_those_that_are_there(cit: Cit, tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("id,title\n1,a red disc\n", encoding="utf-8")
-    ended = cit("pool", "build", tmp_path / "pairs.csv", "--text", "title", "--out", tmp_path / "p")
+    flags = ("--image-id", "sku", "--text", "title", "--out", tmp_path / "p")
+    ended = cit("pool", "build", tmp_path / "pairs.csv", *flags)
     assert ended.code == 2
-    assert "image_id" in ended.err
-    assert "title" in ended.err
+    assert "'sku'" in ended.err
+    assert "id, title" in ended.err
     assert "pairs.csv" in ended.err
     assert not (tmp_path / "p").exists()
 

@@ -118,6 +118,15 @@ def test_a_query_and_a_metadata_file_are_inert(run_folder: Path, tmp_path: Path)
 TERMINAL = "cit_curate/terminal.py"
 # Their texts are made printable first, or are our own.
 FINE = {
+    # Each cell was cleaned, if a terminal shows it.
+    (
+        "cit_curate/run/query_result.py",
+        "csv_line([*header, *([GUARDED] if is_guarded else [])])",
+    ),
+    (
+        "cit_curate/run/query_result.py",
+        "csv_line(with_guards(names, cells) if is_guarded else cells)",
+    ),
     ("cit_train/cli.py", "f\"cit {metadata.version('cit')}\\n\""),
     ("cit_train/cli.py", "'\\n'.join(lines)"),
     ("cit_train/cli.py", "overview()"),

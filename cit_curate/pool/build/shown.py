@@ -10,6 +10,9 @@ from cit_curate.pool.token_files import token_folders
 from cit_curate.printing import print_json
 from cit_curate.terminal import print_line
 
+# Sources and text keys that are listed.
+_MOST_SHOWN = 20
+
 
 def summary(pool: Pool) -> dict[str, Any]:
     """The values of `cit pool info --json`."""
@@ -48,7 +51,7 @@ def show_pool(pool: Pool, *, as_json: bool) -> None:
     lines = [
         f"{pool.location}: {manifest.num_pairs:,} pairs of {manifest.num_images:,} images, "
         f"{pool.num_bytes / 1e6:,.1f} MB in {len(manifest.parts):,} parts",
-        "text keys: " + ", ".join(f"{key} {n:,}" for key, n in manifest.text_keys.items()),
+        _text_keys(manifest.text_keys),
         f"pairs with an image file: {manifest.num_with_image:,}",
         f"cleaning: {manifest.cleaning}; fingerprint: {manifest.fingerprint[:16]}",
     ]
@@ -56,10 +59,10 @@ def show_pool(pool: Pool, *, as_json: bool) -> None:
         chosen = [f"pairs of the run {origin.run}"] if origin.run else []
         chosen += [f"first {origin.max_images:,} images"] if origin.max_images else []
         lines.append(f"cut out of {origin.pool_name}: {', '.join(chosen)}")
-    for source in manifest.sources[:20]:
+    for source in manifest.sources[:_MOST_SHOWN]:
         lines.append(f"source {source.name}: {source.num_records:,} records ({source.path})")
-    if len(manifest.sources) > 20:
-        lines.append(f"and {len(manifest.sources) - 20:,} more sources")
+    if len(manifest.sources) > _MOST_SHOWN:
+        lines.append(f"and {len(manifest.sources) - _MOST_SHOWN:,} more sources")
     if manifest.id_lists:
         lines.append(
             f"ids: {manifest.id_lists['num_ids']:,}, of which "
@@ -74,6 +77,14 @@ def show_pool(pool: Pool, *, as_json: bool) -> None:
         lines.append(_accounted(report.counts, num_lines))
     for line in (*lines, *report.notes):
         print_line(line)
+
+
+def _text_keys(counts: Mapping[str, int]) -> str:
+    """The text keys with their pairs, the most frequent ones first."""
+    keys = sorted(counts, key=lambda key: (-counts[key], len(key), key))
+    shown = [f"{key} {counts[key]:,}" for key in keys[:_MOST_SHOWN]]
+    more = [f"and {len(keys) - _MOST_SHOWN:,} more"] if len(keys) > _MOST_SHOWN else []
+    return f"text keys: {', '.join([*shown, *more])}"
 
 
 def _accounted(counts: Mapping[str, int], num_lines: int) -> str:

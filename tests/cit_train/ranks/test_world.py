@@ -107,9 +107,11 @@ class WrittenStream:
     """A shard stream that has written so many pairs."""
 
     error = None
+    image_problems = "none of the images can be opened"
 
     def __init__(self, num_pairs: int) -> None:
         self.rows = range(num_pairs)
+        self.num_written = num_pairs
 
     def has_written(self, num_pairs: int, *, wait_seconds: float) -> bool:
         return len(self.rows) >= num_pairs

@@ -326,6 +326,10 @@ def test_an_image_with_more_than_a_thousand_captions_of_one_key_is_warned_of(
     (warning,) = found["warnings"]
     assert "same_t stands for 1,001 captions" in warning
     assert "--image-id" in warning
+    commands.info(tmp_path / "p")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "text keys: t 1, t-2 1, t-3 1" in shown
+    assert "t-20 1, and 981 more" in shown
 
 
 @contextmanager
