@@ -160,6 +160,8 @@ def build(
             extra=extra_columns,
             extra_names=extra_names,
         )
+        if peek and format == "auto":
+            format = _format_to_peek(sources)
         opened_sources = find_sources(
             sources, format=format, image_root=image_root, reading=reading
         )
@@ -197,6 +199,16 @@ def build(
         logger.warning("%s", warning)
     show_pool(pool, as_json=json)
     _warn_of_local_images(pool)
+
+
+def _format_to_peek(sources: Sequence[Path]) -> Format:
+    """The format to show one file in, if its suffix tells none."""
+    from cit_curate.sources.folders.contents import format_of_name
+    from cit_curate.sources.sample import sniffed_format
+
+    if len(sources) != 1 or not sources[0].is_file() or format_of_name(sources[0].name):
+        return "auto"
+    return sniffed_format(sources[0])
 
 
 def _show_peek(

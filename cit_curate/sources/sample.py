@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
-from cit_curate.config import ReadConfig
+from cit_curate.config import ReadConfig, SourceFormat
 from cit_curate.sources.arrow.ipc import first_arrow_rows
 from cit_curate.sources.columns import Columns
 from cit_curate.sources.embedded import is_embedded
@@ -15,12 +16,14 @@ from cit_curate.sources.huggingface import first_rows
 from cit_curate.sources.parquet import first_parquet_rows
 from cit_curate.sources.source import Source
 from cit_curate.sources.text.coco import is_coco, is_karpathy
-from cit_curate.sources.text.files import compression_of, text_lines
+from cit_curate.sources.text.files import compression_of, opened, text_lines
 from cit_curate.sources.text.json_text import array_under, held_by_object, json_shape
 from cit_curate.sources.text.jsonl import FieldError, parse_object
 from cit_curate.sources.text.table import DELIMITER_NAMES, names_for_data, open_lines
 
 NUM_EXAMPLES = 3
+# Where a tar says that it is one.
+_TAR_MAGIC = (257, b"ustar")
 _NUM_RECORDS = 100
 
 _TEXT_NAMES = ("caption", "captions", "text", "texts", "alt", "title", "description", "sentence")
@@ -61,6 +64,28 @@ class SourceSample:
     columns: tuple[ColumnSample, ...] = ()
     has_own_columns: bool = False
     reading: ReadConfig | None = None
+
+
+def sniffed_format(path: Path) -> SourceFormat:
+    """The format that the beginning of a file suggests, for a file whose suffix tells none.
+
+    Raises:
+        ConfigError: See `text.files.text_lines`.
+        DamagedError: It is compressed, and cut or damaged.
+    """
+    with opened(path) as file:
+        head = file.read(_TAR_MAGIC[0] + len(_TAR_MAGIC[1]))
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if head.startswith(b"ARROW1"):
+        return "arrow"
+    if head.endswith(_TAR_MAGIC[1]):
+        return "webdataset"
+    lines = (line for block in text_lines(path).blocks() for line in block)
+    first = next((line for line in lines if line.strip()), "")
+    if first.lstrip().startswith(("{", "[")):
+        return "jsonl"
+    return "tsv" if "\t" in first else "csv"
 
 
 def sample_source(source: Source) -> SourceSample:

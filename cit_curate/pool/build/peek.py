@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cit_curate.errors import ConfigError
+from cit_curate.errors import ConfigError, DamagedError
 from cit_curate.sources.columns import Columns, peek_hint
 from cit_curate.sources.pairs import pairs_of
 from cit_curate.sources.sample import SourceSample, guessed_columns, sample_source
@@ -108,11 +108,11 @@ def _peek(source: Source, columns: Columns, given: Sequence[str]) -> Peek:
     found = Peek(source, sample, columns, flags)
     try:
         reader = open_source(source, columns)
-    except ConfigError as error:
+        rows = next(reader.read(), None) if reader.read else None
+    except (ConfigError, DamagedError) as error:
         return replace(found, problem=str(error).removesuffix(peek_hint(source.path)))
-    if reader.read is None or reader.columns is None:
+    if reader.columns is None:
         return found
-    rows = next(reader.read(), None)
     if rows is None:
         return replace(found, problem="it has no row")
     raw = pairs_of(rows, reader.columns, image_root=source.image_root, source=source.name)

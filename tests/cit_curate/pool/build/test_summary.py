@@ -282,6 +282,25 @@ def test_peek_names_the_columns_of_a_table_without_a_header(
     assert not (tmp_path / "POOL").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("a kite by the sea\thttps://example.org/1.jpg\n", "tsv"),
+        ("id,caption\n1,a kite by the sea\n", "csv"),
+        ('[{"id": 1, "caption": "a kite by the sea"}]', "jsonl"),
+    ],
+)
+def test_peek_tells_the_format_of_a_file_whose_name_tells_none(
+    text: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "unknown").write_text(text)
+    tyro.cli(commands.build, args=[str(tmp_path / "unknown"), "--peek", "--json"])
+    (found,) = json.loads(capsys.readouterr().out)["sources"]
+    assert found["format"] == kind
+    assert f"--format {kind}" in found["command"]
+    assert found["pairs"][0]["caption"] == "a kite by the sea"
+
+
 def test_errors_about_columns_end_with_the_command_that_shows_them(tmp_path: Path) -> None:
     path = table(tmp_path / "t.tsv", ["1\tone"])
     with pytest.raises(ConfigError, match=r"cit pool build \S+t\.tsv --peek$"):
