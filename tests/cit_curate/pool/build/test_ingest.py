@@ -60,8 +60,11 @@ captions = st.lists(
 
 
 def decoded(raw):
-    """What a pool has of a caption's bytes, and whether it was mended: byte by byte."""
-    text = raw.decode("utf-8", "surrogateescape")
+    """What a pool has of a caption's bytes, and whether it was mended: byte by byte.
+
+    Where lines end in LF, a carriage return in a line is a blank.
+    """
+    text = re.sub("\r(?!\n)", " ", raw.decode("utf-8", "surrogateescape"))
     return re.sub("[\ud800-\udfff]", "\ufffd", text), any("\ud800" <= x <= "\udfff" for x in text)
 
 
