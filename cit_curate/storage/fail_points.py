@@ -48,6 +48,7 @@ KINDS = {
     "metrics": "metrics.jsonl",
     "status": "status.json",
     "pool_manifest": "pool.json",
+    "pool_report": "build.json",
     "pool_part": "pairs/part-*.parquet",
     "pool_rejects": "rejects/part-*.parquet",
     "pool_tokens_list": "tokens.json",

@@ -39,11 +39,11 @@ OF_JOB = {
     },
     "pooling": {
         *("yfcc_key", "pool_block", "pool_block_end", "pool_part", "pool_rejects"),
-        *("pool_manifest", "pool_catalog", "other"),
+        *("pool_manifest", "pool_report", "pool_catalog", "other"),
     },
     "pooling_yfcc": {
         *("yfcc_key", "yfcc_ids", "pool_block", "pool_part"),
-        *("pool_rejects", "pool_manifest", "pool_catalog", "other"),
+        *("pool_rejects", "pool_manifest", "pool_report", "pool_catalog", "other"),
     },
     "exporting": {"shard", "shard_entry", "other"},
     "importing": {
