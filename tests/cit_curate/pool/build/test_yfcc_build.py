@@ -530,7 +530,9 @@ def test_a_build_that_is_killed_before_its_catalog_is_finished_by_the_same_comma
     # The catalog is the last of all.
     assert (tmp_path / ".staging-pool").exists() == (moment == "other.renamed")
     written = {path: path.stat().st_ino for path in (tmp_path / "pool").rglob("*.*")}
-    with pytest.raises(ConfigError, match="--reference-empty-tags was False, now True; its catalog is missing"):
+    with pytest.raises(
+        ConfigError, match="--reference-empty-tags was False, now True; its catalog is missing"
+    ):
         build(replace(source, reference_empty_tags=True), tmp_path / "pool")
     # Other ranges or workers make the same pool.
     pool = build(source, tmp_path / "pool")
