@@ -3,8 +3,8 @@
     python -m scripts.bench.tables [--rows 500000]
 
 The same made-up rows as a TSV without quotes, with ten stray quotes, and as a CSV whose captions
-are quoted. The plain loop chooses no columns, counts nothing and loses rows to stray quotes. A whole
-pool build of the same file stands beside them.
+are quoted. The plain loop chooses no columns, counts nothing and loses rows to stray quotes; beside
+both stands the build of a whole pool.
 """
 
 import csv
