@@ -25,11 +25,11 @@ def run_demo(out: Path, *flags: str) -> tuple[dict[str, object], str]:
 @pytest.mark.timeout(900)
 def test_the_demo_makes_everything_and_goes_on_where_it_was(tmp_path: Path) -> None:
     out = tmp_path / "demo"
-    first, _ = run_demo(out, "--updates", "20")
+    first, _ = run_demo(out, "--updates", "10")
     arms = {result["arm"]: result for result in first["results"]}
     assert list(arms) == ["curated", "uncurated", "uncurated 4x"]
-    assert arms["curated"]["updates"] == arms["uncurated"]["updates"] == 20
-    assert arms["uncurated 4x"]["updates"] == 80
+    assert arms["curated"]["updates"] == arms["uncurated"]["updates"] == 10
+    assert arms["uncurated 4x"]["updates"] == 40
     assert arms["curated"]["kept_ratio"] < 0.3
     assert arms["uncurated"]["kept_ratio"] == 1.0
     # Curation is ahead at equal updates already at this scale, and far above guessing.
@@ -39,11 +39,11 @@ def test_the_demo_makes_everything_and_goes_on_where_it_was(tmp_path: Path) -> N
     paths = {name: Path(path) for name, path in first["paths"].items()}
     assert all(path.exists() for path in paths.values())
     counts = json.loads(paths["curated dataset"].read_text())
-    assert sum(counts.values()) == 20 * 64
+    assert sum(counts.values()) == 10 * 64
     page = paths["report"].read_text()
     assert page.count("data:image/") > 50
     assert "<script" not in page
 
-    again, _ = run_demo(out, "--updates", "20")
+    again, _ = run_demo(out, "--updates", "10")
     assert again["results"] == first["results"]
     assert again["seconds"] < 120
