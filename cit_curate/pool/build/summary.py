@@ -205,7 +205,8 @@ def _noted(source: Source, found: SourceFound) -> Iterator[str]:
         )
     if spanning := notes.get("spanning_lines"):
         yield (
-            f"{source.name}: {_number(spanning.count, 'record')} span lines, the longest "
+            f"{source.name}: {_number(spanning.count, 'record')} "
+            f"{'spans' if spanning.count == 1 else 'span'} lines, the longest "
             f"{spanning.longest.num_lines} (from line {spanning.longest.row})"
         )
     if cut := notes.get("cut_text"):
@@ -213,7 +214,6 @@ def _noted(source: Source, found: SourceFound) -> Iterator[str]:
             f"{source.name}: {_number(cut.count, 'caption')} cut at the longest length, the first "
             f"in row {cut.examples[0].row}"
         )
-
     yield from _noted_in_folder(source, notes)
 
 
