@@ -210,13 +210,9 @@ def guessed_columns(columns: Columns, samples: Sequence[ColumnSample]) -> Column
     image_id = columns.image_id
     if image_id == Columns.image_id:
         image_id = next((names[name].name for name in _ID_NAMES if name in names), image_id)
-    texts = [
-        sample.name
-        for sample in samples
-        if sample.name not in (image, image_id) and _are_captions(sample)
-    ]
-    text = next((names[name].name for name in _TEXT_NAMES if name in names), None)
-    chosen = (text,) if text else tuple(texts[:1])
+    others = [sample for sample in samples if sample.name not in (image, image_id)]
+    named = tuple(sample.name for sample in others if sample.name.lower() in _TEXT_NAMES)
+    chosen = named or tuple(sample.name for sample in others if _are_captions(sample))[:1]
     return replace(columns, image=image, image_id=image_id, text=chosen)
 
 

@@ -271,6 +271,16 @@ def test_peek_reads_a_table_without_any_flag_and_its_command_works(
     assert "5 pairs of 5 images" in capsys.readouterr().out
 
 
+def test_peek_takes_every_column_that_is_called_a_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header = "id\ttitle\tpath\tDescription"
+    path = table(tmp_path / "t.tsv", ["1\ta kite\tx.jpg\tseen by the sea"], header)
+    tyro.cli(commands.build, args=[str(path), "--peek", "--json"])
+    (found,) = json.loads(capsys.readouterr().out)["sources"]
+    assert "--image-id id --image path --text title,Description" in found["command"]
+
+
 def test_peek_names_the_columns_of_a_table_without_a_header(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
