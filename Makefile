@@ -9,7 +9,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-FAISS := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+DEVICE_EXTRAS := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu,fast-cpu)
 SEEDS ?= 0
 DEVICE ?= cpu
 
@@ -54,11 +54,11 @@ $(VENV)/bin/python:
 	  { echo "python's venv module is missing; on Debian: apt-get install python3-venv"; exit 2; }
 
 $(VENV)/.demo-ready: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e ".[$(FAISS),demo]"
+	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e ".[$(DEVICE_EXTRAS),demo]"
 	@touch $@
 
 $(VENV)/.dev-ready: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e ".[$(FAISS),demo,dev]"
+	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e ".[$(DEVICE_EXTRAS),demo,dev]"
 	@touch $@ $(VENV)/.demo-ready
 
 clean:

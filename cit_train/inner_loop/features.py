@@ -90,7 +90,7 @@ class FeatureCache:
         self._views = views
         self._max_bytes = max_bytes
         # Everything besides the bytes that a feature depends on, and whether an image is accepted.
-        self._folder = folder / f"{fingerprint[:16]}-{vision.device.type}-{views.name}"
+        self._folder = folder / f"{fingerprint[:16]}-{vision.name}-{views.name}"
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
         self._decoded: set[bytes] = set()
         self._fresh: dict[bytes, Float16] = {}

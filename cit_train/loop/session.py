@@ -1,6 +1,5 @@
 """The parts of a training run, built from its config, at its start or at its last commit."""
 
-import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase, VisionTextDualEncoderModel
 
 from cit_curate.curation.curator import Curator
 from cit_curate.errors import ConfigError
@@ -20,9 +18,6 @@ from cit_curate.records import PoolCursor
 from cit_curate.run.environment import cit_version, describe_environment
 from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.subset import subset_pool
-from cit_curate.text_encoder.checks import check_text_tower
-from cit_curate.text_encoder.encoder import choose_device
-from cit_curate.text_encoder.load import load_text_tower, weights_sha256
 from cit_train.config import RunConfig, flat
 from cit_train.evaluation.evaluator import Evaluator
 from cit_train.inner_loop.features import FeatureCache
@@ -39,11 +34,9 @@ from cit_train.loop.recovery.checkpoint import (
 from cit_train.loop.recovery.mid_step import MidStep, read_mid_step
 from cit_train.loop.recovery.roll_back import roll_back
 from cit_train.loop.recovery.saver import Saver
-from cit_train.models.dual_encoder import build_dual_encoder, make_processor
-from cit_train.models.freeze import freeze
-from cit_train.models.load import is_foreign, load_dual_encoder
+from cit_train.loop.towers import AUTOCAST, Towers, open_towers
+from cit_train.models.dual_encoder import make_processor
 from cit_train.models.pooled_vision import PooledVision
-from cit_train.models.towers import load_vision_tower
 from cit_train.ranks.preflight import has_shared_memory
 from cit_train.ranks.status import clear_status
 from cit_train.ranks.stopping import StopSignals
@@ -51,8 +44,6 @@ from cit_train.ranks.world import World
 from cit_train.streaming.batches import BatchReader, BatchReaderConfig
 from cit_train.streaming.views import ViewMaker
 from cit_train.transforms import Normalizer, image_statistics
-
-_AUTOCAST = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -82,17 +73,6 @@ class Session:
     def stop(self) -> StopSignals:
         """The stop signals that this rank has received."""
         return self.world.stop
-
-
-@dataclass(frozen=True)
-class _Towers:
-    """The dual encoder before training, with the device and precision of this rank."""
-
-    model: VisionTextDualEncoderModel
-    tokenizer: PreTrainedTokenizerBase
-    fingerprints: Mapping[str, str]
-    device: torch.device
-    precision: str
 
 
 @dataclass(frozen=True)
@@ -133,7 +113,7 @@ def open_session(
     if evaluator is not None and world.is_first:
         evaluator.announce()
     curator = _open_curator(config, pools, out, world)
-    towers = _open_towers(config, world)
+    towers = open_towers(config, world)
     settings = _settings(config, curator, towers)
     world.check_same("settings", settings)
     run = None
@@ -172,63 +152,14 @@ def _open_curator(config: RunConfig, pools: PoolMixture, out: Path, world: World
     return Curator(pools, config.metadata, config.curate_as, index_folder=folder)
 
 
-def _open_towers(config: RunConfig, world: World) -> _Towers:
-    model, tokenizer = _load_model(config)
-    # A vision feature depends on the pixel normalisation, too, which no weight shows.
-    statistics = repr(image_statistics(model.config.vision_config))
-    vision = f"{weights_sha256(model.vision_model)} {statistics}"
-    fingerprints = {
-        "text_fingerprint": weights_sha256(model.text_model),
-        "vision_fingerprint": hashlib.sha256(vision.encode()).hexdigest(),
-    }
-    freeze(model, config.model)
-    device = _own_device(config.train.device, world)
-    return _Towers(model, tokenizer, fingerprints, device, _precision(config, device))
-
-
-def _load_model(config: RunConfig) -> tuple[VisionTextDualEncoderModel, PreTrainedTokenizerBase]:
-    if config.model.init_from:
-        checkpoint = Path(config.model.init_from)
-        # The original CiT's checkpoints have no tokenizer, so the text tower's is used.
-        other = config.text.text_encoder if is_foreign(checkpoint) else None
-        model, tokenizer = load_dual_encoder(checkpoint, tokenizer=other)
-        check_text_tower(
-            model.text_model,
-            tokenizer,
-            max_text_length=config.text.max_text_length,
-            subject=f"--init-from {checkpoint}",
-        )
-        return model, tokenizer
-    text, tokenizer = load_text_tower(config.text)
-    vision = load_vision_tower(config.model.vision_encoder)
-    model = build_dual_encoder(
-        vision, text, projection_dim=config.model.projection_dim, seed=config.curate.seed
-    )
-    return model, tokenizer
-
-
-def _own_device(name: str, world: World) -> torch.device:
-    """The device of this rank: with several ranks on a machine, each has its own GPU."""
-    device = choose_device(name)
-    if device.type == "cuda" and world.size > 1:
-        device = torch.device("cuda", world.local_rank)
-        torch.cuda.set_device(device)
-    return device
-
-
-def _precision(config: RunConfig, device: torch.device) -> str:
-    if config.train.precision != "auto":
-        return config.train.precision
-    return "float16" if device.type == "cuda" else "float32"
-
-
-def _settings(config: RunConfig, curator: Curator, towers: _Towers) -> dict[str, Any]:
+def _settings(config: RunConfig, curator: Curator, towers: Towers) -> dict[str, Any]:
     """The settings that config.json records."""
     return {
         **flat(config),
         **curator.pools.settings(),
         "metadata_fingerprint": curator.fingerprint,
         "precision": towers.precision,
+        "vision_engine": towers.vision_engine,
         "cit_version": cit_version(),
         **towers.fingerprints,
     }
@@ -310,23 +241,29 @@ def _training_pools(
     return PoolMixture([(pools.pools[0].name, subset, Fraction(1))])
 
 
-def _open_views(config: RunConfig, towers: _Towers) -> ViewMaker:
+def _open_views(config: RunConfig, towers: Towers) -> ViewMaker:
     side = image_statistics(towers.model.config.vision_config).side
     return ViewMaker(side=side, max_pixels=config.train.max_pixels, fast=config.train.fast_views)
 
 
 def _open_trainer(
-    config: RunConfig, out: Path, towers: _Towers, views: ViewMaker, world: World
+    config: RunConfig, out: Path, towers: Towers, views: ViewMaker, world: World
 ) -> Trainer:
     model = towers.model
     model.to(towers.device).vision_model.to(memory_format=torch.channels_last)
     statistics = image_statistics(model.config.vision_config)
     normalizer = Normalizer(statistics.mean, statistics.std)
-    autocast = _AUTOCAST[towers.precision]
+    autocast = AUTOCAST[towers.precision]
     cache = None
     if config.train.vision_features == "cached":
-        # Features are stored and shared, so they are computed in full precision.
-        vision = PooledVision(model.vision_model, normalizer, towers.device)
+        # Features are stored and shared, so by default they are computed in full precision.
+        vision = PooledVision(
+            model.vision_model,
+            normalizer,
+            towers.device,
+            autocast=AUTOCAST[config.train.vision_precision],
+            engine=towers.vision_engine,
+        )
         cache = FeatureCache(
             Path(config.train.feature_cache) if config.train.feature_cache else out / "features",
             vision,

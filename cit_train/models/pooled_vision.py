@@ -1,10 +1,15 @@
 """The frozen part of a vision tower as a function from pixels to features."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cit_train.config import VisionPrecision
+from cit_train.models.folded import folded_copy
 from cit_train.models.freeze import frozen_features
+from cit_train.models.vision_engine import OpenVinoTower
 from cit_train.transforms import Normalizer
 
 # Rows of a forward pass on a CPU. EfficientNet-lite0, channels last, 2 cores: 8 rows give 110
@@ -17,6 +22,11 @@ class PooledVision:
     """A vision tower below its head, without gradient, in passes of a fixed number of rows.
 
     The last pass is padded, so that the feature of an image does not depend on the other images.
+
+    Attributes:
+        device: The device of the tower.
+        rows: The rows of every pass.
+        name: The device, engine and precision, on which the last bits of a feature depend.
     """
 
     def __init__(
@@ -26,12 +36,28 @@ class PooledVision:
         device: torch.device,
         *,
         autocast: torch.dtype | None = None,
+        engine: str | None = None,
     ) -> None:
+        """Take a tower, whose weights stay shared.
+
+        Args:
+            tower: The vision tower, on the device.
+            normalizer: Its normalisation.
+            device: The device of the tower.
+            autocast: The type of mixed precision; None = float32.
+            engine: See `choose_engine`; it runs a copy of the weights, which never change. None =
+                the tower itself, whose weights may change.
+        """
         self.device = device
         self.rows = CPU_ROWS if device.type == "cpu" else GPU_ROWS
+        precision = "" if autocast is None else f"-{str(autocast).removeprefix('torch.')}"
+        self.name = f"{device.type}-{engine or 'torch'}{precision}"
         self._tower = tower
         self._normalizer = normalizer
         self._autocast = autocast
+        self._engine = engine
+        # Made for the first views: with all features in the cache, none is needed.
+        self._forward: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, views: Tensor) -> Tensor:
         """The features of crops: the tower's pooled output, or the input of its trainable head.
@@ -54,15 +80,29 @@ class PooledVision:
             if len(block) < self.rows:
                 padded = torch.zeros((self.rows, *block.shape[1:]), dtype=torch.uint8)
                 padded[: len(block)] = block
-            pixels = self.pixels(padded)
-            with torch.autocast(
-                self.device.type, self._autocast, enabled=self._autocast is not None
-            ):
-                output = frozen_features(self._tower, pixels)
-            pooled.append(output[: len(block)].float())
+            if self._forward is None:
+                self._forward = self._prepared(padded)
+            pooled.append(self._forward(padded)[: len(block)])
         return torch.cat(pooled)
 
     def pixels(self, views: Tensor) -> Tensor:
         """The tower's input: float32 [views, 3, side, side], normalised, channels last."""
         pixels: Tensor = self._normalizer(views.to(self.device, non_blocking=True))
         return pixels.contiguous(memory_format=torch.channels_last)
+
+    def _prepared(self, views: Tensor) -> Callable[[Tensor], Tensor]:
+        """The forward pass of the configured engine, for views of the shape of these."""
+        if self._engine == "openvino":
+            precision: VisionPrecision = "float32" if self._autocast is None else "bfloat16"
+            return OpenVinoTower(self._tower, self._normalizer, views, precision=precision)
+        tower = self._tower
+        if self._engine == "torch" and self.device.type == "cpu":
+            tower = folded_copy(tower, self.pixels(views))
+
+        def forward(views: Tensor) -> Tensor:
+            pixels = self.pixels(views)
+            is_mixed = self._autocast is not None
+            with torch.autocast(self.device.type, self._autocast, enabled=is_mixed):
+                return frozen_features(tower, pixels).float()
+
+        return forward

@@ -74,8 +74,8 @@ def adopt_settings(run: Run, settings: Mapping[str, Any], allowed: Sequence[str]
     """
     old = run.config
     changes = old.pop(CHANGES, [])
-    # A field that an older version lacks had the effect of its default.
-    old = {**flat(RunConfig()), **_version_of(run), **old}
+    # A field that an older version lacks had the effect of its default, and there was one engine.
+    old = {**flat(RunConfig()), "vision_engine": "torch", **_version_of(run), **old}
     _check_known(allowed, old.keys() | settings.keys())
     commits = run.commits()
     update = commits[-1].update if commits else 0
