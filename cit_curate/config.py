@@ -11,7 +11,7 @@ Order = Literal["shuffled", "sequential"]
 Texts = Literal["one", "every"]
 IndexKind = Literal["auto", "exact", "flat", "ivf", "hnsw"]
 Shortfall = Literal["error", "train"]
-Curation = Literal["exact", "cascade", "none"]
+Curation = Literal["exact", "two-pass", "cascade", "none"]
 ProxyKind = Literal["both", "tokens", "int8"]
 Engine = Literal["local", "ray"]
 Cleaning = Literal["none", "yfcc"]
@@ -94,9 +94,10 @@ class CurateConfig:
     """The rules of one outer step (docs/method.md, "Outer step")."""
 
     curation: Curation = "exact"
-    """Score every scanned caption (exact); or only those that cheap guesses cannot rule out, and
-    a random part of the others, to estimate what was missed (cascade); or take all pairs in the
-    order of the scan (none)."""
+    """Score every scanned caption (exact); or score it in bfloat16 and again, if it may be kept, in
+    float32, which keeps the same pairs and is for a processor with AMX or AVX512_BF16 (two-pass);
+    or only those that cheap guesses cannot rule out, and a random part of the others, to estimate
+    what was missed (cascade); or take all pairs in the order of the scan (none)."""
     proxy: ProxyKind = "both"
     """Guesses of a cascade: a map of single tokens' vectors (tokens), then the text tower in int8
     (int8, on a CPU only), or one of them alone."""

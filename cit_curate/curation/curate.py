@@ -66,8 +66,8 @@ def curate(
 
     A long scan, or one that several workers share, keeps its scores in `.staging-OUT` beside the
     run until the run is complete. After a kill, or with another threshold after a shortfall, the
-    same command scores only what is missing. A cascade works in this process alone and keeps no
-    scores.
+    same command scores only what is missing. A cascade and two-pass scores are made in this process
+    alone, and not kept.
 
     Args:
         pool: The pool, or several as `PoolMixture.open(["A=0.7", "B=0.3"])`.
@@ -83,15 +83,15 @@ def curate(
 
     Raises:
         ConfigError: The folder is not empty, the encoder or the metadata cannot be loaded, or a
-            cascade is combined with several workers.
+            curation for one process is combined with several workers.
         ShortfallError: See `LaneScan.take`.
         ResourceError: A worker was killed, or another curation writes this run.
     """
-    is_cascade = config.curation == "cascade"
-    if is_cascade and (engine.engine != "local" or engine.workers > 1):
+    is_for_one = config.curation in ("cascade", "two-pass")
+    if is_for_one and (engine.engine != "local" or engine.workers > 1):
         raise ConfigError(
-            "--curation cascade works in one process: leave out --engine and --workers, or take "
-            "--curation exact"
+            f"--curation {config.curation} works in one process: leave out --engine and --workers, "
+            "or take --curation exact"
         )
     Run.check_free(out, overwrite=overwrite)
     out = out.absolute()
@@ -110,7 +110,7 @@ def curate(
         tower = Tower(text, device, num_threads=int(workers.num_workers > 1))
         is_alone = engine.engine == "local" and workers.num_workers == 1
         is_short = captions < STAGED_CAPTIONS and not staging.exists()
-        if is_cascade or (is_alone and is_short):
+        if is_for_one or (is_alone and is_short):
             encoder, scores = _scored_here(curator, tower)
         else:
             encoder, scores = _scored_ahead(curator, metadata, tower, staging, workers.mapped)

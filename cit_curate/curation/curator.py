@@ -18,6 +18,7 @@ from cit_curate.curation.scan_rows import ScanTotals
 from cit_curate.curation.scores.cascade import CascadeScores
 from cit_curate.curation.scores.exact import ExactScores, LaneScores, WindowScores
 from cit_curate.curation.scores.score_cache import ScoreCache
+from cit_curate.curation.scores.two_pass import two_pass_scores
 from cit_curate.curation.threshold import SimilaritySample, sample_similarity
 from cit_curate.errors import ConfigError
 from cit_curate.metadata.entries import MetadataEntry, read_metadata
@@ -130,14 +131,17 @@ class Curator:
 
         def scores(lane: int, first: PoolCursor) -> WindowScores:
             exact = ExactScores(self.config, lane, encoder, index, cache)
-            if self.config.curation != "cascade":
+            if self.config.curation == "exact":
                 return exact
+            whole = cast(TextEncoder, encoder)  # always, in these
+            if self.config.curation == "two-pass":
+                return two_pass_scores(self.config, lane, encoder=whole, index=index, exact=exact)
             return CascadeScores(
                 self.config,
                 lane=lane,
                 order=self.orders[lane],
                 first=first,
-                encoder=cast(TextEncoder, encoder),  # always, in a cascade
+                encoder=whole,
                 index=index,
                 exact=exact,
             )

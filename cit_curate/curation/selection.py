@@ -1,5 +1,8 @@
 """The pure functions of a selection: from similarities to the captions that are kept, and why."""
 
+from collections.abc import Sequence
+from itertools import accumulate
+
 import numpy as np
 import pyarrow as pa
 
@@ -30,6 +33,30 @@ def keep_similar(similarity: Float32, *, threshold: float, min_ratio: float) -> 
     kept = np.zeros(len(similarity), dtype=np.bool_)
     kept[best] = True
     return kept, MIN_RATIO
+
+
+def lowest_kept(
+    similarity: Float32, lengths: Sequence[int], *, threshold: float, min_ratio: float
+) -> Float32:
+    """The least similarity that a caption of each batch is kept with, or the threshold below it.
+
+    Args:
+        similarity: float32 [captions], those of several batches, one after the other.
+        lengths: The captions of each batch.
+        threshold: See `keep_similar`.
+        min_ratio: See `keep_similar`.
+
+    Returns:
+        float32 [captions], the same for all captions of a batch.
+    """
+    stops = list(accumulate(lengths))
+    lowest = np.full(len(similarity), threshold, dtype=np.float32)
+    for stop, length in zip(stops, lengths, strict=True):
+        if count := int(min_ratio * length):
+            batch = slice(stop - length, stop)
+            best = np.partition(similarity[batch], -count)[-count]
+            lowest[batch] = min(np.float32(threshold), best)
+    return lowest
 
 
 def first_of_each(keys: pa.ChunkedArray, seen: set[str]) -> Bool:

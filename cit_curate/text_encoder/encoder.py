@@ -149,6 +149,13 @@ class TextEncoder:
         return self._pack(int8_copy(self.tower))
 
     @cached_property
+    def bfloat16(self) -> PackedTower | None:
+        """The tower in bfloat16; None on a GPU, and for a family without packed passes."""
+        if self.device.type != "cpu" or self._packed is None:
+            return None
+        return PackedTower(self.tower, self.projection, self.device, autocast=torch.bfloat16)
+
+    @cached_property
     def token_vectors(self) -> TokenVectors:
         """The vectors of single tokens, from the int8 tower if there is one."""
         tower = self.int8

@@ -105,6 +105,7 @@ class PackedTower:
         device: torch.device,
         *,
         compiled: bool = False,
+        autocast: torch.dtype | None = None,
     ) -> None:
         """Take over a tower, whose attention is replaced.
 
@@ -113,6 +114,7 @@ class PackedTower:
             projection: The projection of the pooled texts, if any.
             device: The device of both.
             compiled: Compile the passes with torch.compile; they all have one shape.
+            autocast: The type of mixed precision; None = float16 on a GPU, else float32.
 
         Raises:
             ConfigError: torch.compile does not work on this machine.
@@ -122,6 +124,7 @@ class PackedTower:
         self._projection = projection
         self._device = device
         self._first_position = _first_position(self._inner)
+        self._autocast = torch.float16 if device.type == "cuda" else autocast
         self.pass_tokens = PASS_TOKENS[device.type]
         # Layers of a tower from a dual encoder may hold configs of their own.
         for module in self._inner.modules():
@@ -146,7 +149,8 @@ class PackedTower:
         width = int(self._inner.config.hidden_size)
         pooled = torch.empty((len(tokens), width), device=self._device)
         padded = np.append(tokens.ids, self._inner.config.pad_token_id or 0)  # for index -1
-        with torch.autocast("cuda", torch.float16, enabled=self._device.type == "cuda"):
+        is_mixed = self._autocast is not None
+        with torch.autocast(self._device.type, self._autocast, enabled=is_mixed):
             for planned in plan_passes(tokens.counts, self.pass_tokens):
                 hidden = self._forward(
                     input_ids=self._to_device(padded[planned.tokens]).unsqueeze(0),

@@ -12,6 +12,7 @@ from cit_curate.curation.rule import similarity_rule
 from cit_curate.curation.scores.cascade import CascadeScores
 from cit_curate.curation.scores.exact import ExactScores, WindowScores
 from cit_curate.curation.scores.score_cache import ScoreCache
+from cit_curate.curation.scores.two_pass import two_pass_scores
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.records import PAIR_COLUMNS, CaptionBatch, CaptionOrder, PoolCursor
 from cit_curate.text_encoder.embedder import Embedder
@@ -87,6 +88,8 @@ def open_scan(
     scores: WindowScores | None = ExactScores(config, lane, encoder, index, ScoreCache())
     if config.curation == "none" or update < config.skip_until:
         scores = None
+    elif config.curation == "two-pass":
+        scores = two_pass_scores(config, lane, encoder=encoder, index=index, exact=scores)
     elif config.curation == "cascade":
         scores = CascadeScores(
             config,
