@@ -40,7 +40,8 @@ def doctor(*, json: bool = False) -> None:
     Args:
         json: Print one JSON document instead.
     """
-    findings = [*_packages(metadata.requires("cit") or ()), _device(), _faiss(), _disk()]
+    packages = _packages(metadata.requires("cit") or ())
+    findings = [*packages, _device(), _vision_engine(), _faiss(), _disk()]
     if json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -73,11 +74,23 @@ def _packages(
 def _device() -> Finding:
     import torch
 
+    from cit_curate.processor import has_bfloat16, processor_name
+
     if not torch.cuda.is_available():
-        return Finding("device", f"cpu, {torch.get_num_threads()} threads; PyTorch sees no GPU")
+        fast = "bfloat16" if has_bfloat16() else "no fast bfloat16"
+        found = f"cpu, {processor_name()}, {fast}, {torch.get_num_threads()} threads"
+        return Finding("device", f"{found}; PyTorch sees no GPU")
     numbers = range(torch.cuda.device_count())
     names = [f"cuda:{number} {torch.cuda.get_device_name(number)}" for number in numbers]
     return Finding("device", ", ".join(names))
+
+
+def _vision_engine() -> Finding:
+    try:
+        found = f"OpenVINO {metadata.version('openvino')} on a CPU"
+    except metadata.PackageNotFoundError:
+        found = "PyTorch; faster on a CPU: pip install 'cit[fast-cpu]'"
+    return Finding("cached vision features", found)
 
 
 def _faiss() -> Finding:
