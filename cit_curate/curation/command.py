@@ -85,12 +85,12 @@ def curate(
             print_line(fetch_selected_advice(each.pool.location, num_images), stderr=True)
     # Wrong names are reported by now, before torch is imported, which takes seconds.
     from cit_curate.curation.curate import curate as curate_pool
-    from cit_curate.curation.curator import Curator
+    from cit_curate.curation.curator import Curator, vectors_beside
     from cit_curate.text_encoder.encoder import TextEncoder
 
     if dry_run:
-        encoder = TextEncoder.load(text, device=device)
-        curator = Curator(opened, metadata, config)
+        curator = Curator(opened, metadata, config, kept=vectors_beside(opened, text))
+        encoder = TextEncoder.load(text, device=device, kept=curator.kept)
         _show_sample(curator.sample(encoder), config, classes, as_json=json)
         return
     assert out is not None

@@ -1,9 +1,11 @@
 """The image side of an evaluation, split where the vision tower may stop being frozen.
 
 With a frozen vision tower the pictures are decoded and encoded once (`pooled_images`). Each
-evaluation during training then costs only the head, the projection and the class texts.
+evaluation during training then costs only the head, the projection and the class texts. What the
+tower returns can be kept for later runs, in float32, by the pixels that it has seen.
 """
 
+import hashlib
 import itertools
 import os
 from collections import deque
@@ -23,6 +25,7 @@ from cit_curate.errors import BadInputError, NotFiniteError
 from cit_curate.images.read import ImageRejected
 from cit_curate.records import Int64
 from cit_curate.reject_limit import RejectLimit
+from cit_curate.storage.row_cache import RowCache
 from cit_train.evaluation.readers.labelled_images import ImageFiles, Images
 from cit_train.models.freeze import with_head
 from cit_train.models.pooled_vision import PooledVision
@@ -32,6 +35,7 @@ __all__ = [
     "PooledImages",
     "RejectedImage",
     "encoding",
+    "open_kept_images",
     "pooled_images",
     "project",
 ]
@@ -42,6 +46,8 @@ IMAGES_PER_BATCH = 64
 BATCHES_AHEAD = 2
 # Rows of one pass through head and projection.
 IMAGES_PER_BLOCK = 4096
+# Of the SHA-256 of a picture's pixels.
+KEY_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ def pooled_images(
     batch_size: int | None = None,
     num_threads: int | None = None,
     on_batch: Callable[[int], None] | None = None,
+    kept: RowCache | None = None,
 ) -> PooledImages:
     """Decode pictures and encode them with the frozen part of the vision tower.
 
@@ -89,6 +96,8 @@ def pooled_images(
         batch_size: The pictures that are decoded and encoded together; None = as the device allows.
         num_threads: The threads that decode; None = one a core.
         on_batch: Called after each batch with the number of pictures done so far.
+        kept: The vectors of this frozen tower that earlier calls have kept, see `open_kept_images`;
+            new ones are added. None = every picture goes through the tower.
 
     Returns:
         The vectors in the order of the pictures, without those of unreadable ones.
@@ -118,7 +127,7 @@ def pooled_images(
             ]
             rejected += [view for view in batch if isinstance(view, RejectedImage)]
             if views:
-                vectors.append(vision(torch.stack(views)))
+                vectors.append(_encoded(vision, torch.stack(views), kept))
             seen += len(batch)
             if on_batch is not None:
                 on_batch(seen)
@@ -130,7 +139,28 @@ def pooled_images(
             f"the vision tower returns NaN or infinity for {images.title(used[broken[0]])} "
             f"(and {len(broken) - 1} further pictures); its weights are broken"
         )
+    if kept is not None:
+        kept.flush()
     return pooled
+
+
+def open_kept_images(
+    folder: Path, fingerprint: str, device: torch.device, *, max_bytes: int | None
+) -> RowCache:
+    """The vectors of pictures that evaluations have kept: float32 [pictures, width].
+
+    Args:
+        folder: The folder of the cached vision features, shared by towers and runs.
+        fingerprint: The fingerprint of the frozen tower and its normalisation.
+        device: The device of the tower.
+        max_bytes: The size limit of the folder.
+    """
+    return RowCache(
+        folder / f"{fingerprint[:16]}-{device.type}-zero-shot",
+        key_bytes=KEY_BYTES,
+        max_bytes=max_bytes,
+        removes_damaged=True,
+    )
 
 
 def project(model: VisionTextDualEncoderModel, pooled: PooledImages) -> Tensor:
@@ -167,6 +197,19 @@ def encoding(model: VisionTextDualEncoderModel) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def _encoded(vision: PooledVision, views: Tensor, kept: RowCache | None) -> Tensor:
+    """The vectors of views, uint8 [views, 3, side, side]: float32 [views, width], on the CPU."""
+    if kept is None:
+        return vision(views)
+    keys = [hashlib.sha256(view.numpy()).digest()[:KEY_BYTES] for view in views.contiguous()]
+    others = np.flatnonzero(~kept.knows(keys))
+    if len(others):
+        kept.add(
+            [keys[row] for row in others.tolist()], vision(views[torch.from_numpy(others)]).numpy()
+        )
+    return torch.from_numpy(kept.rows(keys))
 
 
 def _tower_below_head(model: VisionTextDualEncoderModel, batch_size: int | None) -> PooledVision:

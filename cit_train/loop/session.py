@@ -13,18 +13,20 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase, VisionTextDualEncoderModel
 
-from cit_curate.curation.curator import Curator
+from cit_curate.curation.curator import Curator, vectors_beside
 from cit_curate.errors import ConfigError
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.records import PoolCursor
 from cit_curate.run.environment import cit_version, describe_environment
 from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.subset import subset_pool
+from cit_curate.storage.vector_cache import VectorCache
 from cit_curate.text_encoder.checks import check_text_tower
 from cit_curate.text_encoder.encoder import choose_device
 from cit_curate.text_encoder.load import load_text_tower, weights_sha256
 from cit_train.config import RunConfig, flat
 from cit_train.evaluation.evaluator import Evaluator
+from cit_train.evaluation.pooled_images import open_kept_images
 from cit_train.inner_loop.features import FeatureCache
 from cit_train.inner_loop.trainer import Trainer, TrainState
 from cit_train.loop.ahead import PrefetchScorer
@@ -40,7 +42,7 @@ from cit_train.loop.recovery.mid_step import MidStep, read_mid_step
 from cit_train.loop.recovery.roll_back import roll_back
 from cit_train.loop.recovery.saver import Saver
 from cit_train.models.dual_encoder import build_dual_encoder, make_processor
-from cit_train.models.freeze import freeze
+from cit_train.models.freeze import freeze, trains_vision_tower
 from cit_train.models.load import is_foreign, load_dual_encoder
 from cit_train.models.pooled_vision import PooledVision
 from cit_train.models.towers import load_vision_tower
@@ -132,7 +134,8 @@ def open_session(
     evaluator = Evaluator.open(config.evaluate_as, config.text.max_text_length)
     if evaluator is not None and world.is_first:
         evaluator.announce()
-    curator = _open_curator(config, pools, out, world)
+    kept = vectors_beside(pools, config.text)  # of the whole pool, also for --max-sample
+    curator = _open_curator(config, pools, out, world, kept)
     towers = _open_towers(config, world)
     settings = _settings(config, curator, towers)
     world.check_same("settings", settings)
@@ -142,9 +145,16 @@ def open_session(
         run = _open_run(out, settings, curator, allowed_changes=allowed, overwrite=overwrite)
     opened = _open_state(config, out, run, pools, selection, world)
     if opened.pools is not pools:
-        curator = _open_curator(config, opened.pools, out, world)
+        curator = _open_curator(config, opened.pools, out, world, kept)
     views = _open_views(config, towers)
     trainer = _open_trainer(config, out, towers, views, world)
+    if evaluator is not None and world.is_first and not trains_vision_tower(towers.model):
+        evaluator.kept = open_kept_images(
+            _feature_folder(config, out),
+            towers.fingerprints["vision_fingerprint"],
+            towers.device,
+            max_bytes=config.train.feature_cache_bytes,
+        )
     state = _state_of(opened, curator, trainer)
     world.beat("starting", outer_step=state.outer_step, update=state.update)
     num_done = opened.mid_step.update - state.update if opened.mid_step else 0
@@ -166,10 +176,12 @@ def open_session(
     )
 
 
-def _open_curator(config: RunConfig, pools: PoolMixture, out: Path, world: World) -> Curator:
+def _open_curator(
+    config: RunConfig, pools: PoolMixture, out: Path, world: World, kept: VectorCache | None
+) -> Curator:
     """The metadata and the lane scans; only rank 0 stores the metadata index."""
     folder = out / "index" if world.is_first else None
-    return Curator(pools, config.metadata, config.curate_as, index_folder=folder)
+    return Curator(pools, config.metadata, config.curate_as, index_folder=folder, kept=kept)
 
 
 def _open_towers(config: RunConfig, world: World) -> _Towers:
@@ -328,7 +340,7 @@ def _open_trainer(
         # Features are stored and shared, so they are computed in full precision.
         vision = PooledVision(model.vision_model, normalizer, towers.device)
         cache = FeatureCache(
-            Path(config.train.feature_cache) if config.train.feature_cache else out / "features",
+            _feature_folder(config, out),
             vision,
             views,
             fingerprint=towers.fingerprints["vision_fingerprint"],
@@ -351,6 +363,11 @@ def _open_trainer(
         world=world,
         autocast=autocast,
     )
+
+
+def _feature_folder(config: RunConfig, out: Path) -> Path:
+    """The folder of the cached vision features."""
+    return Path(config.train.feature_cache) if config.train.feature_cache else out / "features"
 
 
 def _state_of(opened: _Opened, curator: Curator, trainer: Trainer) -> TrainState:
