@@ -14,6 +14,7 @@ out.
 import hashlib
 import logging
 import os
+import threading
 import time
 import tokenize
 from collections.abc import Sequence
@@ -55,7 +56,7 @@ class _Part:
 
 
 class RowCache:
-    """The rows of one folder, for one thread at a time; those on disk are memory-mapped.
+    """The rows of one folder, for any number of threads; those on disk are memory-mapped.
 
     Attributes:
         folder: The folder, which may not exist yet.
@@ -89,6 +90,7 @@ class RowCache:
         """
         self.folder = folder
         self.new_bytes = 0
+        self._lock = threading.RLock()
         self._key_type = np.dtype(f"S{key_bytes}")
         self._max_bytes = max_bytes
         self._removes_damaged, self._keeps_used = removes_damaged, keeps_used
@@ -110,11 +112,13 @@ class RowCache:
         Raises:
             DamagedError: A part is damaged, and the cache does not remove it.
         """
-        found = self._find(keys)
-        while unsound := self._unsound(np.unique(self._places[found[found >= 0], 0])):
-            self._close(unsound)
+        with self._lock:
             found = self._find(keys)
-        return np.fromiter((key in self._new for key in keys), np.bool_, len(keys)) | (found >= 0)
+            while unsound := self._unsound(np.unique(self._places[found[found >= 0], 0])):
+                self._close(unsound)
+                found = self._find(keys)
+            is_new = np.fromiter((key in self._new for key in keys), np.bool_, len(keys))
+            return is_new | (found >= 0)
 
     def rows(self, keys: Sequence[bytes]) -> Rows:
         """The rows of at least one key, all of which `knows` has found: [keys, width].
@@ -122,17 +126,16 @@ class RowCache:
         Raises:
             KeyError: There is no row for a key.
         """
-        found = self._find(keys)
-        blocks: list[tuple[Int64, Rows]] = []
-        for at in np.flatnonzero(found < 0).tolist():
-            blocks.append((np.array([at]), self._new[keys[at]][None]))
-        stored = np.flatnonzero(found >= 0)
-        numbers, places = self._places[found[stored]].T
-        for number in np.unique(numbers).tolist():
-            part = self._parts[number]
-            assert part is not None  # the places of a removed part are removed with it
-            chosen = numbers == number
-            blocks.append((stored[chosen], part.values[places[chosen]]))
+        with self._lock:
+            found = self._find(keys)
+            missing, stored = np.flatnonzero(found < 0), np.flatnonzero(found >= 0)
+            blocks = [(np.array([at]), self._new[keys[at]][None]) for at in missing.tolist()]
+            numbers, places = self._places[found[stored]].T
+            for number in np.unique(numbers).tolist():
+                part = self._parts[number]
+                assert part is not None  # the places of a removed part are removed with it
+                chosen = numbers == number
+                blocks.append((stored[chosen], part.values[places[chosen]]))
         first = blocks[0][1]
         result = np.empty((len(keys), first.shape[1]), first.dtype)
         for at_rows, values in blocks:
@@ -141,25 +144,28 @@ class RowCache:
 
     def add(self, keys: Sequence[bytes], rows: Rows) -> None:
         """Add rows, [keys, width]; they are in memory until `flush`."""
-        self._new.update(zip(keys, rows, strict=True))
-        self.new_bytes += rows.nbytes
+        with self._lock:
+            self._new.update(zip(keys, rows, strict=True))
+            self.new_bytes += rows.nbytes
 
     def flush(self) -> None:
         """Write the new rows as a part, if there is room for it within the size limit."""
-        if not self._new:
-            return
-        joined = b"".join(self._new)
-        keys = np.frombuffer(joined, np.uint8).reshape(-1, self._key_type.itemsize)
-        values = np.stack(list(self._new.values()))
+        with self._lock:
+            if self._new:
+                self._write(b"".join(self._new), np.stack(list(self._new.values())))
+            self._new = {}
+            self.new_bytes = 0
+
+    def _write(self, joined_keys: bytes, values: Rows) -> None:
+        keys = np.frombuffer(joined_keys, np.uint8).reshape(-1, self._key_type.itemsize)
         path = self.folder / _part_name(keys, values)
-        if self._make_room(_HEADER_BYTES + keys.nbytes + values.nbytes):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for target, array in ((values_path(path), values), (path, keys)):
-                with atomic_file(target) as temporary, temporary.open("wb") as stream:
-                    np.save(stream, array, allow_pickle=False)
-            self._open_parts([path], are_checked=True)
-        self._new = {}
-        self.new_bytes = 0
+        if not self._make_room(_HEADER_BYTES + keys.nbytes + values.nbytes):
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for target, array in ((values_path(path), values), (path, keys)):
+            with atomic_file(target) as temporary, temporary.open("wb") as stream:
+                np.save(stream, array, allow_pickle=False)
+        self._open_parts([path], are_checked=True)
 
     def _find(self, keys: Sequence[bytes]) -> Int64:
         """The positions of keys in `_keys`; -1 = not on disk: int64 [keys]."""

@@ -38,7 +38,7 @@ def text_keys(texts: Sequence[str]) -> list[bytes]:
 
 
 class VectorCache:
-    """The kept vectors of all encoders of a pool, for one thread at a time.
+    """The kept vectors of all encoders of a pool.
 
     Attributes:
         folder: The folder of all encoders.

@@ -2,7 +2,7 @@
 
 With a frozen vision tower the pictures are decoded and encoded once (`pooled_images`). Each
 evaluation during training then costs only the head, the projection and the class texts. What the
-tower returns can be kept for later runs, in float32, by the pixels that it has seen.
+tower returns can be kept for later runs, in float32, by the bytes of each picture's file.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ IMAGES_PER_BATCH = 64
 BATCHES_AHEAD = 2
 # Rows of one pass through head and projection.
 IMAGES_PER_BLOCK = 4096
-# Of the SHA-256 of a picture's pixels.
+# Of the SHA-256 of a picture's content.
 KEY_BYTES = 16
 
 
@@ -57,6 +58,14 @@ class RejectedImage:
     title: str
     reason: str
     detail: str
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture that can be read: its key, and uint8 [3, side, side], None = its vector is kept."""
+
+    key: bytes
+    view: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -119,15 +128,16 @@ def pooled_images(
     used: list[int] = []
     rejected: list[RejectedImage] = []
     seen = 0
+    read = partial(_read, images, side=statistics.side, kept=kept)
     with encoding(model):
-        for batch in _decoded(images, rows, statistics.side, batch_size, num_threads):
-            views = [view for view in batch if isinstance(view, Tensor)]
+        for batch in _in_batches(read, rows, batch_size, num_threads):
+            pictures = [each for each in batch if isinstance(each, _Picture)]
             used += [
-                int(rows[seen + at]) for at, view in enumerate(batch) if isinstance(view, Tensor)
+                int(rows[seen + at]) for at, each in enumerate(batch) if isinstance(each, _Picture)
             ]
-            rejected += [view for view in batch if isinstance(view, RejectedImage)]
-            if views:
-                vectors.append(_encoded(vision, torch.stack(views), kept))
+            rejected += [each for each in batch if isinstance(each, RejectedImage)]
+            if pictures:
+                vectors.append(_encoded(vision, pictures, kept))
             seen += len(batch)
             if on_batch is not None:
                 on_batch(seen)
@@ -199,17 +209,18 @@ def encoding(model: VisionTextDualEncoderModel) -> Iterator[None]:
             module.training = training
 
 
-def _encoded(vision: PooledVision, views: Tensor, kept: RowCache | None) -> Tensor:
-    """The vectors of views, uint8 [views, 3, side, side]: float32 [views, width], on the CPU."""
+def _encoded(vision: PooledVision, pictures: Sequence[_Picture], kept: RowCache | None) -> Tensor:
+    """The vectors of pictures: float32 [pictures, width], on the CPU."""
+    new = [each for each in pictures if each.view is not None]
+    encoded = (
+        vision(torch.stack([each.view for each in new if each.view is not None])) if new else None
+    )
     if kept is None:
-        return vision(views)
-    keys = [hashlib.sha256(view.numpy()).digest()[:KEY_BYTES] for view in views.contiguous()]
-    others = np.flatnonzero(~kept.knows(keys))
-    if len(others):
-        kept.add(
-            [keys[row] for row in others.tolist()], vision(views[torch.from_numpy(others)]).numpy()
-        )
-    return torch.from_numpy(kept.rows(keys))
+        assert encoded is not None  # without kept vectors, every picture has a view
+        return encoded
+    if encoded is not None:
+        kept.add([each.key for each in new], encoded.numpy())
+    return torch.from_numpy(kept.rows([each.key for each in pictures]))
 
 
 def _tower_below_head(model: VisionTextDualEncoderModel, batch_size: int | None) -> PooledVision:
@@ -220,35 +231,46 @@ def _tower_below_head(model: VisionTextDualEncoderModel, batch_size: int | None)
     return vision
 
 
-def _decoded(
-    images: Images, rows: Int64, side: int, batch_size: int, num_threads: int | None
-) -> Iterator[list[Tensor | RejectedImage]]:
-    """Batches of views, uint8 [3, side, side], in order; BATCHES_AHEAD are decoded ahead."""
+def _in_batches(
+    read: Callable[[int], _Picture | RejectedImage],
+    rows: Int64,
+    batch_size: int,
+    num_threads: int | None,
+) -> Iterator[list[_Picture | RejectedImage]]:
+    """What `read` returns for rows, in batches, in order; BATCHES_AHEAD are read ahead."""
     starts = iter(range(0, len(rows), batch_size))
-    ahead: deque[list[Future[Tensor | RejectedImage]]] = deque()
+    ahead: deque[list[Future[_Picture | RejectedImage]]] = deque()
     workers = num_threads or os.cpu_count() or 1
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as threads:
 
         def submit(start: int) -> None:
             batch = rows[start : start + batch_size].tolist()
-            ahead.append([threads.submit(_view, images, row, side) for row in batch])
+            ahead.append([threads.submit(read, row) for row in batch])
 
         try:
             for start in itertools.islice(starts, BATCHES_AHEAD):
                 submit(start)
             while ahead:
-                views = [future.result() for future in ahead.popleft()]
+                batch = [future.result() for future in ahead.popleft()]
                 for start in itertools.islice(starts, 1):
                     submit(start)
-                yield views
+                yield batch
         finally:
             # After an error elsewhere nothing waits for the remaining pictures.
             threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _view(images: Images, row: int, side: int) -> Tensor | RejectedImage:
+def _read(
+    images: Images, row: int, *, side: int, kept: RowCache | None
+) -> _Picture | RejectedImage:
+    """A picture, decoded unless its vector is kept."""
     try:
-        return eval_view(images.read(row), side=side)
+        key = b""
+        if kept is not None:
+            key = hashlib.sha256(images.content(row)).digest()[:KEY_BYTES]
+            if kept.knows([key])[0]:
+                return _Picture(key, None)
+        return _Picture(key, eval_view(images.read(row), side=side))
     except ImageRejected as error:
         return RejectedImage(images.title(row), error.reason, error.detail)
 
