@@ -77,6 +77,10 @@ class TextTowerConfig:
     compile: bool = False
     """Compile the text tower with torch.compile, for curation and for training; on a CPU that needs
     a C++ compiler. Vectors and gradients are rounded differently in their last bits."""
+    vector_cache_bytes: int | None = 2_000_000_000
+    """Disk space of the vectors that are kept in POOL/vectors, so that no text is embedded twice
+    under one encoder; those not used for longest are removed first. 0 = none are kept, None = no
+    limit."""
 
     def __post_init__(self) -> None:
         if not self.text_encoder:
@@ -86,6 +90,10 @@ class TextTowerConfig:
         if not 4 <= self.max_text_length <= 512 or self.max_text_length % 4:
             raise ConfigError(
                 f"--max-text-length is {self.max_text_length}; it is a multiple of 4 from 4 to 512"
+            )
+        if self.vector_cache_bytes is not None and self.vector_cache_bytes < 0:
+            raise ConfigError(
+                f"--vector-cache-bytes is {self.vector_cache_bytes}; it must not be negative"
             )
 
 

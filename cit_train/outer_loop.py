@@ -91,8 +91,10 @@ def train_session(session: Session, watcher: Watcher) -> Run:
     with loading as batches, session.saver, session.ahead as ahead:
         while not is_done(session, state):
             began_at = time.monotonic()
-            # With --ahead, the encoder of the previous outer step; else the current one.
-            encoder = ahead.encoder(state) or trainer.text_encoder()
+            # With --ahead, the encoder of the previous outer step; else the current one. Vectors
+            # are kept under the one that every run starts with, and not while training moves it.
+            kept = None if state.update else curator.kept
+            encoder = ahead.encoder(state) or trainer.text_encoder(kept)
             index = curator.refresh(encoder)  # rebuilt only if the encoder changed
             scores = ahead.scores or curator.lane_scores(encoder, index)
             selections = resume_selections(session, state, encoder, scores)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cit_curate.errors import ConfigError
+from cit_curate.importing import long_imports
 from cit_curate.printing import print_json
 from cit_curate.terminal import print_line
 from cit_train.config import RunConfig, flat
@@ -126,8 +127,9 @@ def _train(
     if "WORLD_SIZE" not in os.environ:  # else another rank may have begun the run already
         check_inputs(config, out, resume=resume, overwrite=overwrite)
     # Names are right. These import torch, which takes seconds.
-    from cit_train.loop.progress import is_shown, watching
-    from cit_train.outer_loop import train
+    with long_imports():
+        from cit_train.loop.progress import is_shown, watching
+        from cit_train.outer_loop import train
 
     is_there = resume and (out / "config.json").is_file()
     before = Run.open(out).commits()[-1:] if is_there else []

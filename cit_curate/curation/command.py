@@ -8,6 +8,7 @@ from rich.table import Table
 
 from cit_curate.config import CurateConfig, EngineConfig, MetadataConfig, TextTowerConfig
 from cit_curate.errors import ConfigError
+from cit_curate.importing import long_imports
 from cit_curate.printing import print_json
 from cit_curate.terminal import add_row, draw, inert, print_line, progress_bar
 
@@ -84,13 +85,14 @@ def curate(
         if not each.pool.has_images and (num_images := each.pool.num_web_images()):
             print_line(fetch_selected_advice(each.pool.location, num_images), stderr=True)
     # Wrong names are reported by now, before torch is imported, which takes seconds.
-    from cit_curate.curation.curate import curate as curate_pool
-    from cit_curate.curation.curator import Curator
-    from cit_curate.text_encoder.encoder import TextEncoder
+    with long_imports():
+        from cit_curate.curation.curate import curate as curate_pool
+        from cit_curate.curation.curator import Curator, vectors_beside
+        from cit_curate.text_encoder.encoder import TextEncoder
 
     if dry_run:
-        encoder = TextEncoder.load(text, device=device)
-        curator = Curator(opened, metadata, config)
+        curator = Curator(opened, metadata, config, kept=vectors_beside(opened, text))
+        encoder = TextEncoder.load(text, device=device, kept=curator.kept)
         _show_sample(curator.sample(encoder), config, classes, as_json=json)
         return
     assert out is not None

@@ -14,7 +14,13 @@ from cit_curate.config import (
     MetadataConfig,
     TextTowerConfig,
 )
-from cit_curate.curation.curator import Curator, LaneProgress, LaneSelection, write_scan
+from cit_curate.curation.curator import (
+    Curator,
+    LaneProgress,
+    LaneSelection,
+    vectors_beside,
+    write_scan,
+)
 from cit_curate.curation.lane_scan import OuterStep
 from cit_curate.curation.scan_ledger import metrics_record
 from cit_curate.curation.scores.exact import LaneScores
@@ -98,7 +104,8 @@ def curate(
     out.parent.mkdir(parents=True, exist_ok=True)
     check_room(out.parent)
     staging = staging_folder(out)
-    curator = Curator(pool, metadata, config)
+    pools = PoolMixture.of(pool)
+    curator = Curator(pools, metadata, config, kept=vectors_beside(pools, text))
     captions = sum(order.length for order in curator.orders) * config.max_passes
     most_useful = max(1, captions // CAPTIONS_PER_WORKER)
     if engine.engine == "local" and choose_device(device).type == "cuda":
@@ -107,7 +114,8 @@ def curate(
         writer_lock(out),
         open_engine(engine, most_useful=most_useful, uses_gpus=device != "cpu") as workers,
     ):
-        tower = Tower(text, device, num_threads=int(workers.num_workers > 1))
+        folder = None if curator.kept is None else curator.kept.folder.absolute()
+        tower = Tower(text, device, num_threads=int(workers.num_workers > 1), kept=folder)
         is_alone = engine.engine == "local" and workers.num_workers == 1
         is_short = captions < STAGED_CAPTIONS and not staging.exists()
         if is_for_one or (is_alone and is_short):
@@ -140,7 +148,7 @@ def curate(
 
 def _scored_here(curator: Curator, tower: Tower) -> tuple[str, LaneScores | None]:
     """The encoder's fingerprint, and scores that this process computes during the scan."""
-    encoder = TextEncoder.load(tower.text, device=tower.device)
+    encoder = TextEncoder.load(tower.text, device=tower.device, kept=curator.kept)
     return encoder.fingerprint, curator.lane_scores(encoder, curator.refresh(encoder))
 
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import cast
 
 import pyarrow as pa
 
-from cit_curate.config import CurateConfig, MetadataConfig
+from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
 from cit_curate.curation.lane_scan import LaneScan, OuterStep, ScanState
 from cit_curate.curation.rule import similarity_rule
 from cit_curate.curation.scan_ledger import ledger_rows, round_row
@@ -19,7 +20,7 @@ from cit_curate.curation.scores.cascade import CascadeScores
 from cit_curate.curation.scores.exact import ExactScores, LaneScores, WindowScores
 from cit_curate.curation.scores.score_cache import ScoreCache
 from cit_curate.curation.scores.two_pass import two_pass_scores
-from cit_curate.curation.threshold import SimilaritySample, sample_similarity
+from cit_curate.curation.threshold import SAMPLE_CAPTIONS, SimilaritySample, sample_similarity
 from cit_curate.errors import ConfigError
 from cit_curate.metadata.entries import MetadataEntry, read_metadata
 from cit_curate.metadata.stored_index import VersionedIndex
@@ -30,6 +31,7 @@ from cit_curate.pool.pool import Pool
 from cit_curate.records import PoolCursor
 from cit_curate.run.ledger import Run
 from cit_curate.storage.durable import FileEntry, write_json
+from cit_curate.storage.vector_cache import VectorCache
 from cit_curate.text_encoder.embedder import Embedder
 from cit_curate.text_encoder.encoder import TextEncoder
 from indexes.protocol import MetadataIndex
@@ -56,7 +58,12 @@ class LaneSelection:
 
 
 class Curator:
-    """The metadata and their index, and the order in which each lane scans the pools."""
+    """The metadata and their index, and the order in which each lane scans the pools.
+
+    Attributes:
+        kept: The vectors kept beside the pools, for the encoder that this curator is used with; it
+            is written after each scan. None = none are kept.
+    """
 
     def __init__(
         self,
@@ -65,9 +72,11 @@ class Curator:
         config: CurateConfig,
         *,
         index_folder: Path | None = None,
+        kept: VectorCache | None = None,
     ) -> None:
         self.pools = PoolMixture.of(pool)
         self.config = config
+        self.kept = kept
         self.templates = metadata.templates
         # Without curation no caption is compared with the metadata, so none are required.
         needed = config.curation != "none" or metadata.metadata
@@ -123,14 +132,9 @@ class Curator:
         """
         if index is None:
             return None
-        if self._cache[0] != encoder.fingerprint:
-            self._cache = (encoder.fingerprint, ScoreCache())
-        cache = self._cache[1]
-        for order in self.orders:
-            order.take_tokens(encoder.tokenizer_key)
 
         def scores(lane: int, first: PoolCursor) -> WindowScores:
-            exact = ExactScores(self.config, lane, encoder, index, cache)
+            exact = self._exact_scores(lane, encoder, index)
             if self.config.curation == "exact":
                 return exact
             whole = cast(TextEncoder, encoder)  # always, in these
@@ -195,10 +199,11 @@ class Curator:
             ShortfallError: See `LaneScan.take`.
         """
         selections = []
-        for lane in range(self.config.lanes) if lanes is None else lanes:
-            scan = self.scan(step, lane, cursors[lane], scores)
-            rows = scan.take(num_pairs, on_progress and partial(on_progress, lane))
-            selections.append(LaneSelection(scan, rows, scan.state(rows)))
+        with self._keeping_vectors():
+            for lane in range(self.config.lanes) if lanes is None else lanes:
+                scan = self.scan(step, lane, cursors[lane], scores)
+                rows = scan.take(num_pairs, on_progress and partial(on_progress, lane))
+                selections.append(LaneSelection(scan, rows, scan.state(rows)))
         if step.number == 0 and all(selection.scan.kept_all for selection in selections):
             logger.warning(
                 "every caption is kept (ratio 1.0), so nothing is curated: raise --threshold %g, "
@@ -207,20 +212,48 @@ class Curator:
             )
         return selections
 
-    def sample(self, encoder: Embedder) -> SimilaritySample:
-        """The similarities of the first captions of lane 0.
+    def sample(self, encoder: Embedder, *, num_captions: int = SAMPLE_CAPTIONS) -> SimilaritySample:
+        """The similarities of the first captions of lane 0, which its scan does not embed again.
 
         Raises:
             ConfigError: The run does not curate, so it compares no captions.
+            NotFiniteError: No caption has a usable vector.
         """
         index = self.refresh(encoder)
         if index is None:
             raise ConfigError("--curation none compares no captions; a sample would show nothing")
-        return sample_similarity(self.orders[0], encoder, index, self.entries)
+        scores = self._exact_scores(0, encoder, index)
+        with self._keeping_vectors():
+            return sample_similarity(
+                self.orders[0], scores, self.entries, num_captions=num_captions
+            )
 
     def write_entries(self, run: Run) -> None:
         """Write `metadata.json`: the entries, by their `metadata_id` in the ledger."""
         write_json(run.path / "metadata.json", [asdict(entry) for entry in self.entries])
+
+    def _exact_scores(self, lane: int, encoder: Embedder, index: MetadataIndex) -> ExactScores:
+        """The exact scores of a lane; those of one encoder are shared by all lanes and samples."""
+        if self._cache[0] != encoder.fingerprint:
+            self._cache = (encoder.fingerprint, ScoreCache())
+        for order in self.orders:
+            order.take_tokens(encoder.tokenizer_key)
+        return ExactScores(self.config, lane, encoder, index, self._cache[1])
+
+    @contextmanager
+    def _keeping_vectors(self) -> Iterator[None]:
+        """Write the vectors that the block has embedded, also when it fails."""
+        try:
+            yield
+        finally:
+            if self.kept is not None:
+                self.kept.flush()
+
+
+def vectors_beside(pools: PoolMixture, config: TextTowerConfig) -> VectorCache | None:
+    """The vectors kept beside pools; None = the config keeps none."""
+    folders = [each.pool.path for each in pools if not each.pool.is_remote]
+    return VectorCache.beside(folders, max_bytes=config.vector_cache_bytes)
 
 
 def write_scan(run: Run, scan: LaneScan, rows: pa.Table) -> list[FileEntry]:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from cit_curate.config import CurateConfig
-from cit_curate.curation.scores.broken_vectors import best_entries
+from cit_curate.curation.scan_rows import ScanTotals
+from cit_curate.curation.scores.exact import WindowScores
+from cit_curate.errors import NotFiniteError
 from cit_curate.metadata.entries import MetadataEntry
 from cit_curate.records import CaptionOrder, Float32, PoolCursor
-from cit_curate.text_encoder.embedder import Embedder
-from cit_curate.text_encoder.texts import Texts
-from indexes.protocol import MetadataIndex
 
 SAMPLE_CAPTIONS = 5_000
 THRESHOLDS = tuple(round(0.30 + 0.05 * step, 2) for step in range(13))
@@ -76,13 +75,12 @@ def _duration(minutes: float) -> str:
 
 def sample_similarity(
     order: CaptionOrder,
-    encoder: Embedder,
-    index: MetadataIndex,
+    scores: WindowScores,
     entries: Sequence[MetadataEntry],
     *,
     num_captions: int = SAMPLE_CAPTIONS,
 ) -> SimilaritySample:
-    """Score the first captions of a scan, with tags as the pool has them.
+    """Score the first captions of a scan, as the scan itself does, with tags augmented.
 
     Captions without a usable vector are left out.
 
@@ -90,13 +88,15 @@ def sample_similarity(
         NotFiniteError: No caption has a usable vector.
     """
     started = time.perf_counter()
-    captions: list[str] = []
-    for batch in order.batches(PoolCursor(), 1_024, min(num_captions, order.length)):
-        captions.extend(batch.rows["caption"].to_pylist())
-    similarity, nearest = best_entries(encoder, index, Texts.of(captions))
-    sound = np.isfinite(similarity)
+    window = list(order.batches(PoolCursor(), 1_024, min(num_captions, order.length)))
+    scored = scores(window, ScanTotals())
+    sound = np.isfinite(scored.similarity)
     if not sound.any():
-        encoder.embed(captions)  # raises, and names what is NaN, infinite or zero
-    hit = set(nearest[sound].tolist())
+        raise NotFiniteError(
+            f"none of {len(sound):,} sampled captions has a usable vector, such as "
+            f"{window[0].rows['caption'][0].as_py()!r}: all are NaN, infinite or zero. The text "
+            "tower is broken or has diverged: check --text-encoder"
+        )
+    hit = set(scored.nearest[sound].tolist())
     never = tuple(entry.name for number, entry in enumerate(entries) if number not in hit)
-    return SimilaritySample(similarity[sound], never, time.perf_counter() - started)
+    return SimilaritySample(scored.similarity[sound], never, time.perf_counter() - started)

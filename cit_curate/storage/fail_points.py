@@ -40,6 +40,7 @@ KINDS = {
     "shard_list": "lane*.json",
     "index": "index/manifest.json",
     "index_vectors": "vectors-*.npy",
+    "vectors": "vectors/*/part-*.npy",
     "features": "part-*.npy",
     "head": "head.json",
     "config": "config.json",

@@ -8,8 +8,10 @@ caption (its tokens, rounded up to a multiple of 4). The tests compare packed pa
 
 import hashlib
 import json
+import platform
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cit_curate.config import TextTowerConfig
 from cit_curate.errors import BrokenVectorsError, ConfigError
 from cit_curate.records import Float32
+from cit_curate.storage.vector_cache import VectorCache, text_keys
 from cit_curate.text_encoder.dual_encoder_text import load_text_projection
 from cit_curate.text_encoder.int8 import int8_copy
 from cit_curate.text_encoder.load import load_text_tower, resolve_model_name, weights_sha256
@@ -45,6 +48,7 @@ class TextEncoder:
         device: str | torch.device = "cpu",
         packed: bool = True,
         compiled: bool = False,
+        kept: VectorCache | None = None,
     ) -> None:
         """Take over a text tower, which is moved to the device, frozen and put into eval mode.
 
@@ -56,6 +60,8 @@ class TextEncoder:
             device: The device of the tower.
             packed: Use packed passes, without padding, where the tower's family allows it.
             compiled: Compile packed passes with torch.compile.
+            kept: The vectors embedded before, and those from here on; None = every text is
+                embedded.
 
         Raises:
             ConfigError: torch.compile does not work on this machine.
@@ -68,12 +74,15 @@ class TextEncoder:
         width = tower.config.hidden_size if projection is None else projection.out_features
         self.dim = int(width)
         self._compiled = compiled
+        self._kept = kept
         self._packed: PackedTower | None = None
         if packed and self.device.type in PASS_TOKENS and is_packable(self.tower):
             self._packed = self._pack(self.tower)
 
     @classmethod
-    def load(cls, config: TextTowerConfig, *, device: str = "cpu") -> "TextEncoder":
+    def load(
+        cls, config: TextTowerConfig, *, device: str = "cpu", kept: VectorCache | None = None
+    ) -> "TextEncoder":
         """Load the encoder of a config; see `load_text_tower` and `choose_device`."""
         torch_device = choose_device(device)
         tower, tokenizer = load_text_tower(config)
@@ -86,6 +95,7 @@ class TextEncoder:
             else None,
             device=torch_device,
             compiled=config.compile,
+            kept=kept,
         )
 
     @property
@@ -109,6 +119,19 @@ class TextEncoder:
         if self.projection is not None:
             digest.update(weights_sha256(self.projection).encode())
         return digest.hexdigest()
+
+    @cached_property
+    def vector_key(self) -> str:
+        """SHA-256 of all that the bits of a vector depend on: the fingerprint, and the machine.
+
+        They do not depend on the number of threads.
+        """
+        described = [self.fingerprint, torch.__version__, platform.machine()]
+        if self.device.type == "cuda":
+            described.append(torch.cuda.get_device_name(self.device))
+        else:
+            described += [torch.backends.cpu.get_cpu_capability(), _processor()]
+        return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
     def embed(self, texts: Sequence[str] | Texts) -> Float32:
         """Embed texts; equal texts pass through the tower once.
@@ -190,7 +213,21 @@ class TextEncoder:
     def _embed_distinct(self, texts: Texts) -> torch.Tensor:
         if not len(texts):
             return torch.empty((0, self.dim), device=self.device)
-        return self._embed_tokens(self.tokenize(texts))
+        if self._kept is None:
+            return self._embed_tokens(self.tokenize(texts))
+        keys = text_keys(texts.array.to_pylist())
+        is_kept, kept = self._kept.find(self.vector_key, keys)
+        vectors = torch.empty((len(texts), self.dim), device=self.device)
+        if len(kept):
+            vectors[torch.from_numpy(is_kept)] = torch.from_numpy(kept).to(self.device)
+        others = np.flatnonzero(~is_kept)
+        if len(others):
+            new = self._embed_tokens(self.tokenize(texts.take(others)))
+            vectors[torch.from_numpy(others)] = new
+            self._kept.keep(
+                self.vector_key, [keys[row] for row in others.tolist()], new.cpu().numpy()
+            )
+        return vectors
 
     def _pack(self, tower: PreTrainedModel) -> PackedTower:
         return PackedTower(tower, self.projection, self.device, compiled=self._compiled)
@@ -248,3 +285,11 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"--device {name}: PyTorch sees no GPU here; use --device cpu")
     return device
+
+
+def _processor() -> str:
+    """The processor's model, which decides the routines that multiply matrices; "" = unknown."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8", errors="replace") if info.is_file() else ""
+    named = (line for line in lines.splitlines() if line.startswith("model name"))
+    return next(named, platform.processor())

@@ -32,6 +32,8 @@ from cit_curate.text_encoder.tokens import Tokens
 PASS_TOKENS = {"cpu": 1_024, "cuda": 32_768}
 # Captions per block of the work that is done once a caption: pooler, projection and norm.
 POOLED_ROWS = 64
+# Tokens of a pass of the check that a tower is packed rightly, which each outer step makes.
+CHECK_TOKENS = 16
 ATTENTION = "cit_packed"
 
 Runs = Sequence[tuple[int, int]]
@@ -140,8 +142,12 @@ class PackedTower:
             ) from error
 
     @torch.inference_mode()
-    def embed(self, tokens: Tokens) -> torch.Tensor:
+    def embed(self, tokens: Tokens, *, pass_tokens: int | None = None) -> torch.Tensor:
         """The pooled texts, projected if there is a projection, with unit norm.
+
+        Args:
+            tokens: The texts.
+            pass_tokens: The tokens of every pass; None = those of all other calls.
 
         Returns:
             float32 [captions, dim], on the tower's device.
@@ -151,7 +157,7 @@ class PackedTower:
         padded = np.append(tokens.ids, self._inner.config.pad_token_id or 0)  # for index -1
         is_mixed = self._autocast is not None
         with torch.autocast(self._device.type, self._autocast, enabled=is_mixed):
-            for planned in plan_passes(tokens.counts, self.pass_tokens):
+            for planned in plan_passes(tokens.counts, pass_tokens or self.pass_tokens):
                 hidden = self._forward(
                     input_ids=self._to_device(padded[planned.tokens]).unsqueeze(0),
                     position_ids=self._to_device(planned.positions + self._first_position)[None],
@@ -170,8 +176,10 @@ class PackedTower:
         """Check that captions do not attend to each other, as all would without `lengths`."""
         vocabulary = self._inner.get_input_embeddings().num_embeddings
         captions = [[token % vocabulary for token in ids] for ids in ([5, 6, 7, 8], [8, 6])]
-        alone = [self.embed(Tokens.of([ids])) for ids in captions]
-        together = self.embed(Tokens.of(captions))
+        # A compiled tower would be compiled again for another size.
+        size = CHECK_TOKENS if self._forward is self._inner else self.pass_tokens
+        alone = [self.embed(Tokens.of([ids]), pass_tokens=size) for ids in captions]
+        together = self.embed(Tokens.of(captions), pass_tokens=size)
         # Broken weights are reported later, by `embed_on_device`, with the caption.
         if not torch.equal(together.nan_to_num(), torch.cat(alone).nan_to_num()):
             raise RuntimeError("packed captions attend to each other; this is a bug in cit")

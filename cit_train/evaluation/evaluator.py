@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase, VisionTextDualEncoderModel
 
 from cit_curate.errors import ConfigError
 from cit_curate.metadata.tasks import Metric, load_task
+from cit_curate.storage.row_cache import RowCache
 from cit_curate.terminal import print_line
 from cit_train.config import EvaluationConfig
 from cit_train.evaluation.open_folder import open_folder
@@ -16,6 +17,7 @@ from cit_train.evaluation.prompts import DEFAULT_PROMPTS, choose_prompts
 from cit_train.evaluation.readers.labelled_images import Flags, LabelledImages
 from cit_train.evaluation.zero_shot import Evaluation, evaluate
 from cit_train.models.freeze import trains_vision_tower
+from cit_train.models.pooled_vision import PooledVision
 
 __all__ = ["Evaluator"]
 
@@ -24,7 +26,17 @@ _FLAGS = Flags(data="--eval-data", classes="--eval-classes")
 
 
 class Evaluator:
-    """One task or image folder that a model is evaluated on repeatedly."""
+    """One task or image folder that a model is evaluated on repeatedly.
+
+    Attributes:
+        config: The config.
+        images: The pictures with their classes.
+        prompts: The texts with `{}` for the class name.
+        metric: The task's metric.
+        vision: The frozen part of the vision tower; None = that of the model, in PyTorch.
+        kept: The vectors of pictures that earlier evaluations with this frozen tower have kept.
+            None = they are kept in memory alone.
+    """
 
     def __init__(
         self,
@@ -39,6 +51,8 @@ class Evaluator:
         self.images = images
         self.prompts = prompts
         self.metric: Metric = metric
+        self.vision: PooledVision | None = None
+        self.kept: RowCache | None = None
         self._max_text_length = max_text_length
         self._pooled: PooledImages | None = None
 
@@ -85,7 +99,9 @@ class Evaluator:
             tokenizer: The text tower's tokenizer.
         """
         if self._pooled is None or trains_vision_tower(model):
-            self._pooled = pooled_images(model, self.images.images)
+            self._pooled = pooled_images(
+                model, self.images.images, vision=self.vision, kept=self.kept
+            )
         return evaluate(
             model,
             tokenizer,

@@ -1,9 +1,11 @@
 """The image side of an evaluation, split where the vision tower may stop being frozen.
 
 With a frozen vision tower the pictures are decoded and encoded once (`pooled_images`). Each
-evaluation during training then costs only the head, the projection and the class texts.
+evaluation during training then costs only the head, the projection and the class texts. What the
+tower returns can be kept for later runs, in float32, by the bytes of each picture's file.
 """
 
+import hashlib
 import itertools
 import os
 from collections import deque
@@ -11,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,7 @@ from cit_curate.errors import BadInputError, NotFiniteError
 from cit_curate.images.read import ImageRejected
 from cit_curate.records import Int64
 from cit_curate.reject_limit import RejectLimit
+from cit_curate.storage.row_cache import RowCache
 from cit_train.evaluation.readers.labelled_images import ImageFiles, Images
 from cit_train.models.freeze import with_head
 from cit_train.models.pooled_vision import PooledVision
@@ -32,6 +36,7 @@ __all__ = [
     "PooledImages",
     "RejectedImage",
     "encoding",
+    "open_kept_images",
     "pooled_images",
     "project",
 ]
@@ -42,6 +47,8 @@ IMAGES_PER_BATCH = 64
 BATCHES_AHEAD = 2
 # Rows of one pass through head and projection.
 IMAGES_PER_BLOCK = 4096
+# Of the SHA-256 of a picture's content.
+KEY_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,14 @@ class RejectedImage:
     title: str
     reason: str
     detail: str
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture that can be read: its key, and uint8 [3, side, side], None = its vector is kept."""
+
+    key: bytes
+    view: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -76,6 +91,8 @@ def pooled_images(
     batch_size: int | None = None,
     num_threads: int | None = None,
     on_batch: Callable[[int], None] | None = None,
+    vision: PooledVision | None = None,
+    kept: RowCache | None = None,
 ) -> PooledImages:
     """Decode pictures and encode them with the frozen part of the vision tower.
 
@@ -89,6 +106,9 @@ def pooled_images(
         batch_size: The pictures that are decoded and encoded together; None = as the device allows.
         num_threads: The threads that decode; None = one a core.
         on_batch: Called after each batch with the number of pictures done so far.
+        vision: The frozen part of the vision tower; None = that of the model, in PyTorch.
+        kept: The vectors of this frozen tower that earlier calls have kept, see `open_kept_images`;
+            new ones are added. None = every picture goes through the tower.
 
     Returns:
         The vectors in the order of the pictures, without those of unreadable ones.
@@ -102,7 +122,7 @@ def pooled_images(
     if not len(rows):
         raise ValueError("there are no pictures to encode; give at least one path")
     statistics = image_statistics(model.config.vision_config)
-    vision = _tower_below_head(model, batch_size)
+    vision = vision or _tower_below_head(model, batch_size)
     if batch_size is None:
         # Full passes where passes are large (a GPU), enough for all threads where they are small.
         batch_size = max(IMAGES_PER_BATCH, vision.rows)
@@ -110,15 +130,16 @@ def pooled_images(
     used: list[int] = []
     rejected: list[RejectedImage] = []
     seen = 0
+    read = partial(_read, images, side=statistics.side, kept=kept)
     with encoding(model):
-        for batch in _decoded(images, rows, statistics.side, batch_size, num_threads):
-            views = [view for view in batch if isinstance(view, Tensor)]
+        for batch in _in_batches(read, rows, batch_size, num_threads):
+            pictures = [each for each in batch if isinstance(each, _Picture)]
             used += [
-                int(rows[seen + at]) for at, view in enumerate(batch) if isinstance(view, Tensor)
+                int(rows[seen + at]) for at, each in enumerate(batch) if isinstance(each, _Picture)
             ]
-            rejected += [view for view in batch if isinstance(view, RejectedImage)]
-            if views:
-                vectors.append(vision(torch.stack(views)))
+            rejected += [each for each in batch if isinstance(each, RejectedImage)]
+            if pictures:
+                vectors.append(_encoded(vision, pictures, kept))
             seen += len(batch)
             if on_batch is not None:
                 on_batch(seen)
@@ -130,7 +151,28 @@ def pooled_images(
             f"the vision tower returns NaN or infinity for {images.title(used[broken[0]])} "
             f"(and {len(broken) - 1} further pictures); its weights are broken"
         )
+    if kept is not None:
+        kept.flush()
     return pooled
+
+
+def open_kept_images(
+    folder: Path, fingerprint: str, vision: str, *, max_bytes: int | None
+) -> RowCache:
+    """The vectors of pictures that evaluations have kept: float32 [pictures, width].
+
+    Args:
+        folder: The folder of the cached vision features, shared by towers and runs.
+        fingerprint: The fingerprint of the frozen tower and its normalisation.
+        vision: The name of the `PooledVision`.
+        max_bytes: The size limit of the folder.
+    """
+    return RowCache(
+        folder / f"{fingerprint[:16]}-{vision}-zero-shot",
+        key_bytes=KEY_BYTES,
+        max_bytes=max_bytes,
+        removes_damaged=True,
+    )
 
 
 def project(model: VisionTextDualEncoderModel, pooled: PooledImages) -> Tensor:
@@ -169,6 +211,20 @@ def encoding(model: VisionTextDualEncoderModel) -> Iterator[None]:
             module.training = training
 
 
+def _encoded(vision: PooledVision, pictures: Sequence[_Picture], kept: RowCache | None) -> Tensor:
+    """The vectors of pictures: float32 [pictures, width], on the CPU."""
+    new = [each for each in pictures if each.view is not None]
+    encoded = (
+        vision(torch.stack([each.view for each in new if each.view is not None])) if new else None
+    )
+    if kept is None:
+        assert encoded is not None  # without kept vectors, every picture has a view
+        return encoded
+    if encoded is not None:
+        kept.add([each.key for each in new], encoded.numpy())
+    return torch.from_numpy(kept.rows([each.key for each in pictures]))
+
+
 def _tower_below_head(model: VisionTextDualEncoderModel, batch_size: int | None) -> PooledVision:
     statistics = image_statistics(model.config.vision_config)
     normalizer = Normalizer(statistics.mean, statistics.std)
@@ -177,35 +233,46 @@ def _tower_below_head(model: VisionTextDualEncoderModel, batch_size: int | None)
     return vision
 
 
-def _decoded(
-    images: Images, rows: Int64, side: int, batch_size: int, num_threads: int | None
-) -> Iterator[list[Tensor | RejectedImage]]:
-    """Batches of views, uint8 [3, side, side], in order; BATCHES_AHEAD are decoded ahead."""
+def _in_batches(
+    read: Callable[[int], _Picture | RejectedImage],
+    rows: Int64,
+    batch_size: int,
+    num_threads: int | None,
+) -> Iterator[list[_Picture | RejectedImage]]:
+    """What `read` returns for rows, in batches, in order; BATCHES_AHEAD are read ahead."""
     starts = iter(range(0, len(rows), batch_size))
-    ahead: deque[list[Future[Tensor | RejectedImage]]] = deque()
+    ahead: deque[list[Future[_Picture | RejectedImage]]] = deque()
     workers = num_threads or os.cpu_count() or 1
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as threads:
 
         def submit(start: int) -> None:
             batch = rows[start : start + batch_size].tolist()
-            ahead.append([threads.submit(_view, images, row, side) for row in batch])
+            ahead.append([threads.submit(read, row) for row in batch])
 
         try:
             for start in itertools.islice(starts, BATCHES_AHEAD):
                 submit(start)
             while ahead:
-                views = [future.result() for future in ahead.popleft()]
+                batch = [future.result() for future in ahead.popleft()]
                 for start in itertools.islice(starts, 1):
                     submit(start)
-                yield views
+                yield batch
         finally:
             # After an error elsewhere nothing waits for the remaining pictures.
             threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _view(images: Images, row: int, side: int) -> Tensor | RejectedImage:
+def _read(
+    images: Images, row: int, *, side: int, kept: RowCache | None
+) -> _Picture | RejectedImage:
+    """A picture, decoded unless its vector is kept."""
     try:
-        return eval_view(images.read(row), side=side)
+        key = b""
+        if kept is not None:
+            key = hashlib.sha256(images.content(row)).digest()[:KEY_BYTES]
+            if kept.knows([key])[0]:
+                return _Picture(key, None)
+        return _Picture(key, eval_view(images.read(row), side=side))
     except ImageRejected as error:
         return RejectedImage(images.title(row), error.reason, error.detail)
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin, VisionTextDual
 
 from cit_curate.errors import NotFiniteError
 from cit_curate.records import PoolCursor
+from cit_curate.storage.vector_cache import VectorCache
 from cit_curate.text_encoder.encoder import TextEncoder
 from cit_train.config import RunConfig
 from cit_train.inner_loop.features import FeatureCache
@@ -100,8 +101,12 @@ class Trainer:
         self._towers = LaneTowers(config, model, tokenizer, vision, cache, autocast=autocast)
         self._replica = Replica(self._towers, world)
 
-    def text_encoder(self) -> TextEncoder:
-        """A copy of the current text tower, which training does not change."""
+    def text_encoder(self, kept: VectorCache | None = None) -> TextEncoder:
+        """A copy of the current text tower, which training does not change.
+
+        Args:
+            kept: See `TextEncoder`.
+        """
         projected = self.config.text.project_embeddings
         return TextEncoder(
             copy.deepcopy(self.model.text_model),
@@ -112,6 +117,7 @@ class Trainer:
             projection=copy.deepcopy(self.model.text_projection) if projected else None,
             device=self.device,
             compiled=self.config.text.compile,
+            kept=kept,
         )
 
     def step(

@@ -3,9 +3,10 @@
 from typing import Any
 
 from cit_curate.curation.curator import LaneSelection
-from cit_curate.curation.lane_scan import OuterStep
+from cit_curate.curation.lane_scan import SMALLEST_WINDOW, OuterStep
 from cit_curate.curation.scan_rows import ScanTotals
 from cit_curate.curation.scores.exact import LaneScores
+from cit_curate.curation.threshold import SAMPLE_CAPTIONS
 from cit_curate.errors import NotFiniteError
 from cit_curate.text_encoder.embedder import Embedder
 from cit_train.inner_loop.trainer import TrainState
@@ -48,7 +49,9 @@ def curate_lanes(
     world.beat("curating", **position)
     is_start = state.update == 0 and config.curate.skip_until < config.train.max_updates
     if scores is not None and is_start and world.is_first:
-        watcher.sampled(curator.sample(encoder), config)
+        # As many as the scan embeds anyway: the sample delays nothing.
+        num_captions = min(SAMPLE_CAPTIONS, max(config.budget, SMALLEST_WINDOW))
+        watcher.sampled(curator.sample(encoder, num_captions=num_captions), config)
     selections: list[LaneSelection] = []
     broken: NotFiniteError | None = None
     try:

@@ -11,15 +11,17 @@ from typing import Any
 
 import torch
 
-from cit_curate.curation.curator import Curator
+from cit_curate.curation.curator import Curator, vectors_beside
 from cit_curate.errors import ConfigError
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.records import PoolCursor
 from cit_curate.run.environment import cit_version, describe_environment
 from cit_curate.run.ledger import Commit, Run
 from cit_curate.run.subset import subset_pool
+from cit_curate.storage.vector_cache import VectorCache
 from cit_train.config import RunConfig, flat
 from cit_train.evaluation.evaluator import Evaluator
+from cit_train.evaluation.pooled_images import open_kept_images
 from cit_train.inner_loop.features import FeatureCache
 from cit_train.inner_loop.trainer import Trainer, TrainState
 from cit_train.loop.ahead import PrefetchScorer
@@ -36,6 +38,7 @@ from cit_train.loop.recovery.roll_back import roll_back
 from cit_train.loop.recovery.saver import Saver
 from cit_train.loop.towers import AUTOCAST, Towers, open_towers
 from cit_train.models.dual_encoder import make_processor
+from cit_train.models.freeze import trains_vision_tower
 from cit_train.models.pooled_vision import PooledVision
 from cit_train.ranks.preflight import has_shared_memory
 from cit_train.ranks.status import clear_status
@@ -112,7 +115,8 @@ def open_session(
     evaluator = Evaluator.open(config.evaluate_as, config.text.max_text_length)
     if evaluator is not None and world.is_first:
         evaluator.announce()
-    curator = _open_curator(config, pools, out, world)
+    kept = vectors_beside(pools, config.text)  # of the whole pool, also for --max-sample
+    curator = _open_curator(config, pools, out, world, kept)
     towers = open_towers(config, world)
     settings = _settings(config, curator, towers)
     world.check_same("settings", settings)
@@ -122,9 +126,19 @@ def open_session(
         run = _open_run(out, settings, curator, allowed_changes=allowed, overwrite=overwrite)
     opened = _open_state(config, out, run, pools, selection, world)
     if opened.pools is not pools:
-        curator = _open_curator(config, opened.pools, out, world)
+        curator = _open_curator(config, opened.pools, out, world, kept)
     views = _open_views(config, towers)
-    trainer = _open_trainer(config, out, towers, views, world)
+    vision = _open_vision(config, towers)
+    trainer = _open_trainer(config, out, towers, vision, views, world=world)
+    if evaluator is not None and world.is_first and not trains_vision_tower(towers.model):
+        # The method evaluates in float32.
+        evaluator.vision = vision if vision.is_float32 else None
+        evaluator.kept = open_kept_images(
+            _feature_folder(config, out),
+            towers.fingerprints["vision_fingerprint"],
+            evaluator.vision.name if evaluator.vision is not None else towers.device.type,
+            max_bytes=config.train.feature_cache_bytes,
+        )
     state = _state_of(opened, curator, trainer)
     world.beat("starting", outer_step=state.outer_step, update=state.update)
     num_done = opened.mid_step.update - state.update if opened.mid_step else 0
@@ -146,10 +160,12 @@ def open_session(
     )
 
 
-def _open_curator(config: RunConfig, pools: PoolMixture, out: Path, world: World) -> Curator:
+def _open_curator(
+    config: RunConfig, pools: PoolMixture, out: Path, world: World, kept: VectorCache | None
+) -> Curator:
     """The metadata and the lane scans; only rank 0 stores the metadata index."""
     folder = out / "index" if world.is_first else None
-    return Curator(pools, config.metadata, config.curate_as, index_folder=folder)
+    return Curator(pools, config.metadata, config.curate_as, index_folder=folder, kept=kept)
 
 
 def _settings(config: RunConfig, curator: Curator, towers: Towers) -> dict[str, Any]:
@@ -246,26 +262,37 @@ def _open_views(config: RunConfig, towers: Towers) -> ViewMaker:
     return ViewMaker(side=side, max_pixels=config.train.max_pixels, fast=config.train.fast_views)
 
 
-def _open_trainer(
-    config: RunConfig, out: Path, towers: Towers, views: ViewMaker, world: World
-) -> Trainer:
-    model = towers.model
-    model.to(towers.device).vision_model.to(memory_format=torch.channels_last)
+def _open_vision(config: RunConfig, towers: Towers) -> PooledVision:
+    """The frozen part of the vision tower; cached features have their own engine and precision."""
+    model, device = towers.model, towers.device
+    model.to(device).vision_model.to(memory_format=torch.channels_last)
     statistics = image_statistics(model.config.vision_config)
     normalizer = Normalizer(statistics.mean, statistics.std)
-    autocast = AUTOCAST[towers.precision]
+    if config.train.vision_features == "live":
+        autocast = AUTOCAST[towers.precision]
+        return PooledVision(model.vision_model, normalizer, device, autocast=autocast)
+    return PooledVision(
+        model.vision_model,
+        normalizer,
+        device,
+        autocast=AUTOCAST[config.train.vision_precision],
+        engine=towers.vision_engine,
+    )
+
+
+def _open_trainer(
+    config: RunConfig,
+    out: Path,
+    towers: Towers,
+    vision: PooledVision,
+    views: ViewMaker,
+    *,
+    world: World,
+) -> Trainer:
     cache = None
     if config.train.vision_features == "cached":
-        # Features are stored and shared, so by default they are computed in full precision.
-        vision = PooledVision(
-            model.vision_model,
-            normalizer,
-            towers.device,
-            autocast=AUTOCAST[config.train.vision_precision],
-            engine=towers.vision_engine,
-        )
         cache = FeatureCache(
-            Path(config.train.feature_cache) if config.train.feature_cache else out / "features",
+            _feature_folder(config, out),
             vision,
             views,
             fingerprint=towers.fingerprints["vision_fingerprint"],
@@ -273,21 +300,25 @@ def _open_trainer(
             max_bytes=config.train.feature_cache_bytes,
             num_threads=os.cpu_count() or 1,
         )
-    else:
-        vision = PooledVision(model.vision_model, normalizer, towers.device, autocast=autocast)
+    statistics = image_statistics(towers.model.config.vision_config)
     processor = make_processor(
         towers.tokenizer, statistics, max_text_length=config.text.max_text_length
     )
     return Trainer(
         config,
-        model,
+        towers.model,
         towers.tokenizer,
         processor,
         vision,
         cache,
         world=world,
-        autocast=autocast,
+        autocast=AUTOCAST[towers.precision],
     )
+
+
+def _feature_folder(config: RunConfig, out: Path) -> Path:
+    """The folder of the cached vision features."""
+    return Path(config.train.feature_cache) if config.train.feature_cache else out / "features"
 
 
 def _state_of(opened: _Opened, curator: Curator, trainer: Trainer) -> TrainState:

@@ -26,6 +26,7 @@ class PooledVision:
     Attributes:
         device: The device of the tower.
         rows: The rows of every pass.
+        is_float32: Whether it computes in float32.
         name: The device, engine and precision, on which the last bits of a feature depend.
     """
 
@@ -50,8 +51,9 @@ class PooledVision:
         """
         self.device = device
         self.rows = CPU_ROWS if device.type == "cpu" else GPU_ROWS
-        precision = "" if autocast is None else f"-{str(autocast).removeprefix('torch.')}"
-        self.name = f"{device.type}-{engine or 'torch'}{precision}"
+        self.is_float32 = autocast is None
+        precision = None if autocast is None else str(autocast).removeprefix("torch.")
+        self.name = "-".join(filter(None, (device.type, engine, precision)))
         self._tower = tower
         self._normalizer = normalizer
         self._autocast = autocast

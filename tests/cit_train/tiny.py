@@ -168,5 +168,6 @@ def make_config(folder: Path, **changes: object) -> RunConfig:
         "lr": 1e-3,
         "device": "cpu",
         "threads": 1,
+        "vector_cache_bytes": 0,  # many tests share the pool, and each embeds what it needs
     }
     return replace_fields(default(), **{**fields, **changes})

@@ -33,6 +33,7 @@ from cit_curate.pool.mixed_order import MixedOrder
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool
 from cit_curate.records import Float32, PoolCursor
+from cit_curate.storage.vector_cache import VectorCache
 from cit_curate.text_encoder.encoder import TextEncoder
 from cit_curate.text_encoder.texts import Texts
 from indexes.build import build_index
@@ -56,11 +57,13 @@ class Tower:
         text: The text tower.
         device: The device that it computes on.
         num_threads: The threads of torch in that process; 0 = torch's own choice.
+        kept: The folder of the vectors kept beside the pools; None = none are kept.
     """
 
     text: TextTowerConfig
     device: str
     num_threads: int = 0
+    kept: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,9 @@ class PrecomputedEmbedder:
 
 def embed_texts(task: EmbedTask) -> Embedded:
     """Embed texts with the encoder of this process; NaN where a text has no usable vector."""
-    return _embedded(task.tower, task.texts)
+    embedded = _embedded(task.tower, task.texts)
+    _write_kept(task.tower)
+    return embedded
 
 
 def score_range(task: ScoreRange) -> Scores:
@@ -153,7 +158,9 @@ def score_range(task: ScoreRange) -> Scores:
     cursor = PoolCursor(*divmod(task.start, order.length))
     batches = list(order.batches(cursor, num_captions, num_captions))
     lookup = cache.lookup(scanned_texts(source.config, task.lane, batches))
-    return Scores(*cache.store(lookup, *best_entries(encoder, index, lookup.new)))
+    scores = Scores(*cache.store(lookup, *best_entries(encoder, index, lookup.new)))
+    _write_kept(source.tower)  # the process may be killed before the next range
+    return scores
 
 
 def pool_paths(pools: PoolMixture) -> tuple[PoolPath, ...]:
@@ -213,7 +220,19 @@ def _embedded(tower: Tower, texts: tuple[str, ...]) -> Embedded:
 def _encoder(tower: Tower) -> TextEncoder:
     if tower.num_threads:
         torch.set_num_threads(tower.num_threads)
-    return TextEncoder.load(tower.text, device=tower.device)
+    return TextEncoder.load(tower.text, device=tower.device, kept=_kept(tower))
+
+
+@lru_cache(maxsize=2)
+def _kept(tower: Tower) -> VectorCache | None:
+    if tower.kept is None:
+        return None
+    return VectorCache(tower.kept, max_bytes=tower.text.vector_cache_bytes)
+
+
+def _write_kept(tower: Tower) -> None:
+    if (kept := _kept(tower)) is not None:
+        kept.flush()
 
 
 @lru_cache(maxsize=1)

@@ -58,6 +58,10 @@ class CifarImages:
     def __len__(self) -> int:
         return len(self._records)
 
+    def content(self, row: int) -> bytes:
+        """The pixels, plane by plane."""
+        return self._records[row, -_PIXEL_BYTES:].tobytes()
+
     def read(self, row: int) -> Image.Image:
         """The image as RGB."""
         planes = np.asarray(self._records[row, -_PIXEL_BYTES:]).reshape(3, _SIDE, _SIDE)

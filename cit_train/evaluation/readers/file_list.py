@@ -48,9 +48,13 @@ class ListedImages:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def content(self, row: int) -> bytes:
+        """The bytes of the file."""
+        return read_image_bytes(self.root, self.paths[row])
+
     def read(self, row: int) -> Image.Image:
         """The image as RGB."""
-        return decoders().read_image(read_image_bytes(self.root, self.paths[row]))
+        return decoders().read_image(self.content(row))
 
     def title(self, row: int) -> str:
         """The image's path."""

@@ -45,10 +45,17 @@ DEFAULT_FLAGS = Flags()
 
 
 class Images(Protocol):
-    """Images by row; `read` is called from several threads at once."""
+    """Images by row; `content` and `read` are called from several threads at once."""
 
     def __len__(self) -> int:
         """The number of images, readable or not."""
+
+    def content(self, row: int) -> bytes:
+        """The bytes that determine the image, such as those of its file.
+
+        Raises:
+            ImageRejected: The image cannot be used; the error has the reason.
+        """
 
     def read(self, row: int) -> Image.Image:
         """The image as RGB.
@@ -70,10 +77,14 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def content(self, row: int) -> bytes:
+        """The bytes of the file."""
+        path = self.paths[row]
+        return read_image_bytes(path.parent, path.name)
+
     def read(self, row: int) -> Image.Image:
         """The image as RGB, upright, on white."""
-        path = self.paths[row]
-        return decoders().read_image(read_image_bytes(path.parent, path.name))
+        return decoders().read_image(self.content(row))
 
     def title(self, row: int) -> str:
         """The image's path."""

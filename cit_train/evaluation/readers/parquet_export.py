@@ -55,8 +55,8 @@ class ParquetImages:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def read(self, row: int) -> Image.Image:
-        """The image as RGB."""
+    def content(self, row: int) -> bytes:
+        """The bytes in the row, or those of the file that it names."""
         group, offset = self._locate(row)
         value = self._rows(group)[offset].as_py()
         if isinstance(value, dict):
@@ -68,11 +68,16 @@ class ParquetImages:
                         f"the row has no bytes but the path {name}; export with the images in it "
                         "(`push_to_hub` does so, `to_parquet` after `embed_table_storage`)",
                     )
-                return decoders().read_image(read_image_bytes(self._groups[group][0].parent, name))
+                return read_image_bytes(self._groups[group][0].parent, name)
             value = data
         if value is None:
             raise ImageRejected("no_image", "the row has no image")
-        return decoders().read_image(value)
+        content: bytes = value
+        return content
+
+    def read(self, row: int) -> Image.Image:
+        """The image as RGB."""
+        return decoders().read_image(self.content(row))
 
     def title(self, row: int) -> str:
         """The file and the row in it, from 0."""

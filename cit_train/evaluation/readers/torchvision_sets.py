@@ -178,6 +178,11 @@ class TorchvisionImages:
     def __len__(self) -> int:
         return len(self._dataset)
 
+    def content(self, row: int) -> bytes:
+        """The size of the image and its pixels."""
+        image = self.read(row)
+        return f"{image.size} ".encode() + image.tobytes()
+
     def read(self, row: int) -> Image.Image:
         """The image as RGB."""
         try:

@@ -54,14 +54,18 @@ class ShardImages:
     def __len__(self) -> int:
         return len(self.members)
 
-    def read(self, row: int) -> Image.Image:
-        """The image as RGB."""
+    def content(self, row: int) -> bytes:
+        """The bytes of the tar's member."""
         member = self.members[row]
         if member.size > MAX_IMAGE_BYTES:
             raise ImageRejected(
                 "too_many_bytes", f"{member.size:,} bytes, more than {MAX_IMAGE_BYTES:,}"
             )
-        return decoders().read_image(member.bytes())
+        return member.bytes()
+
+    def read(self, row: int) -> Image.Image:
+        """The image as RGB."""
+        return decoders().read_image(self.content(row))
 
     def title(self, row: int) -> str:
         """The tar and the member."""

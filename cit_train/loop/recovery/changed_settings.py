@@ -22,6 +22,7 @@ _FREE_TO_CHANGE = frozenset(
         "stream_seconds",
         "feature_cache",
         "feature_cache_bytes",
+        "vector_cache_bytes",
         "device",
         "tensorboard",
         "save_every",

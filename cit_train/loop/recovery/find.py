@@ -14,7 +14,7 @@ from cit_curate.run.paths import lane_prefix, shard_folder, shard_name, step_fol
 from cit_curate.run.shards import ClosedShard, shard_entry
 from cit_curate.storage.durable import check_file, json_text, leftovers, read_listing
 from cit_curate.storage.findings import Findings
-from cit_train.inner_loop.features import load_part
+from cit_curate.storage.row_cache import load_part
 from cit_train.loop.recovery.checkpoint import check_checkpoint, checkpoint_name
 from cit_train.loop.recovery.ledger import check_ledger, uncommitted
 from cit_train.loop.recovery.mid_step import load_mid_step

@@ -20,7 +20,7 @@ from cit_curate.run.paths import lane_prefix, step_folder
 from cit_curate.run.shards import closed_shards
 from cit_curate.storage.durable import atomic_file, json_text, leftovers
 from cit_curate.storage.findings import Findings
-from cit_train.inner_loop.features import load_part, values_path
+from cit_curate.storage.row_cache import load_part, values_path
 from cit_train.loop.recovery.checkpoint import check_checkpoint, point_to
 from cit_train.loop.recovery.find import (
     check_logs,

@@ -105,6 +105,7 @@ def test_engine_and_precision_are_part_of_the_name() -> None:
     def name(engine: str | None, autocast: torch.dtype | None = None) -> str:
         return PooledVision(tower, NORMALIZER, CPU, engine=engine, autocast=autocast).name
 
+    assert name(None) == "cpu"  # as it was before there were engines
     assert name("torch") == "cpu-torch"
     assert name("openvino") == "cpu-openvino"
     assert name("openvino", torch.bfloat16) == "cpu-openvino-bfloat16"

@@ -17,6 +17,8 @@ from cit_curate.curation.curate import curate
 from cit_curate.curation.lane_scan import LaneScan
 from cit_curate.curation.scan_ledger import round_row
 from cit_curate.curation.scores import broken_vectors
+from cit_curate.curation.scores.exact import ExactScores
+from cit_curate.curation.scores.score_cache import ScoreCache
 from cit_curate.curation.selection import keep_similar
 from cit_curate.curation.threshold import sample_similarity
 from cit_curate.errors import BrokenVectorsError, NotFiniteError
@@ -177,11 +179,12 @@ def test_where_all_is_sound_nobody_looks_at_captions(monkeypatch: pytest.MonkeyP
 def test_a_sample_for_a_threshold_leaves_broken_captions_out() -> None:
     encoder, entries = BreakingEncoder(), [MetadataEntry("east")]
     index = build_index(encoder.embed(["0"]), "exact")
+    scores = ExactScores(CurateConfig(), 0, encoder, index, ScoreCache())
     order = ListOrder(caption_table(["0", "nan", "60"]))
-    sample = sample_similarity(order, encoder, index, entries)
+    sample = sample_similarity(order, scores, entries)
     np.testing.assert_allclose(sample.similarity, [1, 0.5], atol=1e-6)
-    with pytest.raises(NotFiniteError):
-        sample_similarity(ListOrder(caption_table(["nan"])), encoder, index, entries)
+    with pytest.raises(NotFiniteError, match="such as 'nan'"):
+        sample_similarity(ListOrder(caption_table(["nan"])), scores, entries)
 
 
 @pytest.mark.faults("E1")
