@@ -275,6 +275,7 @@ def _open_trainer(
         )
     else:
         vision = PooledVision(model.vision_model, normalizer, towers.device, autocast=autocast)
+        vision.limit_rows(config.curate.batch_size)
     processor = make_processor(
         towers.tokenizer, statistics, max_text_length=config.text.max_text_length
     )
