@@ -2,6 +2,7 @@
 # make test    every test, fast and slow
 # make check   format, lint, types, import arrows
 # make bench   tables of rates, against a plain loop and the machine's limit; DEVICE=cuda on a GPU
+# make gpu-check  what only a GPU can show, within 8 minutes; DEVICE=cpu rehearses it without one
 # make bench-tune  the text encoder with passes of several sizes and on each number of threads
 #
 # Each makes .venv when it is missing and reuses it when not. PIP_ARGS is passed on to pip.
@@ -13,7 +14,7 @@ DEVICE_EXTRAS := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/d
 SEEDS ?= 0
 DEVICE ?= cpu
 
-.PHONY: demo test test-fast test-slow bench bench-tune check format venv clean
+.PHONY: demo test test-fast test-slow bench bench-tune gpu-check check format venv clean
 
 demo: $(VENV)/.demo-ready
 	$(BIN)/cit demo --seeds $(SEEDS)
@@ -25,7 +26,7 @@ test-fast: $(VENV)/.dev-ready
 
 test-slow: $(VENV)/.dev-ready
 	$(BIN)/cit demo --fetch-only
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 -m "slow and not gpu"
 
 check: $(VENV)/.dev-ready
 	$(BIN)/ruff format --check .
@@ -40,6 +41,11 @@ bench: $(VENV)/.dev-ready
 
 bench-tune: $(VENV)/.dev-ready
 	$(BIN)/python -m scripts.bench.text_encoder --tune --captions 4096 --device $(DEVICE)
+
+gpu-check: DEVICE = cuda
+gpu-check: $(VENV)/.dev-ready
+	$(BIN)/python -m scripts.gpu_check --device $(DEVICE) --json gpu-check.json \
+	  $(if $(filter cpu,$(DEVICE)),--quick)
 
 format: $(VENV)/.dev-ready
 	$(BIN)/ruff format .

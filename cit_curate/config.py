@@ -143,7 +143,8 @@ class CurateConfig:
     """When the passes did not fill the budget: stop with exit code 3, or train on fewer pairs."""
     index: IndexKind = "auto"
     """Search over the metadata: exact by torch (exact) or FAISS (flat), with equal results; auto:
-    flat on a GPU, else exact. Or approximate by FAISS (ivf, hnsw): other selections."""
+    flat where FAISS is installed for the device. Or approximate by FAISS (ivf, hnsw): other
+    selections."""
     lanes: int = 1
     """Independent scans of the pool, each with its own budget; the original's number of ranks."""
     seed: int = 0

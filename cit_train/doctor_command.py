@@ -13,6 +13,8 @@ from cit_curate.errors import ConfigError
 from cit_curate.printing import print_json
 from cit_curate.terminal import print_line
 
+_FAISS_FIX = "pip install --force-reinstall 'cit[gpu]', or [cpu] after pip uninstall faiss-gpu"
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -96,9 +98,17 @@ def _vision_engine() -> Finding:
 def _faiss() -> Finding:
     for name in ("faiss-gpu", "faiss-cpu"):
         try:
-            return Finding("index", f"torch, or {name} {metadata.version(name)}")
+            version = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+        try:
+            from indexes.faiss_index import sees_gpu
+        except ImportError as error:  # such as a wheel for another CUDA
+            return Finding(
+                "index", f"torch; {name} {version} cannot be loaded: {error}", _FAISS_FIX
+            )
+        where = "" if name == "faiss-cpu" else f", which sees {'a' if sees_gpu() else 'no'} GPU"
+        return Finding("index", f"torch, or {name} {version}{where}")
     return Finding("index", "torch; for --index flat, ivf or hnsw: pip install 'cit[cpu]' or [gpu]")
 
 

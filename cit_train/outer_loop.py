@@ -5,10 +5,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from cit_curate.gpu_kernels import deterministic_kernels
 from cit_curate.run.ledger import Run
 from cit_curate.storage.durable import check_room
 from cit_curate.storage.lock import writer_lock
 from cit_curate.storage.remote import refuse_remote_run
+from cit_curate.text_encoder.encoder import choose_device
 from cit_train.config import RunConfig
 from cit_train.loop.commit import commit_step, end_run, save_and_stop, save_within_step
 from cit_train.loop.curate_step import curate_lanes
@@ -61,6 +63,7 @@ def train(
     check_room(out if out.is_dir() else out.parent)
     with attempt(config.train, out) as world, contextlib.ExitStack() as stack:
         stack.enter_context(compute_threads(config.train.threads))
+        stack.enter_context(deterministic_kernels(choose_device(config.train.device)))
         watchers = [watcher] if watcher is not None and world.is_first else []
         if world.is_first:
             stack.enter_context(writer_lock(out))

@@ -18,7 +18,8 @@ def build_index(
         kind: `exact` (torch); `flat`, `ivf` or `hnsw` (FAISS); `auto` = `flat` where FAISS is
             installed, else `exact`. Those two return identical bits, and which is faster depends
             on the processor (docs/performance.md, "Index"). `ivf` and `hnsw` may miss the nearest
-            entry, so `auto` never picks them.
+            entry, so `auto` never picks them. For queries on a GPU that FAISS does not see, `auto`
+            is `exact`: they stay there.
         device: The device of the queries. `exact` searches there, and so does FAISS if it sees
             that GPU.
 
@@ -30,11 +31,13 @@ def build_index(
     if kind == "exact":
         return ExactIndex(vectors, device=device)
     try:
-        from indexes.faiss_index import FaissIndex
+        from indexes.faiss_index import FaissIndex, sees_gpu
     except ImportError:
         if kind != "auto":
             raise ValueError(
                 f"index kind {kind!r} needs FAISS: pip install 'cit[cpu]' or 'cit[gpu]'"
             ) from None
+        return ExactIndex(vectors, device=device)
+    if kind == "auto" and torch.device(device).type == "cuda" and not sees_gpu():
         return ExactIndex(vectors, device=device)
     return FaissIndex(vectors, "flat" if kind == "auto" else kind, device=device)

@@ -5,6 +5,7 @@ Flat searches all entries. IVF and HNSW search a part of them, and may miss the 
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import faiss
@@ -19,6 +20,9 @@ LISTS_PER_ROOT = 4
 MIN_LIST_ENTRIES = 39
 SEARCHED_LISTS = 1 / 16
 MIN_SEARCHED_LISTS = 8
+# Room on a GPU for what one search computes on its way. FAISS takes 1.5 GB by itself, for each
+# index; where this is too little, it allocates more.
+TEMPORARY_BYTES = 256 << 20
 # HNSW: links per entry, and how many candidates are kept while linking and while searching.
 LINKS = 32
 KEPT_WHILE_LINKING = 80
@@ -28,7 +32,10 @@ logger = logging.getLogger(__name__)
 
 
 class FaissIndex(ProposedIndex):
-    """Nearest entries by FAISS: on a GPU where this build of FAISS sees one, else on the CPU."""
+    """Nearest entries by FAISS: on the GPU of the queries, if this build sees it; else on the CPU.
+
+    For queries on a CPU the GPU is left alone, so that the answer is that of an exact search there.
+    """
 
     def __init__(
         self, vectors: Float32, kind: str = "flat", *, device: str | torch.device = "cpu"
@@ -38,13 +45,13 @@ class FaissIndex(ProposedIndex):
         Args:
             vectors: float32 [entries, dim], unit norm.
             kind: `flat`, `ivf` or `hnsw`.
-            device: The device of the queries; of several GPUs, FAISS uses that one.
+            device: The device of the queries.
         """
         super().__init__(vectors, kind)
         self._index = _BUILDERS[kind](self._distinct)
-        # FAISS has no HNSW on a GPU.
-        number = torch.device(device).index
-        self._gpu = None if kind == "hnsw" else _on_gpu(self._index, self._distinct, number)
+        self._gpu: TorchSearch | None = None
+        if torch.device(device).type == "cuda" and kind != "hnsw":  # FAISS has no HNSW on a GPU
+            self._gpu = _on_gpu(self._index, self._distinct, torch.device(device).index)
 
     def _candidates(self, block: Queries, count: int) -> tuple[Float32, Int64]:
         if self._gpu is not None:
@@ -128,7 +135,9 @@ class TorchSearch:
         if not isinstance(block, torch.Tensor):
             block = self._staging.copy_(torch.from_numpy(block))
         queries = block.to(self._device, non_blocking=True)
-        _, rows = self._index.search(queries, count)
+        # FAISS joins the stream of the current GPU, which in a new thread is number 0.
+        with current_gpu(self._device):
+            _, rows = self._index.search(queries, count)
         # A row of -1 reads the last vector; it is replaced below.
         similarity = products_on_device(self._vectors, queries, rows)
         lacking = (rows < 0).any(dim=1).nonzero()[:, 0]
@@ -138,6 +147,11 @@ class TorchSearch:
             rows[lacking] = best.indices[:, :count]
             similarity[lacking] = best.values[:, :count]
         return similarity.cpu().numpy(), rows.cpu().numpy()
+
+
+def current_gpu(device: torch.device) -> AbstractContextManager[object]:
+    """A block in which `device` is this thread's current GPU; without effect for a CPU."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def sees_gpu() -> bool:
@@ -152,6 +166,8 @@ def _on_gpu(index: faiss.Index, vectors: Float32, number: int | None) -> TorchSe
         return None
     try:
         resources = faiss.StandardGpuResources()
+        resources.setTempMemory(TEMPORARY_BYTES)
+        resources.setPinnedMemory(0)  # queries are on the GPU already, or in our own pinned memory
         number = torch.cuda.current_device() if number is None else number
         on_gpu: Any = faiss.index_cpu_to_gpu(resources, number, index)
         on_gpu.resources = resources  # must live as long as the index

@@ -71,6 +71,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="write how many tests of each row of faults.csv passed, failed or were skipped",
     )
     parser.addoption(
+        "--gpu-device",
+        default="cuda",
+        help="device of the tests marked gpu; with cpu they are rehearsed where there is none",
+    )
+    parser.addoption(
         "--soak-minutes",
         type=float,
         default=0.25,
@@ -103,6 +108,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     item.user_properties.append(("faults", sorted(rows_of(item))))  # unlike marks, in a report
+
+
+@pytest.fixture
+def gpu(request: pytest.FixtureRequest) -> str:
+    """The device of a test marked gpu, which is skipped where there is no such device."""
+    import torch
+
+    assert request.node.get_closest_marker("gpu"), "mark it gpu, so that it is not in the fast set"
+    device: str = request.config.getoption("--gpu-device")
+    if device != "cpu" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    return device
 
 
 @pytest.fixture(autouse=True)

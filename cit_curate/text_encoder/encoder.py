@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cit_curate.config import TextTowerConfig
 from cit_curate.errors import BrokenVectorsError, ConfigError
+from cit_curate.gpu_kernels import fix_attention_kernels
 from cit_curate.records import Float32
 from cit_curate.storage.vector_cache import VectorCache, text_keys
 from cit_curate.text_encoder.dual_encoder_text import load_text_projection
@@ -71,6 +72,7 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self.max_text_length = max_text_length
         self.device = torch.device(device)
+        fix_attention_kernels(self.device)
         width = tower.config.hidden_size if projection is None else projection.out_features
         self.dim = int(width)
         self._compiled = compiled

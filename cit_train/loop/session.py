@@ -270,7 +270,9 @@ def _open_vision(config: RunConfig, towers: Towers) -> PooledVision:
     normalizer = Normalizer(statistics.mean, statistics.std)
     if config.train.vision_features == "live":
         autocast = AUTOCAST[towers.precision]
-        return PooledVision(model.vision_model, normalizer, device, autocast=autocast)
+        vision = PooledVision(model.vision_model, normalizer, device, autocast=autocast)
+        vision.limit_rows(config.curate.batch_size)
+        return vision
     return PooledVision(
         model.vision_model,
         normalizer,

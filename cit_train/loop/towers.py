@@ -17,6 +17,7 @@ from cit_train.models.freeze import freeze
 from cit_train.models.load import is_foreign, load_dual_encoder
 from cit_train.models.towers import load_vision_tower
 from cit_train.models.vision_engine import choose_engine
+from cit_train.ranks.gpus import own_gpu
 from cit_train.ranks.world import World
 from cit_train.transforms import image_statistics
 
@@ -94,7 +95,7 @@ def _own_device(name: str, world: World) -> torch.device:
     """The device of this rank: with several ranks on a machine, each has its own GPU."""
     device = choose_device(name)
     if device.type == "cuda" and world.size > 1:
-        device = torch.device("cuda", world.local_rank)
+        device = own_gpu(world.local_rank)
         torch.cuda.set_device(device)
     return device
 

@@ -61,6 +61,11 @@ class PooledVision:
         # Made for the first views: with all features in the cache, none is needed.
         self._forward: Callable[[Tensor], Tensor] | None = None
 
+    def limit_rows(self, batch_size: int) -> None:
+        """Fill up a GPU's passes to `batch_size` rows only, where all batches have that size."""
+        if self.device.type != "cpu":
+            self.rows = min(self.rows, batch_size)
+
     def __call__(self, views: Tensor) -> Tensor:
         """The features of crops: the tower's pooled output, or the input of its trainable head.
 

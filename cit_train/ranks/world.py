@@ -21,6 +21,7 @@ from torch.distributed import distributed_c10d as c10d
 from torch.distributed.rendezvous import rendezvous
 
 from cit_curate.errors import ConfigError, PeerLostError
+from cit_train.ranks.gpus import collective_backend
 from cit_train.ranks.heartbeat import Heartbeat, described, first_line
 from cit_train.ranks.stopping import StopSignals
 
@@ -218,13 +219,16 @@ def open_world(
     if size == 1:
         yield World(stop)
         return
-    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    on_gpu = device != "cpu" and torch.cuda.is_available()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     try:
         store, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=peer_seconds)))
         store = c10d.PrefixStore(f"cit {name}", store)
+        backend = "gloo"
+        if on_gpu:
+            backend = collective_backend(store, rank=rank, size=size, local_rank=local_rank)
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+            backend,
             store=c10d.PrefixStore("torch", store),
             rank=rank,
             world_size=size,

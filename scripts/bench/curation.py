@@ -3,14 +3,18 @@
     python -m scripts.bench.curation [--repeats 3] [--json FILE] [--captions 16384] [--device cuda]
 
 Four pools: the clip art's captions as they are, the same with tags augmented at every visit, and
-two of captions that are all distinct. The selections are compared, pair by pair.
+two of captions that are all distinct. The selections are compared, pair by pair. On a GPU both ways
+compute in float16, as the original does, and may differ in pairs that are close to the threshold.
 """
 
 import json
 import tempfile
 from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
 from cit_curate.curation.curator import Curator
@@ -30,6 +34,8 @@ from scripts.bench.caption_pools import (
 from scripts.bench.side_by_side import Comparison, add_device, bench_parser, compare_ways, show
 
 LABELS = Path(__file__).parents[2] / "tests" / "golden" / "labels.txt"
+# The share of the kept pairs that may differ on a GPU, where the plain loop's scores are float16.
+MOST_DIFFERING = 0.05
 TEXT = TextTowerConfig(text_encoder="package:minilm", pooling="mean")
 RULES = CurateConfig(
     threshold=0.55, min_ratio=0.003, collection="multiset", texts="every", aug_tag=False
@@ -41,30 +47,36 @@ def main() -> None:
     parser = bench_parser(__doc__)
     parser.add_argument("--captions", type=int, default=16_384, help="of the distinct ones")
     parser.add_argument("--text-encoder", default=TEXT.text_encoder)
+    parser.add_argument("--packaged", action="store_true", help="fetch nothing: one pool only")
     add_device(parser)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="cit-bench-") as name:
         folder = Path(name)
-        clip_art = clip_art_pool(folder)
-        distinct = caption_pool(folder / "distinct", distinct_captions()[: options.captions])
-        captions = distinct_clip_art_captions(folder / "visits", options.captions)
-        distinct_clip_art = caption_pool(folder / "distinct-clip-art", captions)
         comparisons = [
             compare(title, pool, replace(RULES, aug_tag=aug_tag), folder, options)
-            for title, pool, aug_tag in (
-                ("clip-art captions", clip_art, False),
-                ("clip-art, tags augmented", clip_art, True),
-                ("distinct captions", distinct, False),
-                ("distinct clip-art captions", distinct_clip_art, False),
-            )
+            for title, pool, aug_tag in pools(folder, options)
         ]
     show(comparisons, options.json)
+
+
+def pools(folder: Path, options: Namespace) -> Iterator[tuple[str, Pool, bool]]:
+    """Each pool with its title, and whether its tags are augmented."""
+    distinct = distinct_captions()[: options.captions]
+    if not options.packaged:
+        clip_art = clip_art_pool(folder)
+        yield "clip-art captions", clip_art, False
+        yield "clip-art, tags augmented", clip_art, True
+    yield "distinct captions", caption_pool(folder / "distinct", distinct), False
+    if not options.packaged:
+        captions = distinct_clip_art_captions(folder / "visits", options.captions)
+        pool = caption_pool(folder / "distinct-clip-art", captions)
+        yield "distinct clip-art captions", pool, False
 
 
 def compare(
     title: str, pool: Pool, rules: CurateConfig, folder: Path, options: Namespace
 ) -> Comparison:
-    """Both ways over one pass of a pool; an error when their selections differ."""
+    """Both ways over one pass of a pool; an error when their selections differ (see above)."""
     text = replace(TEXT, text_encoder=options.text_encoder)
     metadata = MetadataConfig(metadata=str(LABELS))
     curator = Curator(pool, metadata, rules)
@@ -83,17 +95,18 @@ def compare(
     kept: list[set[str]] = []
 
     def plain() -> None:
-        kept.append(
-            curate_plainly(
-                metadata_file,
-                [entry.name for entry in curator.entries],
-                tower,
-                tokenizer,
-                threshold=rules.threshold,
-                min_ratio=rules.min_ratio,
-                scan_batch=2_048,
+        with torch.autocast("cuda", torch.float16, enabled=device.type == "cuda"):
+            kept.append(
+                curate_plainly(
+                    metadata_file,
+                    [entry.name for entry in curator.entries],
+                    tower,
+                    tokenizer,
+                    threshold=rules.threshold,
+                    min_ratio=rules.min_ratio,
+                    scan_batch=2_048,
+                )
             )
-        )
 
     def ours() -> None:
         encoder = TextEncoder(*load_text_tower(text), device=device)
@@ -109,10 +122,11 @@ def compare(
         {"plain loop": plain, "cit": ours},
         len(texts),
         repeats=options.repeats,
-        warm_up=False,
+        warm_up=device.type == "cuda",
     )
-    if any(each != kept[0] for each in kept):
-        raise SystemExit(f"{title}: the selections differ")
+    differing = max(len(each ^ kept[0]) for each in kept)
+    if differing > (MOST_DIFFERING * len(kept[0]) if device.type == "cuda" else 0):
+        raise SystemExit(f"{title}: {differing} of {len(kept[0])} kept pairs differ")
     return replace(
         found,
         facts={
@@ -121,6 +135,7 @@ def compare(
             "tokens each": len(TextEncoder(tower, tokenizer, device=device).tokenize(texts).ids)
             / len(texts),
             "kept": len(kept[0]),
+            "differing": differing,
         },
     )
 

@@ -18,6 +18,7 @@ import torch
 from cit_curate.captions import augment_tags
 from cit_curate.images.read import ImageRejected, read_image
 from cit_curate.pool.pool import Pool
+from cit_curate.text_encoder.encoder import choose_device
 from cit_curate.text_encoder.load import load_text_tower
 from cit_train.config import RunConfig
 from cit_train.inner_loop.losses import contrastive_loss
@@ -32,17 +33,17 @@ Pair = dict[str, Any]
 
 
 class PlainLoop:
-    """One lane on a CPU."""
+    """One lane, in float32 on a CPU and in mixed precision on a GPU."""
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
         """Load the towers, and write the pool's captions as one JSON file."""
-        self.config = config
+        self.config, self.device = config, choose_device(config.train.device)
         text, self.tokenizer = load_text_tower(config.text)
         tower = load_vision_tower(config.model.vision_encoder)
         self.model = build_dual_encoder(
             tower, text, projection_dim=config.model.projection_dim, seed=config.curate.seed
         )
-        freeze(self.model, config.model)
+        freeze(self.model.to(self.device), config.model)
         statistics = image_statistics(self.model.config.vision_config)
         self.normalizer = Normalizer(statistics.mean, statistics.std)
         self.side = statistics.side
@@ -56,6 +57,7 @@ class PlainLoop:
             projection_weight_decay=train.projection_weight_decay,
         )
         self.optimizer = torch.optim.AdamW(groups, lr=train.lr, eps=1e-8)
+        self.scaler = torch.amp.GradScaler(enabled=self.device.type == "cuda")
         self.pool = Pool.open(config.pool) if isinstance(config.pool, str) and config.pool else None
         self.captions = folder / "captions.json"
         if self.pool is not None and not self.captions.exists():
@@ -100,17 +102,19 @@ class PlainLoop:
         set_train_mode(self.model)
         views = [train_view(read_image(image), self.rng, side=self.side) for image in images]
         # float32 [batch, 3, side, side]
-        pixels = self.normalizer(torch.stack(views))
-        with torch.no_grad():
-            pooled = self.model.vision_model(pixel_values=pixels).pooler_output.flatten(1)
-        projected = self.model.visual_projection(pooled)
-        pooled = pool_padded(captions, self.model.text_model, self.tokenizer)
-        texts = self.model.text_projection(pooled)
+        pixels = self.normalizer(torch.stack(views).to(self.device))
+        with torch.autocast("cuda", torch.float16, enabled=self.device.type == "cuda"):
+            with torch.no_grad():
+                pooled = self.model.vision_model(pixel_values=pixels).pooler_output.flatten(1)
+            projected = self.model.visual_projection(pooled)
+            pooled = pool_padded(captions, self.model.text_model, self.tokenizer)
+            texts = self.model.text_projection(pooled)
         scale = self.model.logit_scale
         loss = contrastive_loss(projected, texts, scale, loss=train.loss)
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         return float(loss.detach())
 
     def _scan(self) -> Iterator[Pair]:

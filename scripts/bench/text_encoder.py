@@ -65,7 +65,12 @@ def against_limit(text: TextTowerConfig, captions: Sequence[str], options: Names
         compiled = TextEncoder(*load_text_tower(text), device=device, compiled=True)
         ways["cit, --compile"] = lambda: compiled.embed(captions)
     found = compare_ways(
-        "Text encoder", "captions", ways, len(captions), repeats=options.repeats, warm_up=False
+        "Text encoder",
+        "captions",
+        ways,
+        len(captions),
+        repeats=options.repeats,
+        warm_up=device.type == "cuda",  # which loads its kernels at first use
     )
     return replace(
         found,
@@ -122,7 +127,8 @@ def padded_loop(
     """Every caption in the order they come, padded to 32: float32 [captions, dim]."""
     starts = range(0, len(captions), PADDED_ROWS)
     parts = [captions[start : start + PADDED_ROWS] for start in starts]
-    return torch.cat([embed_padded(part, tower, tokenizer) for part in parts]).cpu()
+    with torch.autocast("cuda", torch.float16, enabled=tower.device.type == "cuda"):
+        return torch.cat([embed_padded(part, tower, tokenizer) for part in parts]).cpu()
 
 
 @torch.inference_mode()

@@ -1,9 +1,11 @@
 """Updates/s of training, each of the ways that make it faster added to the one before.
 
     python -m scripts.bench.train_step [--out FOLDER] [--num-updates 6] [--json FILE]
+    python -m scripts.bench.train_step --device cuda --drawn
 
 The demo's towers on its own pairs (`cit demo --fetch-only`): MiniLM and EfficientNet-lite0, batches
 of 64. The plain step decodes, crops and runs both towers at every update, captions padded to 32.
+With `--drawn` the pairs are drawn pictures, and nothing is fetched.
 """
 
 import tempfile
@@ -21,8 +23,9 @@ from cit_train.inner_loop.trainer import Trainer, TrainState
 from cit_train.loop.session import open_session
 from cit_train.streaming.batches import LaneBatch
 from cit_train.streaming.views import ViewMaker, empty_views
+from scripts.bench.drawn_pool import drawn_config
 from scripts.bench.plain_loop import Pair, PlainLoop, columns
-from scripts.bench.side_by_side import Comparison, bench_parser, compare_ways, show
+from scripts.bench.side_by_side import Comparison, add_device, bench_parser, compare_ways, show
 
 WAYS: dict[str, dict[str, Any]] = {
     "cit, live": {"vision_features": "live"},
@@ -37,9 +40,14 @@ def main() -> None:
     parser = bench_parser(__doc__)
     parser.add_argument("--out", type=Path, help="folder for the demo's pool, kept for next time")
     parser.add_argument("--num-updates", type=int, default=6, help="updates of one repeat")
+    parser.add_argument("--drawn", action="store_true", help="drawn pictures: fetch nothing")
+    parser.add_argument("--batch-size", type=int, default=64)
+    add_device(parser)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        config, runs = demo_config(options.out or Path(temporary)), Path(temporary) / "runs"
+        out, runs = options.out or Path(temporary), Path(temporary) / "runs"
+        config = drawn_config(out / "drawn", 1_024) if options.drawn else demo_config(out)
+        config = replace_fields(config, device=options.device, batch_size=options.batch_size)
         show([compare(config, runs, options.num_updates, options.repeats)], options.json)
 
 
@@ -82,7 +90,9 @@ def compare(config: RunConfig, folder: Path, num_updates: int, repeats: int) -> 
         repeats=repeats,
         warm_up=False,
         notes=lambda name: {
-            f"{stage} ms": f"{total * each_update:.0f}" for stage, total in stages[name].items()
+            f"{stage} ms": f"{total * each_update:.0f}"
+            for stage, total in stages[name].items()
+            if config.train.device == "cpu"  # a GPU still computes when a tower has returned
         },
         facts={"pairs an update": size, "updates a repeat": len(groups)},
     )

@@ -1,6 +1,7 @@
 """`cit doctor`, and the oldest versions that may be installed."""
 
 import json
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +13,7 @@ from packaging.version import Version
 from cit_curate.errors import ConfigError
 from cit_train import doctor_command
 from cit_train.doctor_command import doctor
+from indexes import faiss_index
 
 ROOT = Path(__file__).parents[2]
 # The first versions without a hole that a file can use: Pillow's decoders, torch.load with
@@ -64,3 +66,24 @@ def test_what_is_too_old_or_missing_is_named_with_the_command(
     shown = capsys.readouterr().out
     assert "timm: not installed; pip install 'timm" in shown
     assert "pillow: 12.1.0; pip install 'pillow>=12.2'" in shown
+
+
+@pytest.mark.parametrize("sees_gpu", [True, False])
+def test_faiss_for_a_gpu_says_whether_it_sees_one(
+    sees_gpu: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor_command.metadata, "version", lambda name: "99.0")
+    monkeypatch.setattr(faiss_index, "sees_gpu", lambda: sees_gpu)
+    doctor()
+    where = "a" if sees_gpu else "no"
+    assert f"index: torch, or faiss-gpu 99.0, which sees {where} GPU" in capsys.readouterr().out
+
+
+def test_faiss_that_cannot_be_loaded_is_told_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor_command.metadata, "version", lambda name: "99.0")
+    monkeypatch.setitem(sys.modules, "indexes.faiss_index", None)
+    with pytest.raises(ConfigError, match="not ready: index"):
+        doctor()
+    assert "index: torch; faiss-gpu 99.0 cannot be loaded: " in capsys.readouterr().out

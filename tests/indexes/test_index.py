@@ -1,6 +1,8 @@
 """Exact and FAISS indexes: what they find, alone and side by side, on arrays and tensors."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cit_curate.engines.workers import open_workers
-from indexes import faiss_index
+from indexes import build, faiss_index
 from indexes.build import build_index
+from indexes.exact import ExactIndex
 from indexes.protocol import BLOCK_ROWS, SearchResult
 from indexes.recall import recall, similarity_error
 
@@ -145,7 +148,7 @@ def test_tensors_find_what_arrays_find(k: int, monkeypatch: pytest.MonkeyPatch) 
     vectors[700:720] = vectors[5]
     expected = build_index(vectors, "flat").search(asked, k)
     monkeypatch.setattr(faiss_index, "_on_gpu", tensors_on_the_cpu)
-    found = build_index(vectors, "flat").search(asked, k)
+    found = build_index(vectors, "flat", device="cuda").search(asked, k)
     np.testing.assert_array_equal(found.ids, expected.ids)
     np.testing.assert_allclose(found.similarity, expected.similarity, atol=1e-6)
 
@@ -155,9 +158,9 @@ def test_tensors_find_what_arrays_find(k: int, monkeypatch: pytest.MonkeyPatch) 
 def test_queries_may_be_a_tensor(
     kind: str, on_device: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if on_device:  # as on a GPU
-        monkeypatch.setattr(faiss_index, "_on_gpu", tensors_on_the_cpu)
-    index = build_index(unit_vectors(900, 24, 3), kind)
+    monkeypatch.setattr(faiss_index, "_on_gpu", tensors_on_the_cpu)
+    device = "cuda" if on_device and kind != "exact" else "cpu"
+    index = build_index(unit_vectors(900, 24, 3), kind, device=device)
     asked = unit_vectors(BLOCK_ROWS + 5, 24, 4)
     expected, found = index.search(asked, 2), index.search(torch.from_numpy(asked), 2)
     np.testing.assert_array_equal(found.ids, expected.ids)
@@ -177,7 +180,7 @@ def test_a_gpu_without_room_leaves_the_search_to_the_cpu_with_one_warning(
     vectors, asked = unit_vectors(900, 24, 3), unit_vectors(3000, 24, 4)
     expected = build_index(vectors, "flat").search(asked)
     monkeypatch.setattr(faiss_index, "_on_gpu", tensors_on_the_cpu)
-    index = build_index(vectors, "flat")
+    index = build_index(vectors, "flat", device="cuda")
     monkeypatch.setattr(faiss_index.TorchSearch, "candidates", no_room)
     found = index.search(asked)
     np.testing.assert_array_equal(found.ids, expected.ids)
@@ -196,8 +199,74 @@ def test_a_gpu_that_cannot_take_the_index_is_left_alone(
     monkeypatch.setattr(faiss_index.faiss, "StandardGpuResources", no_room, raising=False)
     monkeypatch.setattr(faiss_index.torch.cuda, "is_available", lambda: True)
     vectors = unit_vectors(30, 8, 0)
-    assert build_index(vectors, "flat").search(vectors).ids[:, 0].tolist() == list(range(30))
+    index = build_index(vectors, "flat", device="cuda")
+    assert index.search(vectors).ids[:, 0].tolist() == list(range(30))
     assert "searched on the CPU" in caplog.text
+
+
+def test_queries_on_a_cpu_are_searched_there_though_faiss_sees_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the GPU was asked")
+
+    monkeypatch.setattr(faiss_index, "_on_gpu", refuse)
+    vectors, asked = unit_vectors(90, 8, 0), unit_vectors(20, 8, 1)
+    exact = build_index(vectors, "exact").search(asked)
+    np.testing.assert_array_equal(
+        build_index(vectors, "flat").search(asked).similarity, exact.similarity
+    )
+
+
+@pytest.mark.parametrize(("sees_gpu", "kind"), [(True, "flat"), (False, "exact")])
+def test_by_default_queries_on_a_gpu_are_not_searched_on_the_cpu(
+    sees_gpu: bool, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_the_cpu(vectors: np.ndarray, *, device: str) -> ExactIndex:
+        return ExactIndex(vectors)
+
+    monkeypatch.setattr(faiss_index, "sees_gpu", lambda: sees_gpu)
+    monkeypatch.setattr(faiss_index, "_on_gpu", tensors_on_the_cpu)
+    monkeypatch.setattr(build, "ExactIndex", on_the_cpu)
+    assert build.build_index(unit_vectors(30, 8, 0), device="cuda").kind == kind
+
+
+def test_an_index_on_a_gpu_takes_little_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: dict[str, int] = {}
+
+    class Resources:
+        def setTempMemory(self, size: int) -> None:
+            taken["temporary"] = size
+
+        def setPinnedMemory(self, size: int) -> None:
+            taken["pinned"] = size
+
+    def no_room(*_: object) -> None:
+        raise RuntimeError("cudaMalloc error out of memory [2]")
+
+    monkeypatch.setattr(faiss_index, "sees_gpu", lambda: True)
+    monkeypatch.setattr(faiss_index.faiss, "StandardGpuResources", Resources, raising=False)
+    monkeypatch.setattr(faiss_index.faiss, "index_cpu_to_gpu", no_room, raising=False)
+    build_index(unit_vectors(30, 8, 0), "flat", device="cuda:0")
+    assert taken == {"temporary": faiss_index.TEMPORARY_BYTES, "pinned": 0}
+
+
+def test_faiss_searches_in_the_stream_of_the_gpu_of_its_index(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A new thread's current GPU is number 0, whichever its rank has."""
+    entered: list[torch.device] = []
+
+    @contextmanager
+    def current(device: torch.device) -> Iterator[None]:
+        entered.append(device)
+        yield
+
+    monkeypatch.setattr(faiss_index, "_on_gpu", tensors_on_the_cpu)
+    monkeypatch.setattr(faiss_index, "current_gpu", current)
+    vectors = unit_vectors(30, 8, 0)
+    build_index(vectors, "flat", device="cuda:1").search(vectors)
+    assert entered == [torch.device("cpu")]  # of the stand-in
 
 
 def found_by_faiss(seed: int) -> list[int]:

@@ -103,11 +103,27 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> None:
             if f"{key}/{name}" in tensors
         }
         if state:
-            moved = {
-                key: t if key == "step" else t.to(parameter.device) for key, t in state.items()
-            }
-            trainer.optimizer.state[parameter] = moved
-    trainer.scaler.load_state_dict(read_json(folder / "trainer.json")["scaler"])
+            is_fused = bool(trainer.optimizer.defaults["fused"])
+            trainer.optimizer.state[parameter] = on_device(state, parameter.device, is_fused)
+    scaler = read_json(folder / "trainer.json")["scaler"]
+    if scaler:  # empty where the run had no scaler before --allow-change precision
+        trainer.scaler.load_state_dict(scaler)
+
+
+def on_device(
+    state: Mapping[str, Tensor], device: torch.device, is_fused: bool
+) -> dict[str, Tensor]:
+    """AdamW's state of one parameter where AdamW expects it.
+
+    Args:
+        state: `step`, `exp_avg` and `exp_avg_sq`, on the CPU.
+        device: The device of the parameter.
+        is_fused: Whether AdamW is one kernel, which counts the steps on the device, too.
+    """
+    return {
+        key: value if key == "step" and not is_fused else value.to(device)
+        for key, value in state.items()
+    }
 
 
 def point_to(run_folder: Path, label: str, checkpoint: str) -> None:
