@@ -89,8 +89,7 @@ def train_session(session: Session, watcher: Watcher) -> Run:
     """Run the outer and the inner loop from the session's state to the end."""
     config, curator, trainer = session.config, session.curator, session.trainer
     state = session.state
-    pins = trainer.device.type == "cuda"
-    loading = open_batches(session.batches, num_workers=config.train.num_workers, pins=pins)
+    loading = open_batches(session.batches, num_workers=config.train.num_workers)
     with loading as batches, session.saver, session.ahead as ahead:
         while not is_done(session, state):
             began_at = time.monotonic()

@@ -104,21 +104,18 @@ def train_view(image: Image.Image, rng: np.random.Generator, *, side: int = DEFA
     Returns:
         uint8 [3, side, side], channels last in memory.
     """
-    return resized_crop(image, random_resized_crop(image.size, rng), side=side)
+    return _pixels(resized_crop(image, random_resized_crop(image.size, rng), side=side))
 
 
-def resized_crop(image: Image.Image, box: CropBox, *, side: int) -> Tensor:
+def resized_crop(image: Image.Image, box: CropBox, *, side: int) -> Image.Image:
     """A crop of an image, resized (bilinear, antialiased) to a square.
 
     Args:
         image: An RGB image.
         box: The crop.
-        side: The side of the view in pixels.
-
-    Returns:
-        uint8 [3, side, side], channels last in memory.
+        side: The side of the square in pixels.
     """
-    return _pixels(image.resize((side, side), Image.Resampling.BILINEAR, box=box))
+    return image.resize((side, side), Image.Resampling.BILINEAR, box=box)
 
 
 def eval_view(image: Image.Image, *, side: int = DEFAULT_SIDE, resize: int | None = None) -> Tensor:

@@ -3,9 +3,9 @@
 One sample is `{name}.jpg|png|webp` (the bytes of the image), `{name}.txt` (the caption) and
 `{name}.json` (pair key, similarity, metadata, reason). `name` is the pair key (in a run of several
 pools `POOL/PAIR-KEY`). It is escaped, since webdataset cuts a name at its first dot. A long one is
-its beginning and a hash, since a file system takes 255 bytes. Beside each closed tar is
-`{tar name}.json` with its count, size and SHA-256: a tar that is cut at any byte is refused, never
-read in part. Exports have these in a folder of their own.
+its beginning and a hash, since a file system takes 255 bytes. Beside each closed tar is its
+manifest (`shard_manifest`): a sample that is cut or changed at any byte is refused. Exports have
+these in a folder of their own.
 """
 
 import contextlib
@@ -15,6 +15,8 @@ import json
 import mmap
 import os
 import tarfile
+import zlib
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,15 +25,19 @@ from typing import Any, overload
 from urllib.parse import quote
 
 from cit_curate.errors import DamagedError
-from cit_curate.run.paths import MANIFESTS, shard_name
+from cit_curate.run.paths import shard_name
+from cit_curate.run.shard_manifest import (
+    SampleMark,
+    ShardManifest,
+    read_shard_manifest,
+    write_shard_manifest,
+)
 from cit_curate.run.tar_reader import TarMember, tar_members
 from cit_curate.run.tar_writer import end_of_tar, member
 from cit_curate.storage.durable import (
     FileEntry,
     atomic_file,
     check_file,
-    file_entry,
-    read_json,
     write_json,
 )
 
@@ -146,21 +152,24 @@ class ShardWriter:
     def _write_shard(self) -> None:
         path = self.folder / shard_name(self.prefix, len(self.entries))
         sha256 = hashlib.sha256()
-        size = 0
+        marks = [SampleMark(0, 0)]
         with atomic_file(path) as temporary, temporary.open("wb") as stream:
-            for part in self._tar_parts():
+            for content in self._tar_samples():
                 # Hashed now, since reading the file again takes as long as writing it.
-                sha256.update(part)
-                size += stream.write(part)
-            end = end_of_tar(size)
+                sha256.update(content)
+                stream.write(content)
+                marks.append(SampleMark(marks[-1].end, 0).extended(content))
+            end = end_of_tar(marks[-1].end)
             sha256.update(end)
-            size += stream.write(end)
-        entry = FileEntry(path.name, len(self._pending), size, sha256.hexdigest())
-        write_json((self._manifests / path.name).with_suffix(".json"), asdict(entry))
+            stream.write(end)
+            marks.append(marks.pop().extended(end))
+        entry = FileEntry(path.name, len(self._pending), marks[-1].end, sha256.hexdigest())
+        manifest = (self._manifests / path.name).with_suffix(".json")
+        write_shard_manifest(manifest, ShardManifest(entry, marks[1:]))
         self.entries.append(entry)
         self._pending = []
 
-    def _tar_parts(self) -> Iterator[bytes]:
+    def _tar_samples(self) -> Iterator[bytes]:
         """The members of each sample, in the order of their suffixes, as webdataset orders them."""
         seen: Counter[str] = Counter()
         for sample in self._pending:
@@ -174,15 +183,45 @@ class ShardWriter:
                 "txt": sample.caption.encode(),
                 "json": info.encode(),
             }
-            for suffix in sorted(contents):
-                yield member(f"{unique}.{suffix}", contents[suffix])
+            yield b"".join(
+                member(f"{unique}.{suffix}", contents[suffix]) for suffix in sorted(contents)
+            )
 
 
-class ClosedShard(Sequence[Sample]):
-    """The samples of one shard, each read at access.
+class _ShardSamples(Sequence[Sample]):
+    """The samples of a tar, each read at access.
 
     The file stays open as long as the object exists, so that it may be removed meanwhile.
     """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with path.open("rb") as stream:
+            self._content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+
+    @overload
+    def __getitem__(self, row: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> Sequence[Sample]: ...
+
+    def __getitem__(self, row: int | slice) -> Sample | Sequence[Sample]:
+        """A sample by its row, or several.
+
+        Raises:
+            DamagedError: A sample lacks a member, or has changed.
+        """
+        if isinstance(row, slice):
+            return [self[number] for number in range(*row.indices(len(self)))]
+        return self._sample(range(len(self))[row])
+
+    @abstractmethod
+    def _sample(self, row: int) -> Sample:
+        """The sample of a row, counted from 0."""
+
+
+class ClosedShard(_ShardSamples):
+    """The samples of one shard, which is checked as a whole first."""
 
     def __init__(self, folder: Path, entry: FileEntry) -> None:
         """Open a shard and check the whole tar against its entry.
@@ -194,11 +233,9 @@ class ClosedShard(Sequence[Sample]):
         os.environ.setdefault("WDS_SECURE", "1")
         import webdataset as wds  # imports torch
 
-        self._path = check_file(folder, entry)
+        super().__init__(check_file(folder, entry))
         url = str(self._path)
         try:
-            with self._path.open("rb") as stream:
-                self._content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
             members = tar_members(self._content)
             files = ({"fname": m.name, "data": m, "__url__": url} for m in members)
             self._samples = list(wds.tariterators.group_by_keys(files))
@@ -217,20 +254,7 @@ class ClosedShard(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._samples)
 
-    @overload
-    def __getitem__(self, row: int) -> Sample: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> Sequence[Sample]: ...
-
-    def __getitem__(self, row: int | slice) -> Sample | Sequence[Sample]:
-        """A sample by its row, or several.
-
-        Raises:
-            DamagedError: A sample lacks a member.
-        """
-        if isinstance(row, slice):
-            return [self[number] for number in range(*row.indices(len(self)))]
+    def _sample(self, row: int) -> Sample:
         members = self._samples[row]
         fields = {
             name: self._content[member.start : member.end]
@@ -238,6 +262,50 @@ class ClosedShard(Sequence[Sample]):
             if isinstance(member, TarMember)
         }
         return _sample(self._path, members["__key__"], fields)
+
+
+class MarkedShard(_ShardSamples):
+    """The samples of one shard whose manifest marks them; each is checked when it is read.
+
+    So the processes that share the samples of a shard do not all hash the whole tar.
+    """
+
+    def __init__(self, folder: Path, entry: FileEntry, marks: Sequence[SampleMark]) -> None:
+        """Open a shard.
+
+        Raises:
+            DamagedError: The tar is missing, or has another size than its entry.
+        """
+        super().__init__(check_file(folder, entry, full=False))
+        self._marks = marks
+
+    def __len__(self) -> int:
+        return len(self._marks)
+
+    def _sample(self, row: int) -> Sample:
+        start, mark = self._marks[row - 1].end if row else 0, self._marks[row]
+        content = self._content[start : mark.end]
+        if zlib.crc32(content) != mark.crc32:
+            raise DamagedError(
+                f"{self._path} has changed since it was written: the CRC-32 of its sample {row} "
+                "differs",
+                file=str(self._path),
+            )
+        members = tar_members(content, is_part=True)
+        fields = {m.name.rpartition(".")[2]: content[m.start : m.end] for m in members}
+        return _sample(self._path, members[0].name.rpartition(".")[0], fields)
+
+
+def open_shard(tar: Path) -> Sequence[Sample]:
+    """The samples of a closed tar; what is read of it is checked against its manifest.
+
+    Raises:
+        DamagedError: The tar or its manifest is missing or damaged.
+    """
+    manifest = read_shard_manifest(tar)
+    if manifest.samples is None:
+        return ClosedShard(tar.parent, manifest.entry)
+    return MarkedShard(tar.parent, manifest.entry, manifest.samples)
 
 
 def read_shard(folder: Path, entry: FileEntry) -> Iterator[Sample]:
@@ -273,15 +341,12 @@ def remove_shards(folder: Path, prefix: str, *, first: int = 0) -> None:
 
 
 def shard_entry(path: Path) -> FileEntry:
-    """The entry in the JSON file beside a closed tar, or for an export in its own folder.
+    """The entry of a closed tar in its manifest.
 
     Raises:
-        DamagedError: It is missing or damaged.
+        DamagedError: The manifest is missing or damaged.
     """
-    manifest = path.with_suffix(".json")
-    exported = path.parent / MANIFESTS / manifest.name
-    manifest = exported if exported.is_file() else manifest
-    return file_entry(read_json(manifest), str(manifest))
+    return read_shard_manifest(path).entry
 
 
 def _sample(path: Path, key: str, fields: Mapping[str, bytes]) -> Sample:

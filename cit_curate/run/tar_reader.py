@@ -5,6 +5,7 @@ and every worker of a loader reads the headers of the whole tar. The headers tha
 writes are read here (ustar with pax records, POSIX.1-2001); any other tar is left to `tarfile`.
 """
 
+import functools
 import mmap
 import re
 import tarfile
@@ -25,16 +26,17 @@ class TarMember:
     end: int
 
 
-def tar_members(content: mmap.mmap | bytes) -> list[TarMember]:
+def tar_members(content: mmap.mmap | bytes, *, is_part: bool = False) -> list[TarMember]:
     """The plain files of a tar, in order.
 
     Args:
         content: The whole tar.
+        is_part: Whether it is some files of a tar, without the zeros at its end.
 
     Raises:
         tarfile.TarError: The tar is damaged.
     """
-    members = _usual_members(content)
+    members = _usual_members(content, is_part=is_part)
     if members is not None:
         return members
     if isinstance(content, bytes):
@@ -48,7 +50,7 @@ def tar_members(content: mmap.mmap | bytes) -> list[TarMember]:
         ]
 
 
-def _usual_members(content: mmap.mmap | bytes) -> list[TarMember] | None:
+def _usual_members(content: mmap.mmap | bytes, *, is_part: bool = False) -> list[TarMember] | None:
     """The files of a tar of plain files with pax headers; None = it has something else."""
     members: list[TarMember] = []
     position, end = 0, len(content)
@@ -66,10 +68,8 @@ def _usual_members(content: mmap.mmap | bytes) -> list[TarMember] | None:
         if stop > end:
             return None
         if kind == b"x":
-            records = content[start:stop]
-            match = _PATH.search(records)
-            path = match.group(1) if match else None
-            if not _HARMLESS.fullmatch(records):
+            is_harmless, path = _pax_path(content[start:stop])
+            if not is_harmless:
                 return None
         else:
             if path is None and header[345]:  # a name in two parts
@@ -78,4 +78,11 @@ def _usual_members(content: mmap.mmap | bytes) -> list[TarMember] | None:
             members.append(TarMember(name.decode("utf-8", "surrogateescape"), start, stop))
             path = None
         position = start + -(-(stop - start) // _BLOCK) * _BLOCK
-    return None
+    return members if is_part and position == end else None
+
+
+@functools.lru_cache(maxsize=16)  # nearly all members of a tar have the same records
+def _pax_path(records: bytes) -> tuple[bool, bytes | None]:
+    """Whether pax records are harmless, and the path that they give."""
+    match = _PATH.search(records)
+    return bool(_HARMLESS.fullmatch(records)), match.group(1) if match else None

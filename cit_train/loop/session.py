@@ -142,7 +142,8 @@ def open_session(
     state = _state_of(opened, curator, trainer)
     world.beat("starting", outer_step=state.outer_step, update=state.update)
     num_done = opened.mid_step.update - state.update if opened.mid_step else 0
-    reading = _reader_config(config, opened.run, views, lanes)
+    pins = towers.device.type == "cuda"
+    reading = _reader_config(config, opened.run, views, lanes, pins=pins)
     return Session(
         config=config,
         run=opened.run,
@@ -350,7 +351,7 @@ def _open_saver(
 
 
 def _reader_config(
-    config: RunConfig, run: Run, views: ViewMaker, lanes: Sequence[int]
+    config: RunConfig, run: Run, views: ViewMaker, lanes: Sequence[int], *, pins: bool
 ) -> BatchReaderConfig:
     return BatchReaderConfig(
         folder=run.path / "shards",
@@ -363,4 +364,5 @@ def _reader_config(
         with_views=config.train.vision_features == "live",
         wait_seconds=config.train.stream_seconds,
         shares_memory=has_shared_memory(config, side=views.side),
+        pins=pins,
     )

@@ -11,8 +11,8 @@ from cit_train.config import RunConfig
 # Files that a run opens at once: shards, parts of a pool, packages, pipes of workers.
 WANTED_FILES = 1_024
 _LEAST_FILES = 256
-# Batches prefetched by a loader worker, and the one being trained on.
-_BATCHES_PER_WORKER = 3
+# Batches that a loader worker makes ahead.
+_BATCHES_PER_WORKER = 2
 logger = logging.getLogger(__name__)
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where torch puts it
@@ -45,7 +45,10 @@ def has_shared_memory(config: RunConfig, *, side: int, folder: Path = _SHARED_ME
         folder: The mount point of shared memory.
     """
     workers = config.train.num_workers if config.train.vision_features == "live" else 0
-    needed = workers * _BATCHES_PER_WORKER * config.curate.batch_size * 3 * side**2
+    # Those that are trained on stay until the next update has its own.
+    held = 2 * config.curate.lanes * config.train.accumulate
+    num_batches = workers * _BATCHES_PER_WORKER + held if workers else 0
+    needed = num_batches * config.curate.batch_size * 3 * side**2
     if not needed or not folder.is_dir():
         return True
     free = shutil.disk_usage(folder).free

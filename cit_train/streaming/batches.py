@@ -27,8 +27,9 @@ from cit_curate.errors import CitError, DamagedError, PeerLostError, ResourceErr
 from cit_curate.records import UInt8, split_pair_key
 from cit_curate.run.ledger_tables import SCHEMAS
 from cit_curate.run.paths import lane_prefix, shard_name, step_folder
-from cit_curate.run.shards import ClosedShard, Sample, shard_entry
+from cit_curate.run.shards import Sample, open_shard
 from cit_curate.storage.durable import read_listing
+from cit_train.streaming.view_buffers import ReceivedBuffers, ViewBuffer, WorkerBuffers
 from cit_train.streaming.views import ViewMaker, empty_views
 from cit_train.streaming.waiting import Waiting
 
@@ -51,6 +52,7 @@ class LaneBatch:
         images: The encoded images, for cached features; else empty.
         views: uint8 [batch, 3, side, side], one random crop per image; None with cached features.
         piped: uint8 [batch, side, side, 3], the views while they pass through a pipe; else None.
+        buffer: The shared memory of the views while a worker passes them on; else None.
     """
 
     outer_step: int
@@ -61,13 +63,16 @@ class LaneBatch:
     images: list[bytes]
     views: Tensor | None
     piped: UInt8 | None = None
+    buffer: ViewBuffer | None = None
 
     def unpacked(self) -> "LaneBatch":
-        """The batch with its piped views, if any, as a tensor again."""
-        if self.piped is None:
-            return self
-        views = torch.from_numpy(self.piped).permute(0, 3, 1, 2)
-        return replace(self, views=views, piped=None)
+        """The batch with its piped or shared views, if any, as a tensor again."""
+        if self.piped is not None:
+            views = torch.from_numpy(self.piped).permute(0, 3, 1, 2)
+            return replace(self, views=views, piped=None)
+        if self.buffer is not None:
+            return replace(self, views=self.buffer.views(), buffer=None)
+        return self
 
     def pin_memory(self) -> "LaneBatch":
         """The batch with its views in page-locked memory; a DataLoader calls this."""
@@ -77,7 +82,21 @@ class LaneBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchReaderConfig:
-    """The settings that batches depend on."""
+    """The settings that batches depend on.
+
+    Attributes:
+        folder: The folder of the shards of all outer steps.
+        batch_size: The pairs of one batch.
+        pairs_per_shard: The pairs of each shard but the last one of a lane and outer step.
+        lanes: The lanes to read.
+        seed: The seed of crops and tags.
+        augments_tags: Whether the words of tags are drawn anew.
+        views: The maker of views.
+        with_views: Whether batches have views, or encoded images.
+        wait_seconds: The longest wait for a shard.
+        shares_memory: Whether workers pass views in shared memory; else through pipes.
+        pins: Whether views are copied into page-locked memory, for a GPU.
+    """
 
     folder: Path
     batch_size: int
@@ -89,6 +108,7 @@ class BatchReaderConfig:
     with_views: bool
     wait_seconds: float
     shares_memory: bool = True
+    pins: bool = False
 
 
 class BatchReader(IterableDataset[LaneBatch | CitError]):
@@ -99,6 +119,7 @@ class BatchReader(IterableDataset[LaneBatch | CitError]):
         self.config = config
         self.outer_step = outer_step
         self.first_batch = first_batch
+        self._buffers: WorkerBuffers | None = None
 
     def __iter__(self) -> Iterator[LaneBatch | CitError]:
         """The batches of this worker: every `num_workers`-th one.
@@ -117,6 +138,7 @@ class BatchReader(IterableDataset[LaneBatch | CitError]):
     def _batches(self) -> Iterator[LaneBatch]:
         worker = get_worker_info()
         number, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        self._buffers = WorkerBuffers(number) if worker and self.config.shares_memory else None
         index = 0
         outer_step = self.outer_step
         start = self.first_batch * self.config.batch_size
@@ -134,7 +156,9 @@ class BatchReader(IterableDataset[LaneBatch | CitError]):
             outer_step += 1
             start = 0
 
-    def _samples(self, outer_step: int, lane: int, start: int) -> Iterator[tuple[ClosedShard, int]]:
+    def _samples(
+        self, outer_step: int, lane: int, start: int
+    ) -> Iterator[tuple[Sequence[Sample], int]]:
         """The shard and row of a lane's samples in one outer step, from a position on.
 
         They appear as shards are closed. Samples of other workers' batches are not read.
@@ -144,7 +168,7 @@ class BatchReader(IterableDataset[LaneBatch | CitError]):
         number = first
         while self._wait_for_shard(folder, lane, number, is_begun=number > first):
             path = folder / shard_name(lane_prefix(lane), number)
-            shard = ClosedShard(folder, shard_entry(path))
+            shard = open_shard(path)
             for row in range(skipped, len(shard)):
                 yield shard, row
             number, skipped = number + 1, 0
@@ -183,32 +207,42 @@ class BatchReader(IterableDataset[LaneBatch | CitError]):
         return True
 
     def _batch(self, outer_step: int, lane: int, start: int, samples: list[Sample]) -> LaneBatch:
-        config = self.config
         keys = [(outer_step, lane, start + row) for row in range(len(samples))]
-        views: Tensor | None = None
-        piped: UInt8 | None = None
-        if config.with_views:
-            in_worker = get_worker_info() is not None
-            shared = in_worker and config.shares_memory
-            buffer = empty_views(len(samples), config.views.side, shared=shared)
-            for sample, key, view in zip(samples, keys, buffer, strict=True):
-                rng = np.random.default_rng((config.seed, CROP_KEY, *key))
-                config.views(sample.image, [rng], view[None])
-            if in_worker and not shared:
-                # [batch, side, side, 3], the memory layout of the views
-                piped = buffer.permute(0, 2, 3, 1).numpy()
-            else:
-                views = buffer
-        return LaneBatch(
+        batch = LaneBatch(
             outer_step,
             lane,
             start,
             [self._caption(sample, key) for sample, key in zip(samples, keys, strict=True)],
             [sample.pair_key for sample in samples],
-            [] if config.with_views else [sample.image for sample in samples],
-            views,
-            piped,
+            [sample.image for sample in samples],
+            None,
         )
+        return self._with_views(batch, keys) if self.config.with_views else batch
+
+    def _with_views(self, batch: LaneBatch, keys: Sequence[tuple[int, int, int]]) -> LaneBatch:
+        """The batch with a view of each image instead of the image."""
+        num_views, side = len(keys), self.config.views.side
+        viewed = replace(batch, images=[])
+        if self._buffers is None:
+            views = empty_views(num_views, side)
+            self._make_views(batch.images, keys, views)
+            if get_worker_info() is None:
+                return replace(viewed, views=views)
+            # [batch, side, side, 3], the memory layout of the views
+            return replace(viewed, piped=views.permute(0, 2, 3, 1).numpy())
+        buffer, is_new = self._buffers.take(num_views, side)
+        views = torch.from_numpy(buffer.pixels()).permute(0, 3, 1, 2)
+        self._make_views(batch.images, keys, views)
+        # Whoever copies into page-locked memory is a thread of the loader, which remembers nothing.
+        has_memory = is_new or self.config.pins
+        return replace(viewed, buffer=buffer if has_memory else replace(buffer, memory=None))
+
+    def _make_views(
+        self, images: Sequence[bytes], keys: Sequence[tuple[int, int, int]], views: Tensor
+    ) -> None:
+        for image, key, view in zip(images, keys, views, strict=True):
+            rng = np.random.default_rng((self.config.seed, CROP_KEY, *key))
+            self.config.views(image, [rng], view[None])
 
     def _caption(self, sample: Sample, key: tuple[int, ...]) -> str:
         is_tag = split_pair_key(sample.pair_key)[1] == "tag"
@@ -220,15 +254,12 @@ class BatchReader(IterableDataset[LaneBatch | CitError]):
 
 
 @contextlib.contextmanager
-def open_batches(
-    reader: BatchReader, *, num_workers: int, pins: bool = False
-) -> Iterator[Iterator[LaneBatch]]:
+def open_batches(reader: BatchReader, *, num_workers: int) -> Iterator[Iterator[LaneBatch]]:
     """The reader's batches, from worker processes if there are any; spawned, never forked.
 
     Args:
         reader: The reader.
         num_workers: The worker processes; 0 = read in this process.
-        pins: Whether views go into page-locked memory, for a GPU.
 
     Raises:
         ResourceError: A worker was killed, which torch reports by a signal anywhere in the block.
@@ -239,8 +270,8 @@ def open_batches(
         num_workers=num_workers,
         multiprocessing_context="spawn" if num_workers else None,
         persistent_workers=bool(num_workers),
-        pin_memory=pins,
-        worker_init_fn=_leave_process_group if num_workers else None,
+        pin_memory=reader.config.pins,
+        worker_init_fn=_start_worker if num_workers else None,
     )
     batches: Any = iter(loader)
     last_keys: dict[int, str] = {}
@@ -271,19 +302,25 @@ def _recording_last_keys(
     Raises:
         CitError: The error that ended a worker.
     """
+    received = ReceivedBuffers()
     for number, batch in enumerate(batches):
         if isinstance(batch, CitError):
             raise batch
         last_keys[number % max(num_workers, 1)] = batch.pair_keys[-1]
+        if batch.buffer is not None:
+            batch = replace(batch, buffer=received.known(batch.buffer))
         yield batch.unpacked()
 
 
-def _leave_process_group(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     """Leave the trainer's process group, which terminals and launchers signal as a whole.
 
     The trainer still needs batches until it has saved, and ends its workers itself.
     """
     os.setpgrp()
+    # Once a block of this size was freed, malloc returns no memory of pictures to the kernel, of
+    # which each picture would need fresh pages.
+    bytes(16 << 20)
 
 
 def _was_closed(listing: Path, tar: Path) -> bool:

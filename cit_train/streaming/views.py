@@ -60,7 +60,9 @@ class ViewMaker:
             if self.fast:
                 view.copy_(_fast_crop(image, _reduced(box, reduction, image.size), self.side))
             else:
-                view.copy_(resized_crop(image, box, side=self.side))
+                # Straight to its place: [side, side, 3], the memory layout of a view
+                pixels = view.permute(1, 2, 0).numpy()
+                pixels[:] = np.asarray(resized_crop(image, box, side=self.side))
 
     def _reduction(self, boxes: Sequence[CropBox]) -> int:
         shortest = min(
@@ -69,19 +71,15 @@ class ViewMaker:
         return next((reduction for reduction in _REDUCTIONS if reduction <= shortest), 1)
 
 
-def empty_views(num_views: int, side: int, *, shared: bool = False) -> Tensor:
+def empty_views(num_views: int, side: int) -> Tensor:
     """An uninitialised buffer for views: uint8 [views, 3, side, side], channels last like pictures.
 
     Args:
         num_views: The number of views.
         side: The side of a view, in pixels.
-        shared: Whether the memory is shared, so that a worker's views are not copied.
     """
-    # [views, side, side, 3]
-    buffer = torch.empty((num_views, side, side, 3), dtype=torch.uint8)
-    if shared:
-        buffer.share_memory_()  # type: ignore[no-untyped-call]
-    return buffer.permute(0, 3, 1, 2)
+    # [views, side, side, 3] -> [views, 3, side, side]
+    return torch.empty((num_views, side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
 
 
 def _reduced(box: CropBox, reduction: int, size: tuple[int, int]) -> CropBox:

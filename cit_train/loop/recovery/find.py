@@ -11,7 +11,8 @@ from cit_curate.pool.check import check_pool
 from cit_curate.run.ledger import HEAD_FILES, Commit, Run
 from cit_curate.run.metrics_log import Record
 from cit_curate.run.paths import lane_prefix, shard_folder, shard_name, step_folder
-from cit_curate.run.shards import ClosedShard, shard_entry
+from cit_curate.run.shard_manifest import read_shard_manifest
+from cit_curate.run.shards import ClosedShard
 from cit_curate.storage.durable import check_file, json_text, leftovers, read_listing
 from cit_curate.storage.findings import Findings
 from cit_curate.storage.row_cache import load_part
@@ -143,8 +144,10 @@ def check_shards(
             with findings.catching(path, _advice(run)):
                 if path.name != shard_name(prefix, number):
                     raise DamagedError(f"{path} follows {number} others: one is missing")
-                entry = shard_entry(path)
-                _check_text(path.with_suffix(".json"), vars(entry))
+                manifest = read_shard_manifest(path)
+                entry = manifest.entry
+                if manifest.samples is None:  # of a run from before these files were sealed
+                    _check_text(path.with_suffix(".json"), vars(entry))
                 if entry.path != path.name:
                     raise DamagedError(f"{path} is described as {entry.path}")
                 for sample in ClosedShard(folder, entry):

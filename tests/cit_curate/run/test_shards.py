@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 import tarfile
+import zlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,16 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cit_curate.errors import DamagedError
+from cit_curate.run.shard_manifest import read_shard_manifest
 from cit_curate.run.shards import (
     MAX_NAME_BYTES,
     Sample,
     ShardWriter,
     member_name,
+    open_shard,
     read_shard,
     shard_entry,
 )
 from cit_curate.run.tar_writer import end_of_tar, member
-from cit_curate.storage.durable import FileEntry, describe_file
+from cit_curate.storage.durable import FileEntry, describe_file, write_json
 
 
 def sample(key: str, caption: str = "a cat") -> Sample:
@@ -141,6 +145,65 @@ def test_a_shard_cut_or_changed_at_any_byte_is_refused(tmp_path: Path) -> None:
             path.write_bytes(damaged)
             with pytest.raises(DamagedError):
                 list(read_shard(tmp_path, entry))
+
+
+def without_marks(tar: Path) -> None:
+    """Turn the manifest of a shard into one from before samples were marked."""
+    write_json(tar.with_suffix(".json"), asdict(shard_entry(tar)))
+
+
+def is_refused(tar: Path, samples: list[Sample], rows: Sequence[int]) -> bool:
+    """Whether these samples cannot be read; what can be read is what was written."""
+    try:
+        shard = open_shard(tar)
+        found = [shard[row] for row in rows]
+    except DamagedError:
+        return True
+    assert found == [samples[row] for row in rows]
+    return False
+
+
+@pytest.mark.faults("S1")
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_no_reader_of_some_samples_gets_one_that_is_cut_or_changed(
+    tmp_path: Path, is_marked: bool
+) -> None:
+    samples = [sample(f"{number}_title", "a cat" * number) for number in range(4)]
+    (path,) = write(tmp_path, samples)
+    if not is_marked:
+        without_marks(path)
+    whole = path.read_bytes()
+    assert list(open_shard(path)) == samples
+    for offset in range(0, len(whole), max(len(whole) // 300, 1)):
+        changed = whole[:offset] + bytes([whole[offset] ^ 1]) + whole[offset + 1 :]
+        for damaged in (whole[:offset], changed):
+            path.write_bytes(damaged)
+            refused = [is_refused(path, samples, rows) for rows in ((0, 2), (1, 3))]
+            assert sum(refused) == (1 if is_marked and damaged is changed else 2)
+
+
+@pytest.mark.faults("S1")
+def test_a_manifest_that_is_cut_or_changed_at_any_byte_is_refused(tmp_path: Path) -> None:
+    (path,) = write(tmp_path, [sample("1_title"), sample("2_title")])
+    manifest = path.with_suffix(".json")
+    whole = manifest.read_bytes()
+    for offset in range(len(whole)):
+        changed = whole[:offset] + bytes([whole[offset] ^ 1]) + whole[offset + 1 :]
+        for damaged in (whole[:offset], changed):
+            manifest.write_bytes(damaged)
+            with pytest.raises(DamagedError):
+                open_shard(path)
+
+
+def test_the_marks_of_samples_cover_the_whole_tar(tmp_path: Path) -> None:
+    (path,) = write(tmp_path, [sample("1_title"), sample("2_title"), sample("2_title")])
+    manifest = read_shard_manifest(path)
+    assert manifest.samples is not None
+    ends = [0, *(mark.end for mark in manifest.samples)]
+    assert ends[-1] == manifest.entry.bytes == path.stat().st_size
+    content = path.read_bytes()
+    parts = [content[start:end] for start, end in pairwise(ends)]
+    assert [zlib.crc32(part) for part in parts] == [mark.crc32 for mark in manifest.samples]
 
 
 @pytest.mark.faults("S3")

@@ -67,3 +67,17 @@ def test_folders_links_and_cut_tars_are_left_to_tarfile(tmp_path: Path) -> None:
     assert _usual_members(path.read_bytes()) is None
     assert members_of(path) == [("inner/1.txt", b"ab")]
     assert _usual_members(path.read_bytes()[:1500]) is None
+
+
+def test_a_part_of_a_tar_needs_no_end(tmp_path: Path) -> None:
+    path = tmp_path / "some.tar"
+    tar_of(path, [("1.txt", b"a"), ("2.txt", b"bc")], kind=tarfile.PAX_FORMAT, mtime=7)
+    content = path.read_bytes()
+    # Each file has a header and a block.
+    second = content[1024:2048]
+    assert [each.name for each in tar_members(second, is_part=True)] == ["2.txt"]
+    for part in (second[:-1], second[:700], content[512:2048]):
+        with pytest.raises(tarfile.ReadError):
+            tar_members(part, is_part=True)
+    with pytest.raises(tarfile.ReadError):
+        tar_members(second)

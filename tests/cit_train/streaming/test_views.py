@@ -70,6 +70,5 @@ def test_an_image_that_no_longer_decodes_is_damage(fast: bool) -> None:
         views_of(maker, picture("red", "disc", 0)[:200])
 
 
-def test_room_in_shared_memory_is_shared() -> None:
-    assert empty_views(2, 8, shared=True).is_shared()
+def test_empty_views_are_channels_last() -> None:
     assert empty_views(2, 8).is_contiguous(memory_format=torch.channels_last)
