@@ -17,10 +17,15 @@ import pytest
 hypothesis.settings.register_profile("cit", deadline=None)
 hypothesis.settings.load_profile("cit")
 
+# Some machines forbid it. Each of a thousand processes would compile the packages once more, and
+# each worker the tests.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # Every Python that a test starts imports the guard, too.
 GUARD = Path(__file__).with_name("guard")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(GUARD), os.environ.get("PYTHONPATH")]))
-sys.path.insert(0, str(GUARD))
+sys.path[:0] = [str(GUARD), str(Path(__file__).with_name("forking"))]
 from sitecustomize import LOG, network_guard  # noqa: E402
 
 # A shell without job control has its background jobs ignore Ctrl-C, and with them what they start.

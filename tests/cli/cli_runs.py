@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import forked
 import pytest
+from forked import Forked
 
 from cit_train import cli
 
@@ -50,8 +52,17 @@ def runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     return run
 
 
-def start(*args: object, cwd: Path | None = None, **settings: str) -> "subprocess.Popen[str]":
-    """Starts `cit` in a process of its own."""
+CIT = "cit_train.cli:main"
+
+
+def start(*args: object, cwd: Path | None = None, **settings: str) -> Forked:
+    """Starts `cit` in a process of its own, which is forked."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return forked.start(CIT, *args, cwd=cwd, environment=settings, **pipes)
+
+
+def start_fresh(*args: object, cwd: Path | None = None, **settings: str) -> "subprocess.Popen[str]":
+    """Starts `cit` in a new Python, which reads its own settings only when it starts."""
     return subprocess.Popen(
         [sys.executable, "-m", "cit_train.cli", *map(str, args)],
         stdout=subprocess.PIPE,
@@ -63,14 +74,12 @@ def start(*args: object, cwd: Path | None = None, **settings: str) -> "subproces
 
 
 @contextmanager
-def on_terminal(*args: object) -> Iterator[tuple["subprocess.Popen[bytes]", Iterator[str]]]:
+def on_terminal(*args: object) -> Iterator[tuple[Forked, Iterator[str]]]:
     """`cit` with a terminal of 20 columns as its stderr, and what it shows there."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cit_train.cli", *map(str, args)],
-        stdout=subprocess.DEVNULL,
-        stderr=theirs,
-        env={**os.environ, "COLUMNS": "20", "TERM": "xterm", "NO_COLOR": "1"},
+    settings = {"COLUMNS": "20", "TERM": "xterm", "NO_COLOR": "1"}
+    process = forked.start(
+        CIT, *args, environment=settings, stdout=subprocess.DEVNULL, stderr=theirs
     )
     os.close(theirs)
 
@@ -94,13 +103,8 @@ def on_narrow_terminal(*args: object, **settings: str) -> tuple[int, str]:
     """How `cit` ends, and all that it shows, on a terminal of 20 columns."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 20))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cit_train.cli", *map(str, args)],
-        stdin=subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=theirs,
-        env={**os.environ, "TERM": "xterm", **settings},
-    )
+    settings = {"TERM": "xterm", **settings}
+    process = forked.start(CIT, *args, environment=settings, stdout=theirs, stderr=theirs)
     os.close(theirs)
     shown = b""
     with contextlib.suppress(OSError):  # Linux: the other end is closed
@@ -110,7 +114,7 @@ def on_narrow_terminal(*args: object, **settings: str) -> tuple[int, str]:
     return process.wait(timeout=60), shown.decode().replace("\r\n", "\n")
 
 
-def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
+def wait_for(path: Path, process: Forked) -> None:
     """Until a running command has made a file."""
     limit = time.monotonic() + 60
     while not path.exists():
