@@ -196,7 +196,7 @@ def start_ranks(
     return started
 
 
-def finish_ranks(started: Sequence[Forked], *, seconds: float = 60) -> list[int | None]:
+def finish_ranks(started: Sequence[Forked], *, seconds: float = 90) -> list[int | None]:
     """The exit codes by rank, once all have ended; None for one that has not within the time."""
     deadline = time.monotonic() + seconds
     for process in started:

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -41,6 +42,7 @@ class Forked:
 
     def __init__(self, server: socket.socket, pipes: Mapping[str, IO[Any]]) -> None:
         self._server = server
+        weakref.finalize(self, server.close)  # where a test does not wait for it
         self._lock = threading.Lock()
         self._received = b""
         self.returncode: int | None = None
