@@ -53,12 +53,20 @@ def runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
 
 CIT = "cit_train.cli:main"
+OF_MODELS = ("train", "curate", "eval", "predict")
+
+
+def imports_of(*args: object) -> tuple[str, ...]:
+    """The modules that a command needs, for the process that it is forked from."""
+    needs_models = args[0] in OF_MODELS and args[-1] != "--help"
+    return forked.OF_MODELS if needs_models else forked.OF_FILES
 
 
 def start(*args: object, cwd: Path | None = None, **settings: str) -> Forked:
     """Starts `cit` in a process of its own, which is forked."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return forked.start(CIT, *args, cwd=cwd, environment=settings, **pipes)
+    imported = imports_of(*args)
+    return forked.start(CIT, *args, cwd=cwd, environment=settings, imported=imported, **pipes)
 
 
 def start_fresh(*args: object, cwd: Path | None = None, **settings: str) -> "subprocess.Popen[str]":
@@ -78,9 +86,8 @@ def on_terminal(*args: object) -> Iterator[tuple[Forked, Iterator[str]]]:
     """`cit` with a terminal of 20 columns as its stderr, and what it shows there."""
     ours, theirs = pty.openpty()
     settings = {"COLUMNS": "20", "TERM": "xterm", "NO_COLOR": "1"}
-    process = forked.start(
-        CIT, *args, environment=settings, stdout=subprocess.DEVNULL, stderr=theirs
-    )
+    streams = {"stdout": subprocess.DEVNULL, "stderr": theirs}
+    process = forked.start(CIT, *args, environment=settings, imported=imports_of(*args), **streams)
     os.close(theirs)
 
     def shown() -> Iterator[str]:
@@ -104,7 +111,8 @@ def on_narrow_terminal(*args: object, **settings: str) -> tuple[int, str]:
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 20))
     settings = {"TERM": "xterm", **settings}
-    process = forked.start(CIT, *args, environment=settings, stdout=theirs, stderr=theirs)
+    streams = {"stdout": theirs, "stderr": theirs}
+    process = forked.start(CIT, *args, environment=settings, imported=imports_of(*args), **streams)
     os.close(theirs)
     shown = b""
     with contextlib.suppress(OSError):  # Linux: the other end is closed

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import forked
 import pytest
-from cli_runs import CIT, Cit, train_flags
+from cli_runs import CIT, Cit, imports_of, train_flags
 
 FRESH = [sys.executable, "-m", "cit_train.cli"]
 
@@ -21,6 +21,7 @@ def leave(*args: object, stdout: bool = False, stderr: bool = False) -> int:
         process = forked.start(
             CIT,
             *args,
+            imported=imports_of(*args),
             stdout=writer if stdout else subprocess.DEVNULL,
             stderr=writer if stderr else subprocess.DEVNULL,
         )

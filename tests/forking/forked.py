@@ -23,8 +23,10 @@ from typing import IO, Any
 ROOT = Path(__file__).parents[2]
 # Where the functions are that tests run in processes of their own.
 FOLDERS = (ROOT, ROOT / "tests" / "cit_train", ROOT / "tests" / "cit_curate")
-# What a training, a curation and a command import, most of it when they first need it.
-MODULES = (
+# What commands about files import: a second.
+OF_FILES = ("cit_train.cli", "cit_curate.pool.pool", "cit_curate.run.ledger", "rich.table", "tyro")
+# What a training and a curation import, most of it when they first need it: several seconds.
+OF_MODELS = (
     *("jobs", "train_tiny", "cit_train.train_command", "cit_train.outer_loop"),
     *("indexes.faiss_index", "pyarrow.dataset", "webdataset", "pandas", "tyro"),
 )
@@ -126,6 +128,7 @@ def start(
     stdout: int | IO[Any] | None = None,
     stderr: int | IO[Any] | None = None,
     new_session: bool = False,
+    imported: tuple[str, ...] = OF_MODELS,
 ) -> Forked:
     """Run a function without arguments in a process of its own.
 
@@ -137,6 +140,7 @@ def start(
         stdout: As of `subprocess.Popen`; a PIPE is read as text.
         stderr: Likewise.
         new_session: Whether it gets a session, and with it a process group, of its own.
+        imported: The modules that it finds imported: OF_MODELS or OF_FILES, each a server.
     """
     module, function = target.split(":")
     request = {
@@ -167,7 +171,7 @@ def start(
             else:
                 descriptors.append(to if isinstance(to, int) else to.fileno())
         message = json.dumps(request).encode()
-        socket.send_fds(_server()[1], [message], [*descriptors, theirs.fileno()])
+        socket.send_fds(_server(imported)[1], [message], [*descriptors, theirs.fileno()])
     return Forked(ours, pipes)
 
 
@@ -181,13 +185,13 @@ def run(target: str, *arguments: object, **options: Any) -> "subprocess.Complete
 
 
 @cache
-def _server() -> tuple["subprocess.Popen[bytes]", socket.socket]:
-    """The server of this process, which ends with it, and the socket to ask it by."""
+def _server(modules: tuple[str, ...]) -> tuple["subprocess.Popen[bytes]", socket.socket]:
+    """A server of this process, which ends with it, and the socket to ask it by."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     paths = [*map(str, FOLDERS), *filter(None, [os.environ.get("PYTHONPATH")])]
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("fork_server.py")), *MODULES],
+            [sys.executable, str(Path(__file__).with_name("fork_server.py")), *modules],
             env={
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(paths),
