@@ -112,9 +112,9 @@ def test_a_run_is_the_same_bytes_whatever_the_hash_seed_locale_time_zone_and_thr
     (tmp_path / "classes.txt").write_text("red disc\nblue square\ngrün\n", encoding="utf-8")
     settings = [
         {},  # as they are here
-        {"PYTHONHASHSEED": "7", "LC_ALL": "C", "TZ": "Asia/Kathmandu", "OMP_NUM_THREADS": "2"},
+        {"PYTHONHASHSEED": "7", "TZ": "Asia/Kathmandu", "OMP_NUM_THREADS": "2"}
+        | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
         {"PYTHONHASHSEED": "99", "LC_ALL": "tr_TR.UTF-8", "TZ": "XXX+11", "OMP_NUM_THREADS": "3"},
-        {"PYTHONHASHSEED": "5", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     ]
     flags = ("--metadata", "classes.txt", "--text-encoder", tiny / "text", "--max-pairs", "all")
     runs = []
@@ -141,7 +141,7 @@ def test_a_run_is_the_same_bytes_whatever_the_hash_seed_locale_time_zone_and_thr
         paths = (path for path in run.rglob("*") if path.is_file() and path.name not in left_out)
         runs.append({str(path.relative_to(run)): path.read_bytes() for path in paths})
     assert "selections/step=000000/lane=00000.parquet" in runs[0]
-    assert runs[1:] == runs[:1] * 3
+    assert runs[1:] == runs[:1] * 2
 
 
 @pytest.mark.faults("L8")

@@ -76,7 +76,9 @@ def become(request: dict[str, Any]) -> None:
     os.environ.update(request["environment"])
     os.chdir(request["cwd"])
     time.tzset()
-    sys.argv = sys.orig_argv = request["argv"]
+    path = importlib.import_module(request["module"]).__file__
+    assert path is not None
+    sys.argv = sys.orig_argv = [path, *request["arguments"]]  # as of `python -m`
     sys.stdin = sys.__stdin__ = os.fdopen(0, closefd=False)
     unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
     for name, number, errors in (("stdout", 1, "strict"), ("stderr", 2, "backslashreplace")):

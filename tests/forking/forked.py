@@ -146,7 +146,7 @@ def start(
     request = {
         "module": module,
         "function": function,
-        "argv": ["cit", *map(str, arguments)],
+        "arguments": [*map(str, arguments)],
         "cwd": str(cwd or Path.cwd()),
         "environment": {**os.environ, **(environment or {})},
         "new_session": new_session,
