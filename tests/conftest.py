@@ -1,6 +1,7 @@
 """No test contacts anybody; tests that name rows of `faults.csv` can count how they ended."""
 
 import csv
+import gc
 import json
 import os
 import signal
@@ -17,10 +18,26 @@ import pytest
 hypothesis.settings.register_profile("cit", deadline=None)
 hypothesis.settings.load_profile("cit")
 
+# Some machines forbid it. Each of a thousand processes would compile the packages once more, and
+# each worker the tests.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Imports make a million objects that stay. Looking for garbage among them, over and over, was a
+# seventh of a worker's seconds; those of before the first test are never looked at again.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
 # Every Python that a test starts imports the guard, too.
 GUARD = Path(__file__).with_name("guard")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(GUARD), os.environ.get("PYTHONPATH")]))
-sys.path.insert(0, str(GUARD))
+sys.path[:0] = [str(GUARD), str(Path(__file__).with_name("forking"))]
 from sitecustomize import LOG, network_guard  # noqa: E402
 
 # A shell without job control has its background jobs ignore Ctrl-C, and with them what they start.

@@ -2,18 +2,16 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
-CIT = [sys.executable, "-m", "cit_train.cli"]
 
 
 def run(*words: str, cwd: Path) -> str:
-    result = subprocess.run([*CIT, *words], capture_output=True, text=True, cwd=cwd, check=False)
+    result = forked.run("cit_train.cli:main", *words, cwd=cwd)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

@@ -1,26 +1,23 @@
 """Small jobs that write every kind of file; each may be killed anywhere and begun again.
 
 A job is `job(world, out)`: it makes its result in `out`, or finishes what another try left there.
-They are run in this process, or in one that is forked from a server with all imports, which takes
-no seconds to start.
+They are run in this process, or in one that is forked from a server, which takes no seconds.
 """
 
+import contextlib
 import hashlib
-import multiprocessing
-import os
 import re
 import shutil
+import subprocess
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from functools import partial
-from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
+from forked import Forked, start
 from tiny import make_config
 from tiny_runs import ledger_hashes, logged_updates, weights
 
@@ -168,33 +165,23 @@ def result_of(out: Path) -> dict[str, object]:
     }
 
 
-def start_job(name: str, world: Path, out: Path, **environment: str) -> BaseProcess:
+def start_job(name: str, world: Path, out: Path, **environment: str) -> Forked:
     """A job in a process of its own; what it says goes to a file beside `out`."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cit_train.outer_loop", "cit_train.cli", "jobs"])
-    arguments = (name, world, out, environment)
-    process = context.Process(target=_run_job, args=arguments, daemon=True)
-    with _starting:
-        process.start()
-    return process
+    with out.with_name(f"{out.name}.stderr").open("ab") as stderr:
+        return start(
+            "jobs:main", name, world, out, environment=environment, stdout=stderr, stderr=stderr
+        )
 
 
 def run_job(name: str, world: Path, out: Path, **environment: str) -> int | None:
     """As `start_job`; gives the exit code, None for a job that takes a minute. For many threads."""
     process = start_job(name, world, out, **environment)
-    wait([process.sentinel], 60)
-    with _starting:
-        process.join(0)
-    return process.exitcode
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(60)
+    return process.returncode
 
 
-# A process that starts reaps all that have ended, and each exit code can be read once.
-_starting = threading.Lock()
-
-
-def _run_job(name: str, world: Path, out: Path, environment: Mapping[str, str]) -> None:
-    os.environ.update(environment)
-    told = out.with_name(f"{out.name}.stderr")
-    descriptor = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, sys.stderr.fileno())
-    JOBS[name](world, out)
+def main() -> None:
+    """Run the job that the arguments name: NAME WORLD OUT."""
+    name, world, out = sys.argv[1:]
+    JOBS[name](Path(world), Path(out))

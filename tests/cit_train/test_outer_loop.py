@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 from tiny import make_config
-from tiny_runs import assert_same_run, start_training
+from tiny_runs import assert_same_run, start_fresh, start_training
 from transformers import CLIPImageProcessor
 
 from cit_curate.errors import (
@@ -80,7 +80,7 @@ def test_used_pairs_are_the_selected_ones_and_no_rejected_one_is_among_them(
 def test_the_same_command_gives_the_same_ledger_and_weights_under_another_hash_seed(
     world: Path, finished: Path, tmp_path: Path
 ) -> None:
-    assert start_training(world, tmp_path / "again", hash_seed="77").wait() == 0
+    assert start_fresh(world, tmp_path / "again", hash_seed="77").wait() == 0
     assert_same_run(finished, tmp_path / "again")
 
 
@@ -109,7 +109,7 @@ def test_killed_at_any_moment_and_resumed_it_is_the_run_that_was_never_stopped(
     process.wait()
     committed = len(Run.open(out).commits())
     assert committed < 3
-    assert start_training(world, out).wait() == 0
+    train(make_config(world), out, resume=True)
     assert_same_run(finished, out)
     assert len(Run.open(out).commits()) == 3
     assert not list(out.rglob(".tmp-*"))

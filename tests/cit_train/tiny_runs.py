@@ -3,20 +3,19 @@
 import contextlib
 import hashlib
 import json
-import multiprocessing
 import os
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import forked
 import torch
+from forked import Forked
 from safetensors.torch import load_file
-from train_tiny import run_rank
 
 from cit_curate.run.ledger import Run
 from cit_curate.storage.durable import read_json
@@ -83,12 +82,26 @@ def start_training(
     world: Path,
     out: Path,
     *,
+    faults: Sequence[Mapping[str, object]] = (),
+    **fields: object,
+) -> Forked:
+    """`train` in a process of its own, which resumes what is there."""
+    arguments = [str(world), str(out), json.dumps(fields), json.dumps(list(faults))]
+    with told_by(out).open("ab") as stderr:
+        # A signal to its process group is not for the tests.
+        return forked.start("train_tiny:main", *arguments, stderr=stderr, new_session=True)
+
+
+def start_fresh(
+    world: Path,
+    out: Path,
+    *,
     ranks: int = 1,
     faults: Sequence[Mapping[str, object]] = (),
     hash_seed: str = "0",
     **fields: object,
 ) -> subprocess.Popen[bytes]:
-    """`train` in a process of its own, or below torchrun, which resumes what is there."""
+    """As `start_training` by a new Python, which takes seconds, or by torchrun."""
     command = [*launcher(ranks), str(TRAIN_TINY), str(world), str(out)]
     return start(
         [*command, json.dumps(fields), json.dumps(list(faults))], out, PYTHONHASHSEED=hash_seed
@@ -129,12 +142,12 @@ def wait_for(done: Callable[[], object], *, seconds: float) -> None:
 
 
 def processes_of(out: Path) -> list[int]:
-    """The processes that have the run folder among their arguments."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    """The processes that write to the file beside the run: its tries, and what they started."""
+    found, told = [], told_by(out).resolve()
+    for path in Path("/proc").glob("[0-9]*/fd/2"):
         with contextlib.suppress(OSError):
-            if str(out).encode() in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
+            if path.readlink() == told:
+                found.append(int(path.parents[1].name))
     return sorted(found)
 
 
@@ -148,10 +161,8 @@ def start_ranks(
     folder_of: Mapping[int, Path] | None = None,
     absent: Sequence[int] = (),
     **fields: object,
-) -> list[BaseProcess]:
+) -> list[Forked]:
     """The ranks of a run as a cluster starts them: no launcher, and rank 0 has the store.
-
-    They are forked from a process that has all imports, which saves seconds for each.
 
     Args:
         world: The tiny world.
@@ -163,40 +174,42 @@ def start_ranks(
         absent: Ranks that do not come.
         fields: Of the config.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cit_train.outer_loop", "cit_train.cli"])
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
-    started: list[BaseProcess] = []
+    started: list[Forked] = []
     for rank in sorted(set(range(ranks)) - set(absent)):
         own = {**fields, **(fields_of or {}).get(rank, {})}
         environment = {**address, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        environment["PWD"] = str((folder_of or {}).get(rank, Path.cwd()))
         arguments = [str(world), str(out), json.dumps(own), json.dumps(list(faults))]
-        process = context.Process(
-            target=run_rank, args=(environment, str(told_by(out)), arguments), daemon=True
-        )
-        process.start()
-        started.append(process)
+        with told_by(out).open("ab") as stderr:
+            started.append(
+                forked.start(
+                    "train_tiny:main",
+                    *arguments,
+                    cwd=(folder_of or {}).get(rank),
+                    environment=environment,
+                    stderr=stderr,
+                )
+            )
     return started
 
 
-def finish_ranks(started: Sequence[BaseProcess], *, seconds: float = 60) -> list[int | None]:
+def finish_ranks(started: Sequence[Forked], *, seconds: float = 90) -> list[int | None]:
     """The exit codes by rank, once all have ended; None for one that has not within the time."""
     deadline = time.monotonic() + seconds
     for process in started:
-        process.join(max(0.0, deadline - time.monotonic()))
-    codes = [process.exitcode for process in started]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+    codes = [process.returncode for process in started]
     for process in started:
-        if process.exitcode is None:
-            process.kill()
-            process.join()
+        process.kill()
+        process.wait()
     return codes
 
 
-def finish(process: subprocess.Popen[bytes], *, seconds: float = 90) -> int:
+def finish(process: subprocess.Popen[bytes] | Forked, *, seconds: float = 90) -> int:
     """Exit code of a process that ends within so many seconds."""
     try:
         return process.wait(timeout=seconds)

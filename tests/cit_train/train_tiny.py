@@ -5,7 +5,6 @@ Started by torchrun it is one rank. Faults are those of faults.py.
 
 import json
 import logging
-import os
 import sys
 from pathlib import Path
 
@@ -28,16 +27,6 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - as the command does
         sys.exit(cli._report(error))
-
-
-def run_rank(environment: dict[str, str], stderr: str, arguments: list[str]) -> None:
-    """`main` in a process that has been forked for it."""
-    os.environ.update(environment)
-    os.chdir(environment["PWD"])
-    sys.argv[1:] = arguments
-    descriptor = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, sys.stderr.fileno())
-    main()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import forked
 import pytest
+from forked import Forked
 
 from cit_train import cli
 
@@ -50,8 +52,25 @@ def runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     return run
 
 
-def start(*args: object, cwd: Path | None = None, **settings: str) -> "subprocess.Popen[str]":
-    """Starts `cit` in a process of its own."""
+CIT = "cit_train.cli:main"
+OF_MODELS = ("train", "curate", "eval", "predict")
+
+
+def imports_of(*args: object) -> tuple[str, ...]:
+    """The modules that a command needs, for the process that it is forked from."""
+    needs_models = args[0] in OF_MODELS and args[-1] != "--help"
+    return forked.OF_MODELS if needs_models else forked.OF_FILES
+
+
+def start(*args: object, cwd: Path | None = None, **settings: str) -> Forked:
+    """Starts `cit` in a process of its own, which is forked."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    imported = imports_of(*args)
+    return forked.start(CIT, *args, cwd=cwd, environment=settings, imported=imported, **pipes)
+
+
+def start_fresh(*args: object, cwd: Path | None = None, **settings: str) -> "subprocess.Popen[str]":
+    """Starts `cit` in a new Python, which reads its own settings only when it starts."""
     return subprocess.Popen(
         [sys.executable, "-m", "cit_train.cli", *map(str, args)],
         stdout=subprocess.PIPE,
@@ -63,15 +82,12 @@ def start(*args: object, cwd: Path | None = None, **settings: str) -> "subproces
 
 
 @contextmanager
-def on_terminal(*args: object) -> Iterator[tuple["subprocess.Popen[bytes]", Iterator[str]]]:
+def on_terminal(*args: object) -> Iterator[tuple[Forked, Iterator[str]]]:
     """`cit` with a terminal of 20 columns as its stderr, and what it shows there."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cit_train.cli", *map(str, args)],
-        stdout=subprocess.DEVNULL,
-        stderr=theirs,
-        env={**os.environ, "COLUMNS": "20", "TERM": "xterm", "NO_COLOR": "1"},
-    )
+    settings = {"COLUMNS": "20", "TERM": "xterm", "NO_COLOR": "1"}
+    streams = {"stdout": subprocess.DEVNULL, "stderr": theirs}
+    process = forked.start(CIT, *args, environment=settings, imported=imports_of(*args), **streams)
     os.close(theirs)
 
     def shown() -> Iterator[str]:
@@ -94,13 +110,9 @@ def on_narrow_terminal(*args: object, **settings: str) -> tuple[int, str]:
     """How `cit` ends, and all that it shows, on a terminal of 20 columns."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 20))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cit_train.cli", *map(str, args)],
-        stdin=subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=theirs,
-        env={**os.environ, "TERM": "xterm", **settings},
-    )
+    settings = {"TERM": "xterm", **settings}
+    streams = {"stdout": theirs, "stderr": theirs}
+    process = forked.start(CIT, *args, environment=settings, imported=imports_of(*args), **streams)
     os.close(theirs)
     shown = b""
     with contextlib.suppress(OSError):  # Linux: the other end is closed
@@ -110,7 +122,7 @@ def on_narrow_terminal(*args: object, **settings: str) -> tuple[int, str]:
     return process.wait(timeout=60), shown.decode().replace("\r\n", "\n")
 
 
-def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
+def wait_for(path: Path, process: Forked) -> None:
     """Until a running command has made a file."""
     limit = time.monotonic() + 60
     while not path.exists():

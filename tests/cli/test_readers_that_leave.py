@@ -6,10 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
-from cli_runs import Cit, train_flags
+from cli_runs import CIT, Cit, imports_of, train_flags
 
-CIT = [sys.executable, "-m", "cit_train.cli"]
+FRESH = [sys.executable, "-m", "cit_train.cli"]
 
 
 def leave(*args: object, stdout: bool = False, stderr: bool = False) -> int:
@@ -17,14 +18,16 @@ def leave(*args: object, stdout: bool = False, stderr: bool = False) -> int:
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        ended = subprocess.run(
-            [*CIT, *map(str, args)],
+        process = forked.start(
+            CIT,
+            *args,
+            imported=imports_of(*args),
             stdout=writer if stdout else subprocess.DEVNULL,
             stderr=writer if stderr else subprocess.DEVNULL,
         )
     finally:
         os.close(writer)
-    return ended.returncode
+    return process.wait()
 
 
 @pytest.mark.faults("G3")
@@ -34,8 +37,8 @@ def test_training_goes_on_when_the_reader_of_all_that_it_says_has_left(
 ) -> None:
     out = tmp_path / "run"
     flags = [*train_flags(tiny), "--max-updates", "6", "--out", out, "--json"]
-    command = [*CIT, "train", "default", *map(str, flags)]
-    training = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    training = forked.start(CIT, "train", "default", *flags, **pipe)
     assert training.stdout is not None
     head = subprocess.run(["head", "-1"], stdin=training.stdout, capture_output=True, text=True)
     training.stdout.close()
@@ -87,7 +90,7 @@ def test_a_pipe_to_another_process_that_breaks_is_no_reader_that_leaves(
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_a_full_disk_costs_the_result_but_not_the_code_of_an_error() -> None:
     with Path("/dev/full").open("w") as full:
-        assert subprocess.run([*CIT, "pool", "nothing"], stderr=full).returncode == 2
-        ended = subprocess.run([*CIT, "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
+        assert subprocess.run([*FRESH, "pool", "nothing"], stderr=full).returncode == 2
+        ended = subprocess.run([*FRESH, "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert ended.returncode == 5
     assert "No space left" in ended.stderr

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import tarfile
 import time
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
+import forked
 import pytest
 from small_tower import small_tower
 
@@ -25,6 +25,7 @@ from cit_curate.run.ledger import Run
 from cit_curate.sources.columns import Columns
 
 GOLDEN = Path(__file__).parents[2] / "golden"
+CIT = "cit_train.cli:main"
 RAY = EngineConfig(engine="ray", workers=2)
 
 # Ray Data warns of its own settings when it reads them.
@@ -181,23 +182,24 @@ def descendants(pid: int) -> set[int]:
 def test_a_killed_command_leaves_no_process_and_goes_on(pool, tmp_path):
     text = small_tower(tmp_path / "tower")
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "cit_train.cli", "curate", str(pool.path)]
+    command = ["curate", str(pool.path)]
     command += ["--metadata", str(GOLDEN / "labels.txt"), "--text-encoder", text.text_encoder]
     command += ["--pooling", "mean", "--threshold", "0.9", "--max-pairs", "all", "--json"]
     ray = ["--engine", "ray", "--workers", "2"]
     # Two agents of Ray outlive it while they look for it: a minute, unless they are told less.
-    hurried = {**os.environ, "RAY_gcs_rpc_server_reconnect_timeout_s": "3"}
-    with subprocess.Popen([*command, *ray, "--out", str(run)], env=hurried) as first:
+    hurried = {"RAY_gcs_rpc_server_reconnect_timeout_s": "3"}
+    with forked.start(CIT, *command, *ray, "--out", run, environment=hurried) as first:
         while not list(tmp_path.glob(".staging-run/*/index/manifest.json")):
             assert first.poll() is None
             time.sleep(0.05)
         below = descendants(first.pid)
         assert len(below) > 3
         os.kill(first.pid, signal.SIGKILL)
-    done = subprocess.run([*command, *ray, "--out", str(run)], capture_output=True, check=True)
+    done = forked.run(CIT, *command, *ray, "--out", run)
+    assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["scanned"] == pool.num_images
     here = tmp_path / "here"
-    subprocess.run([*command, "--out", str(here)], capture_output=True, check=True)
+    assert forked.run(CIT, *command, "--out", here).returncode == 0
     assert Run.open(run).read("selections").equals(Run.open(here).read("selections"))
     deadline = time.monotonic() + 90
     while any(Path(f"/proc/{pid}").exists() for pid in below) and time.monotonic() < deadline:

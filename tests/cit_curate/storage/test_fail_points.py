@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 
 from cit_curate.storage.durable import atomic_file, atomic_folder, replace_link, write_json
@@ -62,8 +63,7 @@ def test_a_malformed_value_is_refused_with_what_it_must_be(
     monkeypatch.setenv(VARIABLE, text)
     with pytest.raises(ValueError, match=f"^{VARIABLE} is {text!r}"):
         write_json(tmp_path / "any.json", 1)
-    command = [sys.executable, "-m", "cit_train.cli", "metadata", "list"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    ended = forked.run("cit_train.cli:main", "metadata", "list", imported=forked.OF_FILES)
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"error: {VARIABLE} is {text!r}; ")
     assert ended.stdout == ""

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 
 from cit_curate.run.ledger import Run
@@ -69,10 +70,9 @@ def test_a_preempted_training_goes_on_and_has_the_ledger_of_one_never_stopped(
     world: Path, tmp_path: Path
 ) -> None:
     updates = {"max_updates": 24}
-    straight = launch(*flags(world, **updates), "--out", str(tmp_path / "straight"))
-    out, err = straight.communicate(timeout=100)
-    assert straight.returncode == 0, err
-    assert json.loads(out)["jobs"][0]["code"] == 0
+    command = ("train", "default", *flags(world, **updates), "--out", tmp_path / "straight")
+    straight = forked.run("cit_train.cli:main", *command)
+    assert straight.returncode == 0, straight.stderr
 
     # submitit's local launcher passes TERM on, which its ranks here take for a preemption.
     run = tmp_path / "preempted"
@@ -83,6 +83,7 @@ def test_a_preempted_training_goes_on_and_has_the_ledger_of_one_never_stopped(
     os.kill(int(told["jobs"][0]["job_id"]), signal.SIGTERM)  # as submitit's `job._interrupt()`
     out, err = preempted.communicate(timeout=100)
     assert preempted.returncode == 0, err
+    assert json.loads(out)["jobs"][0]["code"] == 0
     (log,) = (tmp_path / "preempted.jobs").glob("*_0_log.out")
     assert "Requeued job" in log.read_text()
     assert ledger(run) == ledger(tmp_path / "straight")

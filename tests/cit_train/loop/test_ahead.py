@@ -19,7 +19,10 @@ from tiny import make_config
 from tiny_runs import (
     assert_same_run,
     finish,
+    finish_ranks,
     processes_of,
+    start_fresh,
+    start_ranks,
     start_training,
     status,
     told_by,
@@ -345,7 +348,7 @@ def test_the_processes_give_what_the_functions_give_here(
     world: Path, whole: Callable[..., Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    process = start_training(world, out, hash_seed="5", **FIELDS, ahead_workers=2)
+    process = start_fresh(world, out, hash_seed="5", **FIELDS, ahead_workers=2)
     assert finish(process) == 0, told_by(out).read_text()
     assert_same_run(whole(), out)
 
@@ -380,7 +383,7 @@ def test_killed_or_stopped_with_its_processes_it_goes_on_and_leaves_none(
     assert "Traceback" not in told_by(out).read_text()
     assert children, "it must have had processes for this to mean something"
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), seconds=15)
-    assert finish(start_training(world, out, save_every=1, **FIELDS)) == 0
+    train(make_config(world, save_every=1, **FIELDS), out, resume=True)
     assert_same_run(whole(), out)
     assert not processes_of(out)
 
@@ -399,7 +402,7 @@ def test_a_process_that_is_killed_ends_the_run_which_goes_on_afterwards(
     assert finish(process) == PeerLostError.exit_code
     assert "a process of --ahead was killed" in told_by(out).read_text()
     assert status(out)["resumable"]
-    assert finish(start_training(world, out, **FIELDS)) == 0
+    train(make_config(world, **FIELDS), out, resume=True)
     assert_same_run(whole(), out)
 
 
@@ -409,11 +412,13 @@ def test_a_process_that_is_killed_ends_the_run_which_goes_on_afterwards(
 def test_two_ranks_score_ahead_each_for_its_own_lanes(world: Path, tmp_path: Path) -> None:
     fields = {**FIELDS, "lanes": 2, "batch_size": 4, "pairs_per_shard": 5}
     out, whole = tmp_path / "run", tmp_path / "whole"
-    assert finish(start_training(world, whole, ranks=2, **fields)) == 0, told_by(whole).read_text()
+    assert finish_ranks(start_ranks(world, whole, ranks=2, **fields)) == [0, 0], told_by(
+        whole
+    ).read_text()
     fault = {"rank": 1, "moment": "train", "update": 3, "act": "SIGTERM"}
-    assert finish(start_training(world, out, ranks=2, faults=[fault], **fields)) == 1  # torchrun's
-    assert status(out)["code"] == 75
-    assert finish(start_training(world, out, ranks=2, **fields)) == 0, told_by(out).read_text()
+    codes = finish_ranks(start_ranks(world, out, ranks=2, faults=[fault], **fields))
+    assert codes == [75, 75], told_by(out).read_text()
+    assert finish_ranks(start_ranks(world, out, ranks=2, **fields)) == [0, 0]
     assert_same_run(whole, out)
     assert set(Run.open(out).read("selections")["lane"].to_pylist()) == {0, 1}
 

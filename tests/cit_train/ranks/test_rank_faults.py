@@ -1,16 +1,17 @@
 """What happens to the other ranks, and to the launcher, when one rank does not do as it should."""
 
+import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
+from forked import Forked
 from tiny import make_config, make_pool
 from tiny_runs import (
     assert_same_run,
@@ -18,9 +19,8 @@ from tiny_runs import (
     finish_ranks,
     logged_updates,
     processes_of,
-    start,
+    start_fresh,
     start_ranks,
-    start_training,
     status,
     told_by,
     wait_for,
@@ -96,11 +96,8 @@ def test_a_rank_that_stands_still_is_named_and_ended_with_the_others(
 ) -> None:
     fault = {"rank": rank, "moment": moment, "update": 3, "act": "SIGSTOP"}
     ranks = start_ranks(world, out, ranks=2, faults=[fault], **FIELDS)
-    ranks[1 - rank].join(40)
-    first, left = ranks[1 - rank].exitcode, status(out)
-    pid = ranks[rank].pid
-    assert pid is not None
-    os.kill(pid, signal.SIGCONT)
+    first, left = ranks[1 - rank].wait(40), status(out)
+    os.kill(ranks[rank].pid, signal.SIGCONT)
     codes = finish_ranks(ranks)
     assert first == 6
     assert codes == [6, 6], told_by(out).read_text()
@@ -251,12 +248,12 @@ def test_a_signal_to_one_rank_below_torchrun_stops_all_and_leaves_nothing(
     world: Path, out: Path
 ) -> None:
     fault = {"rank": 1, "moment": "train", "update": 1, "act": "SIGUSR2"}
-    process = start_training(world, out, ranks=2, faults=[fault], **FIELDS)
+    process = start_fresh(world, out, ranks=2, faults=[fault], **FIELDS)
     finish(process)
     left = status(out)
     assert (left["code"], left["step"], left["outer_step"]) == (75, 2, 0)
     assert "stopped by SIGUSR2" in left["message"]
-    assert finish(start_training(world, out, ranks=2, **FIELDS)) == 0
+    assert finish_ranks(start_ranks(world, out, ranks=2, **FIELDS)) == [0, 0]
     assert Run.open(out).commits()[-1].update == 6
 
 
@@ -273,16 +270,30 @@ def test_ranks_end_when_their_launcher_is_killed(world: Path, out: Path) -> None
     assert "frame #" not in told
 
 
-def start_command(world: Path, out: Path, **fields: object) -> subprocess.Popen[bytes]:
-    """`cit train default --nproc 2` with the fields of the tiny world as flags."""
+def start_command(world: Path, out: Path, **fields: object) -> Forked:
+    """`cit train default --nproc 2` with the fields of the tiny world as flags.
+
+    The command is forked; torchrun, in it, starts each rank as a new Python.
+    """
     usual = flat(default())
     flags = [
         f"--{name.replace('_', '-')}={value}"
         for name, value in flat(make_config(world, **LONG, **fields)).items()
         if value != usual[name]
     ]
-    command = [sys.executable, "-m", "cit_train.cli", "train", "default", *flags]
-    return start([*command, "--out", str(out), "--resume", "--nproc", "2"], out)
+    command = ["train", "default", *flags, "--out", out, "--resume", "--nproc", "2"]
+    with told_by(out).open("ab") as stderr:
+        return forked.start("cit_train.cli:main", *command, stderr=stderr, new_session=True)
+
+
+def ranks_of(out: Path) -> list[int]:
+    """The processes that have the run folder among their arguments: ranks of `start_command`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if str(out).encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return sorted(found)
 
 
 @pytest.mark.faults("D4", "D5", "G4c")
@@ -307,7 +318,7 @@ def test_a_signal_to_the_launcher_stops_all_ranks_and_leaves_nothing(
 def test_a_second_interrupt_to_the_launcher_ends_all_at_once(world: Path, out: Path) -> None:
     process = start_command(world, out)
     wait_for(lambda: list(out.glob("manifests/*")), seconds=90)
-    ranks = [pid for pid in processes_of(out) if pid != process.pid]
+    ranks = ranks_of(out)
     assert len(ranks) == 2
     os.kill(ranks[1], signal.SIGSTOP)  # so that the first request cannot be met
     process.send_signal(signal.SIGINT)
@@ -325,6 +336,6 @@ def test_too_early_a_signal_to_the_launcher_is_no_old_status(world: Path, out: P
     (out / "config.json").write_text("{}")
     (out / "status.json").write_text('{"code": 5}')
     process = start_command(world, out)
-    wait_for(lambda: len(processes_of(out)) == 3, seconds=60)
+    wait_for(lambda: len(ranks_of(out)) == 2, seconds=60)
     process.send_signal(signal.SIGTERM)
     assert finish(process) == 128 + signal.SIGTERM

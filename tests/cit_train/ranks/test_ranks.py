@@ -1,31 +1,23 @@
 """The same recipe on 1, 2 and 4 ranks: same batches, same loss, same pairs."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from tiny_runs import finish, finish_ranks, start_fresh, start_ranks, told_by
 
 from cit_curate.run.ledger import Run
 from cit_curate.run.ledger_tables import LEDGER_TABLES
 
-HERE = Path(__file__).parents[1]
 # 4 lanes on a pool of 96 pictures, some of which are broken.
-FIELDS = {"lanes": 4, "batch_size": 4, "eval_every": 4}
+FIELDS: dict[str, Any] = {"lanes": 4, "batch_size": 4, "eval_every": 4}
 
 
 def train_on(num_ranks: int, world: Path, out: Path, **fields: Any) -> Run:
-    """`train` on some ranks of this machine, through torchrun."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    script = [f"--nproc-per-node={num_ranks}", str(HERE / "train_tiny.py"), str(world), str(out)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [*torchrun, *script, json.dumps({**FIELDS, **fields})]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr
+    """`train` on some ranks of this machine, each in a process of its own."""
+    ranks = start_ranks(world, out, ranks=num_ranks, **FIELDS, **fields)
+    assert finish_ranks(ranks) == [0] * num_ranks, told_by(out).read_text()
     return Run.open(out)
 
 
@@ -60,6 +52,7 @@ def assert_equivalent(one: Run, other: Run) -> None:
 
 @pytest.mark.faults("D1")
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "fields",
     [
@@ -75,3 +68,8 @@ def test_ranks_do_not_change_the_run(world: Path, tmp_path: Path, fields: dict[s
     assert sum(alone.counts().values()) == 6 * 16 * fields.get("accumulate", 1)
     for num_ranks in (2, 4) if not fields else (2,):
         assert_equivalent(alone, train_on(num_ranks, world, tmp_path / str(num_ranks), **fields))
+    if not fields:
+        through_torchrun = tmp_path / "torchrun"
+        ranks = start_fresh(world, through_torchrun, ranks=2, **FIELDS)
+        assert finish(ranks) == 0, told_by(through_torchrun).read_text()
+        assert_equivalent(alone, Run.open(through_torchrun))
