@@ -11,10 +11,12 @@ from typing import cast
 import pyarrow as pa
 
 from cit_curate.config import CurateConfig, MetadataConfig
-from cit_curate.curation.lane_scan import LaneScan, OuterStep, ScanState
+from cit_curate.curation.lane_scan import LaneScan, OuterStep
 from cit_curate.curation.rule import similarity_rule
+from cit_curate.curation.scan_journal import ScanJournal
 from cit_curate.curation.scan_ledger import ledger_rows, round_row
 from cit_curate.curation.scan_rows import ScanTotals
+from cit_curate.curation.scan_state import ScanState
 from cit_curate.curation.scores.cascade import CascadeScores
 from cit_curate.curation.scores.exact import ExactScores, LaneScores, WindowScores
 from cit_curate.curation.scores.score_cache import ScoreCache
@@ -180,6 +182,7 @@ class Curator:
         num_pairs: int | None,
         lanes: Sequence[int] | None = None,
         on_progress: LaneProgress | None = None,
+        journal: Path | None = None,
     ) -> list[LaneSelection]:
         """Run one outer step: the next kept pairs of every lane, by caption alone.
 
@@ -190,6 +193,8 @@ class Curator:
             num_pairs: The pairs of each lane; None = all that `max_passes` passes have.
             lanes: The lanes to run; None = all.
             on_progress: See `LaneProgress`.
+            journal: The folder in which the scans are saved as they go, and from which they
+                resume; None = they are not saved.
 
         Raises:
             ShortfallError: See `LaneScan.take`.
@@ -197,7 +202,12 @@ class Curator:
         selections = []
         for lane in range(self.config.lanes) if lanes is None else lanes:
             scan = self.scan(step, lane, cursors[lane], scores)
-            rows = scan.take(num_pairs, on_progress and partial(on_progress, lane))
+            progress = on_progress and partial(on_progress, lane)
+            if journal is None:
+                rows = scan.take(num_pairs, progress)
+            else:
+                with ScanJournal(journal, scan) as saved:
+                    rows = scan.take(num_pairs, progress, saved.add)
             selections.append(LaneSelection(scan, rows, scan.state(rows)))
         if step.number == 0 and all(selection.scan.kept_all for selection in selections):
             logger.warning(
