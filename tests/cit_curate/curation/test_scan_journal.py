@@ -187,6 +187,7 @@ def test_a_cascade_that_was_killed_goes_on_where_it_was(text, tmp_path, monkeypa
     assert not list(tmp_path.glob(".staging-*"))
 
 
+@pytest.mark.slow
 def test_other_rules_start_a_cascade_over(text, tmp_path, monkeypatch, caplog):
     (tmp_path / "classes.txt").write_text("cat\n")
     metadata = MetadataConfig(metadata=str(tmp_path / "classes.txt"))
