@@ -17,7 +17,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -99,9 +99,12 @@ def main() -> None:
 
 def package_texts() -> tuple[Mapping[str, str], Sequence[Mapping[str, str]]]:
     """The definition of each lemma of WordNet's synsets, and the texts of the clip art."""
-    folder = files("timm.data").joinpath("_info")
+    spec = find_spec("timm")  # to locate it imports nothing; timm itself would import torch
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("WordNet's words come with timm: pip install timm")
+    folder = Path(spec.submodule_search_locations[0]) / "data" / "_info"
     lemmas, definitions = (
-        [line.partition("\t")[2] for line in folder.joinpath(name).read_text().splitlines()]
+        [line.partition("\t")[2] for line in (folder / name).read_text().splitlines()]
         for name in ("imagenet_synset_to_lemma.txt", "imagenet_synset_to_definition.txt")
     )
     defined = {

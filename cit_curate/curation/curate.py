@@ -41,6 +41,7 @@ from cit_curate.run.ledger_tables import SCHEMAS
 from cit_curate.storage.durable import check_room
 from cit_curate.storage.lock import writer_lock
 from cit_curate.text_encoder.encoder import TextEncoder, choose_device
+from cit_curate.text_encoder.int8 import is_int8_fast
 
 # Captions from which a worker is worth its start, which takes seconds for torch and the text tower.
 # Measured on 2 busy cores with MiniLM, 17,964 captions: 2 processes of one thread 40 s, one process
@@ -155,7 +156,8 @@ def _journal_key(curator: Curator, encoder: str, device: str) -> dict[str, objec
         "journal version": JOURNAL_VERSION,
         "pools": [(pool.name, str(pool.share), pool.pool.fingerprint) for pool in curator.pools],
         "encoder": encoder,
-        "device": choose_device(device).type,  # int8 is for a CPU only
+        "device": choose_device(device).type,
+        "int8": is_int8_fast(),  # two processors guess differently
         "metadata": curator.fingerprint,
         **asdict(curator.config),
     }

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-SAMPLE_SECONDS = 0.1
-_FIELD = re.compile(r"^(\w+):\s*(\d+)", re.MULTILINE)
+SAMPLE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Spent:
         cpu: Processor seconds of it and of the processes that it waited for.
         parent: MB of its process that were in RAM at most.
         child: The same of the largest process below it; 0 = there was none.
-        tree: MB of all of them that were in RAM at one time; shared pages count in each.
+        tree: MB of all of them that were in RAM at one time, with shared pages counted once.
         killed: Whether it was killed on purpose.
     """
 
@@ -91,25 +90,29 @@ class _Memory:
         while not self._ended.wait(SAMPLE_SECONDS):
             # Children come after their parents, so one round finds nearly all new ones.
             pids = sorted(int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
-            fields = {pid: found for pid in pids if (found := self._fields(pid))}
-            own = fields.pop(self._root, {})
-            below = max((each["VmHWM"] for each in fields.values()), default=0)
-            tree = sum(each["VmRSS"] for each in (own, *fields.values()) if each)
+            peaks = {
+                pid: _number(pid, "status", "VmHWM") / 1024 for pid in pids if self._is_ours(pid)
+            }
+            tree = sum(_number(pid, "smaps_rollup", "Pss") / 1024 for pid in peaks)
+            own = peaks.pop(self._root, 0.0)
             self.spent = replace(
                 self.spent,
-                parent=max(self.spent.parent, own.get("VmHWM", 0) / 1024),
-                child=max(self.spent.child, below / 1024),
-                tree=max(self.spent.tree, tree / 1024),
+                parent=max(self.spent.parent, own),
+                child=max(self.spent.child, *peaks.values(), 0.0),
+                tree=max(self.spent.tree, tree),
             )
 
-    def _fields(self, pid: int) -> dict[str, int]:
-        """The numbers in a process's status, if it is the command's; else none."""
-        try:
-            status = Path(f"/proc/{pid}/status").read_text()
-        except OSError:  # it has just ended
-            return {}
-        fields = {name: int(value) for name, value in _FIELD.findall(status)}
-        if pid in self._known or fields["PPid"] in self._known:
+    def _is_ours(self, pid: int) -> bool:
+        if pid not in self._known and _number(pid, "status", "PPid") in self._known:
             self._known.add(pid)
-            return fields if "VmRSS" in fields else {}
-        return {}
+        return pid in self._known
+
+
+def _number(pid: int, file: str, name: str) -> int:
+    """A number in a file of a process, memory in kB; 0 = it has ended, or has no such line."""
+    try:
+        text = Path(f"/proc/{pid}/{file}").read_text()
+    except OSError:
+        return 0
+    found = re.search(rf"^{name}:\s*(\d+)", text, re.MULTILINE)
+    return int(found[1]) if found else 0

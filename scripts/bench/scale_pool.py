@@ -3,10 +3,11 @@
     python -m scripts.bench.scale_pool --folder DIR [--captions 100000 1000000] --json FILE
 
 Captions are those of `scripts.make_captions`, one an image. Each command is a process of its own.
-The cascade is killed at half of its time, and begun again; exact curation of a bounded number of
-pairs is repeated with two workers, on Ray, and after a kill. All of them must select the same
-bytes. The table shows by which power of the number of captions each cost grows. Steps that are in
-FILE already are not repeated.
+The whole pool is curated with a text tower of one layer and random weights, whose cost does not
+hide the rest: in one process, in two workers, killed and resumed, and on Ray. Then MiniLM curates
+it by a cascade, for a bounded number of pairs, undisturbed and killed and resumed. All runs of a
+kind must select the same bytes. The table shows by which power of the number of captions each cost
+grows. Steps that are in FILE already are not repeated.
 """
 
 import argparse
@@ -22,10 +23,19 @@ from itertools import pairwise
 from pathlib import Path
 
 from cit_train.demo.tuxpaint import CLASSES
+from scripts.bench.own_process import in_own_process
 from scripts.bench.process_tree import Spent, spent_by
 from scripts.bench.side_by_side import machine
 
-TOWER = ("--text-encoder", "package:minilm", "--pooling", "mean")
+MINILM = "package:minilm"
+# The best 5 % of each batch, whatever a tower of random weights finds similar.
+EXACT = ("--curation", "exact", "--max-pairs", "all", "--threshold", "1", "--min-ratio", "0.05")
+ENGINES = {
+    "exact, 1 process": ("--workers", "1"),
+    "exact, 2 workers": ("--workers", "2"),
+    "exact, killed": ("--workers", "2"),
+    "exact, Ray, 2 actors": ("--engine", "ray", "--workers", "2"),
+}
 COUNTS = "SELECT metadata_text, count(*) FROM selections GROUP BY 1 ORDER BY 2 DESC"
 BEST = (
     "SELECT s.similarity, s.metadata_text, p.caption FROM selections s JOIN pairs p "
@@ -82,7 +92,7 @@ class Bench:
         """
         if (row := self.find(captions, step)) is not None:
             return row.spent
-        log = self.folder / f"{captions}-{step.replace(' ', '-')}.log"
+        log = self.folder / f"{captions}-{step.replace(', ', '-').replace(' ', '-')}.log"
         spent = spent_by([sys.executable, "-m", *command], log, kill_after=kill_after)
         row = Row(captions, step, spent, 0 if writes is None else disk_bytes(writes))
         self.rows.append(row)
@@ -102,17 +112,17 @@ def main() -> None:
     parser.add_argument("--captions", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--folder", type=Path, required=True, help="about 500 bytes a caption")
     parser.add_argument("--json", type=Path, required=True, help="the numbers, as they come")
-    parser.add_argument("--engines-at", type=int, nargs="*", default=[100_000])
-    parser.add_argument("--exact-pairs", type=int, default=1_500, help="of the exact curations")
-    parser.add_argument("--max-pairs", default="all", help="of the cascade")
+    parser.add_argument("--engines", nargs="*", default=list(ENGINES), choices=ENGINES)
+    parser.add_argument("--cascade-pairs", default="all", help="pairs of the cascade; 0: none")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
+    (options.folder / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
     bench = Bench(options.folder, options.json)
     for captions in options.captions:
         pool = make_pool(bench, captions)
-        cascade(bench, captions, pool, options.max_pairs)
-        if captions in options.engines_at:
-            engines(bench, captions, pool, options.exact_pairs)
+        ask(bench, captions, exact(bench, captions, pool, options.engines))
+        if options.cascade_pairs != "0":
+            cascade(bench, captions, pool, options.cascade_pairs)
     print(f"\n{table(bench.rows)}\n")
     for line in faster_than_linear(bench.rows):
         print(line)
@@ -129,47 +139,63 @@ def make_pool(bench: Bench, captions: int) -> Path:
     shutil.rmtree(sources, ignore_errors=True)
     measure("pool info", cit("pool", "info", pool, "--json"))
     measure("pool verify", cit("pool", "verify", pool))
-    tokenize = cit("pool", "tokenize", pool, *TOWER[:2])
+    tokenize = cit("pool", "tokenize", pool, "--text-encoder", MINILM)
     measure("pool tokenize", tokenize, writes=pool / "tokens")
     return pool
 
 
+def exact(bench: Bench, captions: int, pool: Path, engines: Sequence[str]) -> Path:
+    """A run over the whole pool, one of those that each engine made."""
+    tower = bench.folder / "tower"
+    if not tower.is_dir():
+        in_own_process(write_tower, tower)
+    runs, seconds = [], 0.0
+    for step in engines:
+        runs.append(bench.folder / f"{step.replace(', ', '-').replace(' ', '-')}-{captions}")
+        command = curation(bench.folder, pool, runs[-1], tower, *EXACT, *ENGINES[step])
+        if step == "exact, killed":
+            bench.measure(captions, step, command, kill_after=0.6 * seconds)
+            step = "exact, resumed"
+        seconds = bench.measure(captions, step, command, writes=runs[-1]).wall
+    check_same(*runs)
+    return runs[0]
+
+
+def write_tower(folder: Path) -> None:
+    """Write a BERT of one layer and random weights, with MiniLM's tokenizer."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    from cit_curate.text_encoder.load import load_tokenizer
+
+    load_tokenizer(MINILM).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(**sizes, intermediate_size=32, vocab_size=30_522, initializer_range=0.5)
+    BertModel(config).save_pretrained(folder)
+
+
 def cascade(bench: Bench, captions: int, pool: Path, max_pairs: str) -> None:
-    """The cascade, whole and killed; and what is asked of its run."""
-    measure = partial(bench.measure, captions)
-    whole, again = bench.folder / f"run-{captions}", bench.folder / f"killed-{captions}"
-    curate = partial(curation, bench.folder, pool, "cascade", max_pairs)
-    spent = measure("curate cascade", curate(whole), writes=whole)
-    measure("cascade killed", curate(again), kill_after=spent.wall / 2)
-    measure("cascade resumed", curate(again), writes=again)
+    """Curate by a cascade; then again, killed at half of the time and resumed."""
+    whole, again = bench.folder / f"cascade-{captions}", bench.folder / f"killed-{captions}"
+    rules = ("--curation", "cascade", "--max-pairs", max_pairs)
+    first, second = (curation(bench.folder, pool, out, MINILM, *rules) for out in (whole, again))
+    spent = bench.measure(captions, "cascade", first, writes=whole)
+    bench.measure(captions, "cascade, killed", second, kill_after=spent.wall / 2)
+    bench.measure(captions, "cascade, resumed", second, writes=again)
     check_same(whole, again)
-    measure("query counts", cit("query", whole, COUNTS))
-    measure("query captions", cit("query", whole, BEST))
+
+
+def ask(bench: Bench, captions: int, run: Path) -> None:
+    """What is asked of a run."""
+    measure = partial(bench.measure, captions)
+    measure("query, counts", cit("query", run, COUNTS))
+    measure("query, captions", cit("query", run, BEST))
     for suffix in ("json", "parquet", "csv"):
         out = bench.folder / f"export-{captions}.{suffix}"
-        measure(f"export {suffix}", cit("export", whole, out), writes=out)
+        measure(f"export, {suffix}", cit("export", run, out), writes=out)
     page = bench.folder / f"report-{captions}.html"
-    measure("report", cit("report", whole, "--out", page), writes=page)
-
-
-def engines(bench: Bench, captions: int, pool: Path, num_pairs: int) -> None:
-    """Exact curation here, in two workers, on Ray, and killed."""
-    runs: list[Path] = []
-
-    def run(step: str, *flags: str, kill_after: float | None = None) -> Spent:
-        out = bench.folder / f"exact-{captions}-{len(runs)}"
-        command = curation(bench.folder, pool, "exact", str(num_pairs), out, *flags)
-        if kill_after is not None:
-            return bench.measure(captions, step, command, kill_after=kill_after)
-        runs.append(out)
-        return bench.measure(captions, step, command, writes=out)
-
-    run("exact 1 process", "--workers", "1")
-    spent = run("exact 2 workers", "--workers", "2")
-    run("exact killed", "--workers", "2", kill_after=spent.wall * 0.7)
-    run("exact resumed", "--workers", "2")
-    run("exact ray 2 actors", "--engine", "ray", "--workers", "2")
-    check_same(*runs)
+    measure("report", cit("report", run, "--out", page), writes=page)
 
 
 def cit(*arguments: str | Path) -> list[str]:
@@ -177,14 +203,10 @@ def cit(*arguments: str | Path) -> list[str]:
     return ["cit_train.cli", *map(str, arguments)]
 
 
-def curation(
-    folder: Path, pool: Path, kind: str, max_pairs: str, out: Path, *flags: str
-) -> list[str]:
-    """A `cit curate` for the demo's classes."""
-    classes = folder / "classes.txt"
-    classes.write_text("".join(f"{name}\n" for name in CLASSES), encoding="utf-8")
-    rules = ("--curation", kind, "--max-pairs", max_pairs, "--device", "cpu")
-    return cit("curate", pool, "--metadata", classes, *TOWER, *rules, "--out", out, *flags)
+def curation(folder: Path, pool: Path, out: Path, tower: str | Path, *flags: str) -> list[str]:
+    """A `cit curate` for the demo's classes, on the CPU."""
+    text = ("--text-encoder", tower, "--pooling", "mean", "--device", "cpu")
+    return cit("curate", pool, "--metadata", folder / "classes.txt", *text, "--out", out, *flags)
 
 
 def check_same(*runs: Path) -> None:
