@@ -34,6 +34,7 @@ from cit_curate.errors import ConfigError
 from cit_curate.pool.build.place import staging_folder
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool
+from cit_curate.processor import has_int8
 from cit_curate.records import PoolCursor
 from cit_curate.run.environment import describe_environment
 from cit_curate.run.ledger import Commit, Run
@@ -41,7 +42,6 @@ from cit_curate.run.ledger_tables import SCHEMAS
 from cit_curate.storage.durable import check_room
 from cit_curate.storage.lock import writer_lock
 from cit_curate.text_encoder.encoder import TextEncoder, choose_device
-from cit_curate.text_encoder.int8 import is_int8_fast
 
 # Captions from which a worker is worth its start, which takes seconds for torch and the text tower.
 # Measured on 2 busy cores with MiniLM, 17,964 captions: 2 processes of one thread 40 s, one process
@@ -157,7 +157,7 @@ def _journal_key(curator: Curator, encoder: str, device: str) -> dict[str, objec
         "pools": [(pool.name, str(pool.share), pool.pool.fingerprint) for pool in curator.pools],
         "encoder": encoder,
         "device": choose_device(device).type,
-        "int8": is_int8_fast(),  # two processors guess differently
+        "int8": has_int8(),  # two processors guess differently
         "metadata": curator.fingerprint,
         **asdict(curator.config),
     }

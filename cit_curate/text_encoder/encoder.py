@@ -18,9 +18,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cit_curate.config import TextTowerConfig
 from cit_curate.errors import BrokenVectorsError, ConfigError
+from cit_curate.processor import has_int8
 from cit_curate.records import Float32
 from cit_curate.text_encoder.dual_encoder_text import load_text_projection
-from cit_curate.text_encoder.int8 import int8_copy, is_int8_fast
+from cit_curate.text_encoder.int8 import int8_copy
 from cit_curate.text_encoder.load import load_text_tower, resolve_model_name, weights_sha256
 from cit_curate.text_encoder.packed import PASS_TOKENS, PackedTower, is_packable
 from cit_curate.text_encoder.texts import Texts
@@ -144,7 +145,7 @@ class TextEncoder:
     @cached_property
     def int8(self) -> PackedTower | None:
         """The tower in int8; None where it is no faster, and for a family without packed passes."""
-        if self.device.type != "cpu" or not is_packable(self.tower) or not is_int8_fast():
+        if self.device.type != "cpu" or not is_packable(self.tower) or not has_int8():
             return None
         return self._pack(int8_copy(self.tower))
 

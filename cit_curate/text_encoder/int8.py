@@ -8,10 +8,6 @@ import copy
 
 import torch
 
-# Instructions that multiply int8. Without them, torch takes 25 times as long as for float32
-# (AMD EPYC with AVX2 alone, 1,024 tokens of MiniLM's layers).
-INT8_INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
-
 
 class Int8Linear(torch.nn.Module):
     """A linear layer with int8 weights; activations are rounded to int8 on the fly."""
@@ -37,12 +33,6 @@ class Int8Linear(torch.nn.Module):
         if self.bias is not None:
             outputs.add_(self.bias)
         return outputs.view(*inputs.shape[:-1], -1)
-
-
-def is_int8_fast() -> bool:
-    """Whether this processor multiplies int8 faster than float32."""
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name) for name in INT8_INSTRUCTIONS)
 
 
 def int8_copy(tower: torch.nn.Module) -> torch.nn.Module:
