@@ -44,8 +44,8 @@ def curate(
         cit report RUN
         cit curate A=0.7 B=0.3 --metadata classes.txt --out RUN
 
-    After a kill, the same command scores only what is missing; a scan of fewer than 32,768 captions
-    starts over.
+    After a kill, the same command goes on where it was; a scan of fewer than 32,768 captions starts
+    over.
 
     Args:
         pool: The folder made by `cit pool build`; or several, each with its share of the scanned

@@ -22,6 +22,7 @@ from cit_curate.curation.curator import (
     write_scan,
 )
 from cit_curate.curation.lane_scan import OuterStep
+from cit_curate.curation.scan_journal import JOURNAL_VERSION
 from cit_curate.curation.scan_ledger import metrics_record
 from cit_curate.curation.scores.exact import LaneScores
 from cit_curate.curation.scores.score_range import (
@@ -32,13 +33,14 @@ from cit_curate.curation.scores.score_range import (
     embed_texts,
     pool_paths,
 )
-from cit_curate.curation.scores.staged import staged_scores
+from cit_curate.curation.scores.staged import open_staging, staged_scores
 from cit_curate.engines.engine import open_engine
 from cit_curate.engines.workers import Mapper
 from cit_curate.errors import ConfigError
 from cit_curate.pool.build.place import staging_folder
 from cit_curate.pool.mixture import PoolMixture
 from cit_curate.pool.pool import Pool
+from cit_curate.processor import has_int8
 from cit_curate.records import PoolCursor
 from cit_curate.run.environment import describe_environment
 from cit_curate.run.ledger import Commit, Run
@@ -73,7 +75,7 @@ def curate(
     A long scan, or one that several workers share, keeps its scores in `.staging-OUT` beside the
     run until the run is complete. After a kill, or with another threshold after a shortfall, the
     same command scores only what is missing. A cascade and two-pass scores are made in this process
-    alone, and not kept.
+    alone: what it has selected is saved there as it goes, and the same command goes on from there.
 
     Args:
         pool: The pool, or several as `PoolMixture.open(["A=0.7", "B=0.3"])`.
@@ -118,8 +120,11 @@ def curate(
         tower = Tower(text, device, num_threads=int(workers.num_workers > 1), kept=folder)
         is_alone = engine.engine == "local" and workers.num_workers == 1
         is_short = captions < STAGED_CAPTIONS and not staging.exists()
+        journal = None
         if is_for_one or (is_alone and is_short):
             encoder, scores = _scored_here(curator, tower)
+            if not is_short:
+                journal = open_staging(staging, _journal_key(curator, encoder, device))
         else:
             encoder, scores = _scored_ahead(curator, metadata, tower, staging, workers.mapped)
         selections = curator.run(
@@ -128,6 +133,7 @@ def curate(
             scores,
             num_pairs=num_pairs,
             on_progress=on_progress,
+            journal=journal,
         )
         settings = {
             **curator.pools.settings(),
@@ -150,6 +156,19 @@ def _scored_here(curator: Curator, tower: Tower) -> tuple[str, LaneScores | None
     """The encoder's fingerprint, and scores that this process computes during the scan."""
     encoder = TextEncoder.load(tower.text, device=tower.device, kept=curator.kept)
     return encoder.fingerprint, curator.lane_scores(encoder, curator.refresh(encoder))
+
+
+def _journal_key(curator: Curator, encoder: str, device: str) -> dict[str, object]:
+    """All that the scans of a cascade depend on."""
+    return {
+        "journal version": JOURNAL_VERSION,
+        "pools": [(pool.name, str(pool.share), pool.pool.fingerprint) for pool in curator.pools],
+        "encoder": encoder,
+        "device": choose_device(device).type,
+        "int8": has_int8(),  # two processors guess differently
+        "metadata": curator.fingerprint,
+        **asdict(curator.config),
+    }
 
 
 def _scored_ahead(

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,12 @@ from typing import cast
 import pyarrow as pa
 
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
-from cit_curate.curation.lane_scan import LaneScan, OuterStep, ScanState
+from cit_curate.curation.lane_scan import LaneScan, OuterStep
 from cit_curate.curation.rule import similarity_rule
+from cit_curate.curation.scan_journal import ScanJournal
 from cit_curate.curation.scan_ledger import ledger_rows, round_row
 from cit_curate.curation.scan_rows import ScanTotals
+from cit_curate.curation.scan_state import ScanState
 from cit_curate.curation.scores.cascade import CascadeScores
 from cit_curate.curation.scores.exact import ExactScores, LaneScores, WindowScores
 from cit_curate.curation.scores.score_cache import ScoreCache
@@ -184,6 +186,7 @@ class Curator:
         num_pairs: int | None,
         lanes: Sequence[int] | None = None,
         on_progress: LaneProgress | None = None,
+        journal: Path | None = None,
     ) -> list[LaneSelection]:
         """Run one outer step: the next kept pairs of every lane, by caption alone.
 
@@ -194,6 +197,8 @@ class Curator:
             num_pairs: The pairs of each lane; None = all that `max_passes` passes have.
             lanes: The lanes to run; None = all.
             on_progress: See `LaneProgress`.
+            journal: The folder in which the scans are saved as they go, and from which they
+                resume; None = they are not saved.
 
         Raises:
             ShortfallError: See `LaneScan.take`.
@@ -202,7 +207,10 @@ class Curator:
         with self._keeping_vectors():
             for lane in range(self.config.lanes) if lanes is None else lanes:
                 scan = self.scan(step, lane, cursors[lane], scores)
-                rows = scan.take(num_pairs, on_progress and partial(on_progress, lane))
+                progress = on_progress and partial(on_progress, lane)
+                with nullcontext() if journal is None else ScanJournal(journal, scan) as saved:
+                    on_kept = saved.add if saved is not None else None
+                    rows = scan.take(num_pairs, progress, on_kept)
                 selections.append(LaneSelection(scan, rows, scan.state(rows)))
         if step.number == 0 and all(selection.scan.kept_all for selection in selections):
             logger.warning(

@@ -27,6 +27,7 @@ from cit_curate.curation.scan_rows import (
     pool_names,
     scored_rows,
 )
+from cit_curate.curation.scan_state import ScanState
 from cit_curate.curation.scores.audit import new_audit
 from cit_curate.curation.scores.broken_vectors import Rejects, check_limit, leave_out_broken
 from cit_curate.curation.scores.exact import Scores, WindowScores
@@ -41,6 +42,7 @@ SMALLEST_WINDOW = 1_024
 LARGEST_WINDOW = 16_384
 
 ScanProgress = Callable[[ScanTotals], None]
+KeptRows = Callable[[pa.Table], None]
 
 
 @dataclass(frozen=True)
@@ -56,29 +58,6 @@ class OuterStep:
     number: int
     update: int
     encoder: str
-
-
-@dataclass(frozen=True)
-class ScanState:
-    """The state of a scan, from which it resumes as if never stopped.
-
-    Attributes:
-        cursor: The position of the scan.
-        totals: The counts so far.
-        num_requested: The pairs requested so far.
-        near_misses: The best pairs that were not kept.
-        surplus: Kept pairs that have not been taken.
-        taken: The keys of the pairs taken, of which `unique` collection takes no second.
-        set_aside: See `LaneScan.reject_rows`.
-    """
-
-    cursor: PoolCursor
-    totals: ScanTotals
-    num_requested: int
-    near_misses: pa.Table
-    surplus: pa.Table
-    taken: Sequence[str]
-    set_aside: Sequence[Mapping[str, Any]] = ()
 
 
 class LaneScan:
@@ -167,12 +146,18 @@ class LaneScan:
         """Whether captions were scored, and every one was kept."""
         return not self.everything_passes and self.totals.kept == self.totals.scanned > 0
 
-    def take(self, num_pairs: int | None, on_progress: ScanProgress | None = None) -> pa.Table:
+    def take(
+        self,
+        num_pairs: int | None,
+        on_progress: ScanProgress | None = None,
+        on_kept: KeptRows | None = None,
+    ) -> pa.Table:
         """The next kept pairs, in arrival order.
 
         Args:
             num_pairs: The number of pairs; None = all that the passes have.
             on_progress: Called with the totals after each scanned batch.
+            on_kept: Called with the kept rows of each scanned batch, before `on_progress`.
 
         Returns:
             Table with `SCORED_SCHEMA`.
@@ -194,6 +179,8 @@ class LaneScan:
             self._count(batch)
             kept.append(batch.kept)
             num_kept += len(batch.kept)
+            if on_kept is not None:
+                on_kept(batch.kept)
             if on_progress is not None:
                 on_progress(self.totals)
         rows = pa.concat_tables(kept)

@@ -60,6 +60,8 @@ KINDS = {
     "yfcc_key": "key.json",
     "yfcc_ids": "ids.npy",
     "scores": "*.arrow",
+    "scan_journal": "scan.json",
+    "scan_journal_file": "lane=*/*.parquet",
 }
 # A file or folder that the user names: a run, a pool, an export, a page.
 OTHER = "other"

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cit_curate.config import TextTowerConfig
 from cit_curate.errors import BrokenVectorsError, ConfigError
 from cit_curate.gpu_kernels import fix_attention_kernels
+from cit_curate.processor import has_int8
 from cit_curate.records import Float32
 from cit_curate.storage.vector_cache import VectorCache, text_keys
 from cit_curate.text_encoder.dual_encoder_text import load_text_projection
@@ -168,8 +169,8 @@ class TextEncoder:
 
     @cached_property
     def int8(self) -> PackedTower | None:
-        """The tower in int8; None on a GPU, and for a family without packed passes."""
-        if self.device.type != "cpu" or not is_packable(self.tower):
+        """The tower in int8; None where it is no faster, and for a family without packed passes."""
+        if self.device.type != "cpu" or not is_packable(self.tower) or not has_int8():
             return None
         return self._pack(int8_copy(self.tower))
 

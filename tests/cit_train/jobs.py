@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from forked import Forked, start
 from tiny import make_config
 from tiny_runs import ledger_hashes, logged_updates, weights
 
-from cit_curate.curation import curate
+from cit_curate.curation import curate, scan_journal
 from cit_curate.pool.build.ingest import build_pool
 from cit_curate.pool.pool import Pool
 from cit_curate.pool.token_files import write_token_files
@@ -76,6 +77,20 @@ def curating(world: Path, out: Path) -> None:
         pool = Pool.open(world / "data" / "pool")
         inputs = (pool, config.metadata, config.text, config.curate, out / "run")
         with mock.patch.object(curate, "STAGED_CAPTIONS", 0):
+            curate.curate(*inputs, num_pairs=config.budget, device="cpu")
+
+
+def cascading(world: Path, out: Path) -> None:
+    """`cit curate --curation cascade`, which saves its scan after every batch."""
+    config = make_config(world)
+    if not (out / "run").exists():
+        pool = Pool.open(world / "data" / "pool")
+        rules = replace(config.curate, curation="cascade")
+        inputs = (pool, config.metadata, config.text, rules, out / "run")
+        with (
+            mock.patch.object(curate, "STAGED_CAPTIONS", 0),
+            mock.patch.object(scan_journal, "SAVE_SECONDS", 0.0),
+        ):
             curate.curate(*inputs, num_pairs=config.budget, device="cpu")
 
 
@@ -147,8 +162,8 @@ _UNEQUAL = re.compile(
 JOBS: Mapping[str, Job] = {
     job.__name__: job
     for job in (
-        *(training, long_training, curating, pooling, pooling_yfcc, exporting),
-        *(importing, narrowing, tokenizing),
+        *(training, long_training, curating, cascading, pooling, pooling_yfcc),
+        *(exporting, importing, narrowing, tokenizing),
     )
 }
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -171,6 +171,18 @@ def _open_folder(staging: Path, source: ScoreSource, index: MetadataIndex) -> Pa
         **{name: getattr(config, name) for name in ("seed", "lanes", "order", "texts")},
         "aug_tag": config.augments_tags,
     }
+    folder = open_staging(staging, key)
+    save_index(index, folder / "index", version=folder.name)
+    return folder
+
+
+def open_staging(staging: Path, key: Mapping[str, object]) -> Path:
+    """The folder for what a scan keeps until its run is complete; that of another one is removed.
+
+    Args:
+        staging: The folder beside the run.
+        key: All that the scan depends on: JSON values.
+    """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder = staging / digest
     if staging.is_dir() and not folder.is_dir():
@@ -178,5 +190,4 @@ def _open_folder(staging: Path, source: ScoreSource, index: MetadataIndex) -> Pa
         shutil.rmtree(staging)
     folder.mkdir(parents=True, exist_ok=True)
     sweep_temporary(folder)
-    save_index(index, folder / "index", version=digest)
     return folder

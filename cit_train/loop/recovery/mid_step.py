@@ -13,21 +13,17 @@ one. The commit of the outer step removes the mid-step files.
 """
 
 import logging
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from cit_curate.curation.curator import LaneSelection
-from cit_curate.curation.lane_scan import LaneScan, ScanState
-from cit_curate.curation.scan_rows import ScanTotals
-from cit_curate.curation.scores.audit import Audit
+from cit_curate.curation.lane_scan import LaneScan
+from cit_curate.curation.scan_state import state_from_json, state_to_json
 from cit_curate.errors import DamagedError
-from cit_curate.records import PoolCursor
 from cit_curate.run.ledger import Run
 from cit_curate.run.paths import step_folder
 from cit_curate.storage.durable import (
@@ -121,21 +117,10 @@ def write_selection(run: Run, selection: LaneSelection) -> list[FileEntry]:
         "surplus": state.surplus,
         "near_misses": state.near_misses,
     }
-    # Not asdict: it rebuilds a Counter from key-value pairs, and so counts the pairs.
-    audit = state.totals.audit and asdict(state.totals.audit)
-    totals = {
-        **vars(state.totals),
-        "histogram": state.totals.histogram.tolist(),
-        "audit": audit,
-    }
     value = {
         "update": scan.step.update,
         "encoder": scan.step.encoder,
-        "cursor": asdict(state.cursor),
-        "totals": totals,
-        "num_asked": state.num_requested,
-        "taken": list(state.taken),
-        "set_aside": list(state.set_aside),
+        **state_to_json(state),
     }
     entries = []
     for name, table in tables.items():
@@ -169,25 +154,7 @@ def read_selection(run: Run, scan: LaneScan) -> LaneSelection:
     selected, surplus, near_misses = (
         pq.ParquetFile(stem.with_name(f"{stem.name}-{name}.parquet")).read() for name in _TABLES
     )
-    saved = value["totals"]
-    totals = ScanTotals(
-        **{
-            **saved,
-            "histogram": np.asarray(saved["histogram"], dtype=np.int64),
-            "scanned_of_pool": Counter(saved["scanned_of_pool"]),
-            "kept_of_pool": Counter(saved["kept_of_pool"]),
-            "audit": saved["audit"] and Audit.from_json(saved["audit"]),
-        }
-    )
-    state = ScanState(
-        PoolCursor(**value["cursor"]),
-        totals,
-        value["num_asked"],
-        near_misses,
-        surplus,
-        value["taken"],
-        value.get("set_aside", ()),  # absent in runs of an older version
-    )
+    state = state_from_json(value, near_misses=near_misses, surplus=surplus)
     scan.resume_from(state)
     return LaneSelection(scan, selected, state)
 

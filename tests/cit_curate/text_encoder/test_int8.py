@@ -1,7 +1,14 @@
 """A linear layer in int8: near the float one, and of each row alone."""
 
-import torch
+from pathlib import Path
 
+import pytest
+import torch
+from small_tower import small_tower
+
+from cit_curate.processor import has_int8
+from cit_curate.text_encoder import encoder as encoder_module
+from cit_curate.text_encoder.encoder import TextEncoder
 from cit_curate.text_encoder.int8 import Int8Linear, int8_copy
 
 
@@ -40,3 +47,17 @@ def test_a_copy_leaves_the_tower_alone_and_shares_what_is_not_linear() -> None:
     assert isinstance(tower[1][0], torch.nn.Linear)
     assert isinstance(copied[1][0], Int8Linear)
     assert copied[0].weight is tower[0].weight
+
+
+@pytest.mark.parametrize("instructions", [(), ("avx2", "avx512_f"), ("avx_vnni",), ("amx_int8",)])
+def test_a_processor_without_instructions_for_int8_is_not_given_any(
+    instructions: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = dict.fromkeys(instructions, True) | {"avx512_vnni": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    is_fast = not {*instructions}.isdisjoint({"avx_vnni", "amx_int8"})
+    assert has_int8() is is_fast
+    encoder = TextEncoder.load(small_tower(tmp_path), device="cpu")
+    assert (encoder.int8 is not None) is is_fast
+    monkeypatch.setattr(encoder_module, "has_int8", lambda: not is_fast)
+    assert (TextEncoder(encoder.tower, encoder.tokenizer).int8 is None) is is_fast

@@ -12,6 +12,7 @@ from torch._dynamo.exc import TorchDynamoException
 from transformers import CONFIG_MAPPING, AutoModel, AutoTokenizer
 
 from cit_curate.errors import ConfigError
+from cit_curate.text_encoder import encoder as encoder_module
 from cit_curate.text_encoder.encoder import TextEncoder
 from cit_curate.text_encoder.load import resolve_model_name
 from cit_curate.text_encoder.packed import is_packable, plan_passes
@@ -117,7 +118,9 @@ def test_a_vector_is_bit_identical_alone_and_among_others(pooling: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # those of the compiler's own imports
-def test_compiled_passes_give_nearly_the_same_and_no_caption_sees_another() -> None:
+def test_compiled_passes_give_nearly_the_same_and_no_caption_sees_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(resolve_model_name("package:minilm"))
     torch.manual_seed(0)
     tower = AutoModel.from_config(CONFIG_MAPPING["bert"](**SIZES, max_position_embeddings=64))
@@ -129,6 +132,7 @@ def test_compiled_passes_give_nearly_the_same_and_no_caption_sees_another() -> N
     np.testing.assert_array_equal(alone, together)
     assert compiled.fingerprint != plain.fingerprint
     tokens = plain.tokenize(CAPTIONS)
+    monkeypatch.setattr(encoder_module, "has_int8", lambda: True)
     assert compiled.int8 is not None
     assert plain.int8 is not None
     cosine = (compiled.int8.embed(tokens) * plain.int8.embed(tokens)).sum(dim=1)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from small_tower import small_tower
 
+from cit_curate.text_encoder import encoder as encoder_module
 from cit_curate.text_encoder.encoder import TextEncoder
 from cit_curate.text_encoder.token_vectors import TokenVectors
 from cit_curate.text_encoder.tokenizer import special_tokens
@@ -42,7 +43,10 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> TextEncoder:
     return TextEncoder.load(small_tower(tmp_path_factory.mktemp("tower")), device="cpu")
 
 
-def test_the_encoder_gives_a_token_the_vector_of_its_word_alone(encoder: TextEncoder) -> None:
+def test_the_encoder_gives_a_token_the_vector_of_its_word_alone(
+    encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder_module, "has_int8", lambda: True)
     before, behind = special_tokens(encoder.tokenizer)
     token = encoder.tokenize(["a"]).ids.tolist()
     assert [*before, *token[len(before) : len(token) - len(behind)], *behind] == token

@@ -29,6 +29,7 @@ from cit_curate.pool.pool import Pool
 from cit_curate.run.ledger_tables import SCHEMAS
 from cit_curate.run.report.page import build_report
 from cit_curate.sources.columns import Columns
+from cit_curate.text_encoder import encoder as encoder_module
 from cit_curate.text_encoder.encoder import TextEncoder
 from indexes.build import build_index
 from indexes.protocol import MetadataIndex
@@ -39,6 +40,13 @@ RULES = CurateConfig(
     curation="cascade", min_ratio=0.0, order="sequential", texts="every", batch_size=256,
     calibration_captions=2_048, audit_ratio=0.02,
 )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def int8_on_every_processor() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoder_module, "has_int8", lambda: True)
+        yield
 
 
 @pytest.fixture(scope="module")

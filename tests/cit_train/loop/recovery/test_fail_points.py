@@ -37,6 +37,10 @@ OF_JOB = {
         *("scores", "index", "index_vectors", "config", "environment", "metadata", "manifest"),
         *("head", "selections", "near_misses", "rounds", "other"),
     },
+    "cascading": {
+        *("scan_journal", "scan_journal_file", "config", "environment", "metadata", "manifest"),
+        *("head", "selections", "near_misses", "rounds", "other"),
+    },
     "pooling": {
         *("yfcc_key", "pool_block", "pool_block_end", "pool_part", "pool_rejects"),
         *("pool_manifest", "pool_report", "pool_catalog", "other"),
@@ -137,7 +141,7 @@ def strike(
     assert run_job(job, world, out) == 0, out.with_name(f"{out.name}.stderr").read_text()
     assert result_of(out) == whole, name
     assert not list(out.rglob(".tmp-*"))
-    if job in ("training", "curating"):
+    if job in ("training", "curating", "cascading"):
         assert len(Run.open(out / "run").commits()) == (2 if job == "training" else 1)
 
 
