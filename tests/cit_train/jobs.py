@@ -34,6 +34,7 @@ from cit_curate.sources.columns import Columns
 from cit_curate.sources.source import yfcc_source
 from cit_curate.sources.yfcc.format import COLUMNS
 from cit_curate.sources.yfcc.source import YfccSource
+from cit_curate.storage.vector_cache import VectorCache
 from cit_curate.text_encoder.load import load_tokenizer
 from cit_curate.text_encoder.tokenizer import encode, tokenizer_key
 from cit_train.inner_loop.trainer import TrainState
@@ -91,6 +92,19 @@ def cascading(world: Path, out: Path) -> None:
             mock.patch.object(curate, "STAGED_CAPTIONS", 0),
             mock.patch.object(scan_journal, "SAVE_SECONDS", 0.0),
         ):
+            curate.curate(*inputs, num_pairs=config.budget, device="cpu")
+
+
+def embedding(world: Path, out: Path) -> None:
+    """`cit curate`, which keeps the vectors of what it embeds."""
+    config = make_config(world)
+    if not (out / "run").exists():
+        pool, kept = (
+            Pool.open(world / "data" / "pool"),
+            VectorCache(out / "vectors", max_bytes=None),
+        )
+        inputs = (pool, config.metadata, config.text, config.curate, out / "run")
+        with mock.patch.object(curate, "vectors_beside", return_value=kept):
             curate.curate(*inputs, num_pairs=config.budget, device="cpu")
 
 
@@ -154,15 +168,15 @@ def tokenizing(world: Path, out: Path) -> None:
 
 # The catalog's bytes are DuckDB's; logs and environment tell of times and places; and a job that is
 # killed when its result is there leaves what was read or scored beside it.
-# The lock of a killed job stays until another one needs it.
+# The lock of a killed job stays until another one needs it. Vectors are kept where there is room.
 _UNEQUAL = re.compile(
-    r"pool\.duckdb|metrics\.jsonl|(environment|head)\.json|^\.(staging-|[^/]*\.lock$)"
+    r"pool\.duckdb|metrics\.jsonl|(environment|head)\.json|^\.(staging-|[^/]*\.lock$)|^vectors/"
 )
 
 JOBS: Mapping[str, Job] = {
     job.__name__: job
     for job in (
-        *(training, long_training, curating, cascading, pooling, pooling_yfcc),
+        *(training, long_training, curating, cascading, embedding, pooling, pooling_yfcc),
         *(exporting, importing, narrowing, tokenizing),
     )
 }

@@ -41,6 +41,10 @@ OF_JOB = {
         *("scan_journal", "scan_journal_file", "config", "environment", "metadata", "manifest"),
         *("head", "selections", "near_misses", "rounds", "other"),
     },
+    "embedding": {
+        *("vectors", "config", "environment", "metadata", "manifest", "head", "selections"),
+        *("near_misses", "rounds", "other"),
+    },
     "pooling": {
         *("yfcc_key", "pool_block", "pool_block_end", "pool_part", "pool_rejects"),
         *("pool_manifest", "pool_report", "pool_catalog", "other"),
@@ -206,9 +210,10 @@ def fill(
     """Let the disk be full when a job first comes to a fail point, and begin it again."""
     whole, passed = of_jobs(job)
     out.mkdir()
-    # How a try ended may go untold where there is no room to tell it; shards wait for room.
+    # How a try ended may go untold where there is no room to tell it; shards wait for room, and
+    # vectors are not kept.
     waits = job == "training" and name.startswith(("shard.", "shard_entry."))
-    is_told = passed[name] and not name.startswith("status") and not waits
+    is_told = passed[name] and not name.startswith(("status", "vectors")) and not waits
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, f"{name}:1:enospc")
         # Another job in this process has been there.
