@@ -93,9 +93,8 @@ def sample_similarity(
     sound = np.isfinite(scored.similarity)
     if not sound.any():
         raise NotFiniteError(
-            f"none of {len(sound):,} sampled captions has a usable vector, such as "
-            f"{window[0].rows['caption'][0].as_py()!r}: all are NaN, infinite or zero. The text "
-            "tower is broken or has diverged: check --text-encoder"
+            f"the text tower gives NaN, infinity or zero for all of {len(sound):,} sampled "
+            f"captions, such as {window[0].rows['caption'][0].as_py()!r}; its weights are broken"
         )
     hit = set(scored.nearest[sound].tolist())
     never = tuple(entry.name for number, entry in enumerate(entries) if number not in hit)

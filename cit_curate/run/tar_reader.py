@@ -85,4 +85,4 @@ def _usual_members(content: mmap.mmap | bytes, *, is_part: bool = False) -> list
 def _pax_path(records: bytes) -> tuple[bool, bytes | None]:
     """Whether pax records are harmless, and the path that they give."""
     match = _PATH.search(records)
-    return bool(_HARMLESS.fullmatch(records)), match.group(1) if match else None
+    return bool(_HARMLESS.fullmatch(records)), match.group(1).rstrip(b"/") if match else None

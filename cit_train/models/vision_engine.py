@@ -68,7 +68,7 @@ class OpenVinoTower:
         """Compile a tower, whose weights are copied.
 
         Args:
-            tower: The vision tower, on the CPU and in eval mode.
+            tower: The vision tower, on the CPU; its frozen part is in eval mode.
             normalizer: Its normalisation, which the engine does as well.
             views: uint8 [rows, 3, side, side], example views of the shape of every pass.
             precision: The precision of the matrix products.
@@ -76,7 +76,7 @@ class OpenVinoTower:
         Raises:
             ConfigError: OpenVINO lacks an operation of this tower, or computes other features.
         """
-        frozen = _Frozen(tower, normalizer).eval()
+        frozen = _Frozen(tower, normalizer)
         try:
             self._request = _compiled(frozen, views, precision).create_infer_request()
         except RuntimeError as error:
@@ -99,6 +99,8 @@ class _Frozen(nn.Module):
         super().__init__()
         self.tower = tower
         self._normalizer = normalizer
+        # Not `eval()`: a head above the frozen part may be in train mode, and stays so.
+        self.training = False
 
     def forward(self, views: Tensor) -> Tensor:
         return frozen_features(self.tower, self._normalizer(views)).float()

@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cit_curate.run.tar_reader import _usual_members, tar_members
@@ -34,6 +34,7 @@ def members_of(path: Path) -> list[tuple[str, bytes]]:
     st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]),
     st.sampled_from([0.0, 0.5, 7]),
 )
+@example([("\x80/", b"")], tarfile.PAX_FORMAT, 0.0)
 def test_members_are_those_of_tarfile(
     tmp_path_factory: pytest.TempPathFactory,
     files: list[tuple[str, bytes]],
