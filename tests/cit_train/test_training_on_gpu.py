@@ -25,7 +25,7 @@ from cit_train.evaluation.pooled_images import pooled_images, project
 from cit_train.loop.session import open_session
 from cit_train.outer_loop import train
 
-pytestmark = [pytest.mark.gpu, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(400)]
 
 
 def first_selection(run: Path) -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ def run_demo(out: Path, *flags: str) -> tuple[dict[str, object], str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_the_demo_makes_everything_and_goes_on_where_it_was(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     first, _ = run_demo(out, "--updates", "10")

@@ -355,7 +355,7 @@ def test_the_processes_give_what_the_functions_give_here(
 
 @pytest.mark.faults("K1", "K3", "S6", "D4")
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(500)
 @pytest.mark.parametrize(
     ("moment", "update", "act"),
     [
@@ -408,7 +408,7 @@ def test_a_process_that_is_killed_ends_the_run_which_goes_on_afterwards(
 
 @pytest.mark.faults("D1", "K3")
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(500)
 def test_two_ranks_score_ahead_each_for_its_own_lanes(world: Path, tmp_path: Path) -> None:
     fields = {**FIELDS, "lanes": 2, "batch_size": 4, "pairs_per_shard": 5}
     out, whole = tmp_path / "run", tmp_path / "whole"

@@ -30,7 +30,7 @@ from cit_curate.run.ledger import Run
 from cit_train.config import flat
 from cit_train.recipes import default
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 FIELDS: dict[str, Any] = {
     "lanes": 2,

@@ -52,7 +52,7 @@ def assert_equivalent(one: Run, other: Run) -> None:
 
 @pytest.mark.faults("D1")
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "fields",
     [

@@ -301,7 +301,7 @@ LANES: dict[str, Any] = {
 
 @pytest.mark.faults("K4")
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_a_run_goes_on_with_another_number_of_ranks_from_within_an_outer_step(
     world: Path, tmp_path: Path
 ) -> None:
@@ -320,7 +320,7 @@ def test_a_run_goes_on_with_another_number_of_ranks_from_within_an_outer_step(
 
 @pytest.mark.faults("K3")
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("fields", [{"micro_batch": 1}, {"local_loss": True}, {"accumulate": 2}])
 def test_settings_that_reach_over_ranks_can_be_stopped_and_go_on_exactly(
     world: Path, tmp_path: Path, fields: dict[str, Any]

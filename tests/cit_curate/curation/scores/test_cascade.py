@@ -105,7 +105,7 @@ def test_nearly_all_that_passes_is_kept_and_less_is_scored(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(500)
 def test_a_real_tower_is_mostly_spared(captions) -> None:
     text = TextTowerConfig(text_encoder="package:minilm", pooling="mean")
     encoder = TextEncoder.load(text, device="cpu")

@@ -16,7 +16,7 @@ NUM_KILLS = 200
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.faults("L4", "L6", "K1", "K7")
 def test_after_kills_at_random_all_that_was_told_is_there_once(world: Path, tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()

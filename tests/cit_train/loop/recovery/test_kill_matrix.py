@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tiny_runs import assert_same_run, finish_ranks, start_ranks, status, told_by
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 # 2 outer steps of 3 updates. Saved in their middles at 2 and at 5, evaluated at 2, 4 and 6.
 FIELDS: dict[str, Any] = {
