@@ -15,6 +15,7 @@ import json
 import mmap
 import os
 import tarfile
+import weakref
 import zlib
 from abc import abstractmethod
 from collections import Counter
@@ -194,11 +195,6 @@ class _ShardSamples(Sequence[Sample]):
     The file stays open as long as the object exists, so that it may be removed meanwhile.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        with path.open("rb") as stream:
-            self._content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-
     @overload
     def __getitem__(self, row: int) -> Sample: ...
 
@@ -233,9 +229,11 @@ class ClosedShard(_ShardSamples):
         os.environ.setdefault("WDS_SECURE", "1")
         import webdataset as wds  # imports torch
 
-        super().__init__(check_file(folder, entry))
+        self._path = check_file(folder, entry)
         url = str(self._path)
         try:
+            with self._path.open("rb") as stream:
+                self._content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
             members = tar_members(self._content)
             files = ({"fname": m.name, "data": m, "__url__": url} for m in members)
             self._samples = list(wds.tariterators.group_by_keys(files))
@@ -276,15 +274,17 @@ class MarkedShard(_ShardSamples):
         Raises:
             DamagedError: The tar is missing, or has another size than its entry.
         """
-        super().__init__(check_file(folder, entry, full=False))
+        self._path = check_file(folder, entry, full=False)
         self._marks = marks
+        self._file = os.open(self._path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
 
     def __len__(self) -> int:
         return len(self._marks)
 
     def _sample(self, row: int) -> Sample:
         start, mark = self._marks[row - 1].end if row else 0, self._marks[row]
-        content = self._content[start : mark.end]
+        content = os.pread(self._file, mark.end - start, start)
         if zlib.crc32(content) != mark.crc32:
             raise DamagedError(
                 f"{self._path} has changed since it was written: the CRC-32 of its sample {row} "
