@@ -110,9 +110,14 @@ def on_narrow_terminal(*args: object, **settings: str) -> tuple[int, str]:
     """How `cit` ends, and all that it shows, on a terminal of 20 columns."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 20))
-    settings = {"TERM": "xterm", **settings}
-    streams = {"stdout": theirs, "stderr": theirs}
-    process = forked.start(CIT, *args, environment=settings, imported=imports_of(*args), **streams)
+    # A new Python: tyro decides on colours when it is imported.
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cit_train.cli", *map(str, args)],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", **settings},
+    )
     os.close(theirs)
     shown = b""
     with contextlib.suppress(OSError):  # Linux: the other end is closed
