@@ -5,7 +5,10 @@ EfficientNet-Lite0 takes two fifths of its time in PyTorch (`scripts.bench.visio
 """
 
 import importlib.util
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -111,9 +114,10 @@ def _compiled(frozen: nn.Module, views: Tensor, precision: VisionPrecision) -> A
 
     Not by `openvino.convert_model`, which takes five times as long and reports to its vendor.
     """
-    import openvino
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+    with _without_telemetry():
+        import openvino
+        from openvino.frontend import FrontEndManager
+        from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     # The tracer is deprecated, but OpenVINO cannot read what replaces it: of EfficientNet-Lite0
     # from torch.export it makes a graph whose shapes contradict each other (2026.4).
@@ -132,6 +136,23 @@ def _compiled(frozen: nn.Module, views: Tensor, precision: VisionPrecision) -> A
         "ENABLE_CPU_PINNING": False,  # several ranks would be pinned to the same cores
     }
     return openvino.Core().compile_model(model, "CPU", settings)
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """A block of imports in which OpenVINO finds no package to report them to its vendor with.
+
+    It then takes the stub that it has for this case.
+    """
+    name = "openvino_telemetry"
+    before = sys.modules.pop(name, None)
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        if before is not None:
+            sys.modules[name] = before
 
 
 def _unsuitable(reason: str) -> ConfigError:

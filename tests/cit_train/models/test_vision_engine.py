@@ -1,5 +1,7 @@
 """Engines of a frozen tower: the same features, whatever else is in the batch."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,3 +129,13 @@ def test_a_tower_that_the_engine_cannot_run_is_refused_with_the_way_out(
 
     with pytest.raises(ConfigError, match="no such operation; give --vision-engine torch"):
         OpenVinoTower(Unsupported(), NORMALIZER, pictures)
+
+
+def test_openvino_is_imported_without_what_reports_to_its_vendor() -> None:
+    code = (
+        "import sys; from cit_train.models import vision_engine\n"
+        "with vision_engine._without_telemetry(): import openvino\n"
+        "assert 'openvino.tools.ovc.telemetry_stub' in sys.modules\n"
+        "assert not any(name.startswith('openvino_telemetry') for name in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
