@@ -4,14 +4,14 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import forked
 import pytest
-from forked import Forked
 from tiny import make_config, make_pool
 from tiny_runs import (
     assert_same_run,
@@ -19,6 +19,7 @@ from tiny_runs import (
     finish_ranks,
     logged_updates,
     processes_of,
+    start,
     start_fresh,
     start_ranks,
     status,
@@ -48,6 +49,9 @@ def out(tmp_path: Path) -> Iterator[Path]:
     """The folder of a run; nothing of it may go on after the test."""
     folder = tmp_path / "run"
     yield folder
+    # A decoder ends once its rank has.
+    with contextlib.suppress(AssertionError):
+        wait_for(lambda: not processes_of(folder), seconds=10)
     left = processes_of(folder)
     for pid in left:
         os.kill(pid, signal.SIGKILL)
@@ -270,10 +274,10 @@ def test_ranks_end_when_their_launcher_is_killed(world: Path, out: Path) -> None
     assert "frame #" not in told
 
 
-def start_command(world: Path, out: Path, **fields: object) -> Forked:
+def start_command(world: Path, out: Path, **fields: object) -> subprocess.Popen[bytes]:
     """`cit train default --nproc 2` with the fields of the tiny world as flags.
 
-    The command is forked; torchrun, in it, starts each rank as a new Python.
+    A new Python: how it ends after signals is what these tests are about.
     """
     usual = flat(default())
     flags = [
@@ -281,13 +285,12 @@ def start_command(world: Path, out: Path, **fields: object) -> Forked:
         for name, value in flat(make_config(world, **LONG, **fields)).items()
         if value != usual[name]
     ]
-    command = ["train", "default", *flags, "--out", out, "--resume", "--nproc", "2"]
-    with told_by(out).open("ab") as stderr:
-        return forked.start("cit_train.cli:main", *command, stderr=stderr, new_session=True)
+    command = [sys.executable, "-m", "cit_train.cli", "train", "default", *flags]
+    return start([*command, "--out", str(out), "--resume", "--nproc", "2"], out)
 
 
-def ranks_of(out: Path) -> list[int]:
-    """The processes that have the run folder among their arguments: ranks of `start_command`."""
+def commands_of(out: Path) -> list[int]:
+    """The processes that have the run folder among their arguments: the launcher and its ranks."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
@@ -318,7 +321,7 @@ def test_a_signal_to_the_launcher_stops_all_ranks_and_leaves_nothing(
 def test_a_second_interrupt_to_the_launcher_ends_all_at_once(world: Path, out: Path) -> None:
     process = start_command(world, out)
     wait_for(lambda: list(out.glob("manifests/*")), seconds=90)
-    ranks = ranks_of(out)
+    ranks = [pid for pid in commands_of(out) if pid != process.pid]
     assert len(ranks) == 2
     os.kill(ranks[1], signal.SIGSTOP)  # so that the first request cannot be met
     process.send_signal(signal.SIGINT)
@@ -327,7 +330,7 @@ def test_a_second_interrupt_to_the_launcher_ends_all_at_once(world: Path, out: P
     sent = time.monotonic()
     assert finish(process, seconds=30) == 130, told_by(out).read_text()
     assert time.monotonic() - sent < 12
-    assert not processes_of(out)
+    wait_for(lambda: not processes_of(out), seconds=10)  # decoders end after their ranks
 
 
 @pytest.mark.faults("D5")
@@ -336,6 +339,6 @@ def test_too_early_a_signal_to_the_launcher_is_no_old_status(world: Path, out: P
     (out / "config.json").write_text("{}")
     (out / "status.json").write_text('{"code": 5}')
     process = start_command(world, out)
-    wait_for(lambda: len(ranks_of(out)) == 2, seconds=60)
+    wait_for(lambda: len(commands_of(out)) == 3, seconds=60)
     process.send_signal(signal.SIGTERM)
     assert finish(process) == 128 + signal.SIGTERM
