@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -109,6 +110,15 @@ def pytest_configure(config: pytest.Config) -> None:
     network_guard()
     if path and not hasattr(config, "workerinput"):  # workers of pytest-xdist report to one process
         config.pluginmanager.register(FaultResults(Path(path).absolute()))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object | None) -> None:
+    """Print how a worker of pytest-xdist ended that nobody asked to."""
+    if error:
+        code = node.gateway._io.wait()
+        how = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
+        print(f"\nworker {node.gateway.id} ended by {how}", flush=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
