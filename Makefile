@@ -22,11 +22,11 @@ demo: $(VENV)/.demo-ready
 test: test-fast test-slow
 
 test-fast: $(VENV)/.dev-ready
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal -m "not slow and not gpu"
 
 test-slow: $(VENV)/.dev-ready
 	$(BIN)/cit demo --fetch-only
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 -m "slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal -m "slow and not gpu"
 
 check: $(VENV)/.dev-ready
 	$(BIN)/ruff format --check .

@@ -20,3 +20,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     make_config(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the tiny world that nobody interrupted; read only."""
+    from tiny import make_config
+
+    from cit_train.outer_loop import train
+
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    train(make_config(world), out)
+    return out

@@ -35,14 +35,6 @@ from cit_train.loop.watcher import Watcher
 from cit_train.outer_loop import train, train_session
 
 
-@pytest.fixture(scope="module")
-def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody interrupted."""
-    out = tmp_path_factory.mktemp("runs") / "whole"
-    train(make_config(world), out)
-    return out
-
-
 def test_a_run_adds_up(finished: Path) -> None:
     run = Run.open(finished)
     assert [commit.update for commit in run.commits()] == [2, 4, 6]

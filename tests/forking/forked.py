@@ -23,12 +23,13 @@ from typing import IO, Any
 ROOT = Path(__file__).parents[2]
 # Where the functions are that tests run in processes of their own.
 FOLDERS = (ROOT, ROOT / "tests" / "cit_train", ROOT / "tests" / "cit_curate")
-# What commands about files import: a second.
-OF_FILES = ("cit_train.cli", "cit_curate.pool.pool", "cit_curate.run.ledger", "rich.table", "tyro")
+# What commands about files import: a second. Not tyro, which reads when it is imported whether a
+# terminal gets colours, as its environment says.
+OF_FILES = ("cit_train.cli", "cit_curate.pool.pool", "cit_curate.run.ledger", "rich.table")
 # What a training and a curation import, most of it when they first need it: several seconds.
 OF_MODELS = (
-    *("jobs", "train_tiny", "cit_train.train_command", "cit_train.outer_loop"),
-    *("indexes.faiss_index", "pyarrow.dataset", "webdataset", "pandas", "tyro"),
+    *("jobs", "train_tiny", "cit_train.outer_loop", "indexes.faiss_index", "pyarrow.dataset"),
+    *("webdataset", "pandas"),
 )
 
 

@@ -324,7 +324,7 @@ def reads(root, seed, count=1_000):
 
 @pytest.mark.faults("I8")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-@pytest.mark.parametrize("num_workers", [2, 4])
+@pytest.mark.parametrize("num_workers", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_forked_workers_and_threads_read_the_same_zips(tmp_path, num_workers):
     for number in range(4):
         content = {f"{member:03d}.jpg": b"%d %d" % (number, member) * 200 for member in range(50)}

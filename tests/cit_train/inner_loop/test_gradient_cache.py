@@ -33,8 +33,15 @@ def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
         assert off <= 5e-4 * gradient.abs().max() + 1e-6, name
 
 
-@pytest.mark.parametrize("loss", ["cit", "clip"])
-@pytest.mark.parametrize("micro_batch", [3, 4])
+@pytest.mark.parametrize(
+    ("micro_batch", "loss"),
+    [
+        (3, "cit"),
+        (4, "clip"),
+        pytest.param(3, "clip", marks=pytest.mark.slow),
+        pytest.param(4, "cit", marks=pytest.mark.slow),
+    ],
+)
 def test_chunks_give_the_gradient_of_the_plain_step(
     world: Path, tmp_path: Path, loss: str, micro_batch: int
 ) -> None:

@@ -32,9 +32,8 @@ def test_every_update_evaluation_and_outer_step_has_its_scalars(
     assert written["kept_ratio"] == [2, 4, 6]
 
 
-def test_no_event_file_is_written_unasked(world: Path, tmp_path: Path) -> None:
-    train(make_config(world), tmp_path / "run")
-    assert not (tmp_path / "run" / "tensorboard").exists()
+def test_no_event_file_is_written_unasked(finished: Path) -> None:
+    assert not (finished / "tensorboard").exists()
 
 
 def test_without_the_package_no_run_is_started(

@@ -308,7 +308,7 @@ def test_a_signal_to_the_launcher_stops_all_ranks_and_leaves_nothing(
     wait_for(lambda: list(out.glob("manifests/*")), seconds=90)
     process.send_signal(getattr(signal, name))
     assert finish(process, seconds=60) == 75, told_by(out).read_text()
-    assert not processes_of(out)
+    wait_for(lambda: not processes_of(out), seconds=10)
     left = status(out)
     assert (left["code"], left["reason"]) == (75, "stopped")
     assert f"stopped by {name}" in left["message"]

@@ -18,6 +18,7 @@ from tiny_runs import (
     start_training,
     status,
     told_by,
+    wait_for,
 )
 
 from cit_curate.errors import DamagedError, PeerLostError
@@ -283,7 +284,7 @@ def test_when_a_process_of_the_shards_is_killed_training_makes_its_updates_saves
     # What was in closed shards was trained on, and is saved.
     assert left["outer_step"] == 0
     assert 1 <= left["step"] <= 3
-    assert not processes_of(out)
+    wait_for(lambda: not processes_of(out), seconds=5)
     train(make_config(world, **fields), out, resume=True)
     train(make_config(world, **fields), tmp_path / "whole")
     assert_same_run(tmp_path / "whole", out)
