@@ -27,7 +27,8 @@ from scripts.bench.drawn_pool import draw
 from scripts.gpu_check.outcomes import Finding
 from scripts.gpu_check.setting import Setting, SkippedError
 
-MINILM = TextTowerConfig(text_encoder="package:minilm", pooling="mean")
+# Without kept vectors: the second run of a curation must compute them again.
+MINILM = TextTowerConfig(text_encoder="package:minilm", pooling="mean", vector_cache_bytes=0)
 LITE0 = "package:efficientnet-lite0"
 DIM = 384
 # The largest difference of a cosine that float16 makes; selections may differ so close to the

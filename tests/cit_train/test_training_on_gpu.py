@@ -25,7 +25,11 @@ from cit_train.evaluation.pooled_images import pooled_images, project
 from cit_train.loop.session import open_session
 from cit_train.outer_loop import train
 
-pytestmark = [pytest.mark.gpu, pytest.mark.timeout(400)]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.timeout(400),
+    pytest.mark.filterwarnings("default"),  # torch's, of kernels that this project cannot choose
+]
 
 
 def first_selection(run: Path) -> list[tuple[str, str]]:
@@ -74,8 +78,8 @@ def test_the_same_run_gives_the_same_bytes_and_the_first_pairs_of_the_cpu(
     gpu: str, world: Path, tmp_path: Path, vision_features: str
 ) -> None:
     for name, device in (("cpu", "cpu"), ("one", gpu), ("two", gpu)):
-        config = make_config(world, device=device, vision_features=vision_features)
-        train(config, tmp_path / name)
+        fields = {"device": device, "vision_features": vision_features, "vector_cache_bytes": 0}
+        train(make_config(world, **fields), tmp_path / name)
     assert_same_run(tmp_path / "one", tmp_path / "two")
     expected, found = (first_selection(tmp_path / name) for name in ("cpu", "one"))
     assert len(set(expected) & set(found)) >= 0.9 * len(expected)
@@ -96,7 +100,7 @@ def test_the_same_run_gives_the_same_bytes_and_the_first_pairs_of_the_cpu(
 def test_a_killed_run_is_resumed_to_the_same_bytes(
     gpu: str, world: Path, tmp_path: Path, fields: dict[str, object]
 ) -> None:
-    fields = {**fields, "device": gpu, "save_every": 1, "curate_every": 3}
+    fields = {**fields, "device": gpu, "save_every": 1, "curate_every": 3, "vector_cache_bytes": 0}
     kill = {"moment": "train", "update": 5, "act": "SIGKILL"}
     assert finish(start_training(world, tmp_path / "whole", **fields)) == 0
     killed = start_training(world, tmp_path / "killed", faults=[kill], **fields)

@@ -175,7 +175,7 @@ def test_every_test_that_is_marked_gpu_is_in_a_file_that_the_check_runs() -> Non
     marked = {
         path.name
         for path in TESTS.rglob("test_*.py")
-        if re.search(r"^(@|pytestmark = \[?)pytest\.mark\.gpu", path.read_text(), re.MULTILINE)
+        if re.search(r"^(@|pytestmark = |\s+)pytest\.mark\.gpu", path.read_text(), re.MULTILINE)
     }
     assert marked
     assert all(name.endswith("_on_gpu.py") for name in marked)

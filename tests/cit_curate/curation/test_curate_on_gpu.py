@@ -23,7 +23,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
 
 
 def curated(pool: Pool, out: Path, device: str, **changes: object) -> Run:
-    text = TextTowerConfig(text_encoder="package:minilm", pooling="mean")
+    text = TextTowerConfig(text_encoder="package:minilm", pooling="mean", vector_cache_bytes=0)
     rules = CurateConfig(**{**vars(RULES), **changes})
     metadata = MetadataConfig(metadata=str(LABELS))
     return curate(pool, metadata, text, rules, out, num_pairs=None, device=device)
