@@ -5,17 +5,25 @@
 The decoder's own rate is that of PIL on bytes in memory, in as many processes as the loader has
 workers. Without --images, montages of the demo's evaluation pictures (`cit demo --fetch-only`) are
 made into JPEGs of --size: YFCC's images have about 500 x 375 pixels.
+
+All processes stay from turn to turn, so that turns are short. The processor's time beside the rate
+is that of all of a way's processes together; it says more than the rate on a machine that is busy
+with something else.
 """
 
 import itertools
+import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +34,10 @@ from cit_curate.images.read import ImageRejected, check_image, read_image
 from cit_curate.images.shard_image import shard_image
 from cit_curate.run.paths import lane_prefix, step_folder
 from cit_curate.run.shards import Sample, ShardWriter
-from cit_train.streaming.batches import BatchReader, BatchReaderConfig, open_batches
+from cit_train.streaming.batches import BatchReader, BatchReaderConfig, LaneBatch, open_batches
 from cit_train.streaming.views import ViewMaker, empty_views
 from cit_train.transforms import train_view
+from scripts.bench.own_process import processor_seconds
 from scripts.bench.side_by_side import (
     Comparison,
     Facts,
@@ -43,12 +52,23 @@ from scripts.bench.side_by_side import (
 BATCH_SIZE = 64
 SIDE = 224
 QUALITY = 90
-# Of the loader: two for each worker are made ahead while nobody waits.
+# Of the loader: two for each worker are made ahead while nobody waits, in at most this time.
 WARM_BATCHES = 8
+SETTLE_SECONDS = 1.0
+# Outer steps of the loader with shards of their own.
+OWN_STEPS = 8
 MAX_PIXELS = 64_000_000
 
 UInt8 = npt.NDArray[np.uint8]
+T = TypeVar("T")
 Way = Callable[[Sequence[bytes]], object]
+
+
+class Turn(NamedTuple):
+    """What one turn of a way took: seconds, and seconds of the processors."""
+
+    seconds: float
+    processor: float
 
 
 def main() -> None:
@@ -57,7 +77,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="folder of images to use as they are")
     parser.add_argument("--size", default="500x375", help="width x height of the JPEGs made")
     parser.add_argument("--num-images", type=int, default=512)
-    parser.add_argument("--num-batches", type=int, default=40, help="timed batches of the loader")
+    parser.add_argument("--num-batches", type=int, default=24, help="timed batches of the loader")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     if options.images is not None:
@@ -122,29 +142,31 @@ def montages(
 def loading(images: Sequence[bytes], workers: int, num_batches: int, repeats: int) -> Comparison:
     """The loader in worker processes, against the decoder in as many."""
     counted = num_batches * BATCH_SIZE
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        ProcessPoolExecutor(
-            workers, mp_context=get_context("spawn"), initializer=_keep, initargs=(images,)
-        ) as pool,
-    ):
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        write_steps(Path(folder), images, (repeats + 1) * (num_batches + WARM_BATCHES) * BATCH_SIZE)
+        pool, decoders = _with_processes(lambda: stack.enter_context(_open_pool(images, workers)))
 
-        def together(way: Way) -> float:
+        def decoding(way: Way) -> Callable[[], Turn]:
             share = partial(_of_worker, way, counted // workers, workers)
-            return seconds_of(lambda: list(pool.map(share, range(workers))))
+            return partial(timed, lambda: list(pool.map(share, range(workers))), decoders)
 
-        write_steps(Path(folder), images, (num_batches + WARM_BATCHES) * BATCH_SIZE)
-        plain, fast = (stream_of(Path(folder), fast=fast) for fast in (False, True))
-        ways: dict[str, Callable[[], float]] = {
-            "PIL, decode alone": partial(together, _decode),
-            "PIL, decode + view": partial(together, _decode_and_view),
-            "fast views, no loader": partial(together, _fast_views),
-            "loader": partial(loader_seconds, plain, workers, num_batches),
-            "loader, --fast-views": partial(loader_seconds, fast, workers, num_batches),
+        def reading(*, fast: bool) -> Callable[[], Turn]:
+            stream = stream_of(Path(folder), fast=fast)
+            batches, pids = _with_processes(
+                lambda: _begun(stack.enter_context(open_batches(stream, num_workers=workers)))
+            )
+            return partial(loader_turn, batches, num_batches, pids)
+
+        ways = {
+            "PIL, decode alone": decoding(_decode),
+            "PIL, decode + view": decoding(_decode_and_view),
+            "fast views, no loader": decoding(_fast_views),
+            "loader": reading(fast=False),
+            "loader, --fast-views": reading(fast=True),
         }
-        # In turns, for the machine's own rate drifts; the first turn warms up.
-        turns = in_turn(ways, repeats=repeats + 1)
-    timings = tuple(Timing(name, seconds[1:], counted) for name, seconds in turns.items())
+        # The first turn warms up.
+        turns = {name: found[1:] for name, found in in_turn(ways, repeats=repeats + 1).items()}
+    timings = tuple(_timing(name, found, counted) for name, found in turns.items())
     title = f"Loader, {workers} workers, batches of {BATCH_SIZE}, views of {SIDE}"
     return Comparison(title, "images", timings)
 
@@ -189,15 +211,19 @@ def differences(images: Sequence[bytes]) -> Comparison:
 
 
 def write_steps(folder: Path, images: Sequence[bytes], num_pairs: int) -> None:
-    """Shards of outer steps that a stream of batches reads: enough pairs, and one step more."""
-    writer_of_step = (
-        ShardWriter(folder / step_folder(step), lane_prefix(0), pairs_per_shard=512)
-        for step in itertools.count()
-    )
+    """Shards of outer steps that a stream of batches reads: enough pairs, and one step more.
+
+    Steps after the first `OWN_STEPS` are links to those.
+    """
     numbers = itertools.count()
-    for _ in range(-(-num_pairs // len(images)) + 1):
-        writer = next(writer_of_step)
-        for image in images[: len(images) // BATCH_SIZE * BATCH_SIZE]:
+    used = images[: len(images) // BATCH_SIZE * BATCH_SIZE]
+    for step in range(-(-num_pairs // len(used)) + 1):
+        path = folder / step_folder(step)
+        if step >= OWN_STEPS:
+            path.symlink_to(step_folder(step % OWN_STEPS))
+            continue
+        writer = ShardWriter(path, lane_prefix(0), pairs_per_shard=512)
+        for image in used:
             key = f"{next(numbers)}_title"
             writer.add(Sample(image, "jpg", "a picture", {"pair_key": key}))
         writer.close()
@@ -219,14 +245,47 @@ def stream_of(folder: Path, *, fast: bool) -> BatchReader:
     return BatchReader(config, 0)
 
 
-def loader_seconds(
-    stream: BatchReader, workers: int, num_batches: int, *, warm: int = WARM_BATCHES
-) -> float:
-    """Seconds for some batches of a loader that is running already."""
-    with open_batches(stream, num_workers=workers) as batches:
-        for _ in itertools.islice(batches, warm):
-            pass
-        return seconds_of(lambda: [None for _ in itertools.islice(batches, num_batches)])
+def loader_turn(batches: Iterator[LaneBatch], num_batches: int, pids: Sequence[int]) -> Turn:
+    """One turn of a loader whose workers have made batches ahead."""
+    for _ in itertools.islice(batches, WARM_BATCHES):
+        pass
+    turn = timed(lambda: [None for _ in itertools.islice(batches, num_batches)], pids)
+    time.sleep(SETTLE_SECONDS)
+    return turn
+
+
+def timed(way: Callable[[], object], pids: Sequence[int]) -> Turn:
+    """One turn of a way that these processes work for."""
+    before = processor_seconds(pids)
+    seconds = seconds_of(way)
+    return Turn(seconds, processor_seconds(pids) - before)
+
+
+def _timing(name: str, turns: Sequence[Turn], num_images: int) -> Timing:
+    processor = statistics.median(turn.processor for turn in turns) / num_images
+    notes = {"processor ms": f"{processor * 1e3:.3f}"}
+    return Timing(name, tuple(turn.seconds for turn in turns), num_images, notes)
+
+
+def _with_processes(opening: Callable[[], T]) -> tuple[T, list[int]]:
+    """What a call opens, and the ids of the processes that it starts."""
+    before = set(active_children())
+    opened = opening()
+    return opened, [process.pid or 0 for process in set(active_children()) - before]
+
+
+def _open_pool(images: Sequence[bytes], workers: int) -> ProcessPoolExecutor:
+    pool = ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_keep, initargs=(images,)
+    )
+    # Starts them all, since none is idle yet when the next one is wanted.
+    list(pool.map(time.sleep, [0.5] * workers))
+    return pool
+
+
+def _begun(batches: Iterator[LaneBatch]) -> Iterator[LaneBatch]:
+    next(batches)  # starts the workers
+    return batches
 
 
 # The images of one process of the pool: timed ways find their bytes in its memory.

@@ -64,6 +64,20 @@ def test_a_buffer_is_new_to_the_trainer_once_and_is_known_by_worker_and_number()
         assert received.known(replace(again, memory=None)).memory is buffer.memory
 
 
+def test_a_buffer_is_free_once_its_views_are_in_page_locked_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)  # which needs a GPU
+    buffers = WorkerBuffers(0)
+    buffer = taken(buffers)
+    batch = LaneBatch(0, 0, 0, [], [], [], None, buffer=buffer).pin_memory()
+    gc.collect()
+    assert taken(buffers).number == buffer.number
+    assert batch.buffer is None
+    assert batch.views is not None
+    assert batch.views.is_contiguous(memory_format=torch.channels_last)
+
+
 def reader_of(folder: Path) -> BatchReader:
     """Batches of 4 pictures; no more than 5 of them can be read."""
     writer = ShardWriter(folder / step_folder(0), lane_prefix(0), pairs_per_shard=8)
