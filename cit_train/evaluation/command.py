@@ -10,6 +10,7 @@ import tyro
 from cit_curate.errors import BadInputError, CitError, ConfigError, DamagedError, ResourceError
 from cit_curate.printing import print_json
 from cit_curate.text_encoder.hub import HUB_PREFIX, hub_folder
+from cit_train.config import VisionEngine
 from cit_train.recipes import EVAL_RECIPES
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def evaluate(
     batch_size: int | None = None,
     num_threads: int | None = None,
     device: str = "auto",
+    vision_engine: VisionEngine = "auto",
     out: Path | None = None,
     json: bool = False,
 ) -> None:
@@ -72,6 +74,8 @@ def evaluate(
         batch_size: Pictures that are decoded and encoded together; by default as the device allows.
         num_threads: Threads that decode pictures; one a core by default.
         device: auto = the first GPU, else the CPU; cpu, cuda or cuda:N.
+        vision_engine: What runs the vision tower: torch, or openvino on a CPU; auto = openvino on a
+            CPU if it is installed and can run this tower.
         out: JSON file for the results of --tasks; rewritten after each task.
         json: Print one JSON document instead of a table.
     """
@@ -119,6 +123,7 @@ def evaluate(
         max_text_length=max_text_length or int(settings.get("max_text_length", 32)),
         batch_size=batch_size,
         num_threads=num_threads,
+        vision_engine=vision_engine,
     )
     if names:
         _evaluate_tasks(
@@ -197,7 +202,7 @@ def _evaluate_folder(
     from cit_curate.terminal import print_line
     from cit_curate.text_encoder.encoder import choose_device
     from cit_train.evaluation.open_folder import open_folder
-    from cit_train.evaluation.pooled_images import pooled_images
+    from cit_train.evaluation.pooled_images import frozen_vision, pooled_images
     from cit_train.evaluation.prompts import choose_prompts
     from cit_train.evaluation.zero_shot import evaluate as evaluate_folder
     from cit_train.models.load import load_dual_encoder
@@ -218,6 +223,7 @@ def _evaluate_folder(
         images.images,
         batch_size=options.batch_size,
         num_threads=options.num_threads,
+        vision=frozen_vision(encoder, options.vision_engine, options.batch_size),
     )
     result = evaluate_folder(
         encoder,

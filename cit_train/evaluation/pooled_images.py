@@ -27,15 +27,18 @@ from cit_curate.images.read import ImageRejected
 from cit_curate.records import Int64
 from cit_curate.reject_limit import RejectLimit
 from cit_curate.storage.row_cache import RowCache
+from cit_train.config import VisionEngine
 from cit_train.evaluation.readers.labelled_images import ImageFiles, Images
 from cit_train.models.freeze import with_head
 from cit_train.models.pooled_vision import PooledVision
+from cit_train.models.vision_engine import choose_engine
 from cit_train.transforms import Normalizer, eval_view, image_statistics
 
 __all__ = [
     "PooledImages",
     "RejectedImage",
     "encoding",
+    "frozen_vision",
     "open_kept_images",
     "pooled_images",
     "project",
@@ -122,7 +125,7 @@ def pooled_images(
     if not len(rows):
         raise ValueError("there are no pictures to encode; give at least one path")
     statistics = image_statistics(model.config.vision_config)
-    vision = vision or _tower_below_head(model, batch_size)
+    vision = vision or frozen_vision(model, None, batch_size)
     if batch_size is None:
         # Full passes where passes are large (a GPU), enough for all threads where they are small.
         batch_size = max(IMAGES_PER_BATCH, vision.rows)
@@ -154,6 +157,34 @@ def pooled_images(
     if kept is not None:
         kept.flush()
     return pooled
+
+
+def frozen_vision(
+    model: VisionTextDualEncoderModel, engine: VisionEngine | None, batch_size: int | None = None
+) -> PooledVision:
+    """The frozen part of a model's vision tower, for `pooled_images`.
+
+    Args:
+        model: The dual encoder, on any device.
+        engine: What runs it, see `choose_engine`; its weights must not change then. None = PyTorch,
+            with the weights of the moment.
+        batch_size: See `pooled_images`.
+
+    Raises:
+        ConfigError: The engine is not installed, or not for the model's device.
+    """
+    statistics = image_statistics(model.config.vision_config)
+    normalizer = Normalizer(statistics.mean, statistics.std)
+    device = model.logit_scale.device
+    vision = PooledVision(
+        model.vision_model,
+        normalizer,
+        device,
+        engine=None if engine is None else choose_engine(engine, "float32", device),
+        falls_back=engine == "auto",
+    )
+    vision.rows = min(vision.rows, batch_size or vision.rows)
+    return vision
 
 
 def open_kept_images(
@@ -223,14 +254,6 @@ def _encoded(vision: PooledVision, pictures: Sequence[_Picture], kept: RowCache 
     if encoded is not None:
         kept.add([each.key for each in new], encoded.numpy())
     return torch.from_numpy(kept.rows([each.key for each in pictures]))
-
-
-def _tower_below_head(model: VisionTextDualEncoderModel, batch_size: int | None) -> PooledVision:
-    statistics = image_statistics(model.config.vision_config)
-    normalizer = Normalizer(statistics.mean, statistics.std)
-    vision = PooledVision(model.vision_model, normalizer, model.logit_scale.device)
-    vision.rows = min(vision.rows, batch_size or vision.rows)
-    return vision
 
 
 def _in_batches(

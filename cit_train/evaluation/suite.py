@@ -12,12 +12,14 @@ from transformers import PreTrainedTokenizerBase, VisionTextDualEncoderModel
 
 from cit_curate.errors import CitError, ConfigError, NotFiniteError, ResourceError
 from cit_curate.metadata.tasks import TASK_NAMES, Metric, load_task
+from cit_train.config import VisionEngine
 from cit_train.evaluation.metrics import Interval
 from cit_train.evaluation.open_task import NoDataError, open_task
-from cit_train.evaluation.pooled_images import pooled_images
+from cit_train.evaluation.pooled_images import frozen_vision, pooled_images
 from cit_train.evaluation.prompts import choose_prompts
 from cit_train.evaluation.readers.labelled_images import spread_rows
 from cit_train.evaluation.zero_shot import evaluate
+from cit_train.models.pooled_vision import PooledVision
 
 __all__ = ["SuiteOptions", "TaskResult", "mean_value", "run_suite", "suite_report"]
 
@@ -39,6 +41,7 @@ class SuiteOptions:
         max_text_length: The maximum number of tokens of a prompt.
         batch_size: The images that are decoded and encoded together; None = as the device allows.
         num_threads: The threads that decode; None = one a core.
+        vision_engine: What runs the vision tower, see `choose_engine`; auto falls back to PyTorch.
     """
 
     limit: int | None = None
@@ -49,6 +52,7 @@ class SuiteOptions:
     max_text_length: int = 32
     batch_size: int | None = None
     num_threads: int | None = None
+    vision_engine: VisionEngine = "auto"
 
     def __post_init__(self) -> None:
         for name in ("limit", "max_text_length", "batch_size", "num_threads"):
@@ -126,8 +130,10 @@ def run_suite(
         on_images: Called after each batch with the task, its images so far and their total.
 
     Raises:
+        ConfigError: The vision engine cannot be used.
         NotFiniteError: The model is broken, so that every task would fail.
     """
+    vision = frozen_vision(model, options.vision_engine, options.batch_size)
     for name in names:
         metric: Metric = load_task(name).metric if name in TASK_NAMES else "accuracy"
         start = time.monotonic()
@@ -137,7 +143,7 @@ def run_suite(
                 on_images(name, done, total)
 
         try:
-            result = _run_task(model, tokenizer, name, root, metric, options, report)
+            result = _run_task(model, vision, tokenizer, name, root, metric, options, report)
         except NotFiniteError:
             raise
         except NoDataError as error:
@@ -182,6 +188,7 @@ def suite_report(results: Sequence[TaskResult], **facts: Any) -> dict[str, Any]:
 
 def _run_task(
     model: VisionTextDualEncoderModel,
+    vision: PooledVision,
     tokenizer: PreTrainedTokenizerBase,
     name: str,
     root: Path,
@@ -208,6 +215,7 @@ def _run_task(
         batch_size=options.batch_size,
         num_threads=options.num_threads,
         on_batch=lambda done: on_images(done, len(rows)),
+        vision=vision,
     )
     evaluation = evaluate(
         model,

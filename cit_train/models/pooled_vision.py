@@ -1,11 +1,13 @@
 """The frozen part of a vision tower as a function from pixels to features."""
 
+import logging
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cit_curate.errors import ConfigError
 from cit_train.config import VisionPrecision
 from cit_train.models.folded import folded_copy
 from cit_train.models.freeze import frozen_features
@@ -16,6 +18,8 @@ from cit_train.transforms import Normalizer
 # crops/s, 4 give 82, 32 give 64.
 CPU_ROWS = 8
 GPU_ROWS = 256
+
+_logger = logging.getLogger(__name__)
 
 
 class PooledVision:
@@ -38,6 +42,7 @@ class PooledVision:
         *,
         autocast: torch.dtype | None = None,
         engine: str | None = None,
+        falls_back: bool = False,
     ) -> None:
         """Take a tower, whose weights stay shared.
 
@@ -48,6 +53,7 @@ class PooledVision:
             autocast: The type of mixed precision; None = float32.
             engine: See `choose_engine`; it runs a copy of the weights, which never change. None =
                 the tower itself, whose weights may change.
+            falls_back: Whether PyTorch runs a tower that the engine cannot run.
         """
         self.device = device
         self.rows = CPU_ROWS if device.type == "cpu" else GPU_ROWS
@@ -58,6 +64,7 @@ class PooledVision:
         self._normalizer = normalizer
         self._autocast = autocast
         self._engine = engine
+        self._falls_back = falls_back
         # Made for the first views: with all features in the cache, none is needed.
         self._forward: Callable[[Tensor], Tensor] | None = None
 
@@ -101,9 +108,14 @@ class PooledVision:
         """The forward pass of the configured engine, for views of the shape of these."""
         if self._engine == "openvino":
             precision: VisionPrecision = "float32" if self._autocast is None else "bfloat16"
-            return OpenVinoTower(self._tower, self._normalizer, views, precision=precision)
+            try:
+                return OpenVinoTower(self._tower, self._normalizer, views, precision=precision)
+            except ConfigError as error:
+                if not self._falls_back:
+                    raise
+                _logger.info("%s; PyTorch runs it", error)
         tower = self._tower
-        if self._engine == "torch" and self.device.type == "cpu":
+        if self._engine is not None and self.device.type == "cpu":
             tower = folded_copy(tower, self.pixels(views))
 
         def forward(views: Tensor) -> Tensor:

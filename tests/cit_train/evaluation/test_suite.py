@@ -371,6 +371,30 @@ def test_the_command_prints_one_json_document(
     assert "eurosat: no data" in printed.err
 
 
+def test_every_engine_evaluates_alike(
+    model_folder: Path,
+    root: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engines: list[str | None] = []
+    prepared = PooledVision._prepared
+
+    def seen(self: PooledVision, views: torch.Tensor) -> object:
+        engines.append(self._engine)
+        return prepared(self, views)
+
+    monkeypatch.setattr(PooledVision, "_prepared", seen)
+    told = []
+    for engine in ("torch", "openvino", "auto"):
+        flags = ("--vision-engine", engine, "--json")
+        assert cit_eval(model_folder, root, "--tasks", "colours", *flags) == 0
+        (row,) = json.loads(capsys.readouterr().out)["tasks"]
+        told.append({**row, "seconds": 0})
+    assert engines == ["torch", "openvino", "openvino"]
+    assert told[0] == told[1] == told[2]
+
+
 def test_the_table_has_a_row_a_task_and_the_mean(
     model_folder: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

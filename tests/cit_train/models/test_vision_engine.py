@@ -131,6 +131,21 @@ def test_a_tower_that_the_engine_cannot_run_is_refused_with_the_way_out(
         OpenVinoTower(Unsupported(), NORMALIZER, pictures)
 
 
+def test_where_it_may_fall_back_pytorch_runs_what_the_engine_cannot(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tower = made("vit")
+    pictures = views(2, tower)
+    expected = PooledVision(tower, NORMALIZER, CPU, engine="torch")(pictures)
+    monkeypatch.setitem(vision_engine.MIN_COSINE, "float32", 1.1)
+    with pytest.raises(ConfigError, match="give --vision-engine torch"):
+        PooledVision(tower, NORMALIZER, CPU, engine="openvino")(pictures)
+    caplog.set_level("INFO")
+    vision = PooledVision(tower, NORMALIZER, CPU, engine="openvino", falls_back=True)
+    assert torch.equal(vision(pictures), expected)
+    assert "PyTorch runs it" in caplog.text
+
+
 def test_openvino_is_imported_without_what_reports_to_its_vendor() -> None:
     code = (
         "import sys; from cit_train.models import vision_engine\n"
