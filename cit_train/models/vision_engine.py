@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -135,7 +136,19 @@ def _compiled(frozen: nn.Module, views: Tensor, precision: VisionPrecision) -> A
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,  # several ranks would be pinned to the same cores
     }
-    return openvino.Core().compile_model(model, "CPU", settings)
+    return _core().compile_model(model, "CPU", settings)
+
+
+@cache
+def _core() -> Any:
+    """OpenVINO's entry, kept for as long as the process lives.
+
+    Its CPU plugin gives the thread that makes it another stack for signal handlers, and frees that
+    stack with itself, in whichever thread; the first signal after that would end the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 @contextmanager

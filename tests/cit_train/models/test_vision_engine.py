@@ -1,7 +1,10 @@
 """Engines of a frozen tower: the same features, whatever else is in the batch."""
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,6 +147,18 @@ def test_where_it_may_fall_back_pytorch_runs_what_the_engine_cannot(
     vision = PooledVision(tower, NORMALIZER, CPU, engine="openvino", falls_back=True)
     assert torch.equal(vision(pictures), expected)
     assert "PyTorch runs it" in caplog.text
+
+
+def test_signals_are_heard_after_an_engine_was_let_go_of_in_another_thread() -> None:
+    engines = [OpenVinoTower(made("vit"), NORMALIZER, views(2, made("vit")))]
+    other = threading.Thread(target=engines.clear)
+    other.start()
+    other.join()
+    heard: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+    os.kill(os.getpid(), signal.SIGUSR1)  # ends a process whose stack for handlers is gone
+    signal.signal(signal.SIGUSR1, before)
+    assert heard == [signal.SIGUSR1]
 
 
 def test_openvino_is_imported_without_what_reports_to_its_vendor() -> None:
