@@ -122,6 +122,19 @@ class CurateConfig:
     """Captions whose best cosine over the metadata is strictly above this are kept."""
     min_ratio: float = 0.003
     """When a smaller share of a scanned batch passes, its best int(min_ratio * n) are kept."""
+    keep_ratio: float = 0.0
+    """Instead of threshold and min_ratio: keep this share of what is scanned, the best of each
+    scanned batch, whatever the scale of the similarities. 0 = off."""
+    balance: float = 0.0
+    """The most pairs of a metadata entry in an outer step, as a multiple of its equal share; when
+    the passes end before the budget is full, the next best are kept. 0 = no limit."""
+    anchor: float = 0.0
+    """Choose the best by the similarities under today's text encoder and under that of the start,
+    each standardised: the weight of the latter, from 0 to 1. With --keep-ratio."""
+    mix_random: float = 0.0
+    """Share of the kept pairs that is random."""
+    policy: str = ""
+    """A policy of your own, package.module:function or file.py:function (docs/policies.md)."""
     batch_size: int = 1024
     """Pairs of one update and lane; captions are scanned in batches of twice this."""
     curate_every: int = 100
@@ -155,6 +168,7 @@ class CurateConfig:
             raise ConfigError(f"--threshold is {self.threshold:g}; it is a cosine, from -1 to 1")
         if not 0.0 <= self.min_ratio <= 1.0:
             raise ConfigError(f"--min-ratio is {self.min_ratio:g}; it is a share, from 0 to 1")
+        self._check_policies()
         for name in ("batch_size", "curate_every", "max_passes", "lanes"):
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
@@ -171,6 +185,38 @@ class CurateConfig:
             )
         if self.seed < 0:
             raise ConfigError(f"--seed is {self.seed}; it must not be negative")
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """The names of the settings that change CiT's rule."""
+        names = ("keep_ratio", "balance", "anchor", "mix_random", "policy")
+        return tuple(name for name in names if getattr(self, name))
+
+    def _check_policies(self) -> None:
+        for name in ("keep_ratio", "anchor"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--{flag} is {getattr(self, name):g}; it is from 0 to 1")
+        if not 0.0 <= self.mix_random < 1.0:
+            raise ConfigError(
+                f"--mix-random is {self.mix_random:g}; it is a share, from 0 to below 1"
+            )
+        if self.balance and self.balance < 1.0:
+            raise ConfigError(
+                f"--balance is {self.balance:g}; entries cannot all have less than their equal "
+                "share: it is at least 1, or 0 for no limit"
+            )
+        if self.anchor and not self.keep_ratio:
+            raise ConfigError(
+                "--anchor ranks captions by standardised similarities, for which --threshold has "
+                "no meaning: give --keep-ratio"
+            )
+        if self.policies and self.curation in ("cascade", "two-pass"):
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in self.policies)
+            raise ConfigError(
+                f"{flags}: policies need the similarity of every caption, so they go with "
+                f"--curation exact, not {self.curation}"
+            )
 
     @property
     def augments_tags(self) -> bool:

@@ -13,13 +13,14 @@ import pyarrow as pa
 
 from cit_curate.config import CurateConfig, MetadataConfig, TextTowerConfig
 from cit_curate.curation.lane_scan import LaneScan, OuterStep
-from cit_curate.curation.rule import similarity_rule
+from cit_curate.curation.rule import make_rule
 from cit_curate.curation.scan_journal import ScanJournal
 from cit_curate.curation.scan_ledger import ledger_rows, round_row
 from cit_curate.curation.scan_rows import ScanTotals
 from cit_curate.curation.scan_state import ScanState
 from cit_curate.curation.scores.cascade import CascadeScores
 from cit_curate.curation.scores.exact import ExactScores, LaneScores, WindowScores
+from cit_curate.curation.scores.first_encoder import with_first
 from cit_curate.curation.scores.score_cache import ScoreCache
 from cit_curate.curation.scores.two_pass import two_pass_scores
 from cit_curate.curation.threshold import SAMPLE_CAPTIONS, SimilaritySample, sample_similarity
@@ -65,6 +66,7 @@ class Curator:
     Attributes:
         kept: The vectors kept beside the pools, for the encoder that this curator is used with; it
             is written after each scan. None = none are kept.
+        first_encoder: The text encoder that the run started with, for `anchor`.
     """
 
     def __init__(
@@ -85,6 +87,9 @@ class Curator:
         self.classes = read_metadata(metadata) if needed else None
         self.entries: Sequence[MetadataEntry] = self.classes.entries if self.classes else ()
         self.index = VersionedIndex(config.index, index_folder)
+        self.first_encoder: Embedder | None = None
+        self._first_index: MetadataIndex | None = None
+        self._first_cache = ScoreCache()
         self._cache = ("", ScoreCache())
         self.orders = tuple(
             MixedOrder(
@@ -165,7 +170,11 @@ class Curator:
             cursor: The position at which the scan begins.
             scores: The scores of every lane; None without curation.
         """
-        everything_passes = scores is None or step.update < self.config.skip_until
+        of_window: WindowScores | None = None
+        if scores is not None and step.update >= self.config.skip_until:
+            of_window = scores(lane, cursor)
+            if self.config.anchor:
+                of_window = with_first(self.config, lane, of_window, self._first_scores(lane))
         return LaneScan(
             self.config,
             self.orders[lane],
@@ -173,8 +182,8 @@ class Curator:
             step=step,
             lane=lane,
             cursor=cursor,
-            scores=None if everything_passes or scores is None else scores(lane, cursor),
-            rule=similarity_rule(self.config),
+            scores=of_window,
+            rule=make_rule(self.config, lane=lane, num_entries=len(self.entries)),
         )
 
     def run(
@@ -247,6 +256,22 @@ class Curator:
         for order in self.orders:
             order.take_tokens(encoder.tokenizer_key)
         return ExactScores(self.config, lane, encoder, index, self._cache[1])
+
+    def _first_scores(self, lane: int) -> ExactScores:
+        """The scores of a lane under the first encoder, cached for all outer steps.
+
+        Raises:
+            ConfigError: Nothing trains, so there is no other encoder than today's.
+        """
+        encoder = self.first_encoder
+        if encoder is None:
+            raise ConfigError("--anchor is for training: a single selection has only one encoder")
+        if self._first_index is None:
+            embed = partial(embed_metadata, encoder.embed, self.entries, self.templates)
+            self._first_index = VersionedIndex(self.config.index, None).refresh(
+                encoder.fingerprint, embed, device=encoder.device
+            )
+        return ExactScores(self.config, lane, encoder, self._first_index, self._first_cache)
 
     @contextmanager
     def _keeping_vectors(self) -> Iterator[None]:

@@ -18,12 +18,14 @@ import pyarrow.compute as pc
 
 from cit_curate.config import CurateConfig
 from cit_curate.curation.near_misses import NearMisses
+from cit_curate.curation.policies.decision import Candidates
+from cit_curate.curation.reserve import Reserve
 from cit_curate.curation.rule import Rule
 from cit_curate.curation.scan_rows import (
     SCORED_SCHEMA,
     ScanTotals,
     ScoredBatch,
-    count_pools,
+    count_values,
     pool_names,
     scored_rows,
 )
@@ -31,7 +33,7 @@ from cit_curate.curation.scan_state import ScanState
 from cit_curate.curation.scores.audit import new_audit
 from cit_curate.curation.scores.broken_vectors import Rejects, check_limit, leave_out_broken
 from cit_curate.curation.scores.exact import Scores, WindowScores
-from cit_curate.curation.selection import EVERYTHING, first_of_each, suggest_threshold
+from cit_curate.curation.selection import EVERYTHING, NEXT_BEST, first_of_each, suggest_threshold
 from cit_curate.errors import ShortfallError
 from cit_curate.records import CaptionBatch, CaptionOrder, PoolCursor
 
@@ -85,7 +87,7 @@ class LaneScan:
             lane: The number of the lane.
             cursor: The position where the scan of the last outer step ended.
             scores: The function that scores a window; None = every caption is kept, unscored.
-            rule: The function that decides which captions of a scored batch are kept.
+            rule: The policies that decide which captions of a scored batch are kept.
         """
         self.config = config
         self.order = order
@@ -101,6 +103,8 @@ class LaneScan:
         self._surplus = self.near_misses
         self._seen: set[str] = set()
         self._num_requested = 0
+        # With a limit for each entry, the rest of the budget may have to come from what it held up.
+        self._reserve = Reserve() if config.balance else None
         self._set_aside: list[Mapping[str, Any]] = []
 
     def state(self, rows: pa.Table) -> ScanState:
@@ -114,6 +118,7 @@ class LaneScan:
             self._surplus,
             taken,
             tuple(self._set_aside),
+            None if self._reserve is None else self._reserve.rows,
         )
 
     def resume_from(self, state: ScanState) -> None:
@@ -127,6 +132,8 @@ class LaneScan:
         self._surplus = state.surplus
         self._num_requested = state.num_requested
         self._set_aside = [*state.set_aside]
+        if self._reserve is not None:
+            self._reserve = Reserve(state.reserve)
         if self._counts_once:
             self._seen = {*state.taken, *self._unique_keys(state.surplus).to_pylist()}
         self._scored = self._scan_from(self.cursor)
@@ -175,6 +182,8 @@ class LaneScan:
         while num_pairs is None or num_kept < num_pairs:
             batch = next(self._scored, None)
             if batch is None:
+                if num_pairs is not None:
+                    kept.append(self._from_reserve(num_pairs - num_kept))
                 break
             self._count(batch)
             kept.append(batch.kept)
@@ -219,9 +228,10 @@ class LaneScan:
         self.cursor = PoolCursor(*divmod(first, self.order.length))
         self.totals.scanned -= len(self._surplus)
         self.totals.kept -= len(self._surplus)
-        given_back = count_pools(self._surplus["pool"])
+        given_back = count_values(self._surplus["pool"])
         self.totals.scanned_of_pool -= given_back
         self.totals.kept_of_pool -= given_back
+        self.totals.kept_of_reason -= count_values(self._surplus["reason"])
         self._surplus = self._surplus.slice(0, 0)
         self._scored = self._scan_from(self.cursor)
 
@@ -290,14 +300,22 @@ class LaneScan:
             of_batch = scores.of(slice(start, start + len(batch)))
             start += len(batch)
             similarity, weight = of_batch.similarity, of_batch.weight
-            mask, reason = self._rule(of_batch, self.totals)
+            decision = self._rule(Candidates(batch, of_batch, self.totals))
+            mask = decision.kept
             if weight is not None and self.totals.audit is not None:
-                self.totals.audit.count(weight, weight[mask], reason)
+                # A cascade has one policy, so the batch has one reason.
+                self.totals.audit.count(weight, weight[mask], decision.reason[0])
             scored = np.flatnonzero(~np.isnan(similarity))
+            reason = pa.array(decision.reason, pa.string())
             rows = scored_rows(batch, similarity, of_batch.nearest, reason, self._entry_names)
             rows = rows.take(scored)
             kept = self._collect(rows.filter(mask[scored]))
             missed = rows.filter(~mask[scored])
+            if self._reserve is not None:
+                waiting = decision.may_wait[scored]
+                self._reserve.add(
+                    rows.filter(waiting), decision.rank[scored][waiting], size=self._num_requested
+                )
             yield ScoredBatch(
                 pool_names(batch),
                 similarity[scored],
@@ -305,12 +323,27 @@ class LaneScan:
                 missed,
                 batch.cursor,
                 rejects.get(batch.cursor, ()),
+                None if of_batch.first is None else of_batch.first[scored],
             )
 
     def _keep_all(self, batch: CaptionBatch) -> ScoredBatch:
-        rows = scored_rows(batch, None, None, EVERYTHING, self._entry_names)
+        reason = pa.repeat(EVERYTHING, len(batch))
+        rows = scored_rows(batch, None, None, reason, self._entry_names)
         kept, missed = self._collect(rows), rows.slice(0, 0)
         return ScoredBatch(rows["pool"], None, kept, missed, batch.cursor)
+
+    def _from_reserve(self, count: int) -> pa.Table:
+        """The next best captions of the passes, when these have ended before the budget is full."""
+        rows = SCORED_SCHEMA.empty_table()
+        while self._reserve is not None and len(rows) < count:
+            best = self._reserve.take(count - len(rows))
+            if not len(best):
+                break
+            rows = pa.concat_tables([rows, self._collect(best)])
+        reason = pa.repeat(NEXT_BEST, len(rows))
+        rows = rows.set_column(rows.schema.get_field_index("reason"), "reason", reason)
+        self.totals.add_kept(rows)
+        return rows
 
     @property
     def _counts_once(self) -> bool:

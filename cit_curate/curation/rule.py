@@ -1,32 +1,51 @@
 """The seam for policies: which captions of a scored batch are kept, and for what reason.
 
-A new policy is a function here that returns a `Rule`; `Curator.scan` picks the rule of a scan.
+A rule is a chain of policies. A new one is a module in `policies/` and a line in `make_rule`.
 """
 
 from collections.abc import Callable
 
 from cit_curate.config import CurateConfig
-from cit_curate.curation.scan_rows import ScanTotals
-from cit_curate.curation.scores.exact import Scores
-from cit_curate.curation.selection import keep_similar
-from cit_curate.records import Bool
+from cit_curate.curation.policies.anchor import anchored
+from cit_curate.curation.policies.balance import balanced
+from cit_curate.curation.policies.decision import Candidates, Decision, Policy
+from cit_curate.curation.policies.own import load_policy
+from cit_curate.curation.policies.random_share import random_share
+from cit_curate.curation.policies.similar import above_threshold, best_share
 
-Rule = Callable[[Scores, ScanTotals], tuple[Bool, str]]
-"""A pure function of a batch's scores and of the totals of the scan before that batch.
-
-It returns bool [batch], the captions to keep, and the reason, which the ledger records. A scan
-applies it batch by batch in arrival order. Its decisions therefore do not depend on how many
-captions are embedded at once, on the number of processes, or on a kill: totals are saved with the
-scan.
-"""
+Rule = Callable[[Candidates], Decision]
+"""A pure function of a scored batch; see `Policy`."""
 
 
-def similarity_rule(config: CurateConfig) -> Rule:
-    """The rule of CiT: a threshold, and the best few of a batch where too few captions pass it."""
+def make_rule(config: CurateConfig, *, lane: int, num_entries: int) -> Rule:
+    """The policies of a config, in order: what ranks, what leaves out, what keeps, what adds.
 
-    def rule(scores: Scores, totals: ScanTotals) -> tuple[Bool, str]:
-        return keep_similar(
-            scores.similarity, threshold=config.threshold, min_ratio=config.min_ratio
-        )
+    Args:
+        config: The rules.
+        lane: The number of the lane.
+        num_entries: The number of metadata entries.
+
+    Raises:
+        ConfigError: A policy of the user's own cannot be imported.
+    """
+    chain: list[Policy] = []
+    if config.anchor:
+        chain.append(anchored(config.anchor))
+    if config.policy:
+        chain.append(load_policy(config.policy))
+    if config.balance:
+        chain.append(balanced(config.balance, budget=config.budget, num_entries=num_entries))
+    if config.keep_ratio:
+        chain.append(best_share(config.keep_ratio))
+    else:
+        chain.append(above_threshold(config.threshold, config.min_ratio))
+    if config.mix_random:
+        chain.append(random_share(config.mix_random, seed=config.seed, lane=lane))
+
+    def rule(candidates: Candidates) -> Decision:
+        decision = Decision.of(candidates.scores)
+        for policy in chain:
+            decision = policy(candidates, decision)
+        return decision
 
     return rule

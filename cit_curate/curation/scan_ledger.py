@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from cit_curate.curation.lane_scan import LaneScan
-from cit_curate.curation.scan_rows import count_pools
+from cit_curate.curation.scan_rows import count_values
 from cit_curate.run.ledger_tables import SCHEMAS
 
 
@@ -38,13 +38,13 @@ def round_row(scan: LaneScan, *, selected: int, pools: pa.ChunkedArray | None = 
         "scanned": totals.scanned,
         "kept": totals.kept,
         "selected": selected,
-        "threshold": config.threshold,
+        "threshold": _threshold(scan),
         "min_ratio": config.min_ratio,
         "best_similarity": None if scan.everything_passes else totals.best_similarity,
         "pool_passes": totals.scanned / scan.order.length,
         "histogram": totals.histogram.tolist(),
         **_audited(scan),
-        "pools": _pool_counts(scan, count_pools(pools) if pools is not None else Counter()),
+        "pools": _pool_counts(scan, count_values(pools) if pools is not None else Counter()),
     }
     return pa.Table.from_pylist([row], schema=SCHEMAS["rounds"])
 
@@ -60,12 +60,18 @@ def metrics_record(scan: LaneScan) -> dict[str, Any]:
         "scanned": totals.scanned,
         "kept": totals.kept,
         "kept_ratio": totals.kept / max(totals.scanned, 1),
-        "threshold": scan.config.threshold,
+        "threshold": _threshold(scan),
+        "kept_for": dict(sorted(totals.kept_of_reason.items())),
         "read_seconds": totals.read_seconds,
         "embed_seconds": totals.embed_seconds,
         "search_seconds": totals.search_seconds,
         **_audited(scan),
     }
+
+
+def _threshold(scan: LaneScan) -> float:
+    """The similarity above which captions were kept: the configured one, or what a share made."""
+    return scan.totals.lowest_kept if scan.config.keep_ratio else scan.config.threshold
 
 
 def _audited(scan: LaneScan) -> dict[str, Any]:

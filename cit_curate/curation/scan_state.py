@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from cit_curate.curation.moments import Moments
 from cit_curate.curation.scan_rows import ScanTotals
 from cit_curate.curation.scores.audit import Audit
 from cit_curate.records import PoolCursor
@@ -25,6 +26,7 @@ class ScanState:
         surplus: Kept pairs that have not been taken.
         taken: The keys of the pairs taken, of which `unique` collection takes no second.
         set_aside: The captions without a usable vector, see `LaneScan.reject_rows`.
+        reserve: The best captions for when the passes end; None = the scan needs none.
     """
 
     cursor: PoolCursor
@@ -34,6 +36,7 @@ class ScanState:
     surplus: pa.Table
     taken: Sequence[str]
     set_aside: Sequence[Mapping[str, Any]] = ()
+    reserve: pa.Table | None = None
 
 
 def state_to_json(state: ScanState) -> dict[str, Any]:
@@ -43,6 +46,7 @@ def state_to_json(state: ScanState) -> dict[str, Any]:
         **vars(state.totals),
         "histogram": state.totals.histogram.tolist(),
         "audit": state.totals.audit and asdict(state.totals.audit),
+        "moments": asdict(state.totals.moments),
     }
     return {
         "cursor": asdict(state.cursor),
@@ -54,7 +58,11 @@ def state_to_json(state: ScanState) -> dict[str, Any]:
 
 
 def state_from_json(
-    value: Mapping[str, Any], *, near_misses: pa.Table, surplus: pa.Table
+    value: Mapping[str, Any],
+    *,
+    near_misses: pa.Table,
+    surplus: pa.Table,
+    reserve: pa.Table | None = None,
 ) -> ScanState:
     """The state that `state_to_json` turned into `value`, with its tables.
 
@@ -70,6 +78,12 @@ def state_from_json(
             "scanned_of_pool": Counter(saved["scanned_of_pool"]),
             "kept_of_pool": Counter(saved["kept_of_pool"]),
             "audit": saved["audit"] and Audit.from_json(saved["audit"]),
+            # Absent in runs of an older version, which had no policies.
+            "kept_of_entry": Counter(
+                {int(k): v for k, v in saved.get("kept_of_entry", {}).items()}
+            ),
+            "kept_of_reason": Counter(saved.get("kept_of_reason", {})),
+            "moments": Moments(**saved.get("moments", {})),
         }
     )
     return ScanState(
@@ -80,4 +94,5 @@ def state_from_json(
         surplus,
         value["taken"],
         value.get("set_aside", ()),  # absent in runs of an older version
+        reserve,
     )

@@ -11,6 +11,9 @@ from cit_curate.records import Bool, Float32, Int64
 THRESHOLD = "threshold"
 MIN_RATIO = "min_ratio"
 EVERYTHING = "everything"
+KEEP_RATIO = "keep_ratio"
+BALANCE = "balance"
+NEXT_BEST = "next_best"
 
 
 def keep_similar(similarity: Float32, *, threshold: float, min_ratio: float) -> tuple[Bool, str]:
@@ -29,10 +32,22 @@ def keep_similar(similarity: Float32, *, threshold: float, min_ratio: float) -> 
     passes = similarity > np.float32(threshold)
     if len(similarity) == 0 or passes.sum() / len(similarity) >= min_ratio:
         return passes, THRESHOLD
-    best = np.argsort(-similarity, kind="stable")[: int(min_ratio * len(similarity))]
+    return keep_best(similarity, int(min_ratio * len(similarity))), MIN_RATIO
+
+
+def keep_best(similarity: Float32, count: int) -> Bool:
+    """Mark the most similar captions of a batch; ties go to the earlier caption.
+
+    Args:
+        similarity: float32 [batch]; NaN comes last.
+        count: The number of captions.
+
+    Returns:
+        bool [batch].
+    """
     kept = np.zeros(len(similarity), dtype=np.bool_)
-    kept[best] = True
-    return kept, MIN_RATIO
+    kept[np.argsort(-similarity, kind="stable")[:count]] = True
+    return kept
 
 
 def lowest_kept(
@@ -93,10 +108,32 @@ def best_per_entry(similarity: Float32, metadata_id: Int64, tie: Int64, *, best:
         int64 [at most entries * best], ordered by entry, then best first.
     """
     order = np.lexsort((tie, -similarity, metadata_id))
-    entries = metadata_id[order]
-    starts = np.flatnonzero(np.r_[True, entries[1:] != entries[:-1]]) if len(order) else order
-    rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
-    return order[rank < best]
+    return order[_place_in_run(metadata_id[order]) < best]
+
+
+def place_within_entry(rank: Float32, metadata_id: Int64) -> Int64:
+    """The place of each caption of a batch among those of the same metadata entry.
+
+    Args:
+        rank: float32 [batch]; of equal ranks the earlier caption comes first.
+        metadata_id: int64 [batch], the entry nearest to each caption.
+
+    Returns:
+        int64 [batch], 0 for the best caption of an entry.
+    """
+    order = np.lexsort((np.arange(len(rank)), -rank, metadata_id))
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = _place_in_run(metadata_id[order])
+    return place
+
+
+def _place_in_run(values: Int64) -> Int64:
+    """The place of each value within its run of equal values: int64 [values]."""
+    if not len(values):
+        return values
+    starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])
+    lengths = np.diff(np.r_[starts, len(values)])
+    return np.arange(len(values)) - np.repeat(starts, lengths)
 
 
 def suggest_threshold(histogram: Int64, needed: int) -> float | None:

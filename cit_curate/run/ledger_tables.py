@@ -61,10 +61,13 @@ SCHEMAS: Mapping[LedgerTable, pa.Schema] = {
     "selections": pa.schema(
         [*_SCANNED, ("reason", pa.string()), ("encoder", pa.string()), ("pool", pa.string())]
     ),
-    # The best pairs that were not kept, per metadata entry, best first.
-    "near_misses": pa.schema([*_SCANNED, ("encoder", pa.string()), ("pool", pa.string())]),
-    # One row: the totals of a scan. Its seconds are in metrics.jsonl, so that the ledger of the
-    # same run is the same bytes.
+    # The best pairs that were not kept, per metadata entry, best first. `reason`: the rule or the
+    # policy that did not keep it.
+    "near_misses": pa.schema(
+        [*_SCANNED, ("encoder", pa.string()), ("pool", pa.string()), ("reason", pa.string())]
+    ),
+    # One row: the totals of a scan. With keep_ratio, `threshold` is the lowest similarity kept. Its
+    # seconds are in metrics.jsonl, so that the ledger of the same run is the same bytes.
     "rounds": pa.schema(
         [
             ("outer_step", pa.int64()),

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from cit_curate.config import CurateConfig
 from cit_curate.curation.lane_scan import LaneScan, OuterStep
-from cit_curate.curation.rule import similarity_rule
+from cit_curate.curation.rule import make_rule
 from cit_curate.curation.scores.cascade import CascadeScores
 from cit_curate.curation.scores.exact import ExactScores, WindowScores
 from cit_curate.curation.scores.score_cache import ScoreCache
@@ -108,5 +108,5 @@ def open_scan(
         lane=lane,
         cursor=cursor,
         scores=scores,
-        rule=similarity_rule(config),
+        rule=make_rule(config, lane=lane, num_entries=len(entries)),
     )

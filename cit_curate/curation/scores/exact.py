@@ -29,17 +29,21 @@ class Scores(NamedTuple):
         weight: float32 [captions], 1 over the probability that the caption is scored, 0 where it
             was not; None = all are scored.
         search_seconds: The part of the time that the search took.
+        first: float32 [captions], the best cosine under the first encoder of the run; None = it was
+            not asked for.
     """
 
     similarity: Float32
     nearest: Int64
     weight: Float32 | None = None
     search_seconds: float = 0.0
+    first: Float32 | None = None
 
     def of(self, rows: Bool | slice) -> "Scores":
         """The scores of some captions; `rows` is bool [captions] or a slice."""
         weight = None if self.weight is None else self.weight[rows]
-        return Scores(self.similarity[rows], self.nearest[rows], weight)
+        first = None if self.first is None else self.first[rows]
+        return Scores(self.similarity[rows], self.nearest[rows], weight, first=first)
 
 
 WindowScores = Callable[[Sequence[CaptionBatch], ScanTotals], Scores]

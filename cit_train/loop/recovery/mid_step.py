@@ -7,6 +7,7 @@ RUN/mid_step/step=000007/lane=00000.json                  the scan: cursor, tota
 RUN/mid_step/step=000007/lane=00000-selected.parquet      the selection, with captions and images
 RUN/mid_step/step=000007/lane=00000-surplus.parquet       kept, but not requested yet
 RUN/mid_step/step=000007/lane=00000-near_misses.parquet
+RUN/mid_step/step=000007/lane=00000-reserve.parquet       of a run with --balance
 ```
 The shards of the outer step stay in their folder; a resumed run continues after the last closed
 one. The commit of the outer step removes the mid-step files.
@@ -117,6 +118,8 @@ def write_selection(run: Run, selection: LaneSelection) -> list[FileEntry]:
         "surplus": state.surplus,
         "near_misses": state.near_misses,
     }
+    if state.reserve is not None:
+        tables["reserve"] = state.reserve
     value = {
         "update": scan.step.update,
         "encoder": scan.step.encoder,
@@ -151,10 +154,13 @@ def read_selection(run: Run, scan: LaneScan) -> LaneSelection:
             f"{stem}.json was made with another text encoder than that of the last commit; remove "
             f"{run.path}/mid_step.json to resume from that commit"
         )
-    selected, surplus, near_misses = (
-        pq.ParquetFile(stem.with_name(f"{stem.name}-{name}.parquet")).read() for name in _TABLES
-    )
-    state = state_from_json(value, near_misses=near_misses, surplus=surplus)
+    tables = {
+        name: pq.ParquetFile(path).read()
+        for name in (*_TABLES, "reserve")
+        if (path := stem.with_name(f"{stem.name}-{name}.parquet")).exists() or name in _TABLES
+    }
+    selected = tables.pop("selected")
+    state = state_from_json(value, **tables)
     scan.resume_from(state)
     return LaneSelection(scan, selected, state)
 

@@ -60,8 +60,9 @@ def assert_equivalent(one: Run, other: Run) -> None:
         {"loss": "clip", "local_loss": True, "clip_grad": 1.0},
         {"micro_batch": 3, "accumulate": 2, "max_passes": 6},
         {"vision_features": "cached", "num_workers": 1, "keep_shards": "all"},
+        {"keep_ratio": 0.3, "balance": 1.2, "anchor": 0.5, "mix_random": 0.2},
     ],
-    ids=["plain", "local", "micro", "cached"],
+    ids=["plain", "local", "micro", "cached", "policies"],
 )
 def test_ranks_do_not_change_the_run(world: Path, tmp_path: Path, fields: dict[str, Any]) -> None:
     alone = train_on(1, world, tmp_path / "1", **fields)

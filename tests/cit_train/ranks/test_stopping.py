@@ -134,6 +134,7 @@ def test_when_a_process_that_opens_pictures_is_killed_the_evaluation_is_made_lat
         {"lanes": 2, "batch_size": 4, "pairs_per_shard": 5},
         {"vision_features": "cached", "cached_views": 2},
         {"accumulate": 2, "batch_size": 4},
+        {"keep_ratio": 0.3, "balance": 1.2, "anchor": 0.5, "mix_random": 0.2},
         {"curation": "none"},
         {"collection": "multiset", "max_passes": 9},
         {"on_shortfall": "train", "max_passes": 1, "threshold": 0.99, "curate_every": 50},
