@@ -47,6 +47,10 @@ VERBS = {
         "cit_curate.curation.command:curate",
     ),
     "train": ("train on pairs that are curated while training", "cit_train.train_command:main"),
+    "compare": (
+        "several ways to choose pairs, side by side over seeds",
+        "cit_train.studies.command:compare",
+    ),
     "sweep": ("the runs of a sweep, one after another", "cit_train.launch.sweep_command:main"),
     "sweep status": (
         "how the runs of a sweep, or of a folder, stand",

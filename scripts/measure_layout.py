@@ -37,6 +37,7 @@ ORDER = (
     "cit_train.loop",
     "cit_train.outer_loop",
     "cit_train.launch",
+    "cit_train.studies",
     "cit_train.demo",
     "cit_train.hub",
     "cit_train.doctor_command",

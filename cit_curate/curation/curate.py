@@ -90,8 +90,8 @@ def curate(
         on_progress: See `LaneProgress`.
 
     Raises:
-        ConfigError: The folder is not empty, the encoder or the metadata cannot be loaded, or a
-            curation for one process is combined with several workers.
+        ConfigError: The folder is not empty, the encoder or the metadata cannot be loaded, a
+            curation for one process is combined with several workers, or a policy is for training.
         ShortfallError: See `LaneScan.take`.
         ResourceError: A worker was killed, or another curation writes this run.
     """
@@ -109,6 +109,7 @@ def curate(
     pools = PoolMixture.of(pool)
     curator = Curator(pools, metadata, config, kept=vectors_beside(pools, text))
     captions = sum(order.length for order in curator.orders) * config.max_passes
+    curator.pairs_per_step = num_pairs or _pairs_to_share(curator)
     most_useful = max(1, captions // CAPTIONS_PER_WORKER)
     if engine.engine == "local" and choose_device(device).type == "cuda":
         most_useful = 1  # they would share a GPU
@@ -150,6 +151,23 @@ def curate(
             _write(run, curator, selections)
         shutil.rmtree(staging, ignore_errors=True)
     return Run(out)
+
+
+def _pairs_to_share(curator: Curator) -> int | None:
+    """The pairs that whole passes give each lane, which `balance` has to know before.
+
+    Raises:
+        ConfigError: Only the scan itself can say.
+    """
+    config = curator.config
+    if not config.balance:
+        return None
+    if not config.keep_ratio:
+        raise ConfigError(
+            "--balance shares out a number of pairs: give --max-pairs N, or --keep-ratio R"
+        )
+    captions = max(order.length for order in curator.orders) * config.max_passes
+    return int(config.keep_ratio * captions)
 
 
 def _scored_here(curator: Curator, tower: Tower) -> tuple[str, LaneScores | None]:

@@ -66,6 +66,7 @@ class Curator:
     Attributes:
         kept: The vectors kept beside the pools, for the encoder that this curator is used with; it
             is written after each scan. None = none are kept.
+        pairs_per_step: The pairs that `balance` shares out in a lane; None = the budget.
         first_encoder: The text encoder that the run started with, for `anchor`.
     """
 
@@ -87,6 +88,7 @@ class Curator:
         self.classes = read_metadata(metadata) if needed else None
         self.entries: Sequence[MetadataEntry] = self.classes.entries if self.classes else ()
         self.index = VersionedIndex(config.index, index_folder)
+        self.pairs_per_step: int | None = None
         self.first_encoder: Embedder | None = None
         self._first_index: MetadataIndex | None = None
         self._first_cache = ScoreCache()
@@ -183,7 +185,12 @@ class Curator:
             lane=lane,
             cursor=cursor,
             scores=of_window,
-            rule=make_rule(self.config, lane=lane, num_entries=len(self.entries)),
+            rule=make_rule(
+                self.config,
+                lane=lane,
+                num_entries=len(self.entries),
+                num_pairs=self.pairs_per_step or self.config.budget,
+            ),
         )
 
     def run(

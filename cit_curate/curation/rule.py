@@ -17,13 +17,14 @@ Rule = Callable[[Candidates], Decision]
 """A pure function of a scored batch; see `Policy`."""
 
 
-def make_rule(config: CurateConfig, *, lane: int, num_entries: int) -> Rule:
+def make_rule(config: CurateConfig, *, lane: int, num_entries: int, num_pairs: int) -> Rule:
     """The policies of a config, in order: what ranks, what leaves out, what keeps, what adds.
 
     Args:
         config: The rules.
         lane: The number of the lane.
         num_entries: The number of metadata entries.
+        num_pairs: The pairs that the outer step is to have, for `balance`.
 
     Raises:
         ConfigError: A policy of the user's own cannot be imported.
@@ -34,7 +35,7 @@ def make_rule(config: CurateConfig, *, lane: int, num_entries: int) -> Rule:
     if config.policy:
         chain.append(load_policy(config.policy))
     if config.balance:
-        chain.append(balanced(config.balance, budget=config.budget, num_entries=num_entries))
+        chain.append(balanced(config.balance, num_pairs=num_pairs, num_entries=num_entries))
     if config.keep_ratio:
         chain.append(best_share(config.keep_ratio))
     else:

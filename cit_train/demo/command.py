@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -11,43 +11,21 @@ from rich.table import Table
 from cit_curate.errors import ConfigError
 from cit_curate.printing import print_json
 from cit_curate.storage.cache_folder import cache_folder
-from cit_curate.storage.durable import atomic_file, read_json, write_json
+from cit_curate.storage.durable import atomic_file, write_json
 from cit_curate.terminal import add_row, draw, print_line
 from cit_train.config import RunConfig, replace_fields
 from cit_train.demo.assets import DEBIAN_ASSETS, fetch_deb
 from cit_train.demo.clipart import write_clipart_table
 from cit_train.demo.tuxpaint import CLASSES, link_evaluation_pictures
 from cit_train.recipes import clipart_demo
+from cit_train.studies.run_arm import ArmResult, run_arm
 
 # The last arm's updates, as a multiple of the others'.
 LONGER = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class ArmResult:
-    """One line of the table; accuracies in percent, after the last update.
-
-    Attributes:
-        arm: The kind of training pairs.
-        seed: The seed of the run.
-        updates: The updates, each of 64 pairs.
-        scanned: The captions that the outer steps scanned.
-        kept_ratio: The share of them that was kept.
-        accuracy: The zero-shot accuracy over all pictures.
-        mean_per_class: The mean zero-shot accuracy of the classes.
-        chance: The accuracy of guessing.
-        seconds: The wall-clock time of the arm, which reuses features of earlier arms.
-    """
-
-    arm: str
-    seed: int
-    updates: int
-    scanned: int
-    kept_ratio: float
-    accuracy: float
-    mean_per_class: float
-    chance: float
-    seconds: float
+# The accuracy of guessing, in percent.
+CHANCE = 100 / len(CLASSES)
 
 
 def demo(
@@ -93,11 +71,11 @@ def demo(
         for arm, arm_config in arms(config, seed, compare=compare):
             results.append(_run_arm(arm, arm_config, out, say))
     paths = _export(out / f"curated-seed{chosen[0]}", out, say)
-    write_json(out / "demo.json", [asdict(result) for result in results])
+    write_json(out / "demo.json", [{**asdict(result), "chance": CHANCE} for result in results])
     seconds = time.monotonic() - started
     if json:
         value = {
-            "results": [asdict(result) for result in results],
+            "results": [{**asdict(result), "chance": CHANCE} for result in results],
             "paths": {name: str(path) for name, path in paths.items()},
             "seconds": seconds,
         }
@@ -189,7 +167,7 @@ def _cells(result: ArmResult) -> tuple[str, ...]:
         f"{result.kept_ratio:.0%}",
         f"{result.accuracy:.1f}",
         f"{result.mean_per_class:.1f}",
-        f"{result.chance:.1f}",
+        f"{CHANCE:.1f}",
         f"{result.seconds:.0f}",
     )
 
@@ -211,35 +189,10 @@ def _summary(lines: Sequence[ArmResult]) -> tuple[str, ...]:
 def _run_arm(arm: str, config: RunConfig, out: Path, say: Callable[[str], None]) -> ArmResult:
     """Train one arm, or resume it."""
     from cit_train.loop.progress import TerminalWatcher
-    from cit_train.outer_loop import train
 
-    seed, updates = config.curate.seed, config.train.max_updates
-    name = arm.replace(" ", "-")
-    folder = out / f"{name}-seed{seed}"
-    say(f"{arm}, seed {seed}, {updates} updates: {folder}")
-    started = time.monotonic()
-    with TerminalWatcher(updates, label=arm) as watcher:
-        run = train(config, folder, resume=True, watcher=watcher)
-    seconds = time.monotonic() - started
-    time_file = folder / "seconds.json"
-    if time_file.exists():  # finished by an earlier call
-        seconds = float(read_json(time_file)["seconds"])
-    else:
-        write_json(time_file, {"seconds": seconds})
-    rounds = run.read("rounds").to_pylist()
-    scanned = sum(row["scanned"] for row in rounds)
-    last = [record for record in run.metrics() if record["kind"] == "eval"][-1]
-    return ArmResult(
-        arm=arm,
-        seed=seed,
-        updates=updates,
-        scanned=scanned,
-        kept_ratio=sum(row["kept"] for row in rounds) / scanned,
-        accuracy=last["accuracy"],
-        mean_per_class=last["mean_per_class"],
-        chance=100 / len(CLASSES),
-        seconds=seconds,
-    )
+    folder = out / f"{arm.replace(' ', '-')}-seed{config.curate.seed}"
+    with TerminalWatcher(config.train.max_updates, label=arm) as watcher:
+        return run_arm(arm, config, folder, watcher=watcher, say=say)
 
 
 def _export(run_folder: Path, out: Path, say: Callable[[str], None]) -> dict[str, Path]:

@@ -130,7 +130,7 @@ def open_session(
     views = _open_views(config, towers)
     vision = _open_vision(config, towers)
     trainer = _open_trainer(config, out, towers, vision, views, world=world)
-    if config.curate.anchor:
+    if config.curate.anchor and config.curate_as.curation != "none":
         curator.first_encoder = trainer.text_encoder(kept)  # before a checkpoint is loaded
     if evaluator is not None and world.is_first and not trains_vision_tower(towers.model):
         # The method evaluates in float32.

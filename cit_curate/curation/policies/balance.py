@@ -13,15 +13,15 @@ from cit_curate.curation.policies.decision import Candidates, Decision, Policy
 from cit_curate.curation.selection import BALANCE, place_within_entry
 
 
-def balanced(times: float, *, budget: int, num_entries: int) -> Policy:
+def balanced(times: float, *, num_pairs: int, num_entries: int) -> Policy:
     """Leave captions out whose nearest entry has had its pairs of this outer step.
 
     Args:
-        times: The most pairs of an entry, as a multiple of its equal share of the budget.
-        budget: The pairs that the outer step collects in a lane.
+        times: The most pairs of an entry, as a multiple of its equal share.
+        num_pairs: The pairs that the outer step collects in a lane.
         num_entries: The metadata entries.
     """
-    most = max(1, math.ceil(times * budget / num_entries))
+    most = max(1, math.ceil(times * num_pairs / num_entries))
 
     def policy(candidates: Candidates, decision: Decision) -> Decision:
         nearest = candidates.scores.nearest

@@ -1,0 +1,1 @@
+"""Which pairs are worth training on: several ways to choose them, side by side over seeds."""
