@@ -189,13 +189,8 @@ def _cit_run(folder: Path, started: float) -> Seconds:
     from cit_train import train_command
 
     with long_imports():
-        from cit_curate.curation.curator import Curator
-        from cit_train.evaluation import evaluator
-        from cit_train.inner_loop.features import FeatureCache
-        from cit_train.inner_loop.trainer import Trainer
-        from cit_train.loop import inputs, progress, session
+        from cit_train.loop import progress
         from cit_train.loop.watcher import Watcher
-        from cit_train.streaming.batches import BatchReader
 
     stages = Stages(started)
 
@@ -213,12 +208,29 @@ def _cit_run(folder: Path, started: float) -> Seconds:
         def __exit__(self, *error: object) -> None: ...
 
     progress.watching = lambda *args, **kwargs: Watching()
-    for owner, name, stage in (
+    with long_imports():
+        watched = cit_stages()
+    for owner, name, stage in watched:
+        stages.watch(owner, name, stage)
+    train_command.main(["laptop", *_flags(folder), "--out", str(folder / "run"), "--json"])
+    return stages.report()
+
+
+def cit_stages() -> tuple[tuple[Any, str, str], ...]:
+    """The functions of `cit train` that are timed: their owner, their name, and their stage."""
+    from cit_curate.curation.curator import Curator
+    from cit_train.evaluation import evaluator
+    from cit_train.inner_loop.features import FeatureCache
+    from cit_train.inner_loop.trainer import Trainer
+    from cit_train.loop import inputs, session
+    from cit_train.streaming.batches import BatchReader
+
+    return (
         (inputs, "check_inputs", "pools and class names"),
         (session, "open_pools", "pools and class names"),
         (session, "_open_curator", "pools and class names"),
         (evaluator.Evaluator, "open", "pictures listed"),
-        (session, "_open_towers", "towers"),
+        (session, "open_towers", "towers"),
         (session, "_open_run", "run folder"),
         (session, "_open_trainer", "trainer"),
         (Trainer, "text_encoder", "text encoder"),
@@ -230,10 +242,7 @@ def _cit_run(folder: Path, started: float) -> Seconds:
         (Trainer, "step", "updates"),
         (evaluator, "pooled_images", "pictures encoded"),
         (evaluator, "evaluate", "classified"),
-    ):
-        stages.watch(owner, name, stage)
-    train_command.main(["laptop", *_flags(folder), "--out", str(folder / "run"), "--json"])
-    return stages.report()
+    )
 
 
 def _plain_run(folder: Path, started: float) -> Seconds:
