@@ -4,12 +4,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cit_curate.run.ledger import Run
 from cit_curate.storage.durable import read_json, write_json
 from cit_train.config import RunConfig, replace_fields
-from cit_train.loop.inputs import open_pools
-from cit_train.loop.watcher import Watcher
+
+if TYPE_CHECKING:  # these import pyarrow or torch, which the help of `cit demo` does not need
+    from cit_curate.run.ledger import Run
+    from cit_train.loop.watcher import Watcher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ def run_arm(
     folder: Path,
     *,
     offline: bool = False,
-    watcher: Watcher | None = None,
+    watcher: "Watcher | None" = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> ArmResult:
     """Train one arm in a folder, or resume it; a finished one is read again.
@@ -76,9 +78,11 @@ def run_arm(
     return replace(_result(arm, config, run, chosen or run), seconds=seconds)
 
 
-def _selected(config: RunConfig, folder: Path, say: Callable[[str], None]) -> Run:
+def _selected(config: RunConfig, folder: Path, say: Callable[[str], None]) -> "Run":
     """The selection of one pass over the pool, before training."""
     from cit_curate.curation.curate import curate
+    from cit_curate.run.ledger import Run
+    from cit_train.loop.inputs import open_pools
 
     if (folder / "manifests").is_dir() and Run.open(folder).commits():
         return Run.open(folder)
@@ -96,7 +100,7 @@ def _selected(config: RunConfig, folder: Path, say: Callable[[str], None]) -> Ru
     )
 
 
-def _result(arm: str, config: RunConfig, run: Run, chosen: Run) -> ArmResult:
+def _result(arm: str, config: RunConfig, run: "Run", chosen: "Run") -> ArmResult:
     rounds = chosen.read("rounds").to_pylist()
     scanned = sum(row["scanned"] for row in rounds)
     last = [record for record in run.metrics() if record["kind"] == "eval"][-1]
