@@ -133,6 +133,11 @@ class CurateConfig:
     each standardised: the weight of the latter, from 0 to 1. With --keep-ratio."""
     mix_random: float = 0.0
     """Share of the kept pairs that is random."""
+    exclude: tuple[str, ...] = ()
+    """Pairs that are never kept: files of pair keys or image ids (.txt, .csv, .parquet), or SQL
+    predicates over a pair's columns, such as "caption ILIKE '%logo%'"."""
+    include: tuple[str, ...] = ()
+    """Pairs that are kept whatever their similarity, named as for --exclude."""
     policy: str = ""
     """A policy of your own, package.module:function or file.py:function (docs/policies.md)."""
     batch_size: int = 1024
@@ -189,7 +194,7 @@ class CurateConfig:
     @property
     def policies(self) -> tuple[str, ...]:
         """The names of the settings that change CiT's rule."""
-        names = ("keep_ratio", "balance", "anchor", "mix_random", "policy")
+        names = ("keep_ratio", "balance", "anchor", "mix_random", "exclude", "include", "policy")
         return tuple(name for name in names if getattr(self, name))
 
     def _check_policies(self) -> None:

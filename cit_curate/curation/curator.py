@@ -190,6 +190,7 @@ class Curator:
                 lane=lane,
                 num_entries=len(self.entries),
                 num_pairs=self.pairs_per_step or self.config.budget,
+                scored=of_window is not None,
             ),
         )
 

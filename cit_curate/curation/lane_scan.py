@@ -32,8 +32,8 @@ from cit_curate.curation.scan_rows import (
 from cit_curate.curation.scan_state import ScanState
 from cit_curate.curation.scores.audit import new_audit
 from cit_curate.curation.scores.broken_vectors import Rejects, check_limit, leave_out_broken
-from cit_curate.curation.scores.exact import Scores, WindowScores
-from cit_curate.curation.selection import EVERYTHING, NEXT_BEST, first_of_each, suggest_threshold
+from cit_curate.curation.scores.exact import Scores, WindowScores, unscored
+from cit_curate.curation.selection import NEXT_BEST, first_of_each, suggest_threshold
 from cit_curate.errors import ShortfallError
 from cit_curate.records import CaptionBatch, CaptionOrder, PoolCursor
 
@@ -179,6 +179,7 @@ class LaneScan:
         self._num_requested += num_pairs or 0
         kept = [self._surplus]
         num_kept = len(self._surplus)
+        last_kept_at = self.totals.scanned
         while num_pairs is None or num_kept < num_pairs:
             batch = next(self._scored, None)
             if batch is None:
@@ -188,6 +189,10 @@ class LaneScan:
             self._count(batch)
             kept.append(batch.kept)
             num_kept += len(batch.kept)
+            if len(batch.kept):
+                last_kept_at = self.totals.scanned
+            elif self.totals.scanned - last_kept_at > self.order.length and self.everything_passes:
+                break  # all of the pool is excluded, and without curation its passes never end
             if on_kept is not None:
                 on_kept(batch.kept)
             if on_progress is not None:
@@ -225,12 +230,13 @@ class LaneScan:
         its last batch (docs/method.md, outer step, 1).
         """
         first = self._surplus["scan_position"][0].as_py()
+        scanned = self.cursor.pass_index * self.order.length + self.cursor.position - first
         self.cursor = PoolCursor(*divmod(first, self.order.length))
-        self.totals.scanned -= len(self._surplus)
+        self.totals.scanned -= scanned
         self.totals.kept -= len(self._surplus)
-        given_back = count_values(self._surplus["pool"])
-        self.totals.scanned_of_pool -= given_back
-        self.totals.kept_of_pool -= given_back
+        for batch in self.order.batches(self.cursor, scanned, scanned):  # some may be excluded
+            self.totals.scanned_of_pool -= count_values(pool_names(batch))
+        self.totals.kept_of_pool -= count_values(self._surplus["pool"])
         self.totals.kept_of_reason -= count_values(self._surplus["reason"])
         self._surplus = self._surplus.slice(0, 0)
         self._scored = self._scan_from(self.cursor)
@@ -327,9 +333,10 @@ class LaneScan:
             )
 
     def _keep_all(self, batch: CaptionBatch) -> ScoredBatch:
-        reason = pa.repeat(EVERYTHING, len(batch))
+        decision = self._rule(Candidates(batch, unscored(len(batch)), self.totals))
+        reason = pa.array(decision.reason, pa.string())
         rows = scored_rows(batch, None, None, reason, self._entry_names)
-        kept, missed = self._collect(rows), rows.slice(0, 0)
+        kept, missed = self._collect(rows.filter(decision.kept)), rows.slice(0, 0)
         return ScoredBatch(rows["pool"], None, kept, missed, batch.cursor)
 
     def _from_reserve(self, count: int) -> pa.Table:

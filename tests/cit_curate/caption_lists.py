@@ -108,5 +108,11 @@ def open_scan(
         lane=lane,
         cursor=cursor,
         scores=scores,
-        rule=make_rule(config, lane=lane, num_entries=len(entries), num_pairs=config.budget),
+        rule=make_rule(
+            config,
+            lane=lane,
+            num_entries=len(entries),
+            num_pairs=config.budget,
+            scored=scores is not None,
+        ),
     )

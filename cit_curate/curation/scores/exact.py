@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from cit_curate.config import CurateConfig
 from cit_curate.curation.scan_rows import ScanTotals
 from cit_curate.curation.scores.broken_vectors import embed_captions, mark_broken
@@ -44,6 +46,11 @@ class Scores(NamedTuple):
         weight = None if self.weight is None else self.weight[rows]
         first = None if self.first is None else self.first[rows]
         return Scores(self.similarity[rows], self.nearest[rows], weight, first=first)
+
+
+def unscored(count: int) -> Scores:
+    """The scores of captions that nothing is compared with."""
+    return Scores(np.full(count, np.nan, dtype=np.float32), np.zeros(count, dtype=np.int64))
 
 
 WindowScores = Callable[[Sequence[CaptionBatch], ScanTotals], Scores]
