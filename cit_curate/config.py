@@ -107,8 +107,8 @@ class CurateConfig:
     or only those that cheap guesses cannot rule out, and a random part of the others, to estimate
     what was missed (cascade); or take all pairs in the order of the scan (none)."""
     proxy: ProxyKind = "both"
-    """Guesses of a cascade: a map of single tokens' vectors (tokens), then the text tower in int8
-    (int8, on a CPU only), or one of them alone."""
+    """Guesses of a cascade: from the vectors of single tokens (tokens), then the text tower in int8
+    (int8, on a CPU only), or one of the two alone."""
     target_recall: float = 0.99
     """Share of what exact curation keeps that a cascade should keep; its audit estimates what it
     kept."""

@@ -35,7 +35,7 @@ from cit_curate.storage.durable import (
 
 logger = logging.getLogger(__name__)
 
-JOURNAL_VERSION = 1
+JOURNAL_VERSION = 2
 # A save takes a few hundredths of a second.
 SAVE_SECONDS = 15.0
 

@@ -3,13 +3,14 @@
 Cheap proxies guess each caption's similarity (`proxies.py`). A caption far below the threshold is
 skipped; a random part of these is scored anyway, to estimate what was missed (`audit.py`).
 
-The first `calibration_captions` captions of an outer step are all scored. On them the map of token
-vectors is fitted to the current encoder, and the errors of the guesses are measured. Whether a
-caption is scored depends on them, on its position in the scan, and on the audit's last review.
+The first `calibration_captions` captions of an outer step are all scored. On them the guesses from
+token vectors are fitted to the current encoder, and the errors of all guesses are measured. Whether
+a caption is scored depends on them, on its position in the scan, and on the audit's last review.
 """
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,11 +18,20 @@ from cit_curate.config import CurateConfig
 from cit_curate.curation.scan_rows import ScanTotals
 from cit_curate.curation.scores.exact import ENCODING, ExactScores, Scores
 from cit_curate.curation.scores.keyed_random import keyed_uniform
-from cit_curate.curation.scores.proxies import TREND_CAPTIONS, Cut, Int8Tower, Proxy, fit_token_map
+from cit_curate.curation.scores.proxies import (
+    TREND_CAPTIONS,
+    Cut,
+    Int8Tower,
+    Proxy,
+    fit_token_map,
+    guess_apart,
+)
 from cit_curate.curation.scores.scanned_texts import scanned_texts
+from cit_curate.curation.scores.token_match import fit_token_match
 from cit_curate.records import CaptionBatch, CaptionOrder, Float32, PoolCursor
 from cit_curate.text_encoder.encoder import TextEncoder
 from cit_curate.text_encoder.texts import Texts
+from cit_curate.text_encoder.tokens import Tokens
 from indexes.protocol import MetadataIndex
 
 # Factors of the margins, by the caution of the audit's last review.
@@ -29,6 +39,23 @@ CAUTION = (1.0, 1.25, 1.5)
 # Factor of the audit ratio for skipped captions less than half a margin below the cut.
 NEAR_AUDIT = 10
 AUDIT_KEY = 12
+# Factor of the map's margin where a closer guess follows. Both err on the same captions, so what
+# may be lost is not divided between them: the map then loses at most 2 in 1,000 of what passes.
+SCREEN = 1.25
+
+
+class Stage(NamedTuple):
+    """A guess that rules captions out.
+
+    Attributes:
+        proxy: The guess.
+        cut: What it expects of a caption that just passes.
+        margin: How far below that a caption is ruled out, without caution.
+    """
+
+    proxy: Proxy
+    cut: Cut
+    margin: float
 
 
 class CascadeScores:
@@ -58,7 +85,7 @@ class CascadeScores:
         """
         self._config, self._lane, self._order, self._first = config, lane, order, first
         self._encoder, self._index, self._exact = encoder, index, exact
-        self._stages: list[tuple[Proxy, Cut]] | None = None
+        self._stages: list[Stage] | None = None
 
     def __call__(self, window: Sequence[CaptionBatch], totals: ScanTotals) -> Scores:
         """The scores of the captions of a window that may pass, and of the audited ones."""
@@ -92,17 +119,39 @@ class CascadeScores:
         vectors, similarity = self._exact.vectors(distinct)
         sound = np.flatnonzero(np.isfinite(similarity))
         tokens = self._encoder.tokenize(distinct).take(sound)
-        vectors, similarity = vectors[sound], similarity[sound]
-        stages: list[tuple[Proxy, Cut]] = []
         with ENCODING:
-            if config.proxy != "int8":
-                token_map, guesses = fit_token_map(self._encoder, self._index, tokens, vectors)
-                stages.append((token_map, Cut.fit(guesses, similarity, config.threshold)))
-            if config.proxy != "tokens" and self._encoder.int8 is not None:
-                int8 = Int8Tower(self._encoder.int8, self._index)
-                guesses = int8.similarity(tokens)
-                stages.append((int8, Cut.fit(guesses, similarity, config.threshold)))
-        self._stages = stages
+            self._stages = self._fit(tokens, vectors[sound], similarity[sound])
+
+    def _fit(self, tokens: Tokens, vectors: Float32, similarity: Float32) -> list[Stage]:
+        """The stages, fitted to captions whose vectors and similarities are known."""
+        config = self._config
+        int8 = self._encoder.int8 if config.proxy != "tokens" else None
+        num_guesses = (config.proxy != "int8") + (int8 is not None)
+        lost = (1 - config.target_recall) / (2 * max(num_guesses, 1))
+        stages = []
+        if config.proxy != "int8":
+            stages += self._token_stages(tokens, vectors, similarity, lost)
+        if int8 is not None:
+            proxy = Int8Tower(int8, self._index)
+            cut = Cut.fit(proxy.similarity(tokens), similarity, config.threshold)
+            stages.append(Stage(proxy, cut, proxy.widening * cut.margin(lost)))
+        return stages
+
+    def _token_stages(
+        self, tokens: Tokens, vectors: Float32, similarity: Float32, lost: float
+    ) -> list[Stage]:
+        """The map of tokens, and then the closer guess if it lets through fewer captions."""
+        token_map, folds = fit_token_map(self._encoder, self._index, tokens, vectors)
+        guesses = guess_apart(folds, tokens)
+        cut = Cut.fit(guesses, similarity, self._config.threshold)
+        match, closer = fit_token_match(token_map, folds, tokens, vectors)
+        closer_cut = Cut.fit(closer, similarity, self._config.threshold)
+        margin = cut.margin(lost)
+        closer_margin = match.widening * closer_cut.margin(lost)
+        if closer_cut.let_through(closer, closer_margin) >= cut.let_through(guesses, margin):
+            return [Stage(token_map, cut, margin)]
+        screen = Stage(token_map, cut, SCREEN * margin)
+        return [screen, Stage(match, closer_cut, closer_margin)]
 
     def _probability(self, texts: Texts, lengths: Sequence[int], caution: float) -> Float32:
         """The probability that each caption is scored: float32 [window]; 1 = it may pass."""
@@ -112,9 +161,8 @@ class CascadeScores:
         tokens = self._encoder.tokenize(distinct)
         probability = np.ones(len(texts), dtype=np.float32)
         may_pass = np.ones(len(texts), dtype=np.bool_)
-        lost = (1 - config.target_recall) / (2 * max(len(self._stages), 1))
-        for proxy, cut in self._stages:
-            margin = caution * proxy.widening * cut.margin(lost)
+        for proxy, cut, margin in self._stages:
+            margin *= caution
             needed = np.unique(index_of[may_pass])
             with ENCODING:
                 guesses = np.full(len(tokens), -np.inf, dtype=np.float32)

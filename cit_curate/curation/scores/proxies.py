@@ -1,23 +1,24 @@
 """Cheap guesses of a caption's best similarity, and the margins of their errors.
 
-A proxy guesses from a caption's tokens the similarity that the text encoder would find. There are
-two. One is a linear map of the encoder's vectors of single tokens, fitted to its vectors of
-captions, at a hundredth of its cost. The other is the encoder itself in int8, at two fifths.
+A proxy guesses from a caption's tokens the similarity that the text encoder would find. One is a
+linear map of the encoder's vectors of single tokens, fitted to its vectors of captions, at a
+hundredth of its cost; `token_match.py` goes on from there. The other is the encoder itself in
+int8, at two fifths.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
-from cit_curate.records import Float32
+from cit_curate.records import Float32, Int64
 from cit_curate.text_encoder.encoder import TextEncoder
 from cit_curate.text_encoder.packed import PackedTower
 from cit_curate.text_encoder.token_vectors import TokenVectors
 from cit_curate.text_encoder.tokens import Tokens
-from indexes.protocol import MetadataIndex, tensor_blocks
+from indexes.protocol import MetadataIndex, SearchResult, tensor_blocks
 
 # The ridge penalty, as a share of the mean of the inverted matrix's diagonal.
 RIDGE = 1e-2
@@ -63,11 +64,17 @@ class TokenMap:
 
     def similarity(self, tokens: Tokens) -> Float32:
         """float32 [captions]; see `Proxy`."""
-        rows = _sums_of_tokens(self.vectors, self.rarity, tokens)
+        return self.nearest(self.sums(tokens), 1).similarity[:, 0]
+
+    def sums(self, tokens: Tokens) -> torch.Tensor:
+        """Both sums at unit norm, and a 1 for the bias: float32 [captions, 2 * dim + 1]."""
+        return _sums_of_tokens(self.vectors, self.rarity, tokens)
+
+    def nearest(self, sums: torch.Tensor, count: int) -> SearchResult:
+        """The `count` entries nearest to each guessed vector."""
         # Blocks of one shape, so that a guess does not depend on the other captions.
-        mapped = torch.cat([block @ self.weight for block in tensor_blocks(rows)])[: len(tokens)]
-        vectors = torch.nn.functional.normalize(mapped, dim=1)
-        return self.index.search(vectors).similarity[:, 0]
+        mapped = torch.cat([block @ self.weight for block in tensor_blocks(sums)])[: len(sums)]
+        return self.index.search(torch.nn.functional.normalize(mapped, dim=1), count)
 
 
 @dataclass(frozen=True)
@@ -90,9 +97,21 @@ class Int8Tower:
         return np.where(broken.numpy(), np.float32(np.inf), similarity)
 
 
+class Fold(NamedTuple):
+    """A part of the calibration captions.
+
+    Attributes:
+        rows: int64 [captions], its captions.
+        token_map: The map fitted to the other parts.
+    """
+
+    rows: Int64
+    token_map: TokenMap
+
+
 def fit_token_map(
     encoder: TextEncoder, index: MetadataIndex, tokens: Tokens, vectors: Float32
-) -> tuple[TokenMap, Float32]:
+) -> tuple[TokenMap, list[Fold]]:
     """Fit a map from token vectors to the encoder's vectors of captions, by ridge regression.
 
     Args:
@@ -102,7 +121,7 @@ def fit_token_map(
         vectors: float32 [captions, dim], their vectors.
 
     Returns:
-        The map; and float32 [captions], the guess for each caption by a map fitted without it.
+        The map; and the parts of the captions, each with a map fitted without it.
     """
     vocabulary = encoder.tower.get_input_embeddings().num_embeddings
     share = np.bincount(tokens.ids, minlength=vocabulary) / len(tokens.ids)
@@ -112,16 +131,23 @@ def fit_token_map(
     fold = torch.arange(len(tokens)) % FOLDS
     sums = [_sums(inputs[fold == each], outputs[fold == each]) for each in range(FOLDS)]
     total = [sum(parts, torch.zeros_like(parts[0])) for parts in zip(*sums, strict=True)]
-    guesses = np.empty(len(tokens), dtype=np.float32)
 
     def fitted(sums: Sequence[torch.Tensor]) -> TokenMap:
         return TokenMap(encoder.token_vectors, rarity, _solve(*sums), index)
 
+    folds = []
     for each in range(FOLDS):
         others = [whole - part for whole, part in zip(total, sums[each], strict=True)]
-        rows = np.flatnonzero(fold.numpy() == each)
-        guesses[rows] = fitted(others).similarity(tokens.take(rows))
-    return fitted(total), guesses
+        folds.append(Fold(np.flatnonzero(fold.numpy() == each), fitted(others)))
+    return fitted(total), folds
+
+
+def guess_apart(folds: Sequence[Fold], tokens: Tokens) -> Float32:
+    """The guess for each calibration caption by the map fitted without it: float32 [captions]."""
+    guesses = np.empty(len(tokens), dtype=np.float32)
+    for rows, token_map in folds:
+        guesses[rows] = token_map.similarity(tokens.take(rows))
+    return guesses
 
 
 @dataclass(frozen=True)
@@ -130,11 +156,13 @@ class Cut:
 
     Attributes:
         expected: The guess expected of a caption just at the threshold.
+        edge: The guess expected of the least similar of the most similar captions.
         shortfalls: float32 [captions], ascending: how far the guesses of the most similar captions
-            were below the expected ones.
+            were below the edge.
     """
 
     expected: float
+    edge: float
     shortfalls: Float32
 
     @classmethod
@@ -157,17 +185,21 @@ class Cut:
         )
         slope = max(slope, 0.0)
         near = closest[: max(passing, CLOSEST_CAPTIONS)]
-        edge = min(threshold, float(similarity[near].min()))
-        shortfalls = np.sort(offset + slope * edge - guesses[near])
-        return cls(float(offset + slope * threshold), shortfalls.astype(np.float32))
+        edge = float(offset + slope * min(threshold, float(similarity[near].min())))
+        shortfalls = np.sort(edge - guesses[near].astype(np.float64))
+        return cls(float(offset + slope * threshold), edge, shortfalls.astype(np.float32))
 
     def margin(self, lost: float) -> float:
         """The margin below the expected guess that misses at most the share `lost`."""
         return max(0.0, float(np.quantile(self.shortfalls, 1 - lost, method="higher")))
 
+    def let_through(self, guesses: Float32, margin: float) -> float:
+        """The share of guesses that would not be ruled out if the edge were the threshold."""
+        return float((guesses >= self.edge - margin).mean())
+
 
 def _sums_of_tokens(vectors: TokenVectors, rarity: Float32, tokens: Tokens) -> torch.Tensor:
-    """Both sums at unit norm, and a 1 for the bias: float32 [captions, 2 * dim + 1]."""
+    """See `TokenMap.sums`."""
     rows, row_of = vectors.of(tokens.ids)
     starts = torch.from_numpy(tokens.starts).to(rows.device)
     weights = torch.from_numpy(rarity[tokens.ids]).to(rows.device)

@@ -21,7 +21,9 @@ from cit_curate.config import (
 from cit_curate.curation.curate import curate
 from cit_curate.curation.lane_scan import LaneScan
 from cit_curate.curation.scan_ledger import round_row
-from cit_curate.curation.scores.proxies import Cut, Int8Tower, fit_token_map
+from cit_curate.curation.scores import cascade
+from cit_curate.curation.scores.proxies import Cut, Int8Tower, fit_token_map, guess_apart
+from cit_curate.curation.scores.token_match import fit_token_match
 from cit_curate.errors import ConfigError
 from cit_curate.metadata.entries import parse_entries
 from cit_curate.metadata.vectors import embed_metadata
@@ -32,6 +34,7 @@ from cit_curate.run.report.page import build_report
 from cit_curate.sources.columns import Columns
 from cit_curate.text_encoder import encoder as encoder_module
 from cit_curate.text_encoder.encoder import TextEncoder
+from cit_curate.text_encoder.tokens import Tokens
 from indexes.build import build_index
 from indexes.protocol import MetadataIndex
 
@@ -197,14 +200,43 @@ def test_what_repeats_is_decided_by_its_place_and_not_by_what_is_known(
 
 def test_a_guess_is_of_its_caption_alone(captions, encoder, index) -> None:
     tokens = encoder.tokenize(captions[:3_000])
-    token_map, guesses = fit_token_map(encoder, index, tokens, encoder.embed(captions[:3_000]))
+    vectors = encoder.embed(captions[:3_000])
+    token_map, folds = fit_token_map(encoder, index, tokens, vectors)
+    match, matched = fit_token_match(token_map, folds, tokens, vectors)
     assert encoder.int8 is not None
-    for proxy in (token_map, Int8Tower(encoder.int8, index)):
+    for proxy in (token_map, match, Int8Tower(encoder.int8, index)):
         together = proxy.similarity(tokens)
         some = np.array([2_999, 5, 17])
         np.testing.assert_array_equal(proxy.similarity(tokens.take(some)), together[some])
     # Each was guessed by a map that had not seen it, which is not the final one.
-    assert not np.array_equal(guesses, token_map.similarity(tokens))
+    assert not np.array_equal(guess_apart(folds, tokens), token_map.similarity(tokens))
+    assert not np.array_equal(matched, match.similarity(tokens))
+
+
+@pytest.mark.parametrize("is_closer", [True, False])
+def test_the_closer_guess_is_made_only_where_it_lets_through_less(
+    is_closer, captions, encoder, index, similarity, rules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    class Match:
+        widening = 1.0
+
+        def similarity(self, tokens: Tokens) -> np.ndarray:
+            seen.append(len(tokens))
+            return np.ones(len(tokens), np.float32)
+
+    def fit(token_map, folds, tokens, vectors):
+        if is_closer:
+            return Match(), index.search(vectors).similarity[:, 0]
+        return Match(), np.random.default_rng(0).random(len(tokens), np.float32)
+
+    monkeypatch.setattr(cascade, "fit_token_match", fit)
+    scan = scan_of(captions, encoder, index, replace(rules, proxy="tokens"))
+    kept = scan.take(None)
+    assert len(kept) >= 0.97 * (similarity > np.float32(rules.threshold)).sum()
+    # Of what the map lets through alone.
+    assert 0 < sum(seen) < len(captions) if is_closer else not seen
 
 
 def test_the_cut_lets_through_all_but_the_share_that_may_be_lost() -> None:
@@ -218,6 +250,10 @@ def test_the_cut_lets_through_all_but_the_share_that_may_be_lost() -> None:
     lost = (passing < cut.expected - cut.margin(0.05)).mean()
     assert lost == pytest.approx(0.05, abs=0.01)
     assert (passing < cut.expected - cut.margin(0.0)).sum() == 0
+    # More pass than the errors are taken from at least, so the edge is the threshold.
+    assert cut.edge == pytest.approx(cut.expected)
+    let_through = (guesses >= cut.expected - cut.margin(0.05)).mean()
+    assert cut.let_through(guesses, cut.margin(0.05)) == pytest.approx(let_through)
 
 
 def test_a_pool_smaller_than_the_calibration_is_curated_exactly(
