@@ -67,7 +67,6 @@ class Curator:
         kept: The vectors kept beside the pools, for the encoder that this curator is used with; it
             is written after each scan. None = none are kept.
         pairs_per_step: The pairs that `balance` shares out in a lane; None = the budget.
-        first_encoder: The text encoder that the run started with, for `anchor`.
     """
 
     def __init__(
@@ -89,9 +88,7 @@ class Curator:
         self.entries: Sequence[MetadataEntry] = self.classes.entries if self.classes else ()
         self.index = VersionedIndex(config.index, index_folder)
         self.pairs_per_step: int | None = None
-        self.first_encoder: Embedder | None = None
-        self._first_index: MetadataIndex | None = None
-        self._first_cache = ScoreCache()
+        self._first: tuple[Embedder, MetadataIndex, ScoreCache] | None = None
         self._cache = ("", ScoreCache())
         self.orders = tuple(
             MixedOrder(
@@ -128,6 +125,13 @@ class Curator:
         embed = partial(embed_metadata, encoder.embed, self.entries, self.templates)
         version = hashlib.sha256(f"{encoder.fingerprint} {self.fingerprint}".encode()).hexdigest()
         return self.index.refresh(version, embed, device=encoder.device)
+
+    def hold_to(self, encoder: Embedder) -> None:
+        """Let `anchor` rank captions by this encoder too: the one that the run started with."""
+        embed = partial(embed_metadata, encoder.embed, self.entries, self.templates)
+        index = VersionedIndex(self.config.index, None)
+        built = index.refresh(encoder.fingerprint, embed, device=encoder.device)
+        self._first = (encoder, built, ScoreCache())
 
     def lane_scores(self, encoder: Embedder, index: MetadataIndex | None) -> LaneScores | None:
         """The scores of every lane, computed in this process.
@@ -266,20 +270,14 @@ class Curator:
         return ExactScores(self.config, lane, encoder, index, self._cache[1])
 
     def _first_scores(self, lane: int) -> ExactScores:
-        """The scores of a lane under the first encoder, cached for all outer steps.
+        """The scores of a lane under the encoder of the start, cached for all outer steps.
 
         Raises:
             ConfigError: Nothing trains, so there is no other encoder than today's.
         """
-        encoder = self.first_encoder
-        if encoder is None:
+        if self._first is None:
             raise ConfigError("--anchor is for training: a single selection has only one encoder")
-        if self._first_index is None:
-            embed = partial(embed_metadata, encoder.embed, self.entries, self.templates)
-            self._first_index = VersionedIndex(self.config.index, None).refresh(
-                encoder.fingerprint, embed, device=encoder.device
-            )
-        return ExactScores(self.config, lane, encoder, self._first_index, self._first_cache)
+        return ExactScores(self.config, lane, *self._first)
 
     @contextmanager
     def _keeping_vectors(self) -> Iterator[None]:

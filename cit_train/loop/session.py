@@ -131,7 +131,7 @@ def open_session(
     vision = _open_vision(config, towers)
     trainer = _open_trainer(config, out, towers, vision, views, world=world)
     if config.curate.anchor and config.curate_as.curation != "none":
-        curator.first_encoder = trainer.text_encoder(kept)  # before a checkpoint is loaded
+        curator.hold_to(trainer.text_encoder(kept))  # before a checkpoint is loaded
     if evaluator is not None and world.is_first and not trains_vision_tower(towers.model):
         # The method evaluates in float32.
         evaluator.vision = vision if vision.is_float32 else None
