@@ -33,8 +33,8 @@ from cit_curate.curation.scan_state import ScanState
 from cit_curate.curation.scores.audit import new_audit
 from cit_curate.curation.scores.broken_vectors import Rejects, check_limit, leave_out_broken
 from cit_curate.curation.scores.exact import Scores, WindowScores, unscored
-from cit_curate.curation.selection import NEXT_BEST, first_of_each, suggest_threshold
-from cit_curate.errors import ShortfallError
+from cit_curate.curation.selection import NEXT_BEST, first_of_each
+from cit_curate.curation.shortfall import shortfall_error
 from cit_curate.records import CaptionBatch, CaptionOrder, PoolCursor
 
 NEAR_MISSES_PER_ENTRY = 5
@@ -200,7 +200,16 @@ class LaneScan:
         rows = pa.concat_tables(kept)
         is_short = num_pairs is not None and len(rows) < num_pairs
         if not self.totals.kept or (is_short and self.config.on_shortfall == "error"):
-            raise self._shortfall()
+            # In `unique` mode a caption counts once, however often it was scanned.
+            is_unique = self.config.collection == "unique"
+            repeats = self.order.repeats(self.totals.scanned) if is_unique else 1
+            raise shortfall_error(
+                self.config,
+                self.totals,
+                where=f"outer step {self.step.number}, lane {self.lane}",
+                needed=max(self._num_requested, 1),
+                repeats=max(repeats, 1),
+            )
         self._surplus = rows.slice(len(rows) if num_pairs is None else num_pairs)
         if self.config.curation == "none" and len(self._surplus):
             self._give_back_surplus()
@@ -308,7 +317,7 @@ class LaneScan:
             similarity, weight = of_batch.similarity, of_batch.weight
             decision = self._rule(Candidates(batch, of_batch, self.totals))
             mask = decision.kept
-            if weight is not None and self.totals.audit is not None:
+            if weight is not None and self.totals.audit is not None and len(batch):
                 # A cascade has one policy, so the batch has one reason.
                 self.totals.audit.count(weight, weight[mask], decision.reason[0])
             scored = np.flatnonzero(~np.isnan(similarity))
@@ -368,29 +377,3 @@ class LaneScan:
             # Two pools may have different pairs with the same key. No text key has a `|`.
             return pc.binary_join_element_wise(rows["pair_key"], rows["pool"], "|")
         return rows["pair_key"]
-
-    def _shortfall(self) -> ShortfallError:
-        totals = self.totals
-        needed = max(self._num_requested, 1)
-        # In `unique` mode a caption counts once, however often it was scanned.
-        repeats = self.order.repeats(totals.scanned) if self.config.collection == "unique" else 1
-        suggested = suggest_threshold(totals.histogram, needed * max(repeats, 1))
-        if suggested is None:
-            advice = (
-                f"the pool has too few captions for {needed:,} pairs at any threshold: request "
-                "fewer (--curate-every; in `cit curate` also --max-pairs), or raise --max-passes"
-            )
-        else:
-            advice = (
-                f"--threshold {suggested:.2f} would have kept enough; "
-                "or raise --min-ratio or --max-passes, or take --on-shortfall train"
-            )
-        message = (
-            f"outer step {self.step.number}, lane {self.lane}: {totals.scanned:,} captions "
-            f"({self.config.max_passes} pool pass(es)) gave {totals.kept:,} of "
-            f"{needed:,} pairs at threshold {self.config.threshold:g}; "
-            f"the best similarity seen is {totals.best_similarity:.3f}; {advice}"
-        )
-        return ShortfallError(
-            message, best_similarity=totals.best_similarity, suggested_threshold=suggested
-        )

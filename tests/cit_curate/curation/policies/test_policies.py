@@ -1,6 +1,7 @@
 """Policies in a scan: what is kept, and for what reason."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -81,6 +82,15 @@ def test_the_round_has_the_threshold_that_a_share_came_to() -> None:
     (row,) = round_row(found, selected=3).to_pylist()
     assert row["threshold"] == pytest.approx(similarity(20))
     assert reasons(ledger_rows(found, found.near_misses, "near_misses")) == ["keep_ratio"] * 5
+
+
+def test_too_small_a_share_is_an_error_with_one_that_works() -> None:
+    captions = list(range(100))
+    with pytest.raises(ShortfallError, match=r"at a kept ratio of 0\.02") as caught:
+        scan(captions, keep_ratio=0.02).take(10)
+    found = re.search(r"--keep-ratio (\S+) would have kept enough", str(caught.value))
+    assert found
+    assert len(scan(captions, keep_ratio=float(found[1])).take(10)) == 10
 
 
 # --- balance
