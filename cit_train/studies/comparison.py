@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from cit_curate.terminal import add_row
+from cit_curate.terminal import add_row, inert
 from cit_train.studies.run_arm import ArmResult
 
 # Student's t, of which 97.5 % lie below, by degrees of freedom; beyond, that of a normal.
@@ -106,8 +106,13 @@ def study_report(
 
 def comparison_table(summary: Sequence[ArmSummary], *, metric: str) -> Table:
     """A line for each arm."""
-    title = f"{metric.replace('_', ' ')} after the last update, in %"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(
+        title=inert(f"{metric.replace('_', ' ')} after the last update, in %"),
+        title_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     table.add_column("arm", no_wrap=True)
     for name in ("seeds", "mean", "±", "against\nreference", "captions\nscanned"):
         table.add_column(name, justify="right", no_wrap=True)

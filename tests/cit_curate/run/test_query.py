@@ -350,7 +350,9 @@ def older(run: Run, *, steps: Sequence[int]) -> Run:
         for number, entry in enumerate(value["files"]):
             path = run.path / entry["path"]
             rows = pq.read_table(path)
-            later = ("pool", "pools", "skipped", "audited", "recalls")
+            later = ["pool", "pools", "skipped", "audited", "recalls"]
+            if path.parts[-3] == "near_misses":
+                later.append("reason")
             names = [name for name in later if name in rows.column_names]
             pq.write_table(rows.drop_columns(names), path)
             value["files"][number] = asdict(describe_file(path, run.path, rows=len(rows)))
