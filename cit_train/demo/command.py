@@ -19,6 +19,7 @@ from cit_train.demo.clipart import write_clipart_table
 from cit_train.demo.tuxpaint import CLASSES, link_evaluation_pictures
 from cit_train.recipes import clipart_demo
 from cit_train.studies.run_arm import ArmResult, run_arm
+from cit_train.studies.study import parse_seeds
 
 # The last arm's updates, as a multiple of the others'.
 LONGER = 4
@@ -54,7 +55,7 @@ def demo(
         fetch_only: Only download and check the packages.
         json: Print one JSON document instead of the table.
     """
-    chosen = _seeds(seeds)
+    chosen = parse_seeds(seeds)
     if updates < 1:
         raise ConfigError(f"--updates is {updates}; it must be at least 1")
 
@@ -221,10 +222,3 @@ def _export(run_folder: Path, out: Path, say: Callable[[str], None]) -> dict[str
         "ledger": run_folder / "selections",
         "results": out / "demo.json",
     }
-
-
-def _seeds(text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isdigit() for part in parts):
-        raise ConfigError(f"--seeds is {text!r}; give whole numbers separated by commas: 0,1,2")
-    return list(dict.fromkeys(int(part) for part in parts))

@@ -41,7 +41,7 @@ def compare(
     from cit_train.loop.progress import TerminalWatcher
     from cit_train.studies.comparison import comparison_table, study_report, summaries
     from cit_train.studies.run_arm import run_arm
-    from cit_train.studies.study import load_study
+    from cit_train.studies.study import load_study, parse_seeds
 
     chosen = load_study(study)
     config = chosen.config
@@ -49,12 +49,13 @@ def compare(
         config = replace_fields(config, max_updates=updates)
     if not config.train.feature_cache:
         config = replace_fields(config, feature_cache=str(out / "features"))
+    names = _names(arms, list(chosen.arms))
     chosen = dataclasses.replace(
         chosen,
         config=config,
-        seeds=_seeds(seeds) if seeds else chosen.seeds,
-        arms={name: chosen.arms[name] for name in _names(arms, list(chosen.arms))},
-        reference="" if arms and chosen.reference not in arms.split(",") else chosen.reference,
+        seeds=parse_seeds(seeds) if seeds else chosen.seeds,
+        arms={name: chosen.arms[name] for name in names},
+        reference=chosen.reference if chosen.reference in names else "",
     )
     reference = chosen.reference or next(iter(chosen.arms))
     out.mkdir(parents=True, exist_ok=True)
@@ -94,10 +95,3 @@ def _names(text: str, known: list[str]) -> list[str]:
     if unknown := [name for name in names if name not in known]:
         raise ConfigError(f"--arms: the study has no arm {unknown[0]!r}; it has {', '.join(known)}")
     return names or known
-
-
-def _seeds(text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isdigit() for part in parts):
-        raise ConfigError(f"--seeds is {text!r}; give whole numbers separated by commas: 0,1,2")
-    return list(dict.fromkeys(int(part) for part in parts))

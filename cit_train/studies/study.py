@@ -1,13 +1,11 @@
 """A study: arms that differ in how they choose pairs, each trained with several seeds."""
 
-import importlib
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from cit_curate.errors import ConfigError
+from cit_curate.own_functions import own_function
 from cit_train.config import RunConfig, replace_fields
 
 
@@ -67,28 +65,19 @@ def load_study(name: str) -> Study:
     Raises:
         ConfigError: There is no such function, or it returns something else.
     """
-    module_name, _, function_name = name.rpartition(":")
-    if not module_name or not function_name:
-        raise ConfigError(
-            f"{name}: a study reads package.module:function or file.py:function; the function "
-            "returns a cit_train.studies.study.Study"
-        )
-    function: Callable[[], Any] | None = getattr(_module(module_name), function_name, None)
-    if not callable(function):
-        raise ConfigError(f"{module_name} has no function {function_name}")
-    study = function()
+    study = own_function(name, flag="the study")()
     if not isinstance(study, Study):
         raise ConfigError(f"{name} returned a {type(study).__name__} and no Study")
     return study
 
 
-def _module(module_name: str) -> Any:
-    path = Path(module_name)
-    before = [*sys.path]
-    try:
-        sys.path.insert(0, str(path.resolve().parent) if path.suffix == ".py" else "")
-        return importlib.import_module(path.stem if path.suffix == ".py" else module_name)
-    except ImportError as error:
-        raise ConfigError(f"{module_name} cannot be imported: {error}") from error
-    finally:
-        sys.path[:] = before
+def parse_seeds(text: str) -> list[int]:
+    """Different seeds, separated by commas.
+
+    Raises:
+        ConfigError: One is no whole number, or there is none.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdigit() for part in parts):
+        raise ConfigError(f"--seeds is {text!r}; give whole numbers separated by commas: 0,1,2")
+    return list(dict.fromkeys(int(part) for part in parts))

@@ -1,6 +1,7 @@
 """Captions that a person has named: never to be kept, or always."""
 
 import tempfile
+import threading
 from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from pathlib import Path
@@ -118,14 +119,17 @@ def _read_table(path: Path) -> pa.Table:
 def _by_predicate(predicate: str, flag: str) -> Match:
     connection = open_database(None, spill=Path(tempfile.gettempdir()), max_threads=1)
     connection.execute("SET enable_external_access = false")
+    # Lanes that replace pairs at the same time share this connection.
+    one_at_a_time = threading.Lock()
 
     def match(rows: pa.Table) -> Bool:
         named = rows.append_column("pair_key", _pair_keys(rows))
-        connection.register(_VIEW, named.select([*PAIR_COLUMNS, "pair_key"]))
-        try:
-            hits = connection.execute(select).fetchnumpy()["hit"]
-        except duckdb.Error as error:
-            raise ConfigError(f"{flag} {predicate!r}: {short_message(error)}") from None
+        with one_at_a_time:
+            connection.register(_VIEW, named.select([*PAIR_COLUMNS, "pair_key"]))
+            try:
+                hits = connection.execute(select).fetchnumpy()["hit"]
+            except duckdb.Error as error:
+                raise ConfigError(f"{flag} {predicate!r}: {short_message(error)}") from None
         return np.asarray(hits, dtype=np.bool_)
 
     select = f"SELECT coalesce(({predicate}), false)::BOOLEAN AS hit FROM {_VIEW}"  # noqa: S608 - checked below

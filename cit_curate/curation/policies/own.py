@@ -1,15 +1,10 @@
 """A policy of the user's own: a Python function, by its name."""
 
-import importlib
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 
 from cit_curate.curation.policies.decision import Candidates, Decision, Policy
 from cit_curate.errors import ConfigError
+from cit_curate.own_functions import own_function
 
 OWN = "policy"
 
@@ -23,16 +18,10 @@ def load_policy(name: str) -> Policy:
     Raises:
         ConfigError: There is no such function.
     """
-    module_name, _, function_name = name.rpartition(":")
-    if not module_name or not function_name:
-        raise ConfigError(f"--policy {name}: it reads package.module:function or file.py:function")
-    function = getattr(_module(module_name, name), function_name, None)
-    if not callable(function):
-        raise ConfigError(f"--policy {name}: {module_name} has no function {function_name}")
-    found: Callable[[Candidates, Decision], Any] = function
+    function = own_function(name, flag="--policy")
 
     def policy(candidates: Candidates, decision: Decision) -> Decision:
-        result = found(candidates, decision)
+        result = function(candidates, decision)
         if isinstance(result, Decision):
             return result
         values = np.asarray(result)
@@ -46,18 +35,3 @@ def load_policy(name: str) -> Policy:
         return decision.ranked(values.astype(np.float32))
 
     return policy
-
-
-def _module(module_name: str, name: str) -> Any:
-    path = Path(module_name)
-    before = [*sys.path]
-    try:
-        if path.suffix == ".py":
-            sys.path.insert(0, str(path.resolve().parent))
-            return importlib.import_module(path.stem)
-        sys.path.insert(0, "")
-        return importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(f"--policy {name} cannot be imported: {error}") from error
-    finally:
-        sys.path[:] = before

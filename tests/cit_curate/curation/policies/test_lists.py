@@ -1,5 +1,6 @@
 """Pairs that a person has named: excluded and included."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -111,3 +112,11 @@ def test_a_predicate_that_is_null_names_nothing() -> None:
 def test_without_curation_a_pool_that_is_excluded_as_a_whole_ends_the_scan() -> None:
     with pytest.raises(ShortfallError):
         scan(exclude=("true",), curation="none").take(3)
+
+
+def test_lanes_ask_one_predicate_at_the_same_time() -> None:
+    match = named_by("length(caption) = 2", flag="--exclude")
+    tables = [caption_table([str(10 * (each % 2)) for each in range(n)]) for n in range(1, 200)]
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(match, tables))
+    assert [int(each.sum()) for each in found] == [n // 2 for n in range(1, 200)]

@@ -226,7 +226,12 @@ def test_a_policy_of_ones_own_leaves_captions_out_or_ranks_them(tmp_path: Path) 
     assert sorted(kept_captions(best)) == ["50", "60"]
     with pytest.raises(ConfigError, match=r"shape \(3,\) for 10 captions"):
         scan(captions, policy=f"{own}wrong").take(None)
+    # A file may have the name of a module that is imported already, and one may be broken.
+    (tmp_path / "json.py").write_text("def none(candidates, decision):\n    return decision\n")
+    assert len(scan(captions, threshold=0.9, policy=f"{tmp_path}/json.py:none").take(None))
+    (tmp_path / "broken.py").write_text("x = 1\ny = = 2\n")
     for name, message in (
+        (f"{tmp_path}/broken.py:f", "cannot be imported: SyntaxError"),
         (f"{own}absent", "has no function absent"),
         ("no.such.module:f", "cannot be imported"),
         ("just_a_name", "it reads package.module:function"),
